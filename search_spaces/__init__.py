@@ -1,0 +1,1 @@
+"""The study files that come with the package, one YAML a study."""

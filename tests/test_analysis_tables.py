@@ -1,0 +1,300 @@
+"""Rows and tables of hand-made ledgers: numbers by hand, gaps visible, nothing stale in a mean."""
+
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from analysis import rows
+from analysis.intervals import Interval
+from analysis.tables import (
+    Estimate,
+    Results,
+    Table,
+    accuracy_table,
+    gradient_table,
+    settings_table,
+    to_csv,
+    to_markdown,
+    to_rich,
+)
+from tune_interpreg.config import Study
+from tune_interpreg.items import Item, Maps, Recipe
+
+T4 = 2.7764451
+
+STUDY = Study(
+    data="mnist",
+    model="mnist_cnn",
+    training={"epochs": 6},
+    arms={
+        "standard": {"method": "standard"},
+        "adversarial": {"method": "adversarial"},
+        "interp_robust": {
+            "method": "interpretation",
+            "targets": {"teacher": "adversarial"},
+            "phi": 1.0,
+            "search": {"space": {"lambda": {"log_uniform": [0.001, 1]}}, "maximize": "val/adv_accuracy"},
+        },
+        "jacobian": {
+            "method": "jacobian",
+            "search": {
+                "space": {"lambda_j": {"log_uniform": [0.001, 1]}},
+                "match_loss_of": "interp_robust",
+                "trials": 4,
+            },
+        },
+    },
+)
+
+
+def item(arm, seeds, params=None, role="repeat", teacher=None):
+    maps = Maps(teacher=teacher, teacher_seed=0, sigma=0.15, samples=50) if teacher else None
+    recipe = Recipe.of(STUDY, method=STUDY.arms[arm].method, params=params or {}, maps=maps)
+    return Item(arm=arm, role=role, recipe=recipe, seeds=seeds)
+
+
+def record(work, metrics=None, state="done", error=None, day=1):
+    return {
+        "key": work.key,
+        "recipe_key": work.recipe.key,
+        **work.model_dump(mode="json"),
+        "state": state,
+        "metrics": {str(seed): one for seed, one in (metrics or {}).items()},
+        "counts": {"train": 55_000, "val": 5_000, "test": 10_000, "grad_norm": 55_000},
+        "error": error,
+        "device": "cpu",
+        "finished": f"2026-01-{day:02d}T00:00:00+00:00",
+    }
+
+
+def accuracies(clean, compat=0.6, strict=0.5):
+    return {"test/accuracy": clean, "test/adv_accuracy_compat": compat, "test/adv_accuracy_strict": strict}
+
+
+CLEAN = [0.99, 0.991, 0.992, 0.993, 0.994]
+STANDARD = [record(item("standard", (seed,)), {seed: accuracies(clean)}) for seed, clean in enumerate(CLEAN)]
+
+
+def row_of(table, title):
+    return dict(zip(table.columns, next(row for row in table.rows if row[0] == title), strict=True))
+
+
+def results(records):
+    return Results(STUDY, tuple(records))
+
+
+# ------------------------------------------------------------------------------- rows
+def test_rows_are_tidy():
+    frame = rows.rows(STANDARD, STUDY)
+    assert tuple(frame.columns) == rows.COLUMNS
+    assert len(frame) == 5 * 3
+    assert rows.values(frame, "standard", "test/accuracy") == dict(enumerate(CLEAN))
+
+
+def test_a_record_of_several_seeds_gives_a_row_for_each():
+    together = record(item("standard", (0, 1)), {0: accuracies(0.9), 1: accuracies(0.8)})
+    assert rows.values(rows.rows([together], STUDY), "standard", "test/accuracy") == {0: 0.9, 1: 0.8}
+
+
+def test_only_finished_repeats_of_asked_seeds_and_arms_count():
+    search = record(item("standard", (0,), role="search"), {0: accuracies(0.1)})
+    failed = record(item("standard", (1,)), {1: accuracies(0.1)}, state="failed")
+    unasked = record(item("standard", (7,)), {7: accuracies(0.1)})
+    stranger = record(item("standard", (2,)), {2: accuracies(0.1)}) | {"arm": "removed"}
+    assert rows.rows([search, failed, unasked, stranger], STUDY).empty
+
+
+def test_an_empty_ledger_gives_an_empty_frame_with_its_columns():
+    frame = rows.rows([], STUDY)
+    assert frame.empty
+    assert tuple(frame.columns) == rows.COLUMNS
+
+
+def test_repeats_of_two_recipes_are_never_mixed():
+    old = [record(item("jacobian", (s,), {"lambda_j": 0.1}), {s: accuracies(0.1)}, day=1) for s in range(5)]
+    new = [record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: accuracies(0.9)}, day=2)]
+    assert rows.values(rows.rows(old + new, STUDY), "jacobian", "test/accuracy") == {0: 0.9}
+    assert rows.left_out(old + new, STUDY) == {"jacobian": 5}
+
+
+def test_repeats_that_contradict_the_arm_are_left_out_however_new():
+    good = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 1.0}), {0: accuracies(0.9)}, day=1)
+    other_phi = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 2.0}), {0: accuracies(0.1)}, day=2)
+    assert rows.values(rows.rows([good, other_phi], STUDY), "interp_robust", "test/accuracy") == {0: 0.9}
+
+
+def test_repeats_of_a_former_teacher_are_left_out():
+    teacher = item("adversarial", (0,))
+    taught = item("interp_robust", (0,), {"lambda": 0.1}, teacher=teacher.key)
+    orphan = item("interp_robust", (0,), {"lambda": 0.1}, teacher="0123456789abcdef")
+    ledger = [
+        record(teacher, {0: {}}),
+        record(taught, {0: accuracies(0.9)}),
+        record(orphan, {0: accuracies(0.1)}, day=2),
+    ]
+    assert rows.values(rows.rows(ledger, STUDY), "interp_robust", "test/accuracy") == {0: 0.9}
+
+
+def test_missing_seeds_say_why():
+    ledger = [
+        *STANDARD[:2],
+        record(item("standard", (2,)), state="failed", error="ValueError: no\ndetails"),
+        record(item("standard", (3,)), state="diverged", error="loss is nan"),
+    ]
+    found = [gap for gap in rows.missing(ledger, STUDY) if gap.arm == "standard"]
+    assert found == [
+        rows.Missing("standard", 2, "failed", "ValueError: no"),
+        rows.Missing("standard", 3, "diverged", "loss is nan"),
+        rows.Missing("standard", 4, "absent"),
+    ]
+
+
+def test_a_seed_that_failed_and_then_finished_is_not_missing():
+    failed = record(item("standard", (0, 1)), state="failed", error="lost")
+    assert {gap.seed for gap in rows.missing([failed, *STANDARD], STUDY) if gap.arm == "standard"} == set()
+
+
+def test_troubles_before_the_repeats_are_told_once_with_their_number():
+    lost = [record(item("jacobian", (0,), {"lambda_j": x}, "search"), state="failed", error="boom") for x in (0.1, 0.2)]
+    assert rows.troubles([*lost, *STANDARD], STUDY) == ["jacobian: 2 search failed: boom"]
+
+
+# ----------------------------------------------------------------------------- tables
+def test_table_1_by_hand():
+    cells = row_of(accuracy_table(results(STANDARD)), "Std. Training")
+    ours = cells["Std. Acc."]
+    assert ours.interval.mean == pytest.approx(99.2)
+    assert ours.interval.half_width == pytest.approx(T4 * 0.1 * math.sqrt(2.5) / math.sqrt(5))
+    assert str(ours) == "99.20 ± 0.20"
+    assert str(cells["Adv. Acc. (strict)"]) == "50.00 ± 0.00"
+
+
+def test_table_1_has_the_paper_beside_clean_and_compat():
+    cells = row_of(accuracy_table(results(STANDARD)), "Std. Training")
+    assert str(cells["Std. Acc., paper"]) == "99.38 ± 0.05"
+    assert str(cells["Adv. Acc. (compat), paper"]) == "61.05 ± 0.57"
+    assert "Adv. Acc. (strict), paper" not in cells
+
+
+def test_other_data_has_no_paper_column():
+    table = accuracy_table(Results(STUDY.model_copy(update={"data": Study(arms=STUDY.arms).data}), ()))
+    assert table.columns == ("Arm", "Std. Acc.", "Adv. Acc. (compat)", "Adv. Acc. (strict)")
+    assert not any("paper" in note for note in table.notes)
+
+
+def test_a_missing_seed_shows_in_the_cell_and_below():
+    failed = record(item("standard", (4,)), state="failed", error="RuntimeError: out of memory")
+    table = accuracy_table(results([*STANDARD[:4], failed]))
+    assert str(row_of(table, "Std. Training")["Std. Acc."]) == "99.15 ± 0.21 (n=4)"
+    assert "standard: seed 4 failed: RuntimeError: out of memory." in table.notes
+
+
+def test_a_metric_that_is_not_finite_shows_in_the_cell_and_below():
+    blown = record(item("standard", (4,)), {4: accuracies(None)})
+    table = accuracy_table(results([*STANDARD[:4], blown]))
+    cells = row_of(table, "Std. Training")
+    assert (cells["Std. Acc."].interval.n, cells["Adv. Acc. (strict)"].interval.n) == (4, 5)
+    assert "standard: seed 4 without a finite test/accuracy." in table.notes
+
+
+def test_one_seed_has_no_half_width_and_none_a_dash():
+    cells = row_of(accuracy_table(results(STANDARD[:1])), "Std. Training")
+    assert str(cells["Std. Acc."]) == "99.00 (n=1)"
+    table = accuracy_table(results([]))
+    assert str(row_of(table, "Std. Training")["Std. Acc."]) == "–"
+    assert "standard: seeds 0, 1, 2, 3, 4 not in the ledger yet." in table.notes
+
+
+def test_notes_state_n_method_attack_images_and_departures():
+    notes = " ".join(accuracy_table(results(STANDARD)).notes)
+    assert "Student t over n = 5 seeds (0, 1, 2, 3, 4)" in notes
+    assert "PGD, l2, ε = 1.5, 40 steps of 0.0938, on 10000 test images" in notes
+    assert "a batch of 500, floor 1e-6" in notes
+    assert "train images: 55000 (paper: 60000)" in notes
+    assert "epochs: 6 (paper: not stated)" in notes
+    assert "device: cpu (paper: not stated)" in notes
+
+
+def test_table_3_by_hand():
+    ledger = [
+        record(item("standard", (s,)), {s: {"grad_norm/label": 4.0 + s, "grad_norm/other": 2.0}}) for s in range(2)
+    ]
+    cells = row_of(gradient_table(results(ledger)), "Std. Training")
+    assert str(cells["‖∇f_c‖ label"]) == "4.50 ± 6.35 (n=2)"
+    assert str(cells["‖∇f_c‖ label, paper"]) == "7.43 ± 0.04"
+    assert str(cells["‖∇f_k‖ other, paper"]) == "3.93 ± 0.02"
+
+
+def losses(arm, params, values):
+    return [record(item(arm, (s,), params), {s: {"train/loss": value}}) for s, value in enumerate(values)]
+
+
+def test_settings_show_what_was_chosen_and_the_paired_residual():
+    ledger = [
+        *losses("interp_robust", {"lambda": 0.0712345, "phi": 1.0}, [0.30, 0.40, 0.50, 0.60, 0.70]),
+        *losses("jacobian", {"lambda_j": 0.033}, [0.31, 0.41, 0.52, 0.61, 0.70]),
+        record(item("jacobian", (0,), {"lambda_j": 0.5}, "search"), {0: {"train/loss": 0.9}}),
+    ]
+    table = settings_table(results(ledger))
+    robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
+    assert (robust["λ"], robust["φ"], robust["λ_J"], robust["paper"]) == ("0.0712", "1", "–", "λ 0.07, φ 1")
+    assert (jacobian["λ"], jacobian["λ_J"], jacobian["paper"]) == ("–", "0.033", "–")
+    assert (jacobian["Search"], jacobian["Trials"]) == ("match interp_robust", "1 of 4")
+    assert jacobian["Reference loss"].interval.mean == pytest.approx(0.5)
+    assert jacobian["Own loss"].interval.mean == pytest.approx(0.51)
+    # differences .01, .01, .02, .01, 0: mean .01, s² = 2·10⁻⁴/4
+    assert jacobian["Residual"].interval.half_width == pytest.approx(T4 * math.sqrt(0.5e-4 / 5), rel=1e-5)
+    assert str(jacobian["Residual"]) == "0.0100 ± 0.0088"
+
+
+def test_settings_of_a_study_under_way_are_dashes():
+    table = settings_table(results([]))
+    jacobian = row_of(table, "Jacobian Reg.")
+    assert {str(jacobian[column]) for column in ("λ_J", "Reference loss", "Own loss", "Residual")} == {"–"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(1.23456, 0.0123, 5), "1.235 ± 0.012"),
+        (Interval(123.456, 21.9, 5), "123 ± 22"),
+        (Interval(-0.00001, 0.5, 5), "0.00 ± 0.50"),
+        (Interval(1.0, 0.0, 5), "1.0000 ± 0.0000"),
+    ],
+)
+def test_numbers_are_rounded_by_the_half_widths_first_two_digits(interval, text):
+    assert str(Estimate(interval, 5, decimals=None)) == text
+
+
+# -------------------------------------------------------------------------- renderers
+@pytest.mark.parametrize("make", [accuracy_table, gradient_table, settings_table])
+@pytest.mark.parametrize("ledger", [[], STANDARD])
+def test_markdown_has_as_many_cells_in_each_line(make, ledger):
+    table = make(results(ledger))
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert len(lines) == len(table.rows) + 2
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 1}
+
+
+def test_markdown_escapes_what_would_break_it():
+    text = to_markdown(Table("T", ("Arm", "x"), (("a|b", "1"),), ("bad | <b>\nnext",)))
+    assert "| a\\|b | 1 |" in text
+    assert "- bad \\| &lt;b> next" in text
+
+
+def test_csv_keeps_numbers_unrounded():
+    table = Table("T", ("Arm", "x", "y"), (("a", Estimate(Interval(1.23456, 0.5, 5), 5), Estimate(None, 5)),))
+    assert to_csv(table) == [
+        {"table": "T", "row": "a", "column": "x", "text": "1.23 ± 0.50", "mean": 1.23456, "half_width": 0.5, "n": 5},
+        {"table": "T", "row": "a", "column": "y", "text": "–", "mean": None, "half_width": None, "n": None},
+    ]
+
+
+def test_the_terminal_shows_brackets_as_they_are():
+    console = Console(width=80, record=True, quiet=False, file=None)
+    with console.capture() as shown:
+        console.print(to_rich(Table("T", ("Arm",), (("[red]a[/red]",),), ("KeyError: [0]",))))
+    assert "[red]a[/red]" in shown.get()
+    assert "KeyError: [0]" in shown.get()

@@ -1,0 +1,18 @@
+"""Standard training (Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.base import MethodTrainable
+from tune_interpreg.training import Batch
+
+
+class StandardTrainable(MethodTrainable):
+    """CE(f(x), y)."""
+
+    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {"ce": F.cross_entropy(model(batch.x_BCHW), batch.y_B)}

@@ -1,0 +1,104 @@
+"""Target maps: SmoothGrad of a trained teacher, for every training image (Section 3.1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ray import tune
+from safetensors.torch import load_file
+
+from trainables.base import PREVIEW
+from trainables.job import Job, dataset
+from tune_interpreg import ledger, saliency, seeding
+from tune_interpreg.config import Parameter
+from tune_interpreg.data import Split, pixels
+from tune_interpreg.models import build
+from tune_interpreg.store import Store
+
+#: Images a step; each block has its own noise generator, so that an interrupted stage goes on with the same maps.
+BLOCK = 512
+
+
+class TargetsTrainable(tune.Trainable):
+    """I(x) = (1/N) Σ |J_c(x + e_i)| (Eq. 4), raw, a block of images a step; φ is applied when a batch is drawn."""
+
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.job = Job.read(config, "targets", self.parameters)
+        assert self.job.store is not None
+        assert self.job.item.recipe.maps is not None
+        self.store, self.maps = self.job.store, self.job.item.recipe.maps
+        self.data = dataset(self.job.item.recipe.data, self.job.device)
+        weights = load_file(self.store.model_file(self.maps.teacher, self.maps.teacher_seed), device=self.job.device)
+        untrained = build(self.job.item.recipe.model, self.data.shape, self.data.classes, seeding.generator(0, "init"))
+        self.teacher = untrained.to(self.job.device).eval()
+        self.teacher.load_state_dict(weights)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Open the unfinished maps and go on after the last whole block."""
+        folder = self.store.checkpoint_dir(self.job.item.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.partial, self.progress = folder / "maps.npy", folder / "progress.json"
+        begun = self.progress.exists() and self.partial.exists()
+        known = json.loads(self.progress.read_text()) if begun else {"block": 0, "seconds": 0.0}
+        self.block, self.seconds = int(known["block"]), float(known["seconds"])
+        shape = tuple(self.data.train.x_NCHW.shape)
+        self.raw = np.lib.format.open_memmap(self.partial, mode="r+" if begun else "w+", dtype=np.float32, shape=shape)
+
+    def step(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        first = self.block * BLOCK
+        train = self.data.train
+        rows = Split(train.x_NCHW[first : first + BLOCK], train.y_N[first : first + BLOCK])
+        self.raw[first : first + BLOCK] = self._smoothgrad(rows, f"smoothgrad/{self.block}")
+        self.raw.flush()
+        self.block += 1
+        self.seconds += time.perf_counter() - started
+        Store.write_json(self.progress, {"block": self.block, "seconds": self.seconds})
+        share = min(1.0, self.block * BLOCK / len(train))
+        return self._finish() if share == 1.0 else {"maps": share, "epoch": self.block}
+
+    def _smoothgrad(self, rows: Split, purpose: str) -> np.ndarray:
+        maps_BCHW = saliency.smoothgrad(
+            self.teacher,
+            pixels(rows.x_NCHW),
+            rows.y_N,
+            sigma=self.maps.sigma,
+            samples=self.maps.samples,
+            generator=seeding.generator(self.maps.teacher_seed, purpose, self.job.device),
+            chunk=1,
+        )
+        if not torch.isfinite(maps_BCHW).all():
+            raise ArithmeticError(f"a map of the teacher {self.maps.teacher} is not finite (block {self.block})")
+        return maps_BCHW.cpu().numpy()
+
+    def _finish(self) -> dict[str, Any]:
+        shown = self.data.validation
+        preview = self._smoothgrad(Split(shown.x_NCHW[:PREVIEW], shown.y_N[:PREVIEW]), "smoothgrad/preview")
+        with Store.writing(self.store.preview_file(self.maps.key)) as temporary, temporary.open("wb") as file:
+            np.save(file, preview)
+        target = self.store.maps_file(self.maps.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.partial, target)
+        record = ledger.record(
+            self.job.item,
+            "done",
+            counts={"train": len(self.data.train)},
+            epochs=self.block,
+            seconds=self.seconds,
+            device=self.job.device,
+        )
+        self.store.write_record(record)
+        return {"maps": 1.0, "epoch": self.block, "record": json.dumps(record), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True

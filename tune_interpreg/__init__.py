@@ -1,0 +1,3 @@
+"""Hyperparameter search for networks trained to be robust and interpretable."""
+
+__version__ = "0.1.0"

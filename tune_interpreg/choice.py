@@ -1,0 +1,101 @@
+"""What a search was for: the value of a trial, and the parameters that the repeats use."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_interpreg import ledger, matching
+from tune_interpreg.config import Frozen, Param, Search
+from tune_interpreg.items import digest
+from tune_interpreg.store import Record
+
+#: Of the loss: the noise assumed where the reference has a single seed, or seeds that agree to the last digit.
+LEAST_NOISE = 1e-3
+
+
+@dataclass(frozen=True)
+class Target:
+    """The training loss to match: its mean over the reference's seeds, and the standard deviation of one seed."""
+
+    loss: float
+    noise: float
+
+    @classmethod
+    def of(cls, references: Sequence[Record]) -> Target:
+        """From the reference's finished repeats."""
+        losses = [one["train/loss"] for record in references for one in record["metrics"].values()]
+        spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
+        return cls(statistics.fmean(losses), max(spread, LEAST_NOISE * abs(statistics.fmean(losses)), 1e-12))
+
+
+class Choice(Frozen):
+    """The outcome of a search.
+
+    params: what was searched, as the repeats use it. trials: names the trials it rests on.
+    target, low, high, expected_residual, feasible, reason: of a matched loss (see ``matching.Match``).
+    """
+
+    params: dict[str, Param]
+    trials: str
+    target: float | None = None
+    low: float | None = None
+    high: float | None = None
+    expected_residual: float | None = None
+    feasible: bool = True
+    reason: str | None = None
+
+
+def residual(record: Record, target: Target) -> float | None:
+    """The trial's training loss minus the one to match; +inf where it diverged, None where it failed."""
+    if record["state"] == "diverged":
+        return math.inf
+    loss = ledger.mean(record, "train/loss")
+    return None if loss is None else loss - target.loss
+
+
+def basis(records: Sequence[Record]) -> str:
+    """Names the settled trials that a choice rests on."""
+    return digest([[record["number"], record["key"], record["state"]] for record in records])
+
+
+def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
+    """The parameters for the repeats, or None where no trial was done.
+
+    The best validation metric, the earlier trial on a tie; for a match the estimated root, never simply
+    the trial with the smallest residual.
+    """
+    done = [record for record in records if record["state"] == "done"]
+    if not done:
+        return None
+    if target is not None:
+        return _matched(search, records, target)
+    assert search.maximize is not None
+    metric = search.maximize
+    best = max(done, key=lambda record: (ledger.mean(record, metric) or 0.0, -record["number"]))
+    return Choice(params={name: best["recipe"]["params"][name] for name in search.space}, trials=basis(records))
+
+
+def _matched(search: Search, records: Sequence[Record], target: Target) -> Choice:
+    ((parameter, span),) = search.space.items()
+    assert span.bounds is not None
+    pairs = [(record["recipe"]["params"][parameter], residual(record, target)) for record in records]
+    known = [(strength, value) for strength, value in pairs if value is not None]
+    match = matching.estimate(
+        [strength for strength, _ in known],
+        [value for _, value in known],
+        bounds=span.bounds,
+        noise=target.noise,
+    )
+    return Choice(
+        params={parameter: match.lambda_hat},
+        trials=basis(records),
+        target=target.loss,
+        low=match.low,
+        high=match.high,
+        expected_residual=match.expected_residual,
+        feasible=match.feasible,
+        reason=match.reason,
+    )

@@ -1,0 +1,137 @@
+"""The command line: run, report, validate. Errors are one message on standard error, with exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tune_interpreg import __version__
+from tune_interpreg.config import Study
+
+EPILOG = "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted (run again to go on)."
+
+app = typer.Typer(
+    name="tune-interpreg",
+    help=(
+        "Which regularizer, at which strength, over how many seeds: trains and searches every arm of a study "
+        "on Ray Tune and Optuna, and ends with tables of means and 95% intervals.\n\n"
+        "Start with:  tune-interpreg run digits"
+    ),
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A shipped study (digits, mnist-small, mnist) or a path to a YAML file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the file, e.g. training.epochs=2 or seeds=[0,1]; may be repeated.",
+    ),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Folder with the data set's files (MNIST/raw/…); without it they are downloaded."),
+]
+
+
+def main() -> None:
+    """Entry point of the ``tune-interpreg`` command."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"tune-interpreg {__version__}")
+        raise typer.Exit()
+
+
+@app.command(epilog=EPILOG)
+def run(
+    study: StudyArgument,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for all results; default runs/NAME. An existing one is gone on with.")
+    ] = None,
+    overrides: SetOption = None,
+    data_root: RootOption = None,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="Where trials run: local (Ray on this machine), auto or an address (a running Ray cluster), "
+            "or in-process (one after another in this process, for debugging)."
+        ),
+    ] = "local",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run items again that failed before.")] = False,
+) -> None:
+    """Run all of STUDY that its store does not hold yet, then print its tables.
+
+    Stop it whenever you like: run it again, and it goes on where it was. Add arms, seeds or trials to the
+    file, and only what is new runs.
+    """
+    from tune_interpreg import running
+    from tune_interpreg.store import Store
+
+    with _Told():
+        checked = _load(study, overrides, data_root)
+        place = Store(store or Path("runs") / checked.name)
+        outcome = running.run(checked, place, cluster=cluster, retry_failed=retry_failed, console=Console())
+    raise typer.Exit(outcome)
+
+
+@app.command(epilog=EPILOG)
+def report(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A study's store, such as runs/digits.")],
+) -> None:
+    """Print the tables of a STORE, finished or not, and write them to STORE/report."""
+    from tune_interpreg import running
+    from tune_interpreg.store import Store
+
+    with _Told():
+        running.report(Store(store), Console())
+
+
+@app.command(epilog=EPILOG)
+def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootOption = None) -> None:
+    """Check STUDY without running it: all problems at once, each with file and line."""
+    with _Told():
+        checked = _load(study, overrides, data_root)
+    arms = ", ".join(checked.arms)
+    typer.echo(f"{checked.name}: valid; {len(checked.arms)} arms ({arms}), {len(checked.seeds)} seeds")
+
+
+def _load(study: str, overrides: list[str] | None, data_root: Path | None) -> Study:
+    from tune_interpreg import study_file
+
+    given = list(overrides or [])
+    if data_root is not None:
+        given.append(f"data.root={data_root.absolute()}")
+    return study_file.load(study, given)
+
+
+class _Told:
+    """Turns the errors that a user can mend into their message and exit code 2."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None and _is_users(kind):
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+
+def _is_users(kind: type[BaseException]) -> bool:
+    """Whether the exception tells the user what to mend; by name, so that none of their modules is imported here."""
+    return kind.__name__ in {"StudyError", "StoreError", "DataError", "ClusterError"}

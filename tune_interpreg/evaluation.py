@@ -1,0 +1,120 @@
+"""What a trained model is measured by: clean and adversarial accuracy, and the norms of its gradients.
+
+Shapes: B batch, N images of a split, C·H·W image, K classes. Every measure runs in eval mode, leaves the
+model's modes as they were, and expects the split on the model's device.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from tune_interpreg import attacks, seeding
+from tune_interpreg.config import Attack
+from tune_interpreg.data import Split, pixels
+from tune_interpreg.models import linearize
+
+# The starts are drawn in blocks of this many images, so that they do not depend on the batch size.
+IMAGES_A_BLOCK = 256
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each of its modules is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
+    """The share of images with argmax f(x) = y.
+
+    Args:
+        split: N ≥ 1 images. batch_size: images in one forward.
+    Returns: a fraction in [0, 1].
+    """
+    with eval_mode(model):
+        right = [(model(x_BCHW).argmax(-1) == y_B).sum() for x_BCHW, y_B in _batches(split, batch_size)]
+    return int(torch.stack(right).sum()) / len(split)
+
+
+def adversarial_accuracy(
+    model: nn.Module, split: Split, *, attack: Attack, form: attacks.Form, seed: int, batch_size: int
+) -> float:
+    """The share of images that PGD does not break.
+
+    An image's start depends on the seed and its place in the split, not on the batch size; the whole result
+    is then independent of it for "strict", while for "compat" the attack itself is not (see `attacks`).
+
+    Args:
+        split: N ≥ 1 images.
+        attack: norm, eps and step (pixels in [0, 1]), steps. form: as in `attacks.broken_from`.
+        seed: of the starts. batch_size: images in one forward.
+    Returns: a fraction in [0, 1].
+    """
+    generator = seeding.generator(seed, "evaluation-attack", split.x_NCHW.device)
+    noise = _noise(split.x_NCHW.shape, batch_size, generator)
+    count = torch.zeros((), dtype=torch.long, device=split.y_N.device)
+    with eval_mode(model):
+        for (x_BCHW, y_B), u_BCHW in zip(_batches(split, batch_size), noise, strict=True):
+            start_BCHW = attacks.near_sphere(x_BCHW, u_BCHW, attack=attack)
+            count += attacks.broken_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form).sum()
+    return 1.0 - int(count) / len(split)
+
+
+@torch.no_grad()
+def gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str, float]:
+    """The mean gradient norms of Table 3, of the logits.
+
+    label: mean over images of ‖J_c‖₂. other: mean over images and k ≠ c of ‖J_k‖₂.
+
+    Args:
+        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images in one forward; K gradients of each are held.
+    Returns: {"label": …, "other": …}, logits per pixel.
+    """
+    totals = []
+    with eval_mode(model):
+        for x_BCHW, y_B in _batches(split, batch_size):
+            norms_BK = jacobian_norms(model, x_BCHW).double()
+            label_B = norms_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
+            other_B = (norms_BK.sum(1) - label_B) / (norms_BK.shape[1] - 1)
+            totals.append(torch.stack([label_B.sum(), other_B.sum()]))
+    label, other = (torch.stack(totals).sum(0) / len(split)).tolist()
+    return {"label": label, "other": other}
+
+
+@torch.no_grad()
+def jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """‖J_k(x)‖₂ for every class k.
+
+    Args: x_BCHW: images, pixels in [0, 1].
+    Returns: norms_BK, logits per pixel, without graph. The model runs in the mode it is in.
+    """
+    z_BK, adjoint = linearize(model, x_BCHW)
+    batch, classes = z_BK.shape
+    onehots_KBK = torch.eye(classes, dtype=z_BK.dtype, device=z_BK.device).unsqueeze(1)
+    j_KBCHW = adjoint(onehots_KBK.expand(classes, batch, classes))
+    return torch.linalg.vector_norm(j_KBCHW, dim=(-3, -2, -1)).T
+
+
+def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for x_BCHW, y_B in zip(split.x_NCHW.split(batch_size), split.y_N.split(batch_size), strict=True):
+        yield pixels(x_BCHW), y_B
+
+
+def _noise(shape: torch.Size, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Uniform u_BCHW in [0, 1], batch by batch; image n gets the same noise whatever the batch size."""
+    pool = torch.empty(0, *shape[1:], device=generator.device)
+    for first in range(0, shape[0], batch_size):
+        images = min(batch_size, shape[0] - first)
+        while len(pool) < images:
+            block = torch.rand(IMAGES_A_BLOCK, *shape[1:], generator=generator, device=generator.device)
+            pool = torch.cat([pool, block])
+        yield pool[:images]
+        pool = pool[images:]

@@ -1,0 +1,59 @@
+"""What an item's metrics are: the validation of each epoch, and the final evaluation of a repeat.
+
+The only place that reads test data is ``final``.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tune_interpreg import data, evaluation
+from tune_interpreg.data import Dataset, Split
+from tune_interpreg.items import Recipe
+
+
+def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, adversarial: bool) -> dict[str, float]:
+    """Validation accuracy, and the strict adversarial one where asked for; fractions in [0, 1]."""
+    own = recipe.evaluation
+    metrics = {"val/accuracy": evaluation.accuracy(model, dataset.validation, own.batch_size)}
+    if adversarial:
+        metrics["val/adv_accuracy"] = _adversarial(model, dataset.validation, recipe, seed, "strict")
+    return metrics
+
+
+def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Test accuracies under both forms of the attack, and the gradient norms of Table 3 on training images.
+
+    Returns the metrics and the number of images behind them.
+    """
+    test = _on_device(data.load_test(recipe.data), dataset)
+    sampled = _first(dataset.train, recipe.evaluation.gradient_samples)
+    norms = evaluation.gradient_norms(model, sampled, recipe.evaluation.batch_size)
+    metrics = {
+        "test/accuracy": evaluation.accuracy(model, test, recipe.evaluation.batch_size),
+        "test/adv_accuracy_compat": _adversarial(model, test, recipe, seed, "compat"),
+        "test/adv_accuracy_strict": _adversarial(model, test, recipe, seed, "strict"),
+        "grad_norm/label": norms["label"],
+        "grad_norm/other": norms["other"],
+    }
+    return metrics, {"test": len(test), "grad_norm": len(sampled)}
+
+
+def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form) -> float:
+    return evaluation.adversarial_accuracy(
+        model,
+        split,
+        attack=recipe.evaluation_attack,
+        form=form,
+        seed=seed,
+        batch_size=recipe.evaluation.batch_size,
+    )
+
+
+def _first(split: Split, limit: int | None) -> Split:
+    return Split(split.x_NCHW[:limit], split.y_N[:limit])
+
+
+def _on_device(split: Split, like: Dataset) -> Split:
+    device = like.train.y_N.device
+    return Split(split.x_NCHW.to(device), split.y_N.to(device))

@@ -1,0 +1,145 @@
+"""Where a noisy rising curve crosses zero: the posterior of the root under a Gaussian process.
+
+Shapes: N observations, G grid points, H hyperparameter settings, M draws. A position u is log λ scaled so that the
+range searched is [0, 1].
+"""
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+GRID = 200
+LENGTHS = (0.3, 0.6, 1.2)  # of the Matérn part, in widths of the range
+AMPLITUDES = (0.1, 0.3, 1.0)  # of the Matérn part, in scales of the data
+NOISES = (1.0, 2.0, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
+ANCHOR = -0.5  # where the free observation λ → 0 stands
+LINEAR_REACH = 30.0  # residuals up to this many noise floors are hardly compressed
+
+
+class RootPosterior:
+    """The posterior of the root of a rising curve r(u) observed with noise, hyperparameters integrated out.
+
+    y = asinh(r / s), y(u) ~ GP(c·(u - 1/2), a²·Matérn52(|u - u'| / ℓ) + c² + (1.5·c)²·(u - 1/2)(u' - 1/2)) with
+    c = max |y|: asinh keeps sign and root, and makes a power law nearly straight. (ℓ, a, noise) are weighted by their
+    marginal likelihood on a fixed grid instead of optimised, which stays honest with few points.
+
+    Args:
+        u_N: positions of the observations.
+        r_N: residuals, loss - target; ±inf counts as its sign only.
+        noise: floor of the residuals' standard deviation, > 0.
+        anchor: residual as λ → 0, if known.
+    """
+
+    def __init__(self, u_N: ArrayLike, r_N: ArrayLike, *, noise: float, anchor: float | None = None) -> None:
+        u_N, r_N = _in_order(np.asarray(u_N, float), np.asarray(r_N, float))
+        signed_N = np.isinf(r_N)
+        self._push_G = _push(u_N[signed_N], r_N[signed_N])
+        values_N = r_N[~signed_N]
+        self._warp = max([LINEAR_REACH * noise, *([np.median(np.abs(values_N))] if values_N.size else [])])
+        if anchor is not None:
+            u_N, r_N = np.append(u_N, ANCHOR), np.append(r_N, anchor)
+        self._u_N = u_N
+        self._y_N, self._sd_N = _warped(r_N, self._warp, noise)
+        self._floor = noise / self._warp
+        self._scale = max(np.abs(self._y_N).max(), self._floor)
+        self._settings_H = list(product(LENGTHS, AMPLITUDES, NOISES))
+        self._fit()
+
+    def roots(self, count: int, rng: np.random.Generator, running: ArrayLike = ()) -> Array:
+        """Draw roots in [0, 1]; exactly 0 or 1 means that the drawn curve does not rise through zero inside.
+
+        Args:
+            count: number of draws.
+            rng: source of the draws.
+            running: positions being evaluated; the curve is taken as known there up to noise, at its mean.
+        """
+        return _rising_roots(self._paths(count, rng, np.sort(np.asarray(running, float))), self._push_G)
+
+    def mean(self, u: float) -> float:
+        """The expected residual at u, averaged before the compression is undone."""
+        cross_HN1 = self._covariance(self._u_N, np.array([u]))
+        y_H = self._trend(np.array([u])) + np.einsum("hn,hn->h", cross_HN1[..., 0], self._alpha_HN)
+        return float(self._warp * np.sinh(self._weight_H @ y_H))
+
+    def _fit(self) -> None:
+        lower_HNN = np.linalg.cholesky(self._gram(self._u_N, self._sd_N))
+        error_N1 = (self._y_N - self._trend(self._u_N))[:, None]
+        z_HN1 = np.linalg.solve(lower_HNN, error_N1)
+        self._alpha_HN = np.linalg.solve(lower_HNN.transpose(0, 2, 1), z_HN1)[..., 0]
+        log_determinant_H = 2 * np.log(np.diagonal(lower_HNN, axis1=1, axis2=2)).sum(-1)
+        prior_H = -np.log([noise for _, _, noise in self._settings_H])
+        log_H = prior_H - 0.5 * (np.square(z_HN1).sum((1, 2)) + log_determinant_H)
+        weight_H = np.exp(log_H - log_H.max())
+        self._weight_H = weight_H / weight_H.sum()
+
+    def _paths(self, count: int, rng: np.random.Generator, running_R: Array) -> Array:
+        u_G = np.linspace(0, 1, GRID)
+        u_N = np.append(self._u_N, running_R)
+        sd_N = np.append(self._sd_N, np.full(running_R.size, self._floor))
+        paths = []
+        for h, drawn in enumerate(rng.multinomial(count, self._weight_H)):
+            if drawn:
+                one = slice(h, h + 1)
+                mean_G = self._trend(u_G) + self._alpha_HN[h] @ self._covariance(self._u_N, u_G, one)[0]
+                cross_NG = self._covariance(u_N, u_G, one)[0]
+                explained_GG = cross_NG.T @ np.linalg.solve(self._gram(u_N, sd_N, one)[0], cross_NG)
+                rest_GG = self._covariance(u_G, u_G, one)[0] - explained_GG
+                lower_GG = np.linalg.cholesky(rest_GG + 1e-8 * self._scale**2 * np.eye(GRID))
+                paths.append(mean_G + rng.standard_normal((drawn, GRID)) @ lower_GG.T)
+        return np.concatenate(paths)
+
+    def _trend(self, u: Array) -> Array:
+        return self._scale * (u - 0.5)
+
+    def _covariance(self, u_A: Array, u_B: Array, settings: slice = slice(None)) -> Array:
+        length_H, amplitude_H, _ = np.array(self._settings_H[settings]).T[..., None, None]
+        distance_HAB = np.sqrt(5) * np.abs(u_A[:, None] - u_B) / length_H
+        matern_HAB = (1 + distance_HAB + np.square(distance_HAB) / 3) * np.exp(-distance_HAB)
+        linear_AB = 1 + 1.5**2 * np.outer(u_A - 0.5, u_B - 0.5)
+        covariance_HAB: Array = self._scale**2 * (amplitude_H**2 * matern_HAB + linear_AB)
+        return covariance_HAB
+
+    def _gram(self, u_N: Array, sd_N: Array, settings: slice = slice(None)) -> Array:
+        level_H11: Array = np.array(self._settings_H[settings])[:, 2, None, None]
+        jitter_NN = 1e-10 * self._scale**2 * np.eye(u_N.size)
+        noise_HNN: Array = np.square(level_H11) * np.diag(np.square(sd_N)) + jitter_NN
+        return self._covariance(u_N, u_N, settings) + noise_HNN
+
+
+def _in_order(u_N: Array, r_N: Array) -> tuple[Array, Array]:
+    order_N = np.lexsort((r_N, u_N))
+    return u_N[order_N], r_N[order_N]
+
+
+def _warped(r_N: Array, warp: float, noise: float) -> tuple[Array, Array]:
+    """y = asinh(r / warp) and its standard deviation; a lone sign stands in as the largest |y| ± half of it."""
+    signed_N = np.isinf(r_N)
+    finite_N = np.where(signed_N, 0.0, r_N) / warp
+    stand_in = max(0.5, np.abs(np.arcsinh(finite_N)).max())
+    y_N = np.where(signed_N, np.sign(r_N) * stand_in, np.arcsinh(finite_N))
+    sd_N = np.where(signed_N, stand_in / 2, noise / warp / np.hypot(1, finite_N))
+    return y_N, sd_N
+
+
+def _push(u_N: Array, sign_N: Array) -> Array:
+    """On the grid, a weight beyond any curve's integral where only a sign is known."""
+    push_G = np.zeros(GRID)
+    cell_N = np.rint(np.clip(u_N, 0, 1) * (GRID - 1)).astype(int)
+    np.add.at(push_G, cell_N, 1e6 * np.sign(sign_N))
+    return push_G
+
+
+def _rising_roots(paths_MG: Array, push_G: Array) -> Array:
+    """argmin over u of ∫₀ᵘ r: where the best rising fit to each curve changes sign from - to +."""
+    integral_MG = np.cumsum(paths_MG + push_G, axis=1)
+    cell_M = np.concatenate([np.zeros((len(paths_MG), 1)), integral_MG], axis=1).argmin(1)
+    right_M = np.clip(cell_M, 1, GRID - 1)
+    rows_M = np.arange(len(paths_MG))
+    before_M, after_M = paths_MG[rows_M, right_M - 1], paths_MG[rows_M, right_M]
+    rises_M = (before_M < 0) & (after_M > 0)
+    part_M = np.where(rises_M, before_M / np.where(rises_M, before_M - after_M, 1.0), 0.5)
+    inside_M = (right_M - 1 + part_M) / (GRID - 1)
+    return np.where(cell_M == 0, 0.0, np.where(cell_M == GRID, 1.0, inside_M))

@@ -1,0 +1,157 @@
+"""One Optuna study an arm: ask, tell, prune.
+
+The ledger is the truth. The study in the journal is a view of it for optuna-dashboard, made anew wherever
+the two differ, and a proposal depends on nothing but the seed, the arm, the trial's number and what the
+ledger and the trials under way say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from tune_interpreg import choice, ledger, matching, seeding
+from tune_interpreg.choice import Target
+from tune_interpreg.config import Param, Range, Search
+from tune_interpreg.store import Record
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_STATES = {
+    "done": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "diverged": TrialState.FAIL,
+}
+
+
+def journal(path: Path) -> JournalStorage:
+    """The study's Optuna storage; only the driver writes to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+class ArmSearch:
+    """The search of one arm.
+
+    Args:
+        arm, search: as in the study file. seed: of the sampler. storage: Optuna's.
+        target: the loss to match, for a search with ``match_loss_of``.
+        records: the settled search trials of this arm.
+    """
+
+    def __init__(
+        self,
+        arm: str,
+        search: Search,
+        *,
+        seed: int,
+        storage: optuna.storages.BaseStorage,
+        target: Target | None,
+        records: Sequence[Record],
+    ):
+        self.arm, self.search, self.seed, self.target = arm, search, seed, target
+        self._distributions = {name: distribution(span) for name, span in search.space.items()}
+        self._live: dict[int, optuna.Trial] = {}
+        self._study = self._opened(storage, records)
+
+    def propose(self, number: int, params: Mapping[str, Param] | None = None) -> dict[str, Param]:
+        """The searched parameters of trial ``number``; ``params`` repeats a proposal that was begun before."""
+        self._study.sampler = self._sampler(number)
+        if params is not None:
+            self._study.enqueue_trial({name: params[name] for name in self.search.space})
+        trial = self._study.ask(self._distributions)
+        trial.set_user_attr("number", number)
+        self._live[number] = trial
+        return dict(trial.params)
+
+    def tell(self, record: Record) -> None:
+        """Give Optuna a settled trial; one that was not proposed since this study was opened, it knows already."""
+        trial = self._live.pop(record["number"], None)
+        if trial is None:
+            return
+        frozen = self._frozen(record)
+        for name, value in frozen.user_attrs.items():
+            trial.set_user_attr(name, value)
+        self._study.tell(trial, frozen.value, state=frozen.state)
+
+    def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the arm's pruner gives up on a trial that has just reported ``epoch``."""
+        metric = self.search.maximize
+        if self.search.pruner == "none" or metric is None or metric not in metrics:
+            return False
+        trial = self._live[number]
+        trial.report(metrics[metric], epoch)
+        return trial.should_prune()
+
+    # ------------------------------------------------------------------ Optuna
+    def _opened(self, storage: optuna.storages.BaseStorage, records: Sequence[Record]) -> optuna.Study:
+        """The arm's study, equal to the ledger: as the journal has it, or made anew from the records."""
+        frozen = [self._frozen(record) for record in records]
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
+        if self.arm in names:
+            study = optuna.load_study(study_name=self.arm, storage=storage)
+            if [_told(trial) for trial in study.trials] == [_told(trial) for trial in frozen]:
+                return study
+            optuna.delete_study(study_name=self.arm, storage=storage)
+        direction = optuna.study.StudyDirection.MINIMIZE if self.target else optuna.study.StudyDirection.MAXIMIZE
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if self.search.pruner == "median" else None
+        study = optuna.create_study(
+            study_name=self.arm, storage=storage, direction=direction, pruner=pruner or optuna.pruners.NopPruner()
+        )
+        study.add_trials(frozen)
+        return study
+
+    def _frozen(self, record: Record) -> optuna.trial.FrozenTrial:
+        state = _STATES[record["state"]]
+        attributes: dict[str, Any] = {"number": record["number"], "key": record["key"]}
+        value = self._value(record, attributes)
+        if value is None and state == TrialState.COMPLETE:
+            state = TrialState.FAIL
+        return optuna.create_trial(
+            state=state,
+            value=value if state == TrialState.COMPLETE else None,
+            params={name: record["recipe"]["params"][name] for name in self.search.space},
+            distributions=self._distributions,
+            user_attrs=attributes,
+        )
+
+    def _value(self, record: Record, attributes: dict[str, Any]) -> float | None:
+        """The metric to maximize, or |residual|; the residual, or its sign alone, becomes an attribute."""
+        if self.target is None:
+            assert self.search.maximize is not None
+            return ledger.mean(record, self.search.maximize)
+        residual = choice.residual(record, self.target)
+        if residual is None or math.isinf(residual):
+            attributes |= {} if residual is None else {"sign": 1}
+            return None
+        attributes["residual"] = residual
+        return abs(residual)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = seeding.number(self.seed, "search", self.arm, number) % 2**32
+        startup = max(4, self.search.trials // 3)
+        if self.target is None:
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        (parameter,) = self.search.space
+        return matching.LossMatchSampler(parameter, self.target.loss, noise=self.target.noise, seed=self.seed)
+
+
+def distribution(span: Range) -> BaseDistribution:
+    """Optuna's form of a searched range."""
+    if span.choice is not None:
+        return CategoricalDistribution(span.choice)
+    assert span.bounds is not None
+    return FloatDistribution(*span.bounds, log=span.log_uniform is not None)
+
+
+def _told(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
+    return trial.user_attrs.get("key"), trial.state, trial.value, tuple(sorted(trial.params.items()))

@@ -1,0 +1,172 @@
+"""The training engine: one or several seeds of one recipe, an epoch at a time. No Ray.
+
+Data lies in memory on the device and is indexed by a seeded permutation. A step has fixed shapes, reads
+nothing back and draws from its seed's generators only, so that it can be captured. Every generator is
+seeded anew by (seed, purpose, epoch): a checkpoint needs no random state, and an interrupted training
+goes on with the bits of an uninterrupted one.
+
+Shapes: B batch, N training images, C·H·W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tune_interpreg import seeding
+from tune_interpreg.config import Training
+from tune_interpreg.data import Dataset, pixels
+from tune_interpreg.models import build, set_dropout_generator
+
+
+class Diverged(ArithmeticError):
+    """A loss term that is no finite number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method's ``terms`` are computed from.
+
+    x_BCHW: pixels in [0, 1]. y_B: labels. maps_BCHW: the raw target maps of these images, or None.
+    noise: the seed's generator for the method's own draws.
+    """
+
+    x_BCHW: Tensor
+    y_B: Tensor
+    maps_BCHW: Tensor | None
+    noise: torch.Generator
+
+
+#: (model in train mode, batch) → named scalar terms, whose sum is the loss.
+Terms = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+
+
+class Replica:
+    """One seed's model, optimizer and random streams."""
+
+    def __init__(self, seed: int, model: nn.Module, training: Training, maps_NCHW: Tensor | None):
+        self.seed = seed
+        self.model = model
+        self.maps_NCHW = maps_NCHW
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=training.momentum)
+        device = next(model.parameters()).device
+        self.order, self.dropout, self.noise = (torch.Generator(device) for _ in range(3))
+        set_dropout_generator(model, self.dropout)
+
+    def begin(self, epoch: int, lr: float) -> None:
+        """Set the rate and seed the random streams for ``epoch``; the model goes to train mode."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        for purpose in ("order", "dropout", "noise"):
+            getattr(self, purpose).manual_seed(seeding.number(self.seed, purpose, epoch))
+
+
+class Trainer:
+    """Trains the replicas of one recipe.
+
+    Args:
+        model, training: as in the study. terms: the method. seeds: one replica each.
+        data: its training split is used, already on ``device``.
+        maps: for each seed the raw target maps of all training images, N·C·H·W, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        training: Training,
+        data: Dataset,
+        terms: Terms,
+        seeds: Sequence[int],
+        maps: Mapping[int, Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.training, self.data, self.terms = training, data, terms
+        self.epoch = 0
+        self.replicas = [
+            Replica(
+                seed,
+                build(model, data.shape, data.classes, seeding.generator(seed, "init")).to(device),
+                training,
+                maps[seed] if maps else None,
+            )
+            for seed in seeds
+        ]
+
+    @property
+    def lr(self) -> float:
+        """The rate of the coming epoch."""
+        return self.training.lr * self.training.lr_decay ** (self.epoch // self.training.decay_every)
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch: whole batches only, so that shapes are fixed; the order's remainder waits for the next."""
+        return len(self.data.train) // self.training.batch_size
+
+    def run_epoch(self) -> dict[int, dict[str, float]]:
+        """Train one epoch; returns for each seed the mean of each term over its batches, and their sum ``loss``.
+
+        Raises ``Diverged`` with epoch and term where one is not finite.
+        """
+        for replica in self.replicas:
+            replica.begin(self.epoch, self.lr)
+        sums = {replica.seed: self._train(replica) for replica in self.replicas}
+        means = {seed: {name: float(total) / self.steps for name, total in one.items()} for seed, one in sums.items()}
+        for seed, one in means.items():
+            self._refuse_non_finite(seed, one)
+            one["loss"] = sum(one.values())
+        self.epoch += 1
+        return means
+
+    def _train(self, replica: Replica) -> dict[str, Tensor]:
+        order_N = torch.randperm(len(self.data.train), generator=replica.order, device=replica.order.device)
+        sums: dict[str, Tensor] = {}
+        for step in range(self.steps):
+            index_B = order_N[step * self.training.batch_size : (step + 1) * self.training.batch_size]
+            for name, term in self._step(replica, index_B).items():
+                sums[name] = sums.get(name, 0.0) + term.detach()
+        return sums
+
+    def _step(self, replica: Replica, index_B: Tensor) -> Mapping[str, Tensor]:
+        maps_NCHW = replica.maps_NCHW
+        batch = Batch(
+            x_BCHW=pixels(self.data.train.x_NCHW[index_B]),
+            y_B=self.data.train.y_N[index_B],
+            maps_BCHW=None if maps_NCHW is None else maps_NCHW[index_B],
+            noise=replica.noise,
+        )
+        terms = self.terms(replica.model, batch)
+        replica.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        replica.optimizer.step()
+        return terms
+
+    def _refuse_non_finite(self, seed: int, means: Mapping[str, float]) -> None:
+        for name, value in means.items():
+            if not abs(value) < float("inf"):
+                raise Diverged(f"the term {name} was {value} in epoch {self.epoch + 1} (seed {seed})")
+
+    # -------------------------------------------------------------- checkpoints
+    def state(self) -> dict[str, Tensor]:
+        """Weights and momenta of all replicas, by name; together with ``epoch`` all that going on needs."""
+        return {name: tensor.detach() for name, tensor in self._tensors()}
+
+    def load_state(self, state: Mapping[str, Tensor], epoch: int) -> None:
+        """Go on after ``epoch`` epochs from what ``state`` returned; raises ``KeyError`` on a foreign state."""
+        with torch.no_grad():
+            for name, tensor in self._tensors():
+                tensor.copy_(state[name])
+        self.epoch = epoch
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        named = []
+        for replica in self.replicas:
+            for name, parameter in replica.model.named_parameters():
+                momentum = replica.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+                named += [(f"{replica.seed}/model/{name}", parameter), (f"{replica.seed}/momentum/{name}", momentum)]
+            named += [(f"{replica.seed}/buffer/{name}", buffer) for name, buffer in replica.model.named_buffers()]
+        return named

@@ -1,0 +1,148 @@
+"""Adapters between the dispatcher and Ray Tune: one Tune run drains the whole graph of arms.
+
+Tune's own search, restore and loggers are not used: the searcher hands out the dispatcher's items, the
+scheduler asks it whether to stop a trial, and the store keeps what has to last.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from tune_interpreg import registry
+from tune_interpreg.dispatch import Dispatcher, Pause
+from tune_interpreg.items import Item
+from tune_interpreg.store import Store
+
+ERROR_FILE = "error.txt"
+
+
+def configuration(item: Item, store: Store, device: str) -> dict[str, Any]:
+    """What a worker is told: plain values and absolute paths."""
+    return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": device}
+
+
+class StudyTrainable(tune.Trainable):
+    """Hands over to the Trainable that the item names, so that one worker can run any item after any other."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        item = Item.model_validate(config["item"])
+        self._errors = Store(config["store"]).checkpoint_dir(item.key) / ERROR_FILE
+        self._inner: tune.Trainable | None = None
+        group, name = ("stages", "targets") if item.role == "targets" else ("methods", item.recipe.method)
+        try:
+            self._inner = registry.resolve(group, name)(config)
+        except Exception:
+            self._note_error()
+            raise
+
+    def step(self) -> dict[str, Any]:
+        assert self._inner is not None
+        try:
+            return self._inner.step()
+        except Exception:
+            self._note_error()
+            raise
+
+    def _note_error(self) -> None:
+        """Leave the traceback where the driver finds it, should Tune give the trial up."""
+        Store.write_text(self._errors, traceback.format_exc())
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        if self._inner is not None:
+            self._inner.cleanup()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        assert self._inner is not None
+        self._inner.save_checkpoint(checkpoint_dir)
+
+    def load_checkpoint(self, checkpoint_dir: str | None) -> None:
+        assert self._inner is not None
+        self._inner.load_checkpoint(checkpoint_dir)
+
+
+def last_error(store: Store, item: Item) -> str:
+    """Why an item was given up, as its worker noted it: the exception, then the traceback."""
+    path = store.checkpoint_dir(item.key) / ERROR_FILE
+    if not path.exists():
+        return "the worker died without an exception (killed, or out of memory)"
+    text = path.read_text(encoding="utf-8").strip()
+    return f"{text.splitlines()[-1]}\n{text}"
+
+
+class GraphSearcher(Searcher):
+    """Tune's searcher over the graph: the next ready item, nothing while all wait, FINISHED at the end.
+
+    Tune logs what a searcher raises and goes on without it; ``failure`` keeps it, and ends the run.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, device: str):
+        super().__init__()
+        self.dispatcher, self.device = dispatcher, device
+        self.items: dict[str, Item] = {}
+        self.failure: Exception | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        try:
+            item = Pause.DRAINED if self.failure else self.dispatcher.next()
+        except Exception as error:
+            self.failure = error
+            return Searcher.FINISHED
+        if isinstance(item, Pause):
+            return None if item is Pause.WAIT else Searcher.FINISHED
+        self.items[trial_id] = item
+        return configuration(item, self.dispatcher.store, self.device)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        item = self.items.pop(trial_id, None)
+        if item is None:
+            return
+        try:
+            self._settle(item, result if not error else None)
+        except Exception as failure:
+            self.failure = failure
+
+    def _settle(self, item: Item, result: dict[str, Any] | None) -> None:
+        if result is None:
+            self.dispatcher.fail(item, last_error(self.dispatcher.store, item))
+        elif "record" in result:
+            self.dispatcher.finish(item, json.loads(result["record"]))
+        else:
+            self.dispatcher.prune(item, numbers(result))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune's snapshots hold nothing of ours: the store does."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a study goes on by running it again, not by Tune's restore")
+
+
+class GraphScheduler(FIFOScheduler):
+    """Starts trials in the searcher's order and stops those that their arm's pruner gives up."""
+
+    def __init__(self, searcher: GraphSearcher):
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        item = self._searcher.items.get(trial.trial_id)
+        stop = item is not None and self._searcher.dispatcher.epoch(item, numbers(result))
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+
+def numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The trial's own metrics in a Tune result: those with a slash in their name, and the epoch."""
+    return {name: value for name, value in result.items() if "/" in name or name in ("epoch", "maps")}
