@@ -247,8 +247,8 @@ def _attack_note(results: Results) -> str:
     size = results.study.evaluation.batch_size
     return (
         f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps of {attack.step:.3g}, on {images} test"
-        f" images. compat: gradient of the mean loss of a batch of {size}, floor 1e-6, last iterate; strict: of the"
-        " summed loss, floor 1e-12, an image is lost if any iterate is misclassified."
+        f" images. compat: gradient of the mean loss of a batch of {size}, floor 1e-6, last iterate; strict:"
+        " each image's own gradient whatever its size, an image is lost if any iterate is misclassified."
     )
 
 

@@ -84,12 +84,12 @@ def test_the_docstring_example_works() -> None:
 
 
 @pytest.mark.parametrize("family", [logistic, power, flat_then_steep])
-@pytest.mark.parametrize(("relative", "factor"), [(0.01, 5), (0.05, 2.5)])
+@pytest.mark.parametrize(("relative", "factor"), [(0.01, 6.0), (0.05, 2.5)])
 def test_twelve_trials_match_far_better_than_tpe(
     family: Callable[[float], Curve], relative: float, factor: float
 ) -> None:
     ours, theirs = [], []
-    for repeat in range(10):
+    for repeat in range(20):
         rng = np.random.default_rng((1, repeat))
         curve = family(rng.uniform(0.35, 0.65))
         target = curve(rng.uniform(0.3, 0.7))
@@ -100,7 +100,6 @@ def test_twelve_trials_match_far_better_than_tpe(
         tpe = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=repeat))
         search(tpe, curve, target, noise, repeat)
         theirs.append(abs(curve(position(tpe.best_params["lambda"])) - target) / noise)
-    print(family.__name__, relative, np.median(ours), np.median(theirs), np.median(theirs) / np.median(ours))
     assert np.median(ours) < 1.0
     assert factor * np.median(ours) < np.median(theirs)
 
@@ -114,8 +113,7 @@ def test_the_interval_covers_the_root() -> None:
         residuals = np.array([curve(v) for v in u]) - 1.125 + 0.1 * rng.standard_normal(12)
         match = estimate(LOW * (HIGH / LOW) ** u, residuals, bounds=(LOW, HIGH), noise=0.1)
         held += match.low <= math.sqrt(LOW * HIGH) <= match.high
-    print(held)
-    assert held >= 15
+    assert held >= 16
 
 
 def test_startup_trials_fall_into_different_strata() -> None:
@@ -202,9 +200,7 @@ def test_few_points_give_an_interval_around_the_estimate(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])
-@pytest.mark.parametrize(
-    ("side", "end", "words"), [(1, LOW, ["above", "below 0.0001"]), (-1, HIGH, ["below", "above 10"])]
-)
+@pytest.mark.parametrize(("side", "end", "words"), [(1, LOW, ["above", "smaller"]), (-1, HIGH, ["below", "larger"])])
 def test_a_loss_on_one_side_is_infeasible_and_says_where(count: int, side: int, end: float, words: list[str]) -> None:
     u = np.linspace(0.2, 0.8, count)
     match = estimate(LOW * (HIGH / LOW) ** u, side + 0.3 * u, bounds=(LOW, HIGH), noise=0.02)
@@ -240,8 +236,8 @@ def test_a_residual_within_noise_is_a_match_even_on_one_side() -> None:
 
 def test_residuals_over_many_orders_of_magnitude_do_not_hide_the_root() -> None:
     u = np.linspace(0, 1, 10)
-    match = estimate(LOW * (HIGH / LOW) ** u, 10 ** (8 * u) - 100, bounds=(LOW, HIGH), noise=1.0)
-    assert position(match.lambda_hat) == pytest.approx(0.25, abs=0.02)
+    match = estimate(LOW * (HIGH / LOW) ** u, 10 ** (5 * u) - 100, bounds=(LOW, HIGH), noise=1.0)
+    assert position(match.lambda_hat) == pytest.approx(0.4, abs=0.02)
 
 
 def test_wrong_settings_are_all_named_at_once() -> None:
@@ -271,10 +267,9 @@ def test_a_proposal_among_a_hundred_trials_takes_under_a_fifth_of_a_second() -> 
     study = study_of(some_trials(100))
     seconds = []
     for _ in range(4):
-        start = time.perf_counter()
+        start = time.process_time()
         asked(study)
-        seconds.append(time.perf_counter() - start)
-    print(seconds)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.2
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tune_interpreg import models, penalties, registry, seeding
+from tune_interpreg import layers, models, penalties, registry, seeding
 
 NETS = {"digits_cnn": (1, 8, 8), "mnist_cnn": (1, 12, 12), "cifar_cnn": (3, 16, 16)}
 CLASSES = 4
@@ -29,7 +29,7 @@ class Opaque(nn.Module):
 def network(name: str, dtype: torch.dtype = torch.float64) -> models.PiecewiseLinear:
     net = getattr(models, name)(NETS[name], CLASSES)
     models.initialize(net, seeding.generator(0, name))
-    models.set_dropout_generator(net, seeding.generator(0, "dropout"))
+    layers.set_dropout_generator(net, seeding.generator(0, "dropout"))
     return net.to(dtype)
 
 
@@ -39,7 +39,7 @@ def images(kind: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def rewound(net: nn.Module) -> nn.Module:
-    models.set_dropout_generator(net, seeding.generator(0, "dropout"))
+    layers.set_dropout_generator(net, seeding.generator(0, "dropout"))
     return net
 
 
@@ -133,7 +133,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "average overlapping": lambda: nn.AvgPool2d((3, 2), stride=2, padding=1, ceil_mode=True, count_include_pad=False),
     "average divided": lambda: nn.AvgPool2d(3, stride=1, divisor_override=2),
     "relu": nn.ReLU,
-    "dropout": lambda: models.Dropout(0.3),
+    "dropout": lambda: layers.Dropout(0.3),
 }
 
 
@@ -265,7 +265,7 @@ def test_initialize_refuses_what_it_does_not_know() -> None:
 
 def test_dropout_keeps_the_mean_and_its_generator_decides() -> None:
     """Entries are 0 or 1/(1 − p); the mean stays; the global generator does not matter; eval is the identity."""
-    layer, x = models.Dropout(0.25), torch.ones(40_000)
+    layer, x = layers.Dropout(0.25), torch.ones(40_000)
     rewound(layer)
     y = layer(x)
     torch.rand(1)
@@ -279,13 +279,13 @@ def test_dropout_keeps_the_mean_and_its_generator_decides() -> None:
 def test_dropout_refuses_other_probabilities(p: float) -> None:
     """p = 1 would divide by zero."""
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        models.Dropout(p)
+        layers.Dropout(p)
 
 
 def test_dropout_without_a_generator_is_an_error() -> None:
     """Train mode never falls back on the global generator; the error says what to call."""
     with pytest.raises(RuntimeError, match="set_dropout_generator"):
-        models.Dropout(0.5)(torch.ones(2))
+        layers.Dropout(0.5)(torch.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from ray import tune
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainables.job import Job, dataset
-from tune_interpreg import ledger, objective, saliency, seeding
+from trainables import plain
+from trainables.job import Job
+from trainables.maps import preview_maps, training_maps
+from tune_interpreg import ledger, objective, saliency
 from tune_interpreg.config import Parameter
 from tune_interpreg.data import pixels
 from tune_interpreg.store import Store
@@ -42,8 +42,9 @@ CHECKPOINT = "epoch.safetensors"
 class MethodTrainable(tune.Trainable):
     """Base of all training methods; a subclass gives ``parameters`` and ``terms``.
 
-    Under a plain ``Tuner`` the configuration holds the method's parameters and the keys of a study file's
-    setting (``data``, ``model``, ``training``, ``attack``, ``evaluation``) beside those of ``job.Plain``.
+    Under a plain ``Tuner`` the configuration holds the method's parameters, ``plain.SETTING`` and ``plain.Plain``'s
+    keys. Its TensorBoard events lie in the trial's working folder, which Tune keeps with
+    ``SyncConfig(sync_artifacts=True)``; a loss that is not finite raises ``Diverged``, which Tune tells the searcher.
     """
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
@@ -53,20 +54,24 @@ class MethodTrainable(tune.Trainable):
         """Named scalar terms of the loss, whose sum is minimized. Capture-safe: see ``training``."""
         raise TypeError(f"{type(self).__name__} gives no terms(model, batch)")
 
+    def target(self, raw_BCHW: Tensor) -> Tensor:
+        """The maps that the method trains towards, made of raw ones; TensorBoard shows them."""
+        return raw_BCHW
+
     # ------------------------------------------------------------- Ray's hooks
     def setup(self, config: dict[str, Any]) -> None:
-        self.job = Job.read(config, type(self).__name__, self.parameters)
+        self.job = self._job(config)
         self.recipe = self.job.item.recipe
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
         self.params: dict[str, Any] = defaults | self.recipe.params
-        self.data = dataset(self.recipe.data, self.job.device)
+        self.data = self.job.dataset()
         self.trainer = Trainer(
             model=self.recipe.model,
             training=self.recipe.training,
             data=self.data,
             terms=self.terms,
             seeds=self.job.item.seeds,
-            maps=self._maps(),
+            maps=training_maps(self.job, self.data) if self.needs_targets else None,
             device=self.job.device,
         )
         self.seconds = 0.0
@@ -75,21 +80,21 @@ class MethodTrainable(tune.Trainable):
         self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
     def step(self) -> dict[str, Any]:
-        started = time.perf_counter()
-        lr = self.trainer.lr
+        started, lr = time.perf_counter(), self.trainer.lr
         try:
             losses = self.trainer.run_epoch()
         except Diverged as error:
+            if self.job.store is None:
+                raise
             return self._settle("diverged", error=str(error))
-        trained = time.perf_counter() - started
+        rate = len(losses) * self.trainer.images / (time.perf_counter() - started)
         metrics = self._validate(losses)
-        rate = len(losses) * self.trainer.steps * self.recipe.training.batch_size / trained
-        self.seconds += time.perf_counter() - started
         for seed, one in metrics.items():
             self.curves[seed].append(one)
         mean = _mean(metrics)
         self.log.scalars(self.trainer.epoch, mean | {"train/lr": lr, "train/samples_per_second": rate})
-        if self.trainer.epoch >= self.recipe.training.epochs:
+        self.seconds += time.perf_counter() - started
+        if self._last:
             return self._finish(metrics)
         self._save_in_store()
         return {**mean, "epoch": self.trainer.epoch}
@@ -100,6 +105,8 @@ class MethodTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
             self._load(Path(checkpoint_dir) / CHECKPOINT)
+            self.log.close()
+            self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -109,30 +116,46 @@ class MethodTrainable(tune.Trainable):
     def cleanup(self) -> None:
         self.log.close()
 
+    def _job(self, config: dict[str, Any]) -> Job:
+        if "item" in config:
+            return Job.of_study(config)
+        own = type(self)
+        return plain.job(config, method=own.__name__, parameters=own.parameters, needs_targets=own.needs_targets)
+
     # -------------------------------------------------------------- evaluation
+    @property
+    def _last(self) -> bool:
+        """Whether the last epoch is over."""
+        return self.trainer.epoch >= self.recipe.training.epochs
+
     def _validate(self, losses: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
-        epoch, every = self.trainer.epoch, self.recipe.evaluation.adversarial_every
-        last = epoch >= self.recipe.training.epochs
-        adversarial = self.job.item.adversarial and (last or bool(every and epoch % every == 0))
+        every = self.recipe.evaluation.adversarial_every
+        due = self._last or bool(every and self.trainer.epoch % every == 0)
         return {
             replica.seed: {f"train/{name}": value for name, value in losses[replica.seed].items()}
-            | objective.validate(replica.model, self.data, self.recipe, seed=replica.seed, adversarial=adversarial)
+            | objective.validate(
+                replica.model, self.data, self.recipe, seed=replica.seed, adversarial=self.job.item.adversarial and due
+            )
             for replica in self.trainer.replicas
         }
 
-    def _finish(self, metrics: dict[int, dict[str, float]]) -> dict[str, Any]:
+    def _finish(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
         """The final evaluation of a repeat, the model, and the record."""
         started = time.perf_counter()
         counts = {"train": len(self.data.train), "val": len(self.data.validation)}
+        judged: dict[int, dict[str, float]] = {seed: {} for seed in metrics}
         if self.job.item.role == "repeat":
             for replica in self.trainer.replicas:
-                judged, counted = objective.final(replica.model, self.data, self.recipe, seed=replica.seed)
-                metrics[replica.seed] |= judged
+                judged[replica.seed], counted = objective.final(
+                    replica.model, self.data, self.recipe, seed=replica.seed
+                )
                 counts |= counted
                 self._save_model(replica.seed, replica.model)
+        self.log.scalars(self.trainer.epoch, _mean(judged))
+        everything = {seed: one | judged[seed] for seed, one in metrics.items()}
+        self._log_result(_mean(everything))
         self.seconds += time.perf_counter() - started
-        self._log_result(_mean(metrics))
-        return self._settle("done", metrics=metrics, counts=counts)
+        return self._settle("done", metrics=everything, counts=counts)
 
     def _settle(self, state: ledger.Settled, **known: Any) -> dict[str, Any]:
         record = ledger.record(
@@ -140,10 +163,10 @@ class MethodTrainable(tune.Trainable):
             state,
             epochs=self.trainer.epoch,
             seconds=self.seconds,
-            device=self._device_name(),
+            device=self.job.device_name,
             **known,
         )
-        if self.job.item.role == "repeat" and state == "done":
+        if state == "done":
             record["curves"] = {str(seed): curve for seed, curve in self.curves.items()}
         if self.job.store:
             self.job.store.write_record(record)
@@ -152,27 +175,6 @@ class MethodTrainable(tune.Trainable):
             "epoch": self.trainer.epoch,
             "record": json.dumps(record),
             "done": True,
-        }
-
-    def _device_name(self) -> str:
-        return torch.cuda.get_device_name(self.job.device) if self.job.device.startswith("cuda") else "cpu"
-
-    # ------------------------------------------------------------------ inputs
-    def _maps(self) -> dict[int, Tensor] | None:
-        """The raw target maps for each seed, permuted within each map where the targets say so."""
-        if not self.needs_targets:
-            return None
-        if self.job.maps is None:
-            raise ValueError(f"{type(self).__name__} needs target maps: give maps, an .npy file of raw SmoothGrad maps")
-        raw_NCHW = torch.from_numpy(np.load(self.job.maps, mmap_mode="c")).to(self.job.device)
-        if raw_NCHW.shape != self.data.train.x_NCHW.shape:
-            there, here = list(raw_NCHW.shape), list(self.data.train.x_NCHW.shape)
-            raise ValueError(f"{self.job.maps}: maps of shape {there}, but the training images have shape {here}")
-        if not (self.recipe.maps and self.recipe.maps.permute):
-            return dict.fromkeys(self.job.item.seeds, raw_NCHW)
-        return {
-            seed: saliency.permute(raw_NCHW, seeding.generator(seed, "permutation", self.job.device))
-            for seed in self.job.item.seeds
         }
 
     # ------------------------------------------------------------- checkpoints
@@ -206,23 +208,11 @@ class MethodTrainable(tune.Trainable):
         return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
 
     def _log_result(self, mean: Mapping[str, float]) -> None:
-        replica = self.trainer.replicas[0]
-        preview = self.data.validation
-        x_BCHW, y_B = pixels(preview.x_NCHW[:PREVIEW]), preview.y_N[:PREVIEW]
-        replica.model.eval()
-        own_BCHW = saliency.simple_gradient(replica.model, x_BCHW, y_B)
-        self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, self._preview_targets())
+        model, shown = self.trainer.replicas[0].model, self.data.validation
+        x_BCHW, y_B, raw_BCHW = pixels(shown.x_NCHW[:PREVIEW]), shown.y_N[:PREVIEW], preview_maps(self.job)
+        own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, y_B)
+        self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
         self.log.hparams(self.params | {"method": self.recipe.method}, mean)
-
-    def _preview_targets(self) -> Tensor | None:
-        """The targets of the previewed images as the method sees them (thresholded), where the store has them."""
-        maps = self.recipe.maps
-        if not (maps and self.job.store):
-            return None
-        raw_BCHW = torch.from_numpy(np.load(self.job.store.preview_file(maps.key))).to(self.job.device)
-        if maps.permute:
-            raw_BCHW = saliency.permute(raw_BCHW, seeding.generator(self.job.item.seeds[0], "preview", self.job.device))
-        return saliency.threshold(raw_BCHW, self.params["phi"])
 
 
 def _mean(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

@@ -32,6 +32,9 @@ class InterpretationTrainable(MethodTrainable):
         assert batch.maps_BCHW is not None
         z_BK, adjoint = linearize(model, batch.x_BCHW)
         g_BCHW = penalties.label_gradient(adjoint, batch.y_B, z_BK)
-        target_BCHW = saliency.threshold(batch.maps_BCHW, self.params["phi"])
+        target_BCHW = self.target(batch.maps_BCHW)
         penalty = penalties.interpretation(target_BCHW, g_BCHW, norm=self.params["norm"], sign=self.params["sign"])
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "interpretation": self.params["lambda"] * penalty}
+
+    def target(self, raw_BCHW: Tensor) -> Tensor:
+        return saliency.threshold(raw_BCHW, self.params["phi"])

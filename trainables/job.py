@@ -1,4 +1,4 @@
-"""What a Trainable is asked to do, read from the configuration that Ray Tune hands it."""
+"""What a Trainable is asked to do, and the places where its inputs and results lie."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tune_interpreg import data
-from tune_interpreg.config import Data, Frozen, Parameter
+from tune_interpreg.config import Data
 from tune_interpreg.data import Dataset, Split
-from tune_interpreg.items import Item, Recipe
+from tune_interpreg.items import Item
 from tune_interpreg.store import Store
-
-
-class Plain(Frozen):
-    """The keys that a method's Trainable takes under a plain ``Tuner``, beside its own hyperparameters.
-
-    data, model, training, attack, evaluation: as in a study file. seed: one or several.
-    maps: an .npy file of raw target maps of all training images, for methods that need targets.
-    test: whether to evaluate on the test split after the last epoch. device: of the training.
-    """
-
-    seed: int | tuple[int, ...] = 0
-    maps: str | None = None
-    test: bool = False
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Job:
-    """An item with the places where its results and inputs lie; without a store nothing but Tune keeps results."""
+    """An item, and where it runs; without a store nothing but Tune keeps its results.
+
+    maps: an .npy file of the raw target maps of all training images, for methods that need targets.
+    """
 
     item: Item
     device: str
@@ -39,19 +30,27 @@ class Job:
     maps: Path | None = None
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], method: str, parameters: Mapping[str, Parameter]) -> Job:
-        """From a study's ``{item, store, device}``, or from plain hyperparameters and ``Plain``'s keys."""
-        if "item" in config:
-            item, store = Item.model_validate(config["item"]), Store(config["store"])
-            maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
-            return cls(item, config["device"], store, maps)
-        plain = Plain.model_validate({key: config[key] for key in config.keys() & Plain.model_fields.keys()})
-        params = {key: config[key] for key in config.keys() & parameters.keys()}
-        setting = {key: config[key] for key in config.keys() - Plain.model_fields.keys() - parameters.keys()}
-        seeds = plain.seed if isinstance(plain.seed, tuple) else (plain.seed,)
-        role = "repeat" if plain.test else "search"
-        item = Item(arm=method, role=role, recipe=Recipe(method=method, params=params, **setting), seeds=seeds)
-        return cls(item, plain.device, maps=Path(plain.maps) if plain.maps else None)
+    def of_study(cls, config: Mapping[str, Any]) -> Job:
+        """From the ``{item, store, device}`` that a study hands its workers."""
+        item, store = Item.model_validate(config["item"]), Store(config["store"])
+        maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
+        return cls(item, config["device"], store, maps)
+
+    @property
+    def device_name(self) -> str:
+        """The device as a record names it."""
+        return torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
+
+    def dataset(self) -> Dataset:
+        """The training and validation images on the device; raises ``DataError`` where they are not the study's."""
+        recipe = self.item.recipe
+        images = dataset(recipe.data, self.device)
+        if recipe.data_fingerprint not in ("", images.fingerprint):
+            raise data.DataError(
+                f"data {recipe.data.name}: the study began with images of fingerprint {recipe.data_fingerprint}, "
+                f"but this machine's have {images.fingerprint}; give every machine the same files"
+            )
+        return images
 
 
 @lru_cache(maxsize=2)

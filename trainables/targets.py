@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,8 @@ from ray import tune
 from safetensors.torch import load_file
 
 from trainables.base import PREVIEW
-from trainables.job import Job, dataset
+from trainables.job import Job
 from tune_interpreg import ledger, saliency, seeding
-from tune_interpreg.config import Parameter
 from tune_interpreg.data import Split, pixels
 from tune_interpreg.models import build
 from tune_interpreg.store import Store
@@ -26,16 +24,19 @@ BLOCK = 512
 
 
 class TargetsTrainable(tune.Trainable):
-    """I(x) = (1/N) Σ |J_c(x + e_i)| (Eq. 4), raw, a block of images a step; φ is applied when a batch is drawn."""
+    """I(x) = (1/N) Σ |J_c(x + e_i)| (Eq. 4), raw, a block of images a step; φ is applied when a batch is drawn.
 
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    A stage of a study: its teacher's weights and its maps lie in the study's store.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.job = Job.read(config, "targets", self.parameters)
+        if "item" not in config:
+            raise ValueError("TargetsTrainable runs within a study only: its configuration is {item, store, device}")
+        self.job = Job.of_study(config)
         assert self.job.store is not None
         assert self.job.item.recipe.maps is not None
         self.store, self.maps = self.job.store, self.job.item.recipe.maps
-        self.data = dataset(self.job.item.recipe.data, self.job.device)
+        self.data = self.job.dataset()
         weights = load_file(self.store.model_file(self.maps.teacher, self.maps.teacher_seed), device=self.job.device)
         untrained = build(self.job.item.recipe.model, self.data.shape, self.data.classes, seeding.generator(0, "init"))
         self.teacher = untrained.to(self.job.device).eval()
@@ -54,17 +55,22 @@ class TargetsTrainable(tune.Trainable):
         self.raw = np.lib.format.open_memmap(self.partial, mode="r+" if begun else "w+", dtype=np.float32, shape=shape)
 
     def step(self) -> dict[str, Any]:
+        """One block; a stage that died after its last block only has to finish."""
         started = time.perf_counter()
-        first = self.block * BLOCK
-        train = self.data.train
-        rows = Split(train.x_NCHW[first : first + BLOCK], train.y_N[first : first + BLOCK])
-        self.raw[first : first + BLOCK] = self._smoothgrad(rows, f"smoothgrad/{self.block}")
+        images = len(self.data.train)
+        if self.block * BLOCK < images:
+            self._make_block(self.block * BLOCK)
+            self.block += 1
+            self.seconds += time.perf_counter() - started
+            Store.write_json(self.progress, {"block": self.block, "seconds": self.seconds})
+        done = min(images, self.block * BLOCK)
+        return self._finish() if done == images else {"maps": done / images, "epoch": self.block}
+
+    def _make_block(self, first: int) -> None:
+        last, train = first + BLOCK, self.data.train
+        rows = Split(train.x_NCHW[first:last], train.y_N[first:last])
+        self.raw[first:last] = self._smoothgrad(rows, f"smoothgrad/{self.block}")
         self.raw.flush()
-        self.block += 1
-        self.seconds += time.perf_counter() - started
-        Store.write_json(self.progress, {"block": self.block, "seconds": self.seconds})
-        share = min(1.0, self.block * BLOCK / len(train))
-        return self._finish() if share == 1.0 else {"maps": share, "epoch": self.block}
 
     def _smoothgrad(self, rows: Split, purpose: str) -> np.ndarray:
         maps_BCHW = saliency.smoothgrad(
@@ -94,7 +100,7 @@ class TargetsTrainable(tune.Trainable):
             counts={"train": len(self.data.train)},
             epochs=self.block,
             seconds=self.seconds,
-            device=self.job.device,
+            device=self.job.device_name,
         )
         self.store.write_record(record)
         return {"maps": 1.0, "epoch": self.block, "record": json.dumps(record), "done": True}

@@ -1,126 +1,186 @@
-"""The rules of a study that no single section can see: names, parameters of methods, edges between arms."""
+"""The rules of a study that no single section can see: names, parameters of methods, edges between arms.
+
+They read the file's own mappings, so that a mistake elsewhere in an arm hides none of these.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.config import Arm, Parameter
+from tune_interpreg.config import Arm, Parameter, Range, shown
 
-Found = tuple[tuple[str | int, ...], str]
+Place = tuple[str | int, ...]
+Found = tuple[Place, str]
+Section = Mapping[str, Any]
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-def study_problems(raw: Mapping[str, Any], arms: Mapping[str, Arm], named: Collection[str]) -> list[Found]:
-    """All that is wrong with names, parameters and edges.
-
-    ``arms`` are those that could be read, ``named`` the names of all that the file gives.
-    """
+def study_problems(raw: Section) -> list[Found]:
+    """All that is wrong with names, parameters and edges in ``raw``, a study file's content."""
+    arms = {name: arm for name, arm in _section(raw, "arms").items() if isinstance(arm, Mapping)}
     found = list(_top_level(raw))
-    for name, arm in arms.items():
+    for name in _section(raw, "arms"):
         found += _name(name)
+    for name, arm in arms.items():
         found += _method(name, arm)
-        found += _edges(name, arm, named)
+        found += _unknown_arms(name, arm, _section(raw, "arms"))
     return found + list(_cycles(arms))
 
 
-def _top_level(raw: Mapping[str, Any]) -> Iterator[Found]:
-    data = raw.get("data")
-    name = data.get("name") if isinstance(data, Mapping) else data
-    yield from _registered("datasets", name, ("data",))
-    yield from _registered("models", raw.get("model"), ("model",))
-
-
-def _registered(group: str, name: Any, place: tuple[str, ...]) -> Iterator[Found]:
-    known = registry.names(group)
-    if isinstance(name, str) and name not in known:
-        yield place, f"unknown {group[:-1]} {name!r}; {_instead(name, known)}"
-
-
-def _instead(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def instead(name: str, known: Collection[str]) -> str:
+    """What to write for an unknown ``name``: the one that is near, or all there are."""
+    near = difflib.get_close_matches(name.lower(), known, n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
 
 
+def homes(key: str, model: type[BaseModel]) -> list[str]:
+    """Where in a section of ``model`` a ``key`` belongs that was written beside that section: ``section.key``."""
+    inner = {name: model_in(field.annotation) for name, field in model.model_fields.items() if name != "arms"}
+    return [f"{name}.{key}" for name, section in inner.items() if section and key in section.model_fields]
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section's class that an annotation such as ``Search | None`` or ``dict[str, Range]`` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(model_in, get_args(annotation))), None)
+
+
+def _section(raw: Section, *keys: str) -> Section:
+    """The mapping under ``keys``; empty where there is none."""
+    for key in keys:
+        below = raw.get(key)
+        raw = below if isinstance(below, Mapping) else {}
+    return raw
+
+
+def _top_level(raw: Section) -> Iterator[Found]:
+    data = raw.get("data")
+    if isinstance(data, Mapping):
+        yield from _registered("datasets", data.get("name"), ("data", "name"))
+    yield from _registered("datasets", data, ("data",))
+    yield from _registered("models", raw.get("model"), ("model",))
+
+
+def _registered(group: str, name: Any, place: Place) -> Iterator[Found]:
+    known = registry.names(group)
+    if isinstance(name, str) and name not in known:
+        yield place, f"unknown {group[:-1]} {shown(name)}; {instead(name, known)}"
+
+
 def _name(name: str) -> Iterator[Found]:
-    if not isinstance(name, str) or not _ARM_NAME.fullmatch(name):
-        yield ("arms", name), "an arm's name takes letters, digits, _ and - (it names files), at most 64 of them"
+    if not _ARM_NAME.fullmatch(name):
+        rule = "an arm's name takes letters, digits, _ and - (it names files), at most 64 of them"
+        yield ("arms", name), f"{rule}, got {shown(name)}"
 
 
-def _method(name: str, arm: Arm) -> Iterator[Found]:
-    unknown = list(_registered("methods", arm.method, ("arms", name, "method")))
-    if unknown:
+# --------------------------------------------------------------------- parameters
+def _method(name: str, arm: Section) -> Iterator[Found]:
+    unknown = list(_registered("methods", arm.get("method"), ("arms", name, "method")))
+    if unknown or not isinstance(arm.get("method"), str):
         yield from unknown
         return
-    method = registry.resolve("methods", arm.method)
-    if method.needs_targets and arm.targets is None:
-        yield ("arms", name), f"method {arm.method} needs targets: {{teacher: ARM}}"
-    if arm.targets is not None and not method.needs_targets:
-        yield ("arms", name, "targets"), f"method {arm.method} takes no targets; drop them, or name another method"
+    method = registry.resolve("methods", arm["method"])
+    if method.needs_targets and arm.get("targets") is None:
+        yield ("arms", name), f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
+    if arm.get("targets") is not None and not method.needs_targets:
+        yield ("arms", name, "targets"), f"method {arm['method']} takes no targets; drop them, or name another method"
     yield from _fixed(name, arm, method.parameters)
     yield from _searched(name, arm, method.parameters)
-    space = arm.search.space if arm.search else {}
-    for key, parameter in method.parameters.items():
-        if parameter.default is None and key not in arm.params and key not in space:
-            yield ("arms", name), f"method {arm.method} needs {key}: give a value, or search it ({parameter.help})"
+    yield from _missing(name, arm, method.parameters)
 
 
-def _fixed(name: str, arm: Arm, known: Mapping[str, Parameter]) -> Iterator[Found]:
-    for key, value in arm.params.items():
-        place = ("arms", name, key)
+def _given(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
+    """The arm's own parameters, each with its place."""
+    if "params" in arm:
+        return {key: (("arms", name, "params", key), value) for key, value in _section(arm, "params").items()}
+    return {key: (("arms", name, key), value) for key, value in arm.items() if key not in Arm.model_fields}
+
+
+def _fixed(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+    for key, (place, value) in _given(name, arm).items():
         if key not in known:
-            yield place, _unknown_parameter(arm.method, key, known)
+            yield place, _unknown_parameter(arm["method"], key, known, (*Arm.model_fields, *homes(key, Arm)))
         elif problem := known[key].problem(value):
             yield place, problem
-        elif arm.search and key in arm.search.space:
+        elif key in _section(arm, "search", "space"):
             yield place, f"is searched too; drop it here, or drop search.space.{key}"
 
 
-def _searched(name: str, arm: Arm, known: Mapping[str, Parameter]) -> Iterator[Found]:
-    for key, span in (arm.search.space if arm.search else {}).items():
+def _searched(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+    for key, span in _section(arm, "search", "space").items():
         place = ("arms", name, "search", "space", key)
         if key not in known:
-            yield place, _unknown_parameter(arm.method, key, known)
-            continue
-        yield from ((place, problem) for value in span.extremes() if (problem := known[key].problem(value)))
+            yield place, _unknown_parameter(arm["method"], key, known, ())
+        else:
+            yield from ((place, problem) for problem in _span_problems(known[key], span))
 
 
-def _unknown_parameter(method: str, key: str, known: Mapping[str, Parameter]) -> str:
+def _span_problems(parameter: Parameter, span: Any) -> Iterator[str]:
+    try:
+        searched = Range.model_validate(span)
+    except ValidationError:
+        return
+    if parameter.choices and searched.choice is None:
+        yield f"takes one of {', '.join(parameter.choices)}; search it by choice: [{', '.join(parameter.choices)}]"
+    else:
+        yield from filter(None, map(parameter.problem, searched.extremes()))
+
+
+def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+    searched = _section(arm, "search", "space")
+    if arm.get("search") is not None and not searched:
+        return
+    written = [*_given(name, arm), *searched]
+    misspelt = [key for key in written if key not in known]
+    for key, parameter in known.items():
+        if parameter.default is None and key not in written and not difflib.get_close_matches(key, misspelt):
+            message = f"needs {key}: give a value, or search it ({parameter.help})"
+            yield ("arms", name), f"method {arm['method']} {message}"
+
+
+def _unknown_parameter(method: str, key: str, known: Collection[str], also: Collection[str]) -> str:
     takes = f"method {method} takes {', '.join(known)}" if known else f"method {method} takes no parameters"
-    near = difflib.get_close_matches(key, known, n=1)
+    ends = [name for name in also if name.endswith(f".{key}")]
+    near = ends or difflib.get_close_matches(key.lower(), [*known, *also], n=1)
     return f"unknown parameter; {takes}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _edges(name: str, arm: Arm, named: Collection[str]) -> Iterator[Found]:
-    edges = [(("targets", "teacher"), arm.targets.teacher)] if arm.targets else []
-    if arm.search and arm.search.match_loss_of:
-        edges.append((("search", "match_loss_of"), arm.search.match_loss_of))
-    for keys, other in edges:
+# -------------------------------------------------------------------------- edges
+def _edges(name: str, arm: Section) -> Iterator[tuple[Place, str]]:
+    """Where the arm names an arm that must come first, and which."""
+    for keys in (("targets", "teacher"), ("search", "match_loss_of")):
+        other = _section(arm, keys[0]).get(keys[1])
+        if isinstance(other, str):
+            yield ("arms", name, *keys), other
+
+
+def _unknown_arms(name: str, arm: Section, named: Collection[str]) -> Iterator[Found]:
+    for place, other in _edges(name, arm):
         if other not in named:
-            yield ("arms", name, *keys), f"unknown arm {other!r}; {_instead(other, named)}"
+            yield place, f"unknown arm {shown(other)}; {instead(other, named)}"
 
 
-def _cycles(arms: Mapping[str, Arm]) -> Iterator[Found]:
-    """One problem a cycle of ``teacher`` and ``match_loss_of`` edges, told at its first arm."""
+def _cycles(arms: Mapping[str, Section]) -> Iterator[Found]:
+    """One problem a cycle of ``teacher`` and ``match_loss_of`` edges, told at the edge that closes it."""
     settled: set[str] = set()
     for start in arms:
-        path: list[str] = []
-        cycle = _walk(start, arms, path, settled)
-        if cycle:
-            yield ("arms", cycle[0]), f"waits for itself: {' → '.join([*cycle, cycle[0]])}; drop one of these edges"
+        yield from _loops(start, arms, (), settled)
 
 
-def _walk(name: str, arms: Mapping[str, Arm], path: list[str], settled: set[str]) -> list[str]:
-    if name in path:
-        return path[path.index(name) :]
-    if name in settled or name not in arms:
-        return []
-    path.append(name)
-    cycle = next((found for other in arms[name].needs if (found := _walk(other, arms, path, settled))), [])
-    path.pop()
+def _loops(name: str, arms: Mapping[str, Section], path: tuple[str, ...], settled: set[str]) -> Iterator[Found]:
     settled.add(name)
-    return cycle
+    path = (*path, name)
+    for place, other in _edges(name, arms.get(name, {})):
+        if other in path:
+            cycle = path[path.index(other) :]
+            yield place, f"waits for itself: {' → '.join([*cycle, other])}; drop one of these edges"
+        elif other not in settled:
+            yield from _loops(other, arms, path, settled)

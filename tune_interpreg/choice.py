@@ -18,23 +18,28 @@ LEAST_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class Target:
-    """The training loss to match: its mean over the reference's seeds, and the standard deviation of one seed."""
+    """The training loss to match: its mean over the reference's seeds, and the standard deviation of one seed.
+
+    reference: names the recipe that the reference's seeds trained.
+    """
 
     loss: float
     noise: float
+    reference: str
 
     @classmethod
     def of(cls, references: Sequence[Record]) -> Target:
         """From the reference's finished repeats."""
         losses = [one["train/loss"] for record in references for one in record["metrics"].values()]
         spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
-        return cls(statistics.fmean(losses), max(spread, LEAST_NOISE * abs(statistics.fmean(losses)), 1e-12))
+        noise = max(spread, LEAST_NOISE * abs(statistics.fmean(losses)), 1e-12)
+        return cls(statistics.fmean(losses), noise, references[0]["recipe_key"])
 
 
 class Choice(Frozen):
     """The outcome of a search.
 
-    params: what was searched, as the repeats use it. trials: names the trials it rests on.
+    params: what was searched, as the repeats use it. trials: names what it rests on (see ``basis``).
     target, low, high, expected_residual, feasible, reason: of a matched loss (see ``matching.Match``).
     """
 
@@ -56,9 +61,13 @@ def residual(record: Record, target: Target) -> float | None:
     return None if loss is None else loss - target.loss
 
 
-def basis(records: Sequence[Record]) -> str:
-    """Names the settled trials that a choice rests on."""
-    return digest([[record["number"], record["key"], record["state"]] for record in records])
+def basis(search: Search, records: Sequence[Record], reference: str | None) -> str:
+    """Names what a choice rests on: the goal, the settled trials and, for a match, the reference's recipe.
+
+    Not the reference's seeds: one more of them moves the loss to match within its noise, and undoes no choice.
+    """
+    goal = search.model_dump(mode="json", include={"space", "maximize"})
+    return digest([goal, reference, [[record["number"], record["key"], record["state"]] for record in records]])
 
 
 def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
@@ -75,7 +84,8 @@ def choose(search: Search, records: Sequence[Record], target: Target | None) -> 
     assert search.maximize is not None
     metric = search.maximize
     best = max(done, key=lambda record: (ledger.mean(record, metric) or 0.0, -record["number"]))
-    return Choice(params={name: best["recipe"]["params"][name] for name in search.space}, trials=basis(records))
+    params = {name: best["recipe"]["params"][name] for name in search.space}
+    return Choice(params=params, trials=basis(search, records, None))
 
 
 def _matched(search: Search, records: Sequence[Record], target: Target) -> Choice:
@@ -91,7 +101,7 @@ def _matched(search: Search, records: Sequence[Record], target: Target) -> Choic
     )
     return Choice(
         params={parameter: match.lambda_hat},
-        trials=basis(records),
+        trials=basis(search, records, target.reference),
         target=target.loss,
         low=match.low,
         high=match.high,

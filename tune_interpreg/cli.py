@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ from tune_interpreg import __version__
 from tune_interpreg.config import Study
 
 EPILOG = "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted (run again to go on)."
+CHECKED = "Exit codes: 0 done, 2 bad input."
 
 app = typer.Typer(
     name="tune-interpreg",
@@ -35,13 +38,19 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a value of the file, e.g. training.epochs=2 or seeds=[0,1]; may be repeated.",
+        help="Override a value of the file, e.g. training.epochs=2; checked like the file; may be repeated.",
     ),
 ]
 RootOption = Annotated[
     Path | None,
     typer.Option("--data-root", help="Folder with the data set's files (MNIST/raw/…); without it they are downloaded."),
 ]
+
+
+def _place_to_run(cluster: str) -> str:
+    if not re.fullmatch(r"local|in-process|auto|\S+:\d+", cluster):
+        raise typer.BadParameter(f"takes local, in-process, auto, or HOST:PORT of a running cluster, got {cluster!r}")
+    return cluster
 
 
 def main() -> None:
@@ -69,16 +78,20 @@ def run(
     cluster: Annotated[
         str,
         typer.Option(
-            help="Where trials run: local (Ray on this machine), auto or an address (a running Ray cluster), "
-            "or in-process (one after another in this process, for debugging)."
+            callback=_place_to_run,
+            help="Where trials run: local (Ray on this machine), auto or HOST:PORT (a running Ray cluster), "
+            "or in-process (one after another in this process, for debugging).",
         ),
     ] = "local",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run items again that failed before.")] = False,
 ) -> None:
     """Run all of STUDY that its store does not hold yet, then print its tables.
 
-    Stop it whenever you like: run it again, and it goes on where it was. Add arms, seeds or trials to the
-    file, and only what is new runs.
+    Stop it whenever you like: run it again, and it goes on where it was.
+
+    Add arms, seeds or trials to the file, and only what is new runs.
+
+    Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
     from tune_interpreg import running
     from tune_interpreg.store import Store
@@ -86,25 +99,31 @@ def run(
     with _Told():
         checked = _load(study, overrides, data_root)
         place = Store(store or Path("runs") / checked.name)
-        outcome = running.run(checked, place, cluster=cluster, retry_failed=retry_failed, console=Console())
+        outcome = running.run(checked, place, where=cluster, retry_failed=retry_failed, console=Console())
     raise typer.Exit(outcome)
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=CHECKED)
 def report(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A study's store, such as runs/digits.")],
 ) -> None:
-    """Print the tables of a STORE, finished or not, and write them to STORE/report."""
-    from tune_interpreg import running
+    """Print the tables of a STORE, finished or not, and write them to STORE/report.
+
+    Example:  tune-interpreg report runs/digits
+    """
+    from tune_interpreg import reports
     from tune_interpreg.store import Store
 
     with _Told():
-        running.report(Store(store), Console())
+        reports.print_all(Store(store), Console())
 
 
-@app.command(epilog=EPILOG)
+@app.command(epilog=CHECKED)
 def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootOption = None) -> None:
-    """Check STUDY without running it: all problems at once, each with file and line."""
+    """Check STUDY without running it: all problems at once, each with file and line; nothing is written.
+
+    Example:  tune-interpreg validate my-study.yaml --set attack.eps=0.5
+    """
     with _Told():
         checked = _load(study, overrides, data_root)
     arms = ", ".join(checked.arms)
@@ -116,7 +135,7 @@ def _load(study: str, overrides: list[str] | None, data_root: Path | None) -> St
 
     given = list(overrides or [])
     if data_root is not None:
-        given.append(f"data.root={data_root.absolute()}")
+        given.append(f"data.root={json.dumps(str(data_root.absolute()), ensure_ascii=False)}")
     return study_file.load(study, given)
 
 

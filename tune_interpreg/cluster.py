@@ -90,6 +90,7 @@ def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable) -> None:
         dispatcher.finish(item, json.loads(result["record"]))
     finally:
         trainable.cleanup()
+        shutil.rmtree(trainable.logdir, ignore_errors=True)  # Tune's own folder for it, empty
 
 
 # ------------------------------------------------------------------------- on Ray

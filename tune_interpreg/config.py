@@ -6,19 +6,62 @@ every problem with its line.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Param = float | int | str
 
+#: Numbers and flags that are written as such: neither text nor a truth value stands for a number.
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Flag = Annotated[bool, Strict()]
+
 #: Quantities a search may maximize. All are read off the validation split; test data is out of a search's reach.
-SELECTABLE = ("val/accuracy", "val/adv_accuracy")
+Selectable = Literal["val/accuracy", "val/adv_accuracy"]
+
+
+def shown(value: Any) -> str:
+    """``value`` as a study file would write it, in at most 60 characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _scalar(value: Any) -> Any:
+    if not (_is_number(value) or isinstance(value, str)):
+        raise ValueError(f"takes a number or text, got {shown(value)}")
+    return value
+
+
+def _pair(value: Any) -> Any:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    if value is not None and not (pair and all(_is_number(one) for one in value)):
+        raise ValueError(f"takes two numbers [low, high], got {shown(value)}")
+    return value
+
+
+Given = Annotated[Param, BeforeValidator(_scalar)]
+Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_pair)]
 
 
 class Frozen(BaseModel):
-    """Base of all configuration: immutable, no unknown keys, no silent conversion of text to numbers."""
+    """Base of all configuration: immutable, no unknown keys, no infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -33,21 +76,21 @@ class Data(Frozen):
     """
 
     name: str = "digits"
-    train_limit: int | None = Field(None, ge=1)
-    validation: int | None = Field(None, ge=1)
-    test_limit: int | None = Field(None, ge=1)
+    train_limit: Whole | None = Field(None, ge=1)
+    validation: Whole | None = Field(None, ge=1)
+    test_limit: Whole | None = Field(None, ge=1)
     root: str | None = None
 
 
 class Training(Frozen):
     """SGD with momentum; the rate is multiplied by ``lr_decay`` each ``decay_every`` epochs (Sections 4.1, 4.2)."""
 
-    epochs: int = Field(30, ge=1)
-    batch_size: int = Field(64, ge=1)
-    lr: float = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    lr_decay: float = Field(0.1, gt=0, le=1)
-    decay_every: int = Field(10, ge=1)
+    epochs: Whole = Field(30, ge=1)
+    batch_size: Whole = Field(64, ge=1)
+    lr: Number = Field(0.01, gt=0)
+    momentum: Number = Field(0.9, ge=0, lt=1)
+    lr_decay: Number = Field(0.1, gt=0, le=1)
+    decay_every: Whole = Field(10, ge=1)
 
 
 class Attack(Frozen):
@@ -57,9 +100,9 @@ class Attack(Frozen):
     """
 
     norm: Literal["l2", "linf"] = "l2"
-    eps: float = Field(1.5, gt=0)
-    steps: int = Field(40, ge=1)
-    step_size: float | None = Field(None, gt=0)
+    eps: Number = Field(1.5, gt=0)
+    steps: Whole = Field(40, ge=1)
+    step_size: Number | None = Field(None, gt=0)
 
     @property
     def step(self) -> float:
@@ -76,18 +119,18 @@ class Evaluation(Frozen):
     (null: all).
     """
 
-    steps: int | None = Field(None, ge=1)
-    step_size: float | None = Field(None, gt=0)
-    batch_size: int = Field(500, ge=1)
-    adversarial_every: int = Field(0, ge=0)
-    gradient_samples: int | None = Field(None, ge=1)
+    steps: Whole | None = Field(None, ge=1)
+    step_size: Number | None = Field(None, gt=0)
+    batch_size: Whole = Field(500, ge=1)
+    adversarial_every: Whole = Field(0, ge=0)
+    gradient_samples: Whole | None = Field(None, ge=1)
 
 
 class Resources(Frozen):
     """What one trial asks of the cluster. With a GPU, all seeds of a repeat train in one trial."""
 
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
+    cpus: Number = Field(1, gt=0)
+    gpus: Number = Field(0, ge=0)
 
 
 class Targets(Frozen):
@@ -96,29 +139,40 @@ class Targets(Frozen):
     permute: each map's values randomly permuted within the map, fixed once from the trial's seed.
     """
 
-    teacher: str
-    sigma: float = Field(0.15, ge=0)
-    samples: int = Field(50, ge=1)
-    permute: bool = False
+    teacher: str = Field(description="the arm whose maps are the targets")
+    sigma: Number = Field(0.15, ge=0)
+    samples: Whole = Field(50, ge=1)
+    permute: Flag = False
 
 
 class Range(Frozen):
     """One searched parameter: exactly one of ``log_uniform: [low, high]``, ``uniform: …``, ``choice: […]``."""
 
-    log_uniform: tuple[float, float] | None = None
-    uniform: tuple[float, float] | None = None
-    choice: tuple[Param, ...] | None = Field(None, min_length=1)
+    log_uniform: Bounds = None
+    uniform: Bounds = None
+    choice: tuple[Given, ...] | None = Field(None, min_length=1)
+
+    @field_validator("log_uniform", "uniform")
+    @classmethod
+    def _rises(cls, bounds: tuple[float, float] | None, field: ValidationInfo) -> tuple[float, float] | None:
+        if bounds and not bounds[0] < bounds[1]:
+            raise ValueError(f"low must lie below high, got [{bounds[0]:g}, {bounds[1]:g}]")
+        if bounds and field.field_name == "log_uniform" and bounds[0] <= 0:
+            raise ValueError(f"a logarithmic range starts above 0, got {bounds[0]:g}; raise it, or use uniform")
+        return bounds
+
+    @field_validator("choice")
+    @classmethod
+    def _distinct(cls, choice: tuple[Param, ...] | None) -> tuple[Param, ...] | None:
+        if choice and len(set(choice)) != len(choice):
+            raise ValueError(f"each value may stand once, got {shown(choice)}")
+        return choice
 
     @model_validator(mode="after")
     def _one_kind(self) -> Range:
         given = [name for name in ("log_uniform", "uniform", "choice") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("takes exactly one of log_uniform, uniform, choice")
-        bounds = self.bounds
-        if bounds and not bounds[0] < bounds[1]:
-            raise ValueError(f"low must lie below high, got [{bounds[0]:g}, {bounds[1]:g}]")
-        if self.log_uniform and self.log_uniform[0] <= 0:
-            raise ValueError(f"a logarithmic range starts above 0, got {self.log_uniform[0]:g}")
+            raise ValueError(f"takes exactly one of log_uniform, uniform, choice, got {' and '.join(given) or 'none'}")
         return self
 
     @property
@@ -141,35 +195,42 @@ class Range(Frozen):
 class Search(Frozen):
     """A search before the repeats: it maximizes a validation metric, or matches another arm's training loss."""
 
-    space: dict[str, Range] = Field(min_length=1)
-    maximize: str | None = None
-    match_loss_of: str | None = None
-    trials: int = Field(12, ge=1)
+    space: dict[str, Range] = Field(min_length=1, description="{PARAMETER: {log_uniform: [low, high]}}")
+    maximize: Selectable | None = None
+    match_loss_of: str | None = Field(None, validate_default=True)
+    trials: Whole = Field(12, ge=1)
     pruner: Literal["none", "median"] = "none"
 
-    @model_validator(mode="after")
-    def _one_goal(self) -> Search:
-        if (self.maximize is None) == (self.match_loss_of is None):
-            raise ValueError("takes exactly one of maximize, match_loss_of")
-        if self.maximize is not None and self.maximize not in SELECTABLE:
-            raise ValueError(f"maximize takes one of {', '.join(SELECTABLE)}, got {self.maximize!r}")
-        if self.match_loss_of is None:
-            return self
-        if self.pruner != "none":
+    @field_validator("match_loss_of")
+    @classmethod
+    def _one_goal(cls, arm: str | None, before: ValidationInfo) -> str | None:
+        if "maximize" in before.data and (before.data["maximize"] is None) == (arm is None):
+            got = "neither" if arm is None else "both"
+            raise ValueError(f"a search takes exactly one of maximize, match_loss_of, got {got}")
+        space = before.data.get("space")
+        if arm is not None and space and (len(space) != 1 or next(iter(space.values())).log_uniform is None):
+            raise ValueError(
+                "matching a loss searches exactly one parameter, over log_uniform: [low, high]; "
+                f"got a space of {', '.join(space)}"
+            )
+        return arm
+
+    @field_validator("pruner")
+    @classmethod
+    def _prunes(cls, pruner: str, before: ValidationInfo) -> str:
+        if pruner != "none" and before.data.get("match_loss_of") is not None:
             raise ValueError("a trial that matches a loss is never pruned; drop pruner")
-        if len(self.space) != 1 or next(iter(self.space.values())).log_uniform is None:
-            raise ValueError("match_loss_of searches exactly one parameter, over log_uniform: [low, high]")
-        return self
+        return pruner
 
 
 class Arm(Frozen):
     """A row of the tables: who trains, against what, and what is searched. Further keys are the method's parameters."""
 
-    method: str
+    method: str = Field(description="a training method, such as standard")
     title: str | None = None
     targets: Targets | None = None
     search: Search | None = None
-    params: dict[str, Param] = Field(default_factory=dict)
+    params: dict[str, Given] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -201,8 +262,15 @@ class Study(Frozen):
     attack: Attack = Attack()
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    seeds: tuple[Whole, ...] = Field((0, 1, 2, 3, 4), min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not name.strip(". ") or set(name) & set("/\\\0"):
+            raise ValueError(f"takes a name that a folder can have, without slashes, got {shown(name)}")
+        return name
 
     @field_validator("seeds")
     @classmethod
@@ -238,12 +306,17 @@ class Parameter(Frozen):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
-    def problem(self, value: Param) -> str | None:
+    def problem(self, value: Any) -> str | None:
         """Why ``value`` is refused, or None."""
         if self.choices:
-            return None if value in self.choices else f"takes one of {', '.join(self.choices)}, got {value!r}"
-        if isinstance(value, (str, bool)):
-            return f"takes a number, got {value!r}"
-        if not (math.isfinite(value) and self.low <= value <= self.high):
-            return f"takes a number in [{self.low:g}, {self.high:g}], got {value!r}"
+            return None if value in self.choices else f"takes one of {', '.join(self.choices)}, got {shown(value)}"
+        if not _is_number(value):
+            return f"takes a number, got {shown(value)}"
+        if not (abs(value) <= sys.float_info.max and self.low <= value <= self.high):
+            return f"takes {self._range()}, got {shown(value)}"
         return None
+
+    def _range(self) -> str:
+        lowest = f" of at least {self.low:g}" if math.isfinite(self.low) else ""
+        highest = f" of at most {self.high:g}" if math.isfinite(self.high) else ""
+        return f"a finite number{' and'.join(filter(None, (lowest, highest)))}"

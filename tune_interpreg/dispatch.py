@@ -6,16 +6,16 @@ and Ray Tune's searcher ask it alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from tune_interpreg import choice, graph, ledger, registry, seeding
-from tune_interpreg.choice import Choice, Target
-from tune_interpreg.config import Param, Study
+from tune_interpreg import graph, ledger, seeding
+from tune_interpreg.config import Study
 from tune_interpreg.display import Display
-from tune_interpreg.graph import State, Task
-from tune_interpreg.items import Item, Maps, Recipe
+from tune_interpreg.graph import Task
+from tune_interpreg.items import Item
+from tune_interpreg.progress import Progress
 from tune_interpreg.search import ArmSearch, journal
 from tune_interpreg.store import Record, Store
 
@@ -35,37 +35,50 @@ class Dispatcher:
     """
 
     def __init__(self, study: Study, store: Store, fingerprint: str):
-        self.study, self.store, self.fingerprint = study, store, fingerprint
+        self.study, self.store = study, store
         self.display: Display | None = None  # told of all that happens from now on
-        self.state = State.empty(study)
-        self.records: dict[tuple[str, int], Record] = {}
-        self.items: dict[str, Item] = {}  # under way, by key
+        self.drained = False  # whether the last call of ``next`` found nothing open
+        self.progress = Progress(study, store, fingerprint)
+        self.state = self.progress.state
+        self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
         self._searches: dict[str, ArmSearch] = {}
-        self._choices: dict[str, Choice] = {}
-        self._twins: dict[str, list[Item]] = {}
         self._storage: Any = None
-        self._replay(store.records())
-        self._begun = [item for item in store.begun() if store.record(item) is None]
+        self._running: set[str] = set()  # keys
+        self._twins: dict[str, list[Item]] = {}
+        held = [(item, record) for record in store.records() if (item := store.item(record))]
+        self._known = {item.key: record for item, record in held}
+        self._left = held
+        self._adopt()
+        self._begun = self._unfinished()
 
     # ------------------------------------------------------------------ asking
     def next(self) -> Item | Pause:
         """The next item to run, noted as begun; or why there is none."""
-        while (task := next(graph.ready(self.study, self.state), None)) is not None:
+        while (task := self._task()) is not None:
             item = self._item(task)
-            settled = self.store.record(item)
-            if settled is not None:
-                self._settle(item, settled)
-                continue
-            self._tally(item).running.update(self._parts(item))
-            if item.key in self.items:
+            self.progress.start(item)
+            if item.key in self._known:
+                self._settle(item, self.store.write_twin(item, self._known[item.key]))
+                self._adopt()
+            elif item.key in self._running:
                 self._twins.setdefault(item.key, []).append(item)
-                continue
-            self.items[item.key] = item
-            self.store.begin(item)
-            if self.display:
-                self.display.start(item)
-            return item
-        return Pause.WAIT if self.state.under_way else Pause.DRAINED
+            else:
+                return self._start(item)
+        self.drained = not self.state.under_way
+        return Pause.DRAINED if self.drained else Pause.WAIT
+
+    def _task(self) -> Task | None:
+        """The next task: what an earlier run began, before anything new."""
+        tasks = list(graph.ready(self.study, self.state))
+        begun = {Task(item.arm, item.role, item.parts) for item in self._begun}
+        return next((task for task in tasks if task in begun), tasks[0] if tasks else None)
+
+    def _start(self, item: Item) -> Item:
+        self._running.add(item.key)
+        self.store.begin(item)
+        if self.display:
+            self.display.start(item)
+        return item
 
     def total(self) -> int:
         """How many parts (trials, seeds, maps) the study has."""
@@ -73,8 +86,7 @@ class Dispatcher:
 
     def settled(self) -> int:
         """How many of them have a result."""
-        tallies = [*self.state.searches.values(), *self.state.repeats.values(), *self.state.maps.values()]
-        return sum(len(tally.settled) for tally in tallies)
+        return self.state.settled
 
     # ----------------------------------------------------------------- telling
     def epoch(self, item: Item, metrics: Mapping[str, float]) -> bool:
@@ -88,6 +100,7 @@ class Dispatcher:
     def finish(self, item: Item, record: Record) -> None:
         """Take the record that a worker has written."""
         self._settle(item, record)
+        self._adopt()
         self.store.end(item)
         if self.display:
             self.display.settle(item, record, self.settled(), self.total())
@@ -109,180 +122,58 @@ class Dispatcher:
         return record
 
     # ------------------------------------------------------------------- state
-    def _replay(self, records: Iterable[Record]) -> None:
-        """Settle all of the store's records that belong to the study as it is now, prerequisites first."""
-        left = {record["key"]: record for record in records}
+    def _adopt(self) -> None:
+        """Settle all records left that belong to the study as far as it is now, prerequisites first."""
         before = -1
-        while len(left) != before:
-            before = len(left)
-            for key, record in list(left.items()):
-                item = Item.model_validate({name: record[name] for name in Item.model_fields})
-                if self._belongs(item, record):
-                    self._settle(item, left.pop(key))
-
-    def _belongs(self, item: Item, record: Record) -> bool:
-        """Whether the study as it is now would make this very item."""
-        if item.role == "targets":
-            wanted = [name for name, arm in self.study.arms.items() if arm.targets and arm.targets.teacher == item.arm]
-            return any(
-                self._maps_item(name).recipe.key == record["recipe_key"] for name in wanted if self._taught(name)
-            )
-        arm = self.study.arms.get(item.arm)
-        if arm is None or (arm.targets and not self._taught(item.arm)):
-            return False
-        space = arm.search.space if arm.search else {}
-        searched = {name: item.recipe.params.get(name, "") for name in space}
-        if not all(space[name].holds(value) for name, value in searched.items()):
-            return False
-        if self._recipe(item.arm, searched).key != record["recipe_key"]:
-            return False
-        if item.role == "search":
-            return arm.search is not None and item.number < arm.search.trials and self._has_target(item.arm)
-        return set(item.seeds) <= set(self.study.seeds) and (arm.search is None or self._chosen(item.arm) == searched)
+        while len(self._left) != before:
+            before, held, self._left = len(self._left), self._left, []
+            for item, record in held:
+                if self.progress.belongs(item):
+                    self._settle(item, record)
+                else:
+                    self._left.append((item, record))
 
     def _settle(self, item: Item, record: Record) -> None:
-        tally = self._tally(item)
-        parts = self._parts(item)
-        tally.running.difference_update(parts)
-        (tally.done if record["state"] == "done" else tally.lost).update(parts)
-        record = record | {"number": item.number}
-        self.records[item.key, item.number] = record
-        self.items.pop(item.key, None)
+        self.progress.settle(item, record)
+        self.records[item.arm, item.key, item.number] = self._known[item.key] = record
+        self._running.discard(item.key)
         if item.role == "search" and item.arm in self._searches:
             self._searches[item.arm].tell(record)
         for twin in self._twins.pop(item.key, []):
-            self._settle(twin, record)
+            self._settle(twin, self.store.write_twin(twin, record))
 
-    def _tally(self, item: Item) -> graph.Tally:
-        if item.role != "targets":
-            return (self.state.searches if item.role == "search" else self.state.repeats)[item.arm]
-        maps = item.recipe.maps
-        assert maps is not None
-        return self.state.maps[item.arm, maps.sigma, maps.samples]
-
-    @staticmethod
-    def _parts(item: Item) -> tuple[int, ...]:
-        return (item.number,) if item.role == "search" else item.seeds
+    def _unfinished(self) -> list[Item]:
+        """What an earlier run began and did not settle; what it left of settled items is dropped."""
+        begun = self.store.begun()
+        for item in begun:
+            if item.key in self._known:
+                self.store.end(item)
+        return [item for item in begun if item.key not in self._known]
 
     # ------------------------------------------------------------------- items
     def _item(self, task: Task) -> Item:
         if task.role == "targets":
-            return self._maps_item(task.arm)
+            return self.progress.maps_item(task.arm)
         if task.role == "repeat":
-            return Item(
-                arm=task.arm, role="repeat", recipe=self._recipe(task.arm, self._chosen(task.arm)), seeds=task.parts
-            )
+            return self.progress.repeat_item(task.arm, task.parts)
         (number,) = task.parts
-        begun = next((item for item in self._begun if self._is_proposal(item, task.arm, number)), None)
+        same = (item for item in self._begun if Task(item.arm, item.role, item.parts) == task)
+        begun = next((item for item in same if self.progress.belongs(item)), None)
         searched = self._search(task.arm).propose(number, begun.recipe.params if begun else None)
-        search = self.study.arms[task.arm].search
-        return Item(
-            arm=task.arm,
-            role="search",
-            recipe=self._recipe(task.arm, searched),
-            seeds=self.study.seeds[:1],
-            number=number,
-            adversarial=search is None or search.match_loss_of is None,
-        )
+        return self.progress.trial_item(task.arm, number, searched)
 
-    def _is_proposal(self, item: Item, arm: str, number: int) -> bool:
-        """Whether ``item`` is the trial of this number that an earlier run began, and still fits the study."""
-        search = self.study.arms[arm].search
-        if search is None or (item.arm, item.role, item.number) != (arm, "search", number):
-            return False
-        searched = {name: item.recipe.params.get(name, "") for name in search.space}
-        fits = all(search.space[name].holds(value) for name, value in searched.items())
-        return fits and self._recipe(arm, searched).key == item.recipe.key
-
-    def _recipe(self, name: str, searched: Mapping[str, Param] | None) -> Recipe:
-        """The recipe of an arm: its method's defaults, its own parameters, and the searched ones."""
-        arm = self.study.arms[name]
-        known = registry.resolve("methods", arm.method).parameters
-        defaults = {key: parameter.default for key, parameter in known.items() if parameter.default is not None}
-        return self._with_data(
-            method=arm.method,
-            params=defaults | arm.params | dict(searched or {}),
-            maps=self._maps(name) if arm.targets else None,
-        )
-
-    def _with_data(self, **own: Any) -> Recipe:
-        return Recipe.of(self.study, data_fingerprint=self.fingerprint, **own)
-
-    def _maps_item(self, consumer: str) -> Item:
-        maps = self._maps(consumer).model_copy(update={"permute": False})
-        targets = self.study.arms[consumer].targets
-        assert targets is not None
-        recipe = self._with_data(method="targets", maps=maps)
-        return Item(arm=targets.teacher, role="targets", recipe=recipe, seeds=(maps.teacher_seed,))
-
-    def _maps(self, consumer: str) -> Maps:
-        targets = self.study.arms[consumer].targets
-        assert targets is not None
-        seed = self.study.seeds[0]
-        return Maps(
-            teacher=self._repeat_of(targets.teacher, seed)["key"],
-            teacher_seed=seed,
-            sigma=targets.sigma,
-            samples=targets.samples,
-            permute=targets.permute,
-        )
-
-    def _taught(self, name: str) -> bool:
-        targets = self.study.arms[name].targets
-        return targets is not None and self.study.seeds[0] in self.state.repeats[targets.teacher].done
-
-    def _repeat_of(self, arm: str, seed: int) -> Record:
-        return next(record for record in self.settled_of(arm, "repeat") if seed in record["seeds"])
-
-    def settled_of(self, arm: str, role: str) -> list[Record]:
-        """The settled records of an arm, by number and seeds."""
-        found = [record for record in self.records.values() if record["arm"] == arm and record["role"] == role]
-        return sorted(found, key=lambda record: (record["number"], record["seeds"]))
-
-    # ---------------------------------------------------------------- searches
     def _search(self, name: str) -> ArmSearch:
         """The arm's search, opened when first needed: a finished study never opens Optuna's journal."""
         if name not in self._searches:
-            arm = self.study.arms[name]
-            assert arm.search is not None
+            search = self.study.arms[name].search
+            assert search is not None
             self._storage = self._storage or journal(self.store.journal)
             self._searches[name] = ArmSearch(
                 name,
-                arm.search,
+                search,
                 seed=seeding.number(self.study.seeds[0], "study"),
                 storage=self._storage,
-                target=self._target(name),
-                records=self.settled_of(name, "search"),
+                target=self.progress.target(name),
+                records=self.progress.settled_of(name, "search"),
             )
         return self._searches[name]
-
-    def _chosen(self, name: str) -> Mapping[str, Param] | None:
-        """What the arm's search chose; None without a search, while it goes on, or where no trial was done.
-
-        A choice is kept in the store: the repeats' keys rest on its last digit, whoever computes it again.
-        """
-        search = self.study.arms[name].search
-        if search is None or len(self.state.searches[name].settled) < search.trials:
-            return None
-        records = self.settled_of(name, "search")
-        if name not in self._choices or self._choices[name].trials != choice.basis(records):
-            known = self.store.choice(name)
-            made = Choice.model_validate(known) if known and known["trials"] == choice.basis(records) else None
-            made = made or choice.choose(search, records, self._target(name))
-            if made is None:
-                return None
-            self.store.write_json(self.store.choice_file(name), made.model_dump(mode="json"))
-            self._choices[name] = made
-        return self._choices[name].params
-
-    def _has_target(self, name: str) -> bool:
-        search = self.study.arms[name].search
-        reference = search.match_loss_of if search else None
-        return reference is None or set(self.study.seeds) <= self.state.repeats[reference].settled
-
-    def _target(self, name: str) -> Target | None:
-        search = self.study.arms[name].search
-        if search is None or search.match_loss_of is None:
-            return None
-        repeats = self.settled_of(search.match_loss_of, "repeat")
-        return Target.of([record for record in repeats if record["state"] == "done"])

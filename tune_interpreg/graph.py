@@ -31,7 +31,7 @@ class Tally:
 
     def is_open(self, part: int) -> bool:
         """Whether ``part`` is neither settled nor under way."""
-        return part not in self.running and part not in self.settled
+        return part not in self.running and part not in self.done and part not in self.lost
 
 
 @dataclass
@@ -51,9 +51,16 @@ class State:
 
     @property
     def under_way(self) -> int:
-        """How many items run now."""
-        tallies = [*self.searches.values(), *self.repeats.values(), *self.maps.values()]
-        return sum(len(tally.running) for tally in tallies)
+        """How many parts run now."""
+        return sum(len(tally.running) for tally in self._tallies())
+
+    @property
+    def settled(self) -> int:
+        """How many parts have a result."""
+        return sum(len(tally.settled) for tally in self._tallies())
+
+    def _tallies(self) -> Iterator[Tally]:
+        yield from (*self.searches.values(), *self.repeats.values(), *self.maps.values())
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,12 @@ def ready(study: Study, state: State) -> Iterator[Task]:
 
 def dependents(study: Study, name: str) -> set[str]:
     """All arms that wait, directly or not, for ``name``."""
-    direct = {other for other, arm in study.arms.items() if name in arm.needs}
-    return direct.union(*(dependents(study, other) for other in direct))
+    waiting: set[str] = set()
+    more = {name}
+    while more:
+        more = {other for other, arm in study.arms.items() if not more.isdisjoint(arm.needs)} - waiting
+        waiting |= more
+    return waiting
 
 
 def total(study: Study) -> int:

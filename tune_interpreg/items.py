@@ -63,9 +63,10 @@ class Recipe(Frozen):
 
     @property
     def key(self) -> str:
-        """Names the recipe; where the data lies is no part of it."""
+        """Names the recipe; where the data lies is no part of it, nor whether a parameter is written 1 or 1.0."""
         content = self.model_dump(mode="json")
         content["data"].pop("root")
+        content["params"] = {name: float(x) if isinstance(x, int) else x for name, x in self.params.items()}
         return digest(content)
 
 
@@ -90,8 +91,13 @@ class Item(Frozen):
         return digest([self.recipe.key, self.role, self.seeds, self.adversarial])
 
     @property
+    def parts(self) -> tuple[int, ...]:
+        """What it settles of its arm's stage: the number of a search trial, else its seeds."""
+        return (self.number,) if self.role == "search" else self.seeds
+
+    @property
     def label(self) -> str:
         """A short name for people, unique within the arm; safe in a path."""
-        seeds = "-".join(map(str, self.seeds))
+        seeds = "-".join(map(str, self.seeds)) if len(self.seeds) < 9 else f"s-{len(self.seeds)}"
         middle = {"search": f"{self.number:03d}", "repeat": f"seed{seeds}", "targets": "maps"}[self.role]
         return f"{self.role}-{middle}-{self.key[:6]}"

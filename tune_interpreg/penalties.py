@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tune_interpreg.models import Adjoint
+from tune_interpreg.layers import Adjoint
 
 Entry = TypeVar("Entry")
 

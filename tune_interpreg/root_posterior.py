@@ -16,6 +16,10 @@ LENGTHS = (0.3, 0.6, 1.2)  # of the Matérn part, in widths of the range
 AMPLITUDES = (0.1, 0.3, 1.0)  # of the Matérn part, in scales of the data
 NOISES = (1.0, 2.0, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
 ANCHOR = -0.5  # where the free observation λ → 0 stands
+OVERSAMPLING = 8  # curves drawn for each root returned
+FALL = (
+    0.003  # area on the wrong side of zero that costs a drawn curve a factor e, in scales of the data times the range
+)
 LINEAR_REACH = 30.0  # residuals up to this many noise floors are hardly compressed
 
 
@@ -51,12 +55,19 @@ class RootPosterior:
     def roots(self, count: int, rng: np.random.Generator, running: ArrayLike = ()) -> Array:
         """Draw roots in [0, 1]; exactly 0 or 1 means that the drawn curve does not rise through zero inside.
 
+        Curves are resampled by exp(-A / FALL), A the area that lies above zero left of the root or below it right of
+        it, because a rising curve has none.
+
         Args:
             count: number of draws.
             rng: source of the draws.
             running: positions being evaluated; the curve is taken as known there up to noise, at its mean.
         """
-        return _rising_roots(self._paths(count, rng, np.sort(np.asarray(running, float))), self._push_G)
+        paths_MG = self._paths(OVERSAMPLING * count, rng, np.sort(np.asarray(running, float)))
+        u_M = _rising_roots(paths_MG, self._push_G)
+        area_M = _wrong_area(paths_MG, u_M) / self._scale
+        weight_M = np.exp((area_M.min() - area_M) / FALL)
+        return rng.choice(u_M, count, p=weight_M / weight_M.sum())
 
     def mean(self, u: float) -> float:
         """The expected residual at u, averaged before the compression is undone."""
@@ -65,13 +76,11 @@ class RootPosterior:
         return float(self._warp * np.sinh(self._weight_H @ y_H))
 
     def _fit(self) -> None:
-        lower_HNN = np.linalg.cholesky(self._gram(self._u_N, self._sd_N))
-        error_N1 = (self._y_N - self._trend(self._u_N))[:, None]
-        z_HN1 = np.linalg.solve(lower_HNN, error_N1)
-        self._alpha_HN = np.linalg.solve(lower_HNN.transpose(0, 2, 1), z_HN1)[..., 0]
-        log_determinant_H = 2 * np.log(np.diagonal(lower_HNN, axis1=1, axis2=2)).sum(-1)
+        gram_HNN = self._gram(self._u_N, self._sd_N)
+        error_N = self._y_N - self._trend(self._u_N)
+        self._alpha_HN = np.linalg.solve(gram_HNN, error_N)
         prior_H = -np.log([noise for _, _, noise in self._settings_H])
-        log_H = prior_H - 0.5 * (np.square(z_HN1).sum((1, 2)) + log_determinant_H)
+        log_H = prior_H - 0.5 * (self._alpha_HN @ error_N + np.linalg.slogdet(gram_HNN)[1])
         weight_H = np.exp(log_H - log_H.max())
         self._weight_H = weight_H / weight_H.sum()
 
@@ -143,3 +152,9 @@ def _rising_roots(paths_MG: Array, push_G: Array) -> Array:
     part_M = np.where(rises_M, before_M / np.where(rises_M, before_M - after_M, 1.0), 0.5)
     inside_M = (right_M - 1 + part_M) / (GRID - 1)
     return np.where(cell_M == 0, 0.0, np.where(cell_M == GRID, 1.0, inside_M))
+
+
+def _wrong_area(paths_MG: Array, u_M: Array) -> Array:
+    """∫ max(r, 0) left of u + ∫ max(-r, 0) right of it."""
+    side_MG = np.where(np.linspace(0, 1, GRID) < u_M[:, None], 1.0, -1.0)
+    return np.asarray(np.maximum(side_MG * paths_MG, 0).mean(1))

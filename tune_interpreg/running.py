@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 
 from rich.console import Console
 
-from tune_interpreg import graph, registry
+from tune_interpreg import cluster, data, graph, models, reports, seeding
 from tune_interpreg.config import Study
+from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.display import Lines, Live
-from tune_interpreg.store import Store
+from tune_interpreg.store import Store, StoreError
+from tune_interpreg.study_file import Problem, StudyError
 
-INTERRUPTED = 130
+DONE, GAPS, INTERRUPTED = 0, 1, 130
 
 
-def run(study: Study, store: Store, *, cluster: str, retry_failed: bool, console: Console) -> int:
+def run(study: Study, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
     """Run what is left of ``study`` and print its tables; returns the exit code.
 
-    Raises ``StudyError``, ``StoreError``, ``DataError`` or ``ClusterError`` before anything is written.
+    Raises ``StudyError``, ``StoreError`` or ``DataError`` before anything is written; ``ClusterError`` before
+    anything runs.
     """
     store.check(study)
     fingerprint = _checked_data(study)
-
-    from tune_interpreg.dispatch import Dispatcher
-
-    store.save_study(study)
     if retry_failed:
         console.print(f"{store.forget_failures()} failed items run again")
     dispatcher = Dispatcher(study, store, fingerprint)
-    settled, total = dispatcher.settled(), dispatcher.total()
-    if settled < total:
-        console.print(f"{study.name}: {settled} of {total} parts are in {store.path}", soft_wrap=True)
-        _drain(dispatcher, cluster, console)
-    report(store, console)
-    return _outcome(study, dispatcher, store, console)
+    _save(study, store)
+    if dispatcher.settled() < dispatcher.total():
+        _drain(dispatcher, where, console)
+    reports.print_all(store, console)
+    return _outcome(dispatcher, console)
 
 
 def _checked_data(study: Study) -> str:
-    """Read the data and build the model once on the driver, so that what cannot work fails here; the fingerprint."""
-    from tune_interpreg import data, models, seeding
-    from tune_interpreg.study_file import Problem, StudyError
-
+    """Read the data and build the model on the driver, so that what cannot work fails here; the data's fingerprint."""
     loaded = data.load(study.data)
     if len(loaded.train) < study.training.batch_size:
         message = f"a batch takes {study.training.batch_size} images, but there are {len(loaded.train)} to train on"
@@ -56,38 +50,36 @@ def _checked_data(study: Study) -> str:
     return loaded.fingerprint
 
 
-def _drain(dispatcher: object, cluster: str, console: Console) -> None:
-    from tune_interpreg.cluster import drain
-    from tune_interpreg.dispatch import Dispatcher
+def _save(study: Study, store: Store) -> None:
+    try:
+        store.save_study(study)
+    except OSError as error:
+        message = f"{store.path}: cannot be written ({error.strerror}); name another folder with --store"
+        raise StoreError(message) from None
 
-    assert isinstance(dispatcher, Dispatcher)
-    live = Live(console, dispatcher.settled(), dispatcher.total()) if sys.stdout.isatty() else None
+
+def _drain(dispatcher: Dispatcher, where: str, console: Console) -> None:
+    settled, total = dispatcher.settled(), dispatcher.total()
+    console.print(f"{dispatcher.study.name}: {settled} of {total} parts are in {dispatcher.store.path}", soft_wrap=True)
+    live = Live(console, settled, total) if console.is_terminal else None
     dispatcher.display = live or Lines(console)
     with live or nullcontext():
-        drain(dispatcher, cluster)
+        cluster.drain(dispatcher, where)
 
 
-def report(store: Store, console: Console) -> None:
-    """Print and write the tables of a store."""
-    study = store.study()
-    for name in registry.names("reports"):
-        registry.resolve("reports", name)(store.path, study, console)
-
-
-def _outcome(study: Study, dispatcher: object, store: Store, console: Console) -> int:
-    from tune_interpreg.dispatch import Dispatcher
-
-    assert isinstance(dispatcher, Dispatcher)
+def _outcome(dispatcher: Dispatcher, console: Console) -> int:
+    """Say where all lies and what is missing; the exit code."""
+    store = dispatcher.store
     console.print(f"store        {store.path}", soft_wrap=True)
     console.print(f"tables       {store.report_dir}", soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {store.tensorboard_dir}", soft_wrap=True)
-    failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
-    blocked = graph.waiting(study, dispatcher.state)
-    if dispatcher.settled() < dispatcher.total() and not failed and not blocked:
+    if dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
         console.print("interrupted: run the same command again to go on")
         return INTERRUPTED
+    failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
     if failed:
         console.print(f"{len(failed)} items failed; --retry-failed runs them again")
+    blocked = graph.waiting(dispatcher.study, dispatcher.state)
     for arm, why in blocked.items():
         console.print(f"{arm} {why}")
-    return 1 if failed or blocked else 0
+    return GAPS if failed or blocked else DONE

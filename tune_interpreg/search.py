@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tune_interpreg import choice, ledger, matching, seeding
@@ -81,7 +82,11 @@ class ArmSearch:
         frozen = self._frozen(record)
         for name, value in frozen.user_attrs.items():
             trial.set_user_attr(name, value)
-        self._study.tell(trial, frozen.value, state=frozen.state)
+        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        for epoch in sorted(frozen.intermediate_values.keys() - reported.keys()):
+            trial.report(frozen.intermediate_values[epoch], epoch)
+        complete = frozen.state == TrialState.COMPLETE
+        self._study.tell(trial, frozen.value if complete else None, state=frozen.state)
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the arm's pruner gives up on a trial that has just reported ``epoch``."""
@@ -96,17 +101,16 @@ class ArmSearch:
     def _opened(self, storage: optuna.storages.BaseStorage, records: Sequence[Record]) -> optuna.Study:
         """The arm's study, equal to the ledger: as the journal has it, or made anew from the records."""
         frozen = [self._frozen(record) for record in records]
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-        if self.arm in names:
-            study = optuna.load_study(study_name=self.arm, storage=storage)
-            if [_told(trial) for trial in study.trials] == [_told(trial) for trial in frozen]:
+        direction = StudyDirection.MINIMIZE if self.target else StudyDirection.MAXIMIZE
+        median = self.search.pruner == "median"
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if median else optuna.pruners.NopPruner()
+        if self.arm in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=self.arm, storage=storage, pruner=pruner)
+            known = [_told(trial) for trial in study.get_trials(deepcopy=False)]
+            if study.direction == direction and known == [_told(trial) for trial in frozen]:
                 return study
             optuna.delete_study(study_name=self.arm, storage=storage)
-        direction = optuna.study.StudyDirection.MINIMIZE if self.target else optuna.study.StudyDirection.MAXIMIZE
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if self.search.pruner == "median" else None
-        study = optuna.create_study(
-            study_name=self.arm, storage=storage, direction=direction, pruner=pruner or optuna.pruners.NopPruner()
-        )
+        study = optuna.create_study(study_name=self.arm, storage=storage, direction=direction, pruner=pruner)
         study.add_trials(frozen)
         return study
 
@@ -118,11 +122,23 @@ class ArmSearch:
             state = TrialState.FAIL
         return optuna.create_trial(
             state=state,
-            value=value if state == TrialState.COMPLETE else None,
+            value=value if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
             params={name: record["recipe"]["params"][name] for name in self.search.space},
             distributions=self._distributions,
             user_attrs=attributes,
+            intermediate_values=self._reports(record),
         )
+
+    def _reports(self, record: Record) -> dict[int, float]:
+        """The metric to maximize by epoch, as far as the record tells: along its curve, else at its end."""
+        metric = self.search.maximize
+        if metric is None:
+            return {}
+        if "curves" in record:
+            (curve,) = record["curves"].values()
+            return {epoch: one[metric] for epoch, one in enumerate(curve, start=1) if metric in one}
+        end = ledger.mean(record, metric)
+        return {} if end is None else {record["epochs"]: end}
 
     def _value(self, record: Record, attributes: dict[str, Any]) -> float | None:
         """The metric to maximize, or |residual|; the residual, or its sign alone, becomes an attribute."""
@@ -154,4 +170,5 @@ def distribution(span: Range) -> BaseDistribution:
 
 
 def _told(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
-    return trial.user_attrs.get("key"), trial.state, trial.value, tuple(sorted(trial.params.items()))
+    attributes = trial.user_attrs.get("key"), trial.user_attrs.get("number"), trial.user_attrs.get("residual")
+    return *attributes, trial.state, trial.value, trial.params, trial.distributions

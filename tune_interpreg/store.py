@@ -2,6 +2,7 @@
 
 <store>/study.yaml                         as resolved
 <store>/ledger/<arm>/<key>.json            one file a finished item: the truth
+<store>/ledger/<arm>/<key>-<number>.json   of a later proposal that equals an earlier one
 <store>/models/<key>/seed-<s>.safetensors
 <store>/targets/<key>.npy, <key>.preview.npy
 <store>/checkpoints/<key>/                 of items under way: item.json and the last epoch
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ import yaml
 from pydantic import ValidationError
 
 from tune_interpreg.config import Study
-from tune_interpreg.items import Item
+from tune_interpreg.items import FORMAT, Item
 
 Record = dict[str, Any]
 
@@ -87,10 +88,9 @@ class Store:
     def writing(path: Path) -> Iterator[Path]:
         """A temporary file beside ``path`` that takes its place, whole and on disk, when the block ends well."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
         try:
+            temporary.touch(exist_ok=False)
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -148,21 +148,36 @@ class Store:
     def write_record(self, record: Record) -> None:
         self.write_json(self.record_file(record["arm"], record["key"]), record)
 
-    def record(self, item: Item) -> Record | None:
-        """The record of a finished item, or None."""
+    def write_twin(self, item: Item, record: Record) -> Record:
+        """Write and return the record of an item whose result ``record`` has, under another number or arm."""
+        twin = record | {"arm": item.arm, "number": item.number, "seconds": 0.0}
         path = self.record_file(item.arm, item.key)
-        return _read_record(path) if path.exists() else None
+        self.write_json(self.record_file(item.arm, f"{item.key}-{item.number}") if path.exists() else path, twin)
+        return twin
 
     def records(self) -> list[Record]:
         """All records, by arm, role, number and seeds; a file that is none raises ``StoreError`` with its name."""
-        found = [_read_record(path) for path in sorted((self.path / "ledger").glob("*/*.json"))]
+        found = [_read_record(path) for path in self._record_files()]
         return sorted(found, key=lambda one: (one["arm"], one["role"], one["number"], one["seeds"]))
+
+    def _record_files(self) -> list[Path]:
+        return sorted((self.path / "ledger").glob("*/*.json"))
+
+    def item(self, record: Record) -> Item | None:
+        """The item that a record settles, or None where code of another ``FORMAT`` made it."""
+        if record["format"] != FORMAT:
+            return None
+        try:
+            item = Item.model_validate({name: record[name] for name in Item.model_fields})
+        except (KeyError, ValidationError) as error:
+            raise _no_record(self.record_file(record["arm"], record["key"]), error) from None
+        return item if item.key == record["key"] else None
 
     def forget_failures(self) -> int:
         """Drop the records of failed items, so that they run again; returns how many there were."""
-        failed = [record for record in self.records() if record["state"] == "failed"]
-        for record in failed:
-            self.record_file(record["arm"], record["key"]).unlink()
+        failed = [path for path in self._record_files() if _read_record(path)["state"] == "failed"]
+        for path in failed:
+            path.unlink()
         return len(failed)
 
     def choice(self, arm: str) -> dict[str, Any] | None:
@@ -173,14 +188,11 @@ class Store:
     # ----------------------------------------------------------- items under way
     def begin(self, item: Item) -> None:
         """Note, before it starts, what is about to run, so that a later run can go on with it."""
-        path = self.checkpoint_dir(item.key) / "item.json"
-        if not path.exists():
-            self.write_text(path, item.model_dump_json())
+        self.write_text(self.checkpoint_dir(item.key) / "item.json", item.model_dump_json())
 
     def begun(self) -> list[Item]:
-        """Items that were begun and have no record yet, in the order of their arms and numbers."""
-        notes = sorted((self.path / "checkpoints").glob("*/item.json"))
-        items = [Item.model_validate_json(note.read_text(encoding="utf-8")) for note in notes]
+        """Items that were begun and not ended, in the order of their arms and numbers."""
+        items = [_read_note(note) for note in (self.path / "checkpoints").glob("*/item.json")]
         return sorted(items, key=lambda item: (item.arm, item.number, item.seeds))
 
     def end(self, item: Item) -> None:
@@ -191,10 +203,21 @@ class Store:
 def _read_record(path: Path) -> Record:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        _ = record["arm"], record["role"], record["number"], record["seeds"], record["state"], record["metrics"]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: is no ledger record ({error!r}); move it away, and `run` makes it anew") from None
+        _ = [record[name] for name in ("format", "key", "arm", "role", "number", "seeds", "state", "metrics")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_record(path, error) from None
     return record
+
+
+def _no_record(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path}: is no ledger record ({error!r}); move it away, and `run` makes it anew")
+
+
+def _read_note(path: Path) -> Item:
+    try:
+        return Item.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: names no item ({error!r}); remove {path.parent}, and `run` starts anew") from None
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:

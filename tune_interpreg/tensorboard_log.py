@@ -5,6 +5,7 @@ Scalars an epoch, a few images, and the hyperparameters with the result metrics 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,15 @@ from tune_interpreg.config import Param
 
 
 class TrialLog:
-    """The event file of one trial in ``folder``; ``epoch`` epochs were logged before (later ones are purged)."""
+    """The event file of one trial in ``folder``.
+
+    epoch: how many epochs are kept of those that were logged before. Later ones come from a worker that died
+    before its checkpoint, and TensorBoard drops them.
+    """
 
     def __init__(self, folder: Path, epoch: int = 0):
-        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1 if epoch else None, max_queue=1000)
+        _wait_for_a_new_second(folder)
+        self._writer = SummaryWriter(str(folder), purge_step=epoch + 1, max_queue=1000)
 
     def scalars(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """One point a curve at ``epoch``."""
@@ -38,16 +44,20 @@ class TrialLog:
         self._writer.add_image(tag, torch.cat(rows, dim=1), epoch)
 
     def hparams(self, params: Mapping[str, Param], metrics: Mapping[str, float]) -> None:
-        """The trial's line in the HParams tab."""
+        """The trial's line in the HParams tab; each metric's value there is its curve's last point."""
         events = self._writer.file_writer
         assert events is not None
         for summary in hparams(dict(params), dict(metrics)):
             events.add_summary(summary)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _wait_for_a_new_second(folder: Path) -> None:
+    """TensorBoard reads a folder's files by name, and within the second of their making names are in no order."""
+    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 def _scaled(maps_BCHW: Tensor) -> Tensor:

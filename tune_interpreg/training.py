@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tune_interpreg import seeding
 from tune_interpreg.config import Training
 from tune_interpreg.data import Dataset, pixels
-from tune_interpreg.models import build, set_dropout_generator
+from tune_interpreg.layers import set_dropout_generator
+from tune_interpreg.models import build
 
 
 class Diverged(ArithmeticError):
@@ -72,6 +73,8 @@ class Trainer:
         model, training: as in the study. terms: the method. seeds: one replica each.
         data: its training split is used, already on ``device``.
         maps: for each seed the raw target maps of all training images, N·C·H·W, or None.
+
+    Raises ``ValueError`` where the images do not fill one batch.
     """
 
     def __init__(
@@ -85,6 +88,11 @@ class Trainer:
         maps: Mapping[int, Tensor] | None = None,
         device: torch.device | str = "cpu",
     ):
+        if len(data.train) < training.batch_size:
+            raise ValueError(
+                f"training.batch_size: a batch takes {training.batch_size} images, but there are {len(data.train)} "
+                "to train on; lower it, or raise data.train_limit"
+            )
         self.training, self.data, self.terms = training, data, terms
         self.epoch = 0
         self.replicas = [
@@ -106,6 +114,11 @@ class Trainer:
     def steps(self) -> int:
         """Steps an epoch: whole batches only, so that shapes are fixed; the order's remainder waits for the next."""
         return len(self.data.train) // self.training.batch_size
+
+    @property
+    def images(self) -> int:
+        """Images that a replica sees an epoch."""
+        return self.steps * self.training.batch_size
 
     def run_epoch(self) -> dict[int, dict[str, float]]:
         """Train one epoch; returns for each seed the mean of each term over its batches, and their sum ``loss``.

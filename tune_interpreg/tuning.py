@@ -7,6 +7,7 @@ scheduler asks it whether to stop a trial, and the store keeps what has to last.
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,30 +31,35 @@ def configuration(item: Item, store: Store, device: str) -> dict[str, Any]:
 
 
 class StudyTrainable(tune.Trainable):
-    """Hands over to the Trainable that the item names, so that one worker can run any item after any other."""
+    """Hands over to the Trainable that the item names, so that one worker can run any item after any other.
+
+    It does so with the first step, not before: Tune may set a worker up for a trial that another one, free in
+    the meantime, then runs.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
-        item = Item.model_validate(config["item"])
-        self._errors = Store(config["store"]).checkpoint_dir(item.key) / ERROR_FILE
+        self._config = config
         self._inner: tune.Trainable | None = None
-        group, name = ("stages", "targets") if item.role == "targets" else ("methods", item.recipe.method)
+
+    def step(self) -> dict[str, Any]:
         try:
-            self._inner = registry.resolve(group, name)(config)
+            return self._worker().step()
         except Exception:
             self._note_error()
             raise
 
-    def step(self) -> dict[str, Any]:
-        assert self._inner is not None
-        try:
-            return self._inner.step()
-        except Exception:
-            self._note_error()
-            raise
+    def _worker(self) -> tune.Trainable:
+        if self._inner is None:
+            item = Item.model_validate(self._config["item"])
+            group, name = ("stages", "targets") if item.role == "targets" else ("methods", item.recipe.method)
+            self._inner = registry.resolve(group, name)(self._config, storage=self._storage)
+        return self._inner
 
     def _note_error(self) -> None:
         """Leave the traceback where the driver finds it, should Tune give the trial up."""
-        Store.write_text(self._errors, traceback.format_exc())
+        item = Item.model_validate(self._config["item"])
+        errors = Store(self._config["store"]).checkpoint_dir(item.key) / ERROR_FILE
+        Store.write_text(errors, traceback.format_exc())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -63,14 +69,14 @@ class StudyTrainable(tune.Trainable):
     def cleanup(self) -> None:
         if self._inner is not None:
             self._inner.cleanup()
+            if self._storage is None:
+                shutil.rmtree(self._inner.logdir, ignore_errors=True)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        assert self._inner is not None
-        self._inner.save_checkpoint(checkpoint_dir)
+        self._worker().save_checkpoint(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint_dir: str | None) -> None:
-        assert self._inner is not None
-        self._inner.load_checkpoint(checkpoint_dir)
+        self._worker().load_checkpoint(checkpoint_dir)
 
 
 def last_error(store: Store, item: Item) -> str:
@@ -121,6 +127,10 @@ class GraphSearcher(Searcher):
             self.dispatcher.finish(item, json.loads(result["record"]))
         else:
             self.dispatcher.prune(item, numbers(result))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that is never used."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshots hold nothing of ours: the store does."""

@@ -1,0 +1,196 @@
+"""The stage that makes target maps: what it writes, how it goes on after a kill, what it refuses.
+
+Shapes: N training images, C·H·W image.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainables import TargetsTrainable
+from trainables.base import PREVIEW
+from trainables.targets import BLOCK
+from tune_interpreg import data, models, saliency, seeding
+from tune_interpreg.config import Data
+from tune_interpreg.data import DataError
+from tune_interpreg.items import Item, Maps, Recipe
+from tune_interpreg.store import Store
+
+N = 2 * BLOCK + 100
+DATA = Data(name="digits", train_limit=N)
+MAPS = Maps(teacher="teacher", teacher_seed=3, sigma=0.2, samples=2)
+
+Make = Callable[..., TargetsTrainable]
+
+
+def teacher() -> torch.nn.Module:
+    """A net with dropout, which has to be off while maps are made."""
+    return models.build("mnist_cnn", (1, 8, 8), 10, seeding.generator(1, "init"))
+
+
+def item(**own: Any) -> Item:
+    recipe = Recipe(method="targets", data=DATA, model="mnist_cnn", maps=MAPS, **own)
+    return Item(arm="adversarial", role="targets", recipe=recipe, seeds=(MAPS.teacher_seed,))
+
+
+def store(folder: Path, model: torch.nn.Module | None = None) -> Store:
+    """A store that holds the teacher's weights."""
+    made = Store(folder)
+    weights = made.model_file(MAPS.teacher, MAPS.teacher_seed)
+    weights.parent.mkdir(parents=True)
+    save_file((model or teacher()).state_dict(), weights)
+    return made
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
+    return lambda where, **own: TargetsTrainable(
+        {"item": item(**own).model_dump(mode="json"), "store": str(where.path), "device": "cpu"}
+    )
+
+
+def finished(trainable: TargetsTrainable) -> list[dict[str, Any]]:
+    """The results of all steps that are left."""
+    results = [trainable.step()]
+    while "record" not in results[-1]:
+        results.append(trainable.step())
+    return results
+
+
+def maps_of(where: Store) -> np.ndarray:
+    found: np.ndarray = np.load(where.maps_file(MAPS.key))
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, list[dict[str, Any]]]]:
+    """The store and the results of an uninterrupted stage."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(folder / "logs"))
+        where = store(folder / "store")
+        config = {"item": item().model_dump(mode="json"), "store": str(where.path), "device": "cpu"}
+        yield where, finished(TargetsTrainable(config))
+
+
+def test_maps_are_the_teachers_smoothgrad_block_by_block(whole: tuple[Store, list[dict[str, Any]]]) -> None:
+    """Images 512b … 512b + 511 have SmoothGrad with the stream (teacher's seed, smoothgrad/b), dropout off."""
+    maps_NCHW, train = maps_of(whole[0]), data.load(DATA).train
+    assert (maps_NCHW.shape, maps_NCHW.dtype) == ((N, 1, 8, 8), np.float32)
+    for block, first in enumerate(range(0, N, BLOCK)):
+        expected = saliency.smoothgrad(
+            teacher().eval(),
+            train.x_NCHW[first : first + BLOCK],
+            train.y_N[first : first + BLOCK],
+            sigma=MAPS.sigma,
+            samples=MAPS.samples,
+            generator=seeding.generator(MAPS.teacher_seed, f"smoothgrad/{block}"),
+            chunk=1,
+        )
+        assert np.array_equal(maps_NCHW[first : first + BLOCK], expected.numpy())
+
+
+def test_previews_are_maps_of_the_first_validation_images(whole: tuple[Store, list[dict[str, Any]]]) -> None:
+    """A few maps beside the others, for TensorBoard: no training image is among them."""
+    shown = data.load(DATA).validation
+    expected = saliency.smoothgrad(
+        teacher().eval(),
+        shown.x_NCHW[:PREVIEW],
+        shown.y_N[:PREVIEW],
+        sigma=MAPS.sigma,
+        samples=MAPS.samples,
+        generator=seeding.generator(MAPS.teacher_seed, "smoothgrad/preview"),
+        chunk=1,
+    )
+    assert np.array_equal(np.load(whole[0].preview_file(MAPS.key)), expected.numpy())
+
+
+def test_progress_and_record(whole: tuple[Store, list[dict[str, Any]]]) -> None:
+    """Each step tells the share of maps that are made; the last one leaves the record."""
+    where, results = whole
+    assert [result["maps"] for result in results] == [BLOCK / N, 2 * BLOCK / N, 1.0]
+    assert [result["epoch"] for result in results] == [1, 2, 3]
+    (record,) = where.records()
+    assert json.loads(results[-1]["record"]) == record
+    assert (record["key"], record["role"], record["state"]) == (item().key, "targets", "done")
+    assert (record["epochs"], record["counts"], record["device"]) == (3, {"train": N}, "cpu")
+    assert not list(where.checkpoint_dir(item().key).glob("maps.npy"))
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_an_interrupted_stage_makes_the_same_maps(
+    blocks: int, whole: tuple[Store, list[dict[str, Any]]], make: Make, tmp_path: Path
+) -> None:
+    """A worker dies in the midst of the block after ``blocks``; the next one goes on: the same bits, no block twice."""
+    where = store(tmp_path / "store")
+    killed = make(where)
+    for _ in range(blocks):
+        killed.step()
+    killed.raw[blocks * BLOCK :] = np.nan
+    killed.raw.flush()
+    assert len(finished(make(where))) == 3 - blocks
+    assert np.array_equal(maps_of(where), maps_of(whole[0]))
+
+
+def test_a_stage_that_dies_after_its_last_block_only_finishes(
+    whole: tuple[Store, list[dict[str, Any]]], make: Make, tmp_path: Path
+) -> None:
+    """No block is made again for want of a record."""
+    where = store(tmp_path / "store")
+    obstacle = where.preview_file(MAPS.key)
+    obstacle.mkdir(parents=True)
+    with pytest.raises(OSError):
+        finished(make(where))
+    obstacle.rmdir()
+    assert [result["epoch"] for result in finished(make(where))] == [3]
+    assert np.array_equal(maps_of(where), maps_of(whole[0]))
+    assert where.records()[0]["epochs"] == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_is_not_finite_is_told(value: float, make: Make, tmp_path: Path) -> None:
+    """Its maps would poison every training on them: the stage names the teacher and stops, and leaves no maps."""
+    broken = teacher()
+    with torch.no_grad():
+        next(broken.parameters())[0] = value
+    where = store(tmp_path / "store", broken)
+    trainable = make(where)
+    with pytest.raises(ArithmeticError, match="a map of the teacher teacher is not finite \\(block 0\\)"):
+        trainable.step()
+    assert not where.maps_file(MAPS.key).exists()
+    assert where.records() == []
+
+
+def test_a_reused_worker_makes_the_next_teachers_maps(
+    whole: tuple[Store, list[dict[str, Any]]], make: Make, tmp_path: Path
+) -> None:
+    """Reset in the midst of one stage to another: nothing of the former is left."""
+    former, later = store(tmp_path / "former"), store(tmp_path / "later")
+    trainable = make(former)
+    trainable.step()
+    config = {"item": item().model_dump(mode="json"), "store": str(later.path), "device": "cpu"}
+    assert trainable.reset_config(config)
+    finished(trainable)
+    assert np.array_equal(maps_of(later), maps_of(whole[0]))
+    assert not former.maps_file(MAPS.key).exists()
+
+
+def test_the_images_have_to_be_the_studys(make: Make, tmp_path: Path) -> None:
+    """Maps of other images would be useless, and look alike."""
+    make(store(tmp_path / "store"), data_fingerprint=data.load(DATA).fingerprint)
+    with pytest.raises(DataError, match="the study began with images of fingerprint 00ff"):
+        make(store(tmp_path / "other"), data_fingerprint="00ff")
+
+
+def test_the_stage_runs_within_a_study_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a plain Tuner there is no teacher and no store."""
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"runs within a study only: its configuration is \{item, store, device\}"):
+        TargetsTrainable({"sigma": 0.1})

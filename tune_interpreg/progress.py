@@ -1,0 +1,169 @@
+"""How far a study is: what is settled of it, what its searches chose, and the items that follow from both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from tune_interpreg import choice, graph, registry
+from tune_interpreg.choice import Choice, Target
+from tune_interpreg.config import Param, Study
+from tune_interpreg.graph import State
+from tune_interpreg.items import Item, Maps, Recipe, Role
+from tune_interpreg.store import Record, Store
+
+
+class Progress:
+    """A study and what is settled of it.
+
+    Args:
+        study: checked. store: its folder. fingerprint: of the data.
+    """
+
+    def __init__(self, study: Study, store: Store, fingerprint: str):
+        self.study, self.store, self.fingerprint = study, store, fingerprint
+        self.state = State.empty(study)
+        self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
+        self._choices: dict[str, Choice] = {}
+
+    # ------------------------------------------------------------ what is settled
+    def settle(self, item: Item, record: Record) -> None:
+        """Take the record of an item of this study."""
+        tally, parts = self.tally(item), item.parts
+        tally.running.difference_update(parts)
+        (tally.done if record["state"] == "done" else tally.lost).update(parts)
+        self._settled[item.arm, item.role].append(record)
+
+    def start(self, item: Item) -> None:
+        """Note that an item runs now."""
+        self.tally(item).running.update(item.parts)
+
+    def tally(self, item: Item) -> graph.Tally:
+        """The stage of the study that an item is part of."""
+        if item.role != "targets":
+            return (self.state.searches if item.role == "search" else self.state.repeats)[item.arm]
+        maps = item.recipe.maps
+        assert maps is not None
+        return self.state.maps[item.arm, maps.sigma, maps.samples]
+
+    def settled_of(self, arm: str, role: Role) -> list[Record]:
+        """The settled records of an arm, by number and seeds."""
+        return sorted(self._settled[arm, role], key=lambda record: (record["number"], record["seeds"]))
+
+    def belongs(self, item: Item) -> bool:
+        """Whether the study as it is now would make this very item."""
+        if item.role == "targets":
+            named = [name for name, arm in self.study.arms.items() if arm.targets and arm.targets.teacher == item.arm]
+            return any(self.maps_item(name).key == item.key for name in named if self._may_train(name))
+        if item.arm not in self.study.arms or not self._may_train(item.arm):
+            return False
+        search = self.study.arms[item.arm].search
+        searched = {name: item.recipe.params.get(name, "") for name in search.space} if search else {}
+        if search and not all(search.space[name].holds(value) for name, value in searched.items()):
+            return False
+        if item.role == "search":
+            known = search is not None and item.number < search.trials
+            return known and self.trial_item(item.arm, item.number, searched).key == item.key
+        if not set(item.seeds) <= set(self.study.seeds) or (search and self.chosen(item.arm) != searched):
+            return False
+        return self.repeat_item(item.arm, item.seeds).key == item.key
+
+    # ------------------------------------------------------------------- items
+    def trial_item(self, arm: str, number: int, searched: Mapping[str, Param]) -> Item:
+        """Trial ``number`` of the arm's search."""
+        search = self.study.arms[arm].search
+        return Item(
+            arm=arm,
+            role="search",
+            recipe=self._recipe(arm, searched),
+            seeds=self.study.seeds[:1],
+            number=number,
+            adversarial=search is None or search.match_loss_of is None,
+        )
+
+    def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:
+        """The arm's final training with ``seeds``, after its search if it has one."""
+        return Item(arm=arm, role="repeat", recipe=self._recipe(arm, self.chosen(arm) or {}), seeds=seeds)
+
+    def maps_item(self, consumer: str) -> Item:
+        """The maps that an arm trains towards; they are made in the name of its teacher."""
+        maps, targets = self._maps(consumer).model_copy(update={"permute": False}), self.study.arms[consumer].targets
+        assert targets is not None
+        recipe = self._with_data(method="targets", maps=maps)
+        return Item(arm=targets.teacher, role="targets", recipe=recipe, seeds=(maps.teacher_seed,))
+
+    def _recipe(self, name: str, searched: Mapping[str, Param]) -> Recipe:
+        """The recipe of an arm: its method's defaults, its own parameters, and the searched ones."""
+        arm = self.study.arms[name]
+        known = registry.resolve("methods", arm.method).parameters
+        defaults = {key: parameter.default for key, parameter in known.items() if parameter.default is not None}
+        maps = self._maps(name) if arm.targets else None
+        return self._with_data(method=arm.method, params=defaults | arm.params | dict(searched), maps=maps)
+
+    def _with_data(self, **own: Any) -> Recipe:
+        return Recipe.of(self.study, data_fingerprint=self.fingerprint, **own)
+
+    def _maps(self, consumer: str) -> Maps:
+        targets, seed = self.study.arms[consumer].targets, self.study.seeds[0]
+        assert targets is not None
+        taught = (record for record in self._done_repeats(targets.teacher) if seed in record["seeds"])
+        return Maps(
+            teacher=next(taught)["key"],
+            teacher_seed=seed,
+            sigma=targets.sigma,
+            samples=targets.samples,
+            permute=targets.permute,
+        )
+
+    def _may_train(self, name: str) -> bool:
+        """Whether the arm's teacher, if it has one, is there."""
+        targets = self.study.arms[name].targets
+        return targets is None or self.study.seeds[0] in self.state.repeats[targets.teacher].done
+
+    def _done_repeats(self, arm: str) -> list[Record]:
+        return [record for record in self.settled_of(arm, "repeat") if record["state"] == "done"]
+
+    # ---------------------------------------------------------------- searches
+    def chosen(self, name: str) -> Mapping[str, Param] | None:
+        """What the arm's search chose; None without a search, while it goes on, or where no trial was done.
+
+        A choice is kept in the store: the repeats' keys rest on its last digit, whoever computes it again.
+        """
+        search = self.study.arms[name].search
+        if search is None or len(self.state.searches[name].settled) < search.trials:
+            return None
+        records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
+        basis = choice.basis(search, records, reference)
+        if name not in self._choices or self._choices[name].trials != basis:
+            kept = self.store.choice(name)
+            made = Choice.model_validate(kept) if kept and kept["trials"] == basis else self._choose(name, records)
+            if made is None:
+                return None
+            self._choices[name] = made
+        return self._choices[name].params
+
+    def _choose(self, name: str, records: list[Record]) -> Choice | None:
+        search = self.study.arms[name].search
+        assert search is not None
+        target = self.target(name)
+        if search.match_loss_of and target is None:
+            return None
+        made = choice.choose(search, records, target)
+        if made is not None:
+            self.store.write_json(self.store.choice_file(name), made.model_dump(mode="json"))
+        return made
+
+    def _reference(self, arm: str | None) -> str | None:
+        """Names the recipe whose loss is matched, or None where no seed of it is done."""
+        done = self._done_repeats(arm) if arm else []
+        return done[0]["recipe_key"] if done else None
+
+    def target(self, name: str) -> Target | None:
+        """The loss that the arm's search matches; None where it matches none, or its reference is not settled yet."""
+        search = self.study.arms[name].search
+        reference = search.match_loss_of if search else None
+        if reference is None or not set(self.study.seeds) <= self.state.repeats[reference].settled:
+            return None
+        done = self._done_repeats(reference)
+        return Target.of(done) if done else None
