@@ -139,11 +139,17 @@ def test_a_place_to_run_is_checked_before_anything_is_read() -> None:
 
 
 # ----------------------------------------------------------------- data and stores
+def test_what_does_not_fit_the_data_is_refused_with_its_line(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(TINY + "model: cifar_cnn\n")
+    assert "error: tiny.yaml:4: model: cifar_cnn does not take" in refused("run", "tiny.yaml")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("training.batch_size=65", "training.batch_size: a batch takes 65 images, but there are 64 to train on; lower"),
         ("data.train_limit=99999", "data.train_limit: 1,197 images are left"),
+        ("data.test_limit=99999", "data.test_limit: there are 360 test images, got 99,999"),
         ("model=cifar_cnn", "model: cifar_cnn does not take images of shape (1, 8, 8)"),
     ],
 )
@@ -155,7 +161,8 @@ def test_what_does_not_fit_the_data_is_refused(folder: Path, override: str, said
 @pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\"", "{brace"])
 def test_a_missing_data_folder_is_named_as_given(folder: Path, root: str) -> None:
     said = refused("run", "mnist", "--data-root", root)
-    assert said == f"error: data.root: must be an existing folder, got {folder / root}; mend --data-root or drop it"
+    where = f"--data-root {root}: data.root"
+    assert said == f"error: {where}: must be an existing folder, got {folder / root}; mend --data-root or drop it"
 
 
 def test_a_store_of_another_study_is_refused_with_what_differs(folder: Path) -> None:

@@ -16,8 +16,8 @@ LAYERS = """
     __init__
     config registry seeding
     items checks
-    store study_file
-    ledger data layers
+    store yaml_file
+    study_file ledger data layers
     models
     datasets attacks saliency penalties
     training evaluation tensorboard_log root_posterior

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tune_interpreg import __version__
-from tune_interpreg.config import Study
+from tune_interpreg import __version__, study_file
 
 EPILOG = "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted (run again to go on)."
 CHECKED = "Exit codes: 0 done, 2 bad input."
@@ -97,9 +95,9 @@ def run(
     from tune_interpreg.store import Store
 
     with _Told():
-        checked = _load(study, overrides, data_root)
-        place = Store(store or Path("runs") / checked.name)
-        outcome = running.run(checked, place, where=cluster, retry_failed=retry_failed, console=Console())
+        file = study_file.read(study, overrides or (), data_root)
+        place = Store(store or Path("runs") / file.study.name)
+        outcome = running.run(file, place, where=cluster, retry_failed=retry_failed, console=Console())
     raise typer.Exit(outcome)
 
 
@@ -125,18 +123,9 @@ def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootO
     Example:  tune-interpreg validate my-study.yaml --set attack.eps=0.5
     """
     with _Told():
-        checked = _load(study, overrides, data_root)
+        checked = study_file.read(study, overrides or (), data_root).study
     arms = ", ".join(checked.arms)
     typer.echo(f"{checked.name}: valid; {len(checked.arms)} arms ({arms}), {len(checked.seeds)} seeds")
-
-
-def _load(study: str, overrides: list[str] | None, data_root: Path | None) -> Study:
-    from tune_interpreg import study_file
-
-    given = list(overrides or [])
-    if data_root is not None:
-        given.append(f"data.root={json.dumps(str(data_root.absolute()), ensure_ascii=False)}")
-    return study_file.load(study, given)
 
 
 class _Told:

@@ -20,7 +20,11 @@ from tune_interpreg import config, registry, seeding
 
 
 class DataError(ValueError):
-    """Data that is missing, damaged, or fewer than a study asks for."""
+    """Data that is missing, damaged, or fewer than a study asks for; ``key`` of ``data`` is to blame, where one is."""
+
+    def __init__(self, message: str, key: str | None = None):
+        super().__init__(f"data.{key}: {message}" if key else message)
+        self.message, self.key = message, key
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,7 @@ class Source:
 
     classes: K. shape: (C, H, W). validation: images held out of ``train()`` unless a study says otherwise.
     train, test: read the images when called; ``test`` is called by the final evaluation only.
+    tests: how many ``test`` has, where that is known without reading them.
     """
 
     classes: int
@@ -62,6 +67,7 @@ class Source:
     validation: int
     train: Callable[[], Split]
     test: Callable[[], Split]
+    tests: int | None = None
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -77,6 +83,7 @@ def load(data: config.Data) -> Dataset:
     Raises ``DataError``: missing or damaged files, images or labels out of range, limits above what there is.
     """
     source = _source(data)
+    _check_test_limit(data, source.tests)
     pool = _checked(source.train(), source, f"data {data.name}, training images")
     held = source.validation if data.validation is None else data.validation
     _check_limits(data, len(pool), held)
@@ -96,10 +103,7 @@ def load_test(data: config.Data) -> Split:
     test = _checked(source.test(), source, f"data {data.name}, test images")
     if data.test_limit is None:
         return test
-    if data.test_limit > len(test):
-        raise DataError(
-            f"data.test_limit: there are {len(test):,} test images, got {data.test_limit:,}; lower it or drop it"
-        )
+    _check_test_limit(data, len(test))
     return test.at(stratified(test.y_N, data.test_limit, "test_limit")[0])
 
 
@@ -135,7 +139,7 @@ def quotas(sizes: Sequence[int], total: int) -> list[int]:
 def _source(data: config.Data) -> Source:
     root = None if data.root is None else Path(data.root)
     if root is not None and not root.is_dir():
-        raise DataError(f"data.root: must be an existing folder, got {root}; mend --data-root or drop it")
+        raise DataError(f"must be an existing folder, got {root}; mend --data-root or drop it", "root")
     source: Source = registry.resolve("datasets", data.name)(root)
     return source
 
@@ -164,16 +168,22 @@ def _problems(split: Split, source: Source) -> list[str]:
     return found
 
 
+def _check_test_limit(data: config.Data, images: int | None) -> None:
+    if data.test_limit is not None and images is not None and data.test_limit > images:
+        raise DataError(f"there are {images:,} test images, got {data.test_limit:,}; lower it or drop it", "test_limit")
+
+
 def _check_limits(data: config.Data, images: int, held: int) -> None:
     left = images - held
     if left < 1:
         raise DataError(
-            f"data.validation: must leave some of the {images:,} training images, got {held:,}; lower it or drop it"
+            f"must leave some of the {images:,} training images, got {held:,}; lower it or drop it", "validation"
         )
     if data.train_limit is not None and data.train_limit > left:
         raise DataError(
-            f"data.train_limit: {left:,} images are left of {images:,} after {held:,} for validation, "
-            f"got {data.train_limit:,}; lower it or drop it"
+            f"{left:,} images are left of {images:,} after {held:,} for validation, "
+            f"got {data.train_limit:,}; lower it or drop it",
+            "train_limit",
         )
 
 

@@ -27,7 +27,7 @@ def digits(root: Path | None) -> Source:
 
     They come with scikit-learn and have no official test split, so it is a fixed one; ``root`` is not used.
     """
-    return Source(10, (1, 8, 8), 240, lambda: _digits(test=False), lambda: _digits(test=True))
+    return Source(10, (1, 8, 8), 240, lambda: _digits(test=False), lambda: _digits(test=True), tests=360)
 
 
 def _digits(*, test: bool) -> Split:
@@ -59,7 +59,12 @@ def _idx_source(name: str, root: Path | None) -> Source:
             f"pass --data-root with a folder that holds {name}/raw, or drop it to download"
         )
     return Source(
-        10, (1, 28, 28), 5000, lambda: _idx_split(folder, TRAIN_FILES), lambda: _idx_split(folder, TEST_FILES)
+        classes=10,
+        shape=(1, 28, 28),
+        validation=5000,
+        train=lambda: _idx_split(folder, TRAIN_FILES),
+        test=lambda: _idx_split(folder, TEST_FILES),
+        tests=10_000,
     )
 
 

@@ -11,42 +11,45 @@ from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.display import Lines, Live
 from tune_interpreg.store import Store, StoreError
-from tune_interpreg.study_file import Problem, StudyError
+from tune_interpreg.study_file import StudyFile
+from tune_interpreg.yaml_file import StudyError
 
 DONE, GAPS, INTERRUPTED = 0, 1, 130
 
 
-def run(study: Study, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
-    """Run what is left of ``study`` and print its tables; returns the exit code.
+def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
+    """Run what is left of a study and print its tables; returns the exit code.
 
-    Raises ``StudyError``, ``StoreError`` or ``DataError`` before anything is written; ``ClusterError`` before
-    anything runs.
+    Raises ``StudyError`` or ``StoreError`` before anything is written; ``ClusterError`` before anything runs.
     """
-    store.check(study)
-    fingerprint = _checked_data(study)
+    store.check(file.study)
+    fingerprint = _checked_data(file)
     if retry_failed:
         console.print(f"{store.forget_failures()} failed items run again")
-    dispatcher = Dispatcher(study, store, fingerprint)
-    _save(study, store)
+    dispatcher = Dispatcher(file.study, store, fingerprint)
+    _save(file.study, store)
     if dispatcher.settled() < dispatcher.total():
         _drain(dispatcher, where, console)
     reports.print_all(store, console)
     return _outcome(dispatcher, console)
 
 
-def _checked_data(study: Study) -> str:
+def _checked_data(file: StudyFile) -> str:
     """Read the data and build the model on the driver, so that what cannot work fails here; the data's fingerprint."""
-    loaded = data.load(study.data)
+    study = file.study
+    try:
+        loaded = data.load(study.data)
+    except data.DataError as error:
+        place = ("data", error.key) if error.key else ("data",)
+        raise StudyError([file.locate(place, error.message)]) from None
     if len(loaded.train) < study.training.batch_size:
         message = f"a batch takes {study.training.batch_size} images, but there are {len(loaded.train)} to train on"
-        raise StudyError(
-            [Problem(study.name, "training.batch_size", f"{message}; lower it, or raise data.train_limit")]
-        )
+        raise StudyError([file.locate(("training", "batch_size"), f"{message}; lower it, or raise data.train_limit")])
     try:
         models.build(study.model, loaded.shape, loaded.classes, seeding.generator(0, "init"))
     except (ValueError, RuntimeError) as error:
         message = f"{study.model} does not take images of shape {loaded.shape}: {error}; name another model"
-        raise StudyError([Problem(study.name, "model", message)]) from None
+        raise StudyError([file.locate(("model",), message)]) from None
     return loaded.fingerprint
 
 

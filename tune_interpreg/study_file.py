@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg.checks import Found, Place, homes, instead, model_in, study_problems
 from tune_interpreg.config import Arm, Study, shown
-
-_MERGE = "tag:yaml.org,2002:merge"
+from tune_interpreg.yaml_file import File, Problem, StudyError
 
 #: What a value has to be, by pydantic's name of the rule it broke.
 _RULES = {
@@ -39,23 +36,14 @@ _RULES = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a study: where, and what rule was broken by which value."""
+class StudyFile:
+    """A checked study and where it came from.
 
-    where: str
-    place: str
-    message: str
+    locate: names file and line, or --set, of what shows only later to be wrong with it: (place, message) → ``Problem``.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.place}: {self.message}" if self.place else f"{self.where}: {self.message}"
-
-
-class StudyError(ValueError):
-    """A study that cannot run; ``problems`` lists all that is wrong with it."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+    study: Study
+    locate: Callable[[Place, str], Problem]
 
 
 def shipped() -> list[str]:
@@ -65,9 +53,10 @@ def shipped() -> list[str]:
     )
 
 
-def load(source: str, overrides: Iterable[str] = ()) -> Study:
+def read(source: str, overrides: Iterable[str] = (), data_root: Path | None = None) -> StudyFile:
     """Read a shipped study by name or any study by path, apply ``a.b=value`` overrides, and check all of it.
 
+    data_root: the folder of the data set's files, in place of the study's own.
     Raises ``StudyError`` with every problem found.
     """
     path = _find(source)
@@ -77,20 +66,32 @@ def load(source: str, overrides: Iterable[str] = ()) -> Study:
         raise StudyError([Problem(str(path), "", "is not text in UTF-8; give a YAML file")]) from None
     except OSError as error:
         raise StudyError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
-    return parse(text, where=path.name if source in shipped() else str(path), name=path.stem, overrides=overrides)
+    return _parsed(text, path.name if source in shipped() else str(path), path.stem, overrides, data_root)
+
+
+def load(source: str, overrides: Iterable[str] = ()) -> Study:
+    """As ``read``, the study alone."""
+    return read(source, overrides).study
 
 
 def parse(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
     """As ``load``, for a study's text; ``where`` is the file that errors name."""
-    file = _File(where, text)
+    return _parsed(text, where, name, overrides).study
+
+
+def _parsed(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
+    file = File(where, text)
     changed, problems = _override(file.raw, overrides)
+    if data_root is not None:
+        changed["data", "root"] = f"--data-root {data_root}"
+        _set(file.raw, ("data", "root"), str(data_root.absolute()), changed["data", "root"])
     study, found = _check({"name": name} | file.raw)
     located = [file.locate(place, message, changed) for place, message in file.twice + found]
     problems += [problem for _, problem in sorted(located, key=lambda one: one[0])]
     if problems:
         raise StudyError(list(dict.fromkeys(problems)))
     assert study is not None, "a study that cannot be built has problems"
-    return study
+    return StudyFile(study, lambda place, message: file.locate(place, message, changed)[1])
 
 
 def _find(source: str) -> Path:
@@ -105,107 +106,6 @@ def _find(source: str) -> Path:
     raise StudyError([Problem(source or "STUDY", "", f"{wrong}: {remedy}{hint}")])
 
 
-# --------------------------------------------------------------------------- YAML
-class _Loader(yaml.SafeLoader):
-    """YAML's core: 1e-3 is a number, and a date is text."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError):
-            problem = f"{shown(node.value)} is no {node.tag.rpartition(':')[2]}"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-class _File:
-    """A study file's content: ``raw`` values under keys that are text, and the line of each place."""
-
-    def __init__(self, where: str, text: str, *, one_line: bool = False):
-        self.where, self.one_line = where, one_line
-        self.lines: dict[Place, int] = {}
-        self.twice: list[Found] = []
-        self.raw: dict[str, Any] = self._read(text)
-
-    def _read(self, text: str) -> dict[str, Any]:
-        try:
-            raw = self._values(text)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            said = ", ".join(filter(None, (error.context, error.problem)))
-            hint = "; indent by spaces" if "'\\t'" in said else ""
-            raise self._unreadable(f"{said}{hint}", mark.line + 1 if mark else None) from None
-        except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            raise self._unreadable(f"a character that no text has, {shown(chr(error.character))}", line) from None
-        except RecursionError:
-            raise self._unreadable("nested too deeply; does an alias (*name) hold itself?") from None
-        if not isinstance(raw, dict):
-            message = f"a study is a mapping with keys such as data, model, arms; got {shown(raw)}"
-            raise StudyError([Problem(self.where, "", message)])
-        return raw
-
-    def _unreadable(self, message: str, line: int | None = None) -> StudyError:
-        at = self.where if line is None or self.one_line else f"{self.where}:{line}"
-        return StudyError([Problem(at, "", f"not valid YAML: {message}")])
-
-    def _values(self, text: str) -> Any:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            self._note(node, ())
-            return loader.construct_document(node) if node else None
-        finally:
-            loader.dispose()
-
-    def _note(self, node: yaml.Node | None, place: Place) -> None:
-        """Note the line of each key and list item, and the keys that stand twice; make all keys text."""
-        if isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self.lines[(*place, index)] = value.start_mark.line + 1
-                self._note(value, (*place, index))
-        elif isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in sorted(node.value, key=lambda pair: pair[0].tag != _MERGE):
-                self._note_key(key, value, place, seen)
-
-    def _note_key(self, key: yaml.Node, value: yaml.Node, place: Place, seen: set[str]) -> None:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key is plain text", problem_mark=key.start_mark)
-        if key.tag == _MERGE:
-            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                self._note(merged, place)
-            return
-        key.tag = "tag:yaml.org,2002:str"
-        below = (*place, key.value)
-        self.lines[below] = key.start_mark.line + 1
-        if key.value in seen:
-            self.twice.append((below, "stands twice; drop one"))
-        seen.add(key.value)
-        self._note(value, below)
-
-    def locate(self, place: Place, message: str, changed: Mapping[Place, str]) -> tuple[int, Problem]:
-        """The problem with its file and line, or its --set; and the line, to sort by."""
-        dotted = ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
-        prefixes = [place[:depth] for depth in range(len(place), 0, -1)]
-        if override := next((changed[above] for above in prefixes if above in changed), None):
-            return 0, Problem(override, dotted, message)
-        for above in prefixes:
-            if line := self.lines.get(above):
-                return line, Problem(f"{self.where}:{line}", dotted, message)
-            if override := next((changed[key] for key in changed if key[: len(above)] == above), None):
-                return 0, Problem(override, dotted, message)
-        return 0, Problem(self.where, dotted, message)
-
-
 # ---------------------------------------------------------------------- overrides
 def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place, str], list[Problem]]:
     """Set each ``a.b=value`` (value read as YAML) in ``raw``; which places came from which override, and problems."""
@@ -218,7 +118,7 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place
             problems.append(Problem(where, "", "takes KEY=VALUE, with dots between keys: training.epochs=2"))
             continue
         try:
-            _set(raw, place, _File(where, f"value: {text}", one_line=True).raw["value"], where)
+            _set(raw, place, File(where, f"value: {text}", one_line=True).raw["value"], where)
             changed[place] = where
         except StudyError as error:
             problems += error.problems

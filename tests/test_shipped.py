@@ -1,0 +1,62 @@
+"""The shipped studies, run as a user runs them; minutes, so CI's second stage."""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+ARMS = ("standard", "adversarial", "interp_robust", "interp_permuted", "interp_nonrobust", "jacobian")
+
+
+def run(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "tune_interpreg", "run", *arguments, "--store", "store"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def means(folder: Path, column: str) -> dict[str, float]:
+    """The tables' column by row, in percent where the table is."""
+    with (folder / "store" / "report" / "tables.csv").open() as file:
+        return {line["row"]: float(line["mean"]) for line in csv.DictReader(file) if line["column"] == column}
+
+
+def test_the_digits_study_is_whole_quick_and_tells_methods_apart(tmp_path: Path) -> None:
+    """Six arms, five seeds, at most 6 minutes; the attack leaves the standard model room to be beaten."""
+    started = time.monotonic()
+    printed = run(tmp_path, "digits")
+    assert time.monotonic() - started < 360
+    assert "30 of 30 repeats done" in printed
+    strict = means(tmp_path, "Adv. Acc. (strict)")
+    assert len(strict) == len(ARMS)
+    assert 20 <= strict["Std. Training"] <= 70
+    assert strict["Adv. Training"] > strict["Interp. Reg. R."] > strict["Std. Training"]
+    norms = means(tmp_path, "‖∇f_c‖ label")
+    assert norms["Interp. Reg. R."] < norms["Std. Training"] / 2
+
+
+@pytest.mark.skipif("TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder with MNIST")
+def test_the_mnist_study_runs_whole_at_a_tenth_of_its_size(tmp_path: Path) -> None:
+    """mnist-small with fewer images, seeds and steps: every arm, on real images."""
+    smaller = {
+        "data.train_limit": "640",
+        "data.test_limit": "100",
+        "training.epochs": "1",
+        "evaluation.steps": "10",
+        "evaluation.gradient_samples": "100",
+        "seeds": "[0, 1]",
+        "arms.interp_robust.targets.samples": "5",
+        "arms.interp_permuted.targets.samples": "5",
+        "arms.interp_nonrobust.targets.samples": "5",
+    }
+    overrides = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
+    printed = run(tmp_path, "mnist-small", "--data-root", os.environ["TUNE_INTERPREG_DATA"], *overrides)
+    assert "12 of 12 repeats done" in printed
+    assert len(means(tmp_path, "Adv. Acc. (strict)")) == len(ARMS)
+    assert "99.38" in printed, "the paper's number stands beside ours"
