@@ -13,17 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis import rows
-from analysis.tables import (
-    Results,
-    Table,
-    accuracy_table,
-    escape,
-    gradient_table,
-    settings_table,
-    to_csv,
-    to_markdown,
-    to_rich,
-)
+from analysis.cells import Table
+from analysis.render import escape, to_csv, to_markdown, to_rich
+from analysis.tables import Results, accuracy_table, gradient_table, settings_table
 from tune_interpreg.config import Study
 from tune_interpreg.store import Store
 
@@ -52,7 +44,8 @@ def build(store_path: str | Path, study: Study | None = None) -> Report:
     """
     store = Store(store_path)
     study = store.study() if study is None else study
-    results = Results(study, tuple(store.records()))
+    choices = {name: choice for name in study.arms if (choice := store.choice(name))}
+    results = Results(study, tuple(store.records()), choices)
     status, tables = _status(results), _tables(results)
     texts = {"tables.md": _markdown(study, status, tables), "tables.csv": _csv(tables), "rows.json": _json(results)}
     for name, text in texts.items():

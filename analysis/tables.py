@@ -1,68 +1,33 @@
-"""Tables as numbers, computed from rows; the renderers at the end only draw them."""
+"""The tables of a study, as numbers computed from rows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
-import rich.table
-from rich.text import Text
 
 from analysis import paper, rows
-from analysis.intervals import Interval, paired, student_t
+from analysis.cells import ABSENT, Cell, Estimate, Table
+from analysis.intervals import paired, student_t
 from analysis.rows import Missing, Record
 from tune_interpreg.config import Arm, Study
 
-ABSENT = "–"
 SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J"}
 LOSS = "train/loss"
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A cell that is measured: its interval, in the column's unit, or None where no seed has a value.
-
-    asked: seeds it should rest on. decimals: how many are printed; None rounds at the half-width's second digit.
-    """
-
-    interval: Interval | None
-    asked: int
-    decimals: int | None = 2
-
-    def __str__(self) -> str:
-        if self.interval is None:
-            return ABSENT
-        mean, half_width, n = self.interval.mean, self.interval.half_width, self.interval.n
-        decimals = _decimals(half_width) if self.decimals is None else self.decimals
-        number = f"{mean:z.{decimals}f}" + ("" if half_width is None else f" ± {half_width:.{decimals}f}")
-        return number if n >= self.asked and half_width is not None else f"{number} (n={n})"
-
-
-Cell = str | Estimate
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before ink: one cell a column in each row; notes say n, method, settings and what is missing."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            assert len(row) == len(self.columns), (self.title, row)
-
-
-@dataclass(frozen=True)
 class Results:
-    """What every table is computed from: a study, its ledger, and the rows and gaps that follow from both."""
+    """What every table is computed from: a study, its ledger, and the rows and gaps that follow from both.
+
+    choices: by arm, what its search chose (the fields of the store's choice file), where it has ended.
+    """
 
     study: Study
     records: tuple[Record, ...]
+    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     frame: pd.DataFrame = field(init=False)
     missing: tuple[Missing, ...] = field(init=False)
 
@@ -115,15 +80,13 @@ def settings_table(results: Results) -> Table:
     Residual: this arm's training loss − the reference arm's, paired by seed.
     """
     searched = {name: arm for name, arm in results.study.arms.items() if arm.search}
-    chosen = {name: _chosen(results, name) for name in searched}
-    names = _parameters(searched)
     printed = paper.SETTINGS.get(results.study.data.name)
-    columns = ("Arm", "Search", "Trials", *(SYMBOLS.get(name, name) for name in names), *(["paper"] if printed else []))
+    columns = ("Arm", "Search", "Trials", "Chosen", *(["paper"] if printed else []), "Loss", "Residual")
     cells = tuple(
         (
             paper.title(name, arm),
             *_search_cells(results, name, arm),
-            *(_value(chosen[name].get(parameter)) for parameter in names),
+            _chosen(results, name, arm),
             *([_paper_setting(printed, name, arm)] if printed else []),
             *_matched(results, name, arm),
         )
@@ -131,13 +94,12 @@ def settings_table(results: Results) -> Table:
     )
     references = {arm.search.match_loss_of for arm in searched.values() if arm.search}
     named = [name for name in results.study.arms if name in searched or name in references]
-    losses = ("Reference loss", "Own loss", "Residual")
     note = (
-        "Losses: training loss, mean over the last epoch, penalty included, over the repeats' seeds. Residual: the"
+        "Loss: training loss, mean over the last epoch, penalty included, over the repeats' seeds. Residual: the"
         " arm's loss − its reference's, paired by seed. Settings are those of the repeats."
     )
-    notes = (*_notes(results, [LOSS], named), note)
-    return Table("Settings. Chosen parameters and matched training losses", columns + losses, cells, notes)
+    notes = (*_notes(results, [LOSS], named), note, *_matches(results, searched))
+    return Table("Settings. Chosen parameters and matched training losses", columns, cells, notes)
 
 
 # ------------------------------------------------------------------- columns and cells
@@ -163,14 +125,15 @@ def _beside_paper(
     return ("Arm", *(heading for pair in columns for heading in pair)), tuple(body)
 
 
-def _chosen(results: Results, name: str) -> Mapping[str, object]:
+def _chosen(results: Results, name: str, arm: Arm) -> str:
+    """The searched and the fixed parameters of the arm's repeats, or of those to come once its search has ended."""
+    assert arm.search
     repeats = rows.repeats(results.records, results.study)[name]
-    return repeats[-1]["recipe"]["params"] if repeats else {}
-
-
-def _parameters(arms: Mapping[str, Arm]) -> list[str]:
-    named = dict.fromkeys(p for arm in arms.values() if arm.search for p in (*arm.search.space, *arm.params))
-    return [p for p in SYMBOLS if p in named] + [p for p in named if p not in SYMBOLS]
+    ended = results.choices.get(name, {}).get("params", {})
+    params = repeats[-1]["recipe"]["params"] if repeats else {**arm.params, **ended} if ended else {}
+    named = [parameter for parameter in (*arm.search.space, *arm.params) if parameter in params]
+    ordered = [p for p in SYMBOLS if p in named] + [p for p in named if p not in SYMBOLS]
+    return ", ".join(f"{SYMBOLS.get(p, p)} {_value(params[p])}" for p in ordered) or ABSENT
 
 
 def _search_cells(results: Results, name: str, arm: Arm) -> tuple[str, str]:
@@ -185,29 +148,20 @@ def _paper_setting(printed: Mapping[str, Mapping[str, float]], name: str, arm: A
     return ", ".join(f"{SYMBOLS[parameter]} {value:g}" for parameter, value in known.items()) or ABSENT
 
 
-def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell, Cell]:
+def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell]:
     assert arm.search
     own = results.estimate(name, LOSS, decimals=None)
     reference = arm.search.match_loss_of
     if reference is None:
-        return ABSENT, own, ABSENT
+        return own, ABSENT
     ours, theirs = rows.values(results.frame, name, LOSS), rows.values(results.frame, reference, LOSS)
     residual = paired(ours, theirs) if ours.keys() & theirs.keys() else None
     asked = len(results.study.seeds)
-    return results.estimate(reference, LOSS, decimals=None), own, Estimate(residual, asked, decimals=None)
+    return own, Estimate(residual, asked, decimals=None)
 
 
 def _value(value: object) -> str:
-    if value is None:
-        return ABSENT
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _decimals(half_width: float | None) -> int:
-    """Decimals that show a half-width's first two digits: 0.0123 → 3; four where there is none."""
-    if not half_width:
-        return 4
-    return max(0, 1 - math.floor(math.log10(half_width)))
 
 
 # -------------------------------------------------------------------------------- notes
@@ -241,6 +195,22 @@ def gaps(results: Results, metrics: list[str], arms: Collection[str]) -> list[st
     ]
 
 
+def _matches(results: Results, searched: Iterable[str]) -> list[str]:
+    """What is known of each matched strength: its 90% interval, or why nothing matches."""
+    found = {name: results.choices[name] for name in searched if name in results.choices}
+    lines = []
+    for name, choice in found.items():
+        if choice["target"] is None:
+            continue
+        ((parameter, value),) = choice["params"].items()
+        strength = f"{SYMBOLS.get(parameter, parameter)} = {value:.3g}"
+        interval = f"90% interval [{choice['low']:.3g}, {choice['high']:.3g}]"
+        lines.append(
+            f"{name}: {strength}, {interval}" + ("." if choice["feasible"] else f"; NO MATCH: {choice['reason']}.")
+        )
+    return lines
+
+
 def _attack_note(results: Results) -> str:
     attack = results.study.evaluation_attack
     images = _listed(rows.facts(results.records, results.study)["test_images"])
@@ -259,41 +229,3 @@ def _paper_note(results: Results) -> list[str]:
 
 def _listed(values: Iterable[object]) -> str:
     return " or ".join(map(str, values)) or "no"
-
-
-# ---------------------------------------------------------------------------- renderers
-def to_markdown(table: Table) -> str:
-    """A table as GitHub Markdown: heading, pipe table, notes."""
-    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    body = ["| " + " | ".join(escape(str(cell)) for cell in line) + " |" for line in lines]
-    notes = [f"- {escape(note)}" for note in table.notes]
-    return "\n".join([f"## {table.title}", "", *body, "", *notes]) + "\n"
-
-
-def to_csv(table: Table) -> list[dict[str, object]]:
-    """One record a cell: table, row, column, text and, where measured, mean, half_width and n, unrounded."""
-    return [
-        {"table": table.title, "row": str(row[0]), "column": column, "text": str(cell)} | _numbers(cell)
-        for row in table.rows
-        for column, cell in zip(table.columns[1:], row[1:], strict=True)
-    ]
-
-
-def to_rich(table: Table) -> rich.table.Table:
-    """A table for the terminal, its notes beneath."""
-    caption = Text("\n".join(table.notes))
-    drawn = rich.table.Table(title=Text(table.title), caption=caption, title_justify="left", caption_justify="left")
-    for column in table.columns:
-        drawn.add_column(Text(column), justify="left" if column == "Arm" else "right", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
-    return drawn
-
-
-def _numbers(cell: Cell) -> dict[str, object]:
-    interval = cell.interval if isinstance(cell, Estimate) else None
-    return vars(interval) if interval else {"mean": None, "half_width": None, "n": None}
-
-
-def escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -7,18 +7,10 @@ import pytest
 from rich.console import Console
 
 from analysis import rows
+from analysis.cells import Estimate, Table
 from analysis.intervals import Interval
-from analysis.tables import (
-    Estimate,
-    Results,
-    Table,
-    accuracy_table,
-    gradient_table,
-    settings_table,
-    to_csv,
-    to_markdown,
-    to_rich,
-)
+from analysis.render import to_csv, to_markdown, to_rich
+from analysis.tables import Results, accuracy_table, gradient_table, settings_table
 from tune_interpreg.config import Study
 from tune_interpreg.items import Item, Maps, Recipe
 
@@ -239,11 +231,11 @@ def test_settings_show_what_was_chosen_and_the_paired_residual():
     ]
     table = settings_table(results(ledger))
     robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
-    assert (robust["λ"], robust["φ"], robust["λ_J"], robust["paper"]) == ("0.0712", "1", "–", "λ 0.07, φ 1")
-    assert (jacobian["λ"], jacobian["λ_J"], jacobian["paper"]) == ("–", "0.033", "–")
+    assert (robust["Chosen"], robust["paper"]) == ("λ 0.0712, φ 1", "λ 0.07, φ 1")
+    assert (jacobian["Chosen"], jacobian["paper"]) == ("λ_J 0.033", "–")
     assert (jacobian["Search"], jacobian["Trials"]) == ("match interp_robust", "1 of 4")
-    assert jacobian["Reference loss"].interval.mean == pytest.approx(0.5)
-    assert jacobian["Own loss"].interval.mean == pytest.approx(0.51)
+    assert robust["Loss"].interval.mean == pytest.approx(0.5)
+    assert jacobian["Loss"].interval.mean == pytest.approx(0.51)
     # differences .01, .01, .02, .01, 0: mean .01, s² = 2·10⁻⁴/4
     assert jacobian["Residual"].interval.half_width == pytest.approx(T4 * math.sqrt(0.5e-4 / 5), rel=1e-5)
     assert str(jacobian["Residual"]) == "0.0100 ± 0.0088"
@@ -252,7 +244,7 @@ def test_settings_show_what_was_chosen_and_the_paired_residual():
 def test_settings_of_a_study_under_way_are_dashes():
     table = settings_table(results([]))
     jacobian = row_of(table, "Jacobian Reg.")
-    assert {str(jacobian[column]) for column in ("λ_J", "Reference loss", "Own loss", "Residual")} == {"–"}
+    assert {str(jacobian[column]) for column in ("Chosen", "Loss", "Residual")} == {"–"}
 
 
 @pytest.mark.parametrize(
@@ -276,6 +268,23 @@ def test_markdown_has_as_many_cells_in_each_line(make, ledger):
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len(lines) == len(table.rows) + 2
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 1}
+
+
+def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
+    choice = {
+        "params": {"lambda_j": 0.0421},
+        "target": 2.0,
+        "low": 0.04,
+        "high": 0.05,
+        "feasible": True,
+        "reason": None,
+    }
+    failed = choice | {"feasible": False, "reason": "the loss lies above the target at every λ tried"}
+    for known, said in ((choice, "[0.04, 0.05]."), (failed, "NO MATCH: the loss lies above the target")):
+        (line,) = [
+            note for note in settings_table(Results(STUDY, (), {"jacobian": known})).notes if "λ_J = 0.0421" in note
+        ]
+        assert said in line
 
 
 def test_markdown_escapes_what_would_break_it():

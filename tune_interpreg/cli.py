@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -97,7 +98,7 @@ def run(
     with _Told():
         file = study_file.read(study, overrides or (), data_root)
         place = Store(store or Path("runs") / file.study.name)
-        outcome = running.run(file, place, where=cluster, retry_failed=retry_failed, console=Console())
+        outcome = running.run(file, place, where=cluster, retry_failed=retry_failed, console=_console())
     raise typer.Exit(outcome)
 
 
@@ -113,7 +114,7 @@ def report(
     from tune_interpreg.store import Store
 
     with _Told():
-        reports.print_all(Store(store), Console())
+        reports.print_all(Store(store), _console())
 
 
 @app.command(epilog=CHECKED)
@@ -126,6 +127,11 @@ def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootO
         checked = study_file.read(study, overrides or (), data_root).study
     arms = ", ".join(checked.arms)
     typer.echo(f"{checked.name}: valid; {len(checked.arms)} arms ({arms}), {len(checked.seeds)} seeds")
+
+
+def _console() -> Console:
+    """As wide as the terminal, or as COLUMNS says; a log has room for whole tables."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
 class _Told:

@@ -6,6 +6,7 @@ scheduler asks it whether to stop a trial, and the store keeps what has to last.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import traceback
@@ -71,6 +72,8 @@ class StudyTrainable(tune.Trainable):
             self._inner.cleanup()
             if self._storage is None:
                 shutil.rmtree(self._inner.logdir, ignore_errors=True)
+            self._inner = None
+            gc.collect()  # a trial holds itself in cycles, and its tensors are nothing that the collector counts
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self._worker().save_checkpoint(checkpoint_dir)
