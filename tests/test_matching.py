@@ -177,6 +177,23 @@ def test_signs_alone_are_enough_to_propose_and_to_estimate() -> None:
     assert 1e-2 <= match.low <= match.lambda_hat <= match.high <= 0.1
 
 
+def test_a_collapsed_training_does_not_move_the_root() -> None:
+    """One λ gives the loss of a network that learned nothing; two larger ones say that it is no point of the curve."""
+    tried = np.array([0.003, 0.0097, 0.013, 0.0164, 0.025, 0.042, 0.18])
+    curve = np.log(tried / 0.018)
+    collapsed = np.where(tried == 0.0097, 1.2, curve)
+    for residuals in (curve, collapsed):
+        match = estimate(tried, residuals, bounds=(0.001, 1.0), noise=0.03)
+        assert match.lambda_hat == pytest.approx(0.018, rel=0.05)
+    refuting = finished(0.013, residual=-0.3), finished(0.0164, residual=-0.1)
+    others = finished(0.003, residual=-1.8), finished(0.025, residual=0.3)
+    proposals = {
+        study_of([*others, *refuting, *more]).ask({"lambda": LAMBDA}).params["lambda"]
+        for more in ([], [finished(0.0097, residual=1.2)])
+    }
+    assert all(0.01 < value < 0.03 for value in proposals)
+
+
 def test_an_infinite_residual_is_a_sign() -> None:
     signed = [finished(1e-2, residual=-0.5), finished(1.0, sign=1)]
     infinite = [finished(1e-2, residual=-0.5), finished(1.0, residual=math.inf)]

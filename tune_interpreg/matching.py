@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from tune_interpreg.root_posterior import Array, RootPosterior
 
 DRAWS = 500
+COLLAPSED = 4.0  # noise floors; a residual above them that two others refute tells nothing of the curve
 WITHIN_NOISE = 2.0  # a residual of at most this many noise floors reaches the target
 
 
@@ -62,6 +63,7 @@ def estimate(
     """
     lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
     _check_observations(lambda_N, r_N, bounds, noise)
+    lambda_N, r_N = _credible(lambda_N, r_N, noise)
     with _one_thread():
         posterior = RootPosterior(_position(lambda_N, bounds), r_N, noise=noise, anchor=anchor_residual)
         u_M = posterior.roots(DRAWS, np.random.default_rng(0))
@@ -153,7 +155,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, trials: Sequence[FrozenTrial], number: int, bounds: tuple[float, float]) -> float:
         rng = np.random.default_rng((self._seed, number))
-        lambda_N, r_N = _observations(trials, self.parameter)
+        lambda_N, r_N = _credible(*_observations(trials, self.parameter), self.noise)
         if number < self._startup or not r_N.size:
             return (_stratum(number % self._startup, self._startup) + rng.random()) / self._startup
         running = [t.params[self.parameter] for t in trials if _runs(t, self.parameter)]
@@ -187,6 +189,19 @@ def _observations(trials: Sequence[FrozenTrial], parameter: str) -> tuple[Array,
     pairs = [(t.params[parameter], _residual(t)) for t in trials if t.state.is_finished() and parameter in t.params]
     lambda_N2 = np.array([pair for pair in pairs if not math.isnan(pair[1])], float).reshape(-1, 2)
     return lambda_N2[:, 0], lambda_N2[:, 1]
+
+
+def _credible(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Array]:
+    """The observations without collapsed trainings, whose loss is far above what their λ explains.
+
+    The loss rises with λ, so a residual above ``COLLAPSED`` noise floors is refuted by two negative ones at larger λ,
+    where a third, negative at a smaller λ, shows that the curve does not fall.
+    """
+    larger_NN, below_N = lambda_N[None, :] > lambda_N[:, None], r_N < 0
+    refuted_N = (larger_NN & below_N).sum(1) >= 2
+    risen_N = (larger_NN.T & below_N).any(1)
+    kept_N = ~((r_N > COLLAPSED * noise) & refuted_N & risen_N)
+    return lambda_N[kept_N], r_N[kept_N]
 
 
 def _residual(trial: FrozenTrial) -> float:
