@@ -1,0 +1,52 @@
+"""What the README shows is true of the program."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from trainables import JacobianTrainable
+from trainables.plain import job
+from tune_interpreg import registry, study_file
+from tune_interpreg.cli import app
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_study_file_is_valid() -> None:
+    (text,) = blocks("yaml")
+    assert set(study_file.parse(text, where="README.md").arms) == {
+        "standard",
+        "adversarial",
+        "interp_robust",
+        "jacobian",
+    }
+
+
+def test_the_plain_tuner_takes_the_configuration_shown() -> None:
+    (code,) = blocks("python")
+    space = re.search(r"^space = (\{.*?^\})", code, flags=re.DOTALL | re.MULTILINE)
+    assert space is not None
+    config = eval(space[1], {"tune": type("Fixed", (), {"loguniform": staticmethod(lambda low, high: low)})})
+    made = job(config, method="JacobianTrainable", parameters=JacobianTrainable.parameters)
+    assert made.item.recipe.params == {"lambda_j": 1e-3}
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("sh") for line in block.splitlines() if "interpreg " in line]
+)
+def test_every_command_exists(line: str) -> None:
+    command = line.split()[1]
+    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+    if command == "run" and not line.split()[2].endswith(".yaml"):
+        assert line.split()[2] in study_file.shipped()
+
+
+def test_every_method_and_study_has_its_line() -> None:
+    for name in [*registry.names("methods"), *study_file.shipped()]:
+        assert f"| `{name}` |" in README
