@@ -106,6 +106,7 @@ def test_a_study_may_grow_and_move(store: Store, override: str) -> None:
     store.save_study(study())
     store.check(study(override))
     store.save_study(study(override))
+    assert store.study() == study(override)
     store.check(study())
 
 
