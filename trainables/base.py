@@ -208,9 +208,9 @@ class MethodTrainable(tune.Trainable):
         return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
 
     def _log_result(self, mean: Mapping[str, float]) -> None:
-        model, shown = self.trainer.replicas[0].model, self.data.validation
-        x_BCHW, y_B, raw_BCHW = pixels(shown.x_NCHW[:PREVIEW]), shown.y_N[:PREVIEW], preview_maps(self.job)
-        own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, y_B)
+        model, shown = self.trainer.replicas[0].model, self.data.validation.at(slice(PREVIEW))
+        x_BCHW, raw_BCHW = pixels(shown.x_NCHW), preview_maps(self.job)
+        own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, shown.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
         self.log.hparams(self.params | {"method": self.recipe.method}, mean)
 

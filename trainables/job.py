@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from tune_interpreg import data
 from tune_interpreg.config import Data
-from tune_interpreg.data import Dataset, Split
+from tune_interpreg.data import Dataset
 from tune_interpreg.items import Item
 from tune_interpreg.store import Store
 
@@ -57,7 +57,4 @@ class Job:
 def dataset(of: Data, device: str) -> Dataset:
     """The training and validation images on ``device``; a reused worker reads them once."""
     loaded = data.load(of)
-    train, validation = (
-        Split(split.x_NCHW.to(device), split.y_N.to(device)) for split in (loaded.train, loaded.validation)
-    )
-    return Dataset(train, validation, loaded.classes, loaded.shape, loaded.fingerprint)
+    return replace(loaded, train=loaded.train.to(device), validation=loaded.validation.to(device))

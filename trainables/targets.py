@@ -68,8 +68,7 @@ class TargetsTrainable(tune.Trainable):
 
     def _make_block(self, first: int) -> None:
         last, train = first + BLOCK, self.data.train
-        rows = Split(train.x_NCHW[first:last], train.y_N[first:last])
-        self.raw[first:last] = self._smoothgrad(rows, f"smoothgrad/{self.block}")
+        self.raw[first:last] = self._smoothgrad(train.at(slice(first, last)), f"smoothgrad/{self.block}")
         self.raw.flush()
 
     def _smoothgrad(self, rows: Split, purpose: str) -> np.ndarray:
@@ -87,8 +86,7 @@ class TargetsTrainable(tune.Trainable):
         return maps_BCHW.cpu().numpy()
 
     def _finish(self) -> dict[str, Any]:
-        shown = self.data.validation
-        preview = self._smoothgrad(Split(shown.x_NCHW[:PREVIEW], shown.y_N[:PREVIEW]), "smoothgrad/preview")
+        preview = self._smoothgrad(self.data.validation.at(slice(PREVIEW)), "smoothgrad/preview")
         with Store.writing(self.store.preview_file(self.maps.key)) as temporary, temporary.open("wb") as file:
             np.save(file, preview)
         target = self.store.maps_file(self.maps.key)

@@ -37,9 +37,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.y_N)
 
-    def at(self, index_M: Tensor) -> Split:
+    def at(self, rows: Tensor | slice) -> Split:
         """The images at these rows, in this order."""
-        return Split(self.x_NCHW[index_M], self.y_N[index_M])
+        return Split(self.x_NCHW[rows], self.y_N[rows])
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same images on ``device``."""
+        return Split(self.x_NCHW.to(device), self.y_N.to(device))
 
 
 @dataclass(frozen=True, eq=False)

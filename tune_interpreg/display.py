@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tune_interpreg import ledger
 from tune_interpreg.items import Item
 from tune_interpreg.store import Record
 
@@ -102,8 +103,7 @@ def summary(item: Item, record: Record) -> str:
     if record["state"] in ("failed", "diverged"):
         reason = (record["error"] or "").splitlines()[:1]
         return f"{name(item)}: {record['state'].upper()}: {' '.join(reason)}"
-    seeds = list(record["metrics"].values())
-    means = {key: sum(one[key] for one in seeds) / len(seeds) for key in SHOWN if seeds and key in seeds[0]}
+    means = {key: mean for key in SHOWN if (mean := ledger.mean(record, key)) is not None}
     told = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
     state = "" if record["state"] == "done" else f" {record['state']}"
     return f"{name(item)}:{state} {told or 'done'} ({record['seconds']:.1f} s)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from tune_interpreg import data, evaluation
-from tune_interpreg.data import Dataset, Split
+from tune_interpreg.data import Dataset
 from tune_interpreg.items import Recipe
 
 
@@ -26,8 +26,8 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
 
     Returns the metrics and the number of images behind them.
     """
-    test = _on_device(data.load_test(recipe.data), dataset)
-    sampled = _first(dataset.train, recipe.evaluation.gradient_samples)
+    test = data.load_test(recipe.data).to(dataset.train.y_N.device)
+    sampled = dataset.train.at(slice(recipe.evaluation.gradient_samples))
     norms = evaluation.gradient_norms(model, sampled, recipe.evaluation.batch_size)
     metrics = {
         "test/accuracy": evaluation.accuracy(model, test, recipe.evaluation.batch_size),
@@ -39,7 +39,9 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     return metrics, {"test": len(test), "grad_norm": len(sampled)}
 
 
-def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form) -> float:
+def _adversarial(
+    model: nn.Module, split: data.Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form
+) -> float:
     return evaluation.adversarial_accuracy(
         model,
         split,
@@ -48,12 +50,3 @@ def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form
         seed=seed,
         batch_size=recipe.evaluation.batch_size,
     )
-
-
-def _first(split: Split, limit: int | None) -> Split:
-    return Split(split.x_NCHW[:limit], split.y_N[:limit])
-
-
-def _on_device(split: Split, like: Dataset) -> Split:
-    device = like.train.y_N.device
-    return Split(split.x_NCHW.to(device), split.y_N.to(device))
