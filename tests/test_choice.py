@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tune_interpreg import choice, ledger, matching
 from tune_interpreg.choice import Target
-from tune_interpreg.config import Range, Search
 from tune_interpreg.items import Item, Recipe
+from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
 
 BEST = Search(space={"lambda": Range(log_uniform=(0.001, 1.0))}, maximize="val/adv_accuracy")

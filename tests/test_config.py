@@ -7,20 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tune_interpreg.config import (
-    Arm,
-    Attack,
-    Data,
-    Evaluation,
-    Parameter,
-    Range,
-    Resources,
-    Search,
-    Study,
-    Targets,
-    Training,
-    shown,
-)
+from tune_interpreg.config import Arm, Attack, Data, Evaluation, Resources, Study, Targets, Training
+from tune_interpreg.fields import shown
+from tune_interpreg.space import Parameter, Range, Search
 
 SECTIONS = (Data, Training, Attack, Evaluation, Resources, Targets, Search)
 GIVEN: dict[type[BaseModel], dict[str, Any]] = {

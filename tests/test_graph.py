@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_interpreg import graph, study_file
-from tune_interpreg.config import Arm, Search, Study, Targets
+from tune_interpreg.config import Arm, Study, Targets
 from tune_interpreg.graph import State, Tally, Task
+from tune_interpreg.space import Search
 
 TEACHER = "  teacher: {method: adversarial}\n"
 PUPIL = "  pupil: {method: interpretation, lambda: 0.1, targets: {teacher: teacher}}\n"

@@ -15,9 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import choice, ledger
 from tune_interpreg.choice import Target
-from tune_interpreg.config import Param, Range, Search
+from tune_interpreg.fields import Param
 from tune_interpreg.items import Item, Recipe
 from tune_interpreg.search import ArmSearch, distribution, journal
+from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
 
 LAMBDA = Range(log_uniform=(0.001, 1.0))

@@ -21,8 +21,8 @@ from trainables import plain
 from trainables.job import Job
 from trainables.maps import preview_maps, training_maps
 from tune_interpreg import ledger, objective, saliency
-from tune_interpreg.config import Parameter
 from tune_interpreg.data import pixels
+from tune_interpreg.space import Parameter
 from tune_interpreg.store import Store
 from tune_interpreg.tensorboard_log import TrialLog
 from tune_interpreg.training import Batch, Diverged, Trainer

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from trainables.base import NORM, MethodTrainable
 from tune_interpreg import penalties
-from tune_interpreg.config import Parameter
 from tune_interpreg.models import linearize
+from tune_interpreg.space import Parameter
 from tune_interpreg.training import Batch
 
 

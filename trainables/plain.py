@@ -11,8 +11,10 @@ from pydantic import ValidationError, field_validator
 
 from trainables.job import Job
 from tune_interpreg.checks import instead
-from tune_interpreg.config import Frozen, Parameter, Study, shown
+from tune_interpreg.config import Study
+from tune_interpreg.fields import Frozen, shown
 from tune_interpreg.items import Item, Recipe
+from tune_interpreg.space import Parameter
 
 Model = TypeVar("Model", bound=Frozen)
 

@@ -13,7 +13,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.config import Arm, Parameter, Range, shown
+from tune_interpreg.config import Arm
+from tune_interpreg.fields import shown
+from tune_interpreg.space import Parameter, Range
 
 Place = tuple[str | int, ...]
 Found = tuple[Place, str]

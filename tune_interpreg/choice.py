@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_interpreg import ledger, matching
-from tune_interpreg.config import Frozen, Param, Search
+from tune_interpreg.fields import Frozen, Param
 from tune_interpreg.items import digest
+from tune_interpreg.space import Search
 from tune_interpreg.store import Record
 
 #: Of the loss: the noise assumed where the reference has a single seed, or seeds that agree to the last digit.

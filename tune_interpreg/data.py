@@ -144,7 +144,7 @@ def _source(data: config.Data) -> Source:
     root = None if data.root is None else Path(data.root)
     if root is not None and not root.is_dir():
         raise DataError(f"must be an existing folder, got {root}; mend --data-root or drop it", "root")
-    source: Source = registry.resolve("datasets", data.name)(root)
+    source: Source = registry.resolve("datasets", data.name)(root, **data.options)
     return source
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tune_interpreg.config import Attack, Data, Evaluation, Frozen, Param, Study, Training
+from tune_interpreg.config import Attack, Data, Evaluation, Study, Training
+from tune_interpreg.fields import Frozen, Param
 
 #: Raised whenever the code changes what a recipe results in; old results are then left alone and made anew.
 FORMAT = 1

@@ -8,7 +8,8 @@ from typing import Any
 
 from tune_interpreg import choice, graph, registry
 from tune_interpreg.choice import Choice, Target
-from tune_interpreg.config import Param, Study
+from tune_interpreg.config import Study
+from tune_interpreg.fields import Param
 from tune_interpreg.graph import State
 from tune_interpreg.items import Item, Maps, Recipe, Role
 from tune_interpreg.store import Record, Store

@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 
 from tune_interpreg import choice, ledger, matching, seeding
 from tune_interpreg.choice import Target
-from tune_interpreg.config import Param, Range, Search
+from tune_interpreg.fields import Param
+from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg.checks import Found, Place, homes, instead, model_in, study_problems
-from tune_interpreg.config import Arm, Study, shown
+from tune_interpreg.config import Arm, Study
+from tune_interpreg.fields import shown
 from tune_interpreg.yaml_file import File, Problem, StudyError
 
 #: What a value has to be, by pydantic's name of the rule it broke.

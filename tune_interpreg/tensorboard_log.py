@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from tune_interpreg.config import Param
+from tune_interpreg.fields import Param
 
 
 class TrialLog:

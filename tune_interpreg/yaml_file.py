@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tune_interpreg.checks import Found, Place
-from tune_interpreg.config import shown
+from tune_interpreg.fields import shown
 
 _MERGE = "tag:yaml.org,2002:merge"
 
