@@ -143,7 +143,7 @@ def differences(study: Study, facts: Mapping[str, Collection[Any]]) -> list[str]
 
 def _settings(study: Study) -> dict[str, Any]:
     attack = study.evaluation_attack
-    own = {"model": study.model, "norm": attack.norm, "eps": attack.eps, "steps": attack.steps}
+    own = {"model": study.model.name, "norm": attack.norm, "eps": attack.eps, "steps": attack.steps}
     return own | {"step_size": attack.step} | study.training.model_dump()
 
 

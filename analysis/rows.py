@@ -42,7 +42,7 @@ def repeats(records: Iterable[Record], study: Study) -> dict[str, list[Record]]:
     for name in _teachers_first(study):
         arm = study.arms[name]
         taught_by = {r["key"] for r in kept[arm.targets.teacher]} if arm.targets else set()
-        kept[name] = _latest_recipe([r for r in of_arm[name] if _agrees(r["recipe"], arm, taught_by)])
+        kept[name] = _latest_recipe([r for r in of_arm[name] if _agrees(r["recipe"], arm, taught_by)], arm)
     return {name: kept[name] for name in study.arms}
 
 
@@ -137,14 +137,22 @@ def _agrees(recipe: Record, arm: Arm, teachers: Collection[str]) -> bool:
     if not arm.targets:
         return same_method and same_params
     maps = recipe.get("maps") or {}
-    fixed = arm.targets.model_dump(include={"sigma", "samples", "permute"})
+    fixed = arm.targets.model_dump(exclude={"teacher", "teachers"})
     same_maps = all(maps.get(name, value) == value for name, value in fixed.items())
     same_teacher = "teacher" not in maps or maps["teacher"] in teachers
     return same_method and same_params and same_maps and same_teacher
 
 
-def _latest_recipe(group: list[Record]) -> list[Record]:
-    return [record for record in group if record["recipe_key"] == group[-1]["recipe_key"]]
+def _latest_recipe(group: list[Record], arm: Arm) -> list[Record]:
+    """The records that share the last one's recipe; where each seed has a teacher of its own, but for the teacher."""
+    if arm.targets is None or arm.targets.teachers == "shared":
+        return [record for record in group if record["recipe_key"] == group[-1]["recipe_key"]]
+    return [record for record in group if _without_teacher(record) == _without_teacher(group[-1])]
+
+
+def _without_teacher(record: Record) -> Record:
+    own = {key: value for key, value in record["recipe"]["maps"].items() if key not in ("teacher", "teacher_seed")}
+    return {**record["recipe"], "maps": own}
 
 
 def _done(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:

@@ -14,8 +14,9 @@ from analysis.intervals import paired, student_t
 from analysis.rows import Missing, Record
 from tune_interpreg.config import Arm, Study
 
-SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J"}
+SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J", "lambda_g": "λ_g", "lambda_cs": "λ_cs", "lambda_gm": "λ_gm"}
 LOSS = "train/loss"
+AUTOATTACK = "test/adv_accuracy_autoattack"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def accuracy_table(results: Results) -> Table:
         "Adv. Acc. (compat)": paper.ADV_COMPAT,
         "Adv. Acc. (strict)": paper.ADV_STRICT,
     }
+    if results.study.evaluation.autoattack:
+        metrics["Adv. Acc. (AutoAttack)"] = AUTOATTACK
     columns, cells = _beside_paper(results, metrics, scale=100)
     title = f"Table {number}. Accuracy on {results.study.data.name}, %"
     return Table(
@@ -95,8 +98,9 @@ def settings_table(results: Results) -> Table:
     references = {arm.search.match_loss_of for arm in searched.values() if arm.search}
     named = [name for name in results.study.arms if name in searched or name in references]
     note = (
-        "Loss: training loss, mean over the last epoch, penalty included, over the repeats' seeds. Residual: the"
-        " arm's loss − its reference's, paired by seed. Settings are those of the repeats."
+        "Loss: training loss, mean over the last epoch, over the repeats' seeds; the penalty is included, except where"
+        " the match says ce. Residual: the arm's loss − its reference's, paired by seed. Settings are those of the"
+        " repeats."
     )
     notes = (*_notes(results, [LOSS], named), note, *_matches(results, searched))
     return Table("Settings. Chosen parameters and matched training losses", columns, cells, notes)
@@ -138,7 +142,9 @@ def _chosen(results: Results, name: str, arm: Arm) -> str:
 
 def _search_cells(results: Results, name: str, arm: Arm) -> tuple[str, str]:
     assert arm.search
-    goal = f"match {arm.search.match_loss_of}" if arm.search.match_loss_of else f"max {arm.search.maximize}"
+    search = arm.search
+    matched = f"match {search.match_loss_of}" + (" (ce)" if search.loss == "ce" else "")
+    goal = matched if search.match_loss_of else f"max {search.maximize}"
     ended = [r for r in results.records if (r["arm"], r["role"]) == (name, "search") and r["state"] != "failed"]
     return goal, f"{len(ended)} of {arm.search.trials}"
 
@@ -150,11 +156,11 @@ def _paper_setting(printed: Mapping[str, Mapping[str, float]], name: str, arm: A
 
 def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell]:
     assert arm.search
-    own = results.estimate(name, LOSS, decimals=None)
-    reference = arm.search.match_loss_of
+    metric, reference = arm.search.matched, arm.search.match_loss_of
+    own = results.estimate(name, metric, decimals=None)
     if reference is None:
         return own, ABSENT
-    ours, theirs = rows.values(results.frame, name, LOSS), rows.values(results.frame, reference, LOSS)
+    ours, theirs = rows.values(results.frame, name, metric), rows.values(results.frame, reference, metric)
     residual = paired(ours, theirs) if ours.keys() & theirs.keys() else None
     asked = len(results.study.seeds)
     return own, Estimate(residual, asked, decimals=None)
@@ -212,13 +218,17 @@ def _matches(results: Results, searched: Iterable[str]) -> list[str]:
 
 
 def _attack_note(results: Results) -> str:
-    attack = results.study.evaluation_attack
+    attack, evaluation = results.study.evaluation_attack, results.study.evaluation
+    restarts = f" from {evaluation.restarts} starts, of which the worst counts," if evaluation.restarts > 1 else ""
+    direction = "" if attack.direction is None else f" along the {attack.direction} direction"
+    ensemble = f" AutoAttack: {evaluation.autoattack} test images." if evaluation.autoattack else ""
     images = _listed(rows.facts(results.records, results.study)["test_images"])
-    size = results.study.evaluation.batch_size
     return (
-        f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps of {attack.step:.3g}, on {images} test"
-        f" images. compat: gradient of the mean loss of a batch of {size}, floor 1e-6, last iterate; strict:"
+        f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps of"
+        f" {attack.step:.3g}{direction},{restarts} on {images} test images. compat: gradient of the mean loss of a"
+        f" batch of {evaluation.batch_size}, floor 1e-6, last iterate; strict:"
         " each image's own gradient whatever its size, an image is lost if any iterate is misclassified."
+        f"{ensemble}"
     )
 
 

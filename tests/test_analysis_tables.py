@@ -241,6 +241,49 @@ def test_settings_show_what_was_chosen_and_the_paired_residual():
     assert str(jacobian["Residual"]) == "0.0100 ± 0.0088"
 
 
+def test_a_match_of_the_cross_entropy_is_judged_by_it():
+    arms = dict(STUDY.arms)
+    search = arms["jacobian"].search.model_copy(update={"loss": "ce"})
+    arms["jacobian"] = arms["jacobian"].model_copy(update={"search": search})
+    ledger = [
+        record(item(arm, (seed,), params), {seed: {"train/loss": 9.0 * seed, "train/ce": ce + seed / 10}})
+        for arm, params, ce in (
+            ("interp_robust", {"lambda": 0.1, "phi": 1.0}, 0.5),
+            ("jacobian", {"lambda_j": 1.0}, 0.25),
+        )
+        for seed in range(5)
+    ]
+    jacobian = row_of(settings_table(Results(STUDY.model_copy(update={"arms": arms}), tuple(ledger))), "Jacobian Reg.")
+    assert jacobian["Search"] == "match interp_robust (ce)"
+    assert jacobian["Loss"].interval.mean == pytest.approx(0.45)
+    assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
+
+
+def test_repeats_with_a_teacher_each_are_one_row():
+    arms = dict(STUDY.arms)
+    targets = arms["interp_robust"].targets.model_copy(update={"teachers": "per_seed"})
+    arms["interp_robust"] = arms["interp_robust"].model_copy(update={"targets": targets})
+    teachers = [record(item("adversarial", (seed,)), {seed: accuracies(0.9)}) for seed in range(2)]
+    pupils = [
+        record(item("interp_robust", (seed,), {"lambda": 0.1, "phi": 1.0}, teacher=one["key"]), {seed: accuracies(0.9)})
+        for seed, one in enumerate(teachers)
+    ]
+    assert pupils[0]["recipe_key"] != pupils[1]["recipe_key"]
+    for study, n in ((STUDY, 1), (STUDY.model_copy(update={"arms": arms}), 2)):
+        row = row_of(accuracy_table(Results(study, (*teachers, *pupils))), "Interp. Reg. R.")
+        assert row["Std. Acc."].interval.n == n
+
+
+def test_what_the_evaluation_adds_is_in_the_table_and_its_notes():
+    evaluation = STUDY.evaluation.model_copy(update={"restarts": 3, "autoattack": 50})
+    study = STUDY.model_copy(update={"evaluation": evaluation})
+    known = [record(item("standard", (0,)), {0: accuracies(0.9) | {"test/adv_accuracy_autoattack": 0.25}})]
+    table = accuracy_table(Results(study, tuple(known)))
+    assert row_of(table, "Std. Training")["Adv. Acc. (AutoAttack)"].interval.mean == pytest.approx(25.0)
+    assert any("from 3 starts" in note and "AutoAttack: 50 test images" in note for note in table.notes)
+    assert "Adv. Acc. (AutoAttack)" not in accuracy_table(results(known)).columns
+
+
 def test_settings_of_a_study_under_way_are_dashes():
     table = settings_table(results([]))
     jacobian = row_of(table, "Jacobian Reg.")

@@ -1,11 +1,10 @@
-"""PGD against closed forms: steps on linear models, projections in NumPy, the two forms' floors.
+"""PGD against closed forms: steps on linear models, the two forms' floors, what an attack may touch.
 
 Shapes: B batch, C·H·W image, K classes, D = C·H·W.
 """
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tune_interpreg import attacks
+from tune_interpreg import attacks, balls
 from tune_interpreg.attacks import Form
 from tune_interpreg.config import Attack
 from tune_interpreg.models import PiecewiseLinear, linearize
@@ -84,13 +83,29 @@ def test_one_l2_step_cuts_a_linear_margin_by_eps_times_the_weights_distance(form
     torch.testing.assert_close(cut.detach(), (0.1 * distance).expand(6), rtol=1e-4, atol=1e-5)
 
 
-def test_one_linf_step_cuts_a_linear_margin_by_eps_times_the_weights_l1_distance() -> None:
-    """The dual norm of linf is l1."""
-    model, x, attack = linear(2), grey(6), Attack(norm="linf", eps=0.1, steps=1, step_size=0.1)
+@pytest.mark.parametrize(("norm", "direction"), [("l2", "l2"), ("l2", "sign"), ("linf", "l2"), ("linf", "sign")])
+def test_a_step_cuts_a_linear_margin_by_its_length_in_the_dual_norm(norm: str, direction: str) -> None:
+    """Along g/‖g‖₂ by step·‖w₁ − w₀‖₂, along sign(g) by step·‖w₁ − w₀‖₁, in a ball that holds the step."""
+    model, x = linear(2), grey(6)
+    attack = Attack(norm=norm, eps=0.5, steps=1, step_size=0.1, direction=direction)
     adv = attacks.perturb_from(model, x, torch.ones(6, dtype=torch.long), x, attack=attack, form="strict")
     cut = (model(x) - model(adv)) @ torch.tensor([-1.0, 1.0])
-    distance = (weight(model)[1] - weight(model)[0]).abs().sum()
+    distance = (weight(model)[1] - weight(model)[0]).norm(p=2 if direction == "l2" else 1)
     torch.testing.assert_close(cut.detach(), (0.1 * distance).expand(6), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_without_a_direction_the_norm_chooses_it(norm: str) -> None:
+    """null is l2 under l2 and sign under linf, of which the steepest descent in the ball consists."""
+    model, x, y = linear(3), grey(6), torch.arange(6) % 3
+
+    def moved(direction: str | None) -> Tensor:
+        attack = Attack(norm=norm, eps=0.2, steps=3, direction=direction)
+        return attacks.perturb_from(model, x, y, x, attack=attack, form="strict")
+
+    same, other = ("l2", "sign") if norm == "l2" else ("sign", "l2")
+    assert torch.equal(moved(None), moved(same))
+    assert not torch.equal(moved(None), moved(other))
 
 
 @pytest.mark.parametrize("make", [lambda: linear(5), relu_net], ids=["adjoint", "fallback"])
@@ -127,55 +142,23 @@ def test_no_margin_takes_the_unit_residual_away() -> None:
     assert torch.equal(attacks.unit_residual(z, y), torch.tensor([[1.0, -1.0]]))
 
 
-@given(st.floats(1e-3, 10), st.floats(0, 10), st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
-def test_l2_projection_leaves_the_smaller_of_length_and_radius(eps: float, scale: float, seed: int) -> None:
-    """‖Π(d)‖₂ = min(‖d‖₂, ε), along d, as NumPy computes it."""
-    d = scale * torch.randn(3, *SHAPE, generator=random(seed))
-    flat = d.flatten(1).numpy().astype(np.float64)
-    length = np.linalg.norm(flat, axis=1, keepdims=True)
-    expected = flat * np.minimum(1.0, eps / np.maximum(length, 1e-300))
-    np.testing.assert_allclose(attacks.l2_project(d, eps).flatten(1), expected, rtol=1e-5, atol=1e-7)
-
-
-@given(st.floats(1e-3, 10), st.floats(0, 10), st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
-def test_linf_projection_is_numpys_clip(eps: float, scale: float, seed: int) -> None:
-    """max |Π(d)| = min(max |d|, ε)."""
-    d = scale * torch.randn(3, *SHAPE, generator=random(seed))
-    np.testing.assert_allclose(attacks.linf_project(d, eps), np.clip(d.numpy(), -eps, eps), rtol=1e-6)
-
-
-def test_zero_gradients_and_unbounded_balls_give_finite_steps() -> None:
-    """No division by zero; an infinite radius projects nothing."""
-    zero = torch.zeros(2, *SHAPE)
-    assert torch.equal(attacks.l2_direction(zero, 1e-12), zero)
-    assert torch.equal(attacks.l2_project(zero, math.inf), zero)
-    assert torch.equal(attacks.l2_project(zero + 9, math.inf), zero + 9)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_start_lies_on_the_sphere_and_in_the_box(norm: str) -> None:
-    """Uniform pixels are farther than ε from x, so their projection has distance ε."""
-    x, u = torch.rand(8, *SHAPE, generator=random(0)), torch.rand(8, *SHAPE, generator=random(1))
-    start = attacks.near_sphere(x, u, attack=Attack(norm=norm, eps=0.3))
-    order = 2 if norm == "l2" else math.inf
-    distance = torch.linalg.vector_norm((start - x).flatten(1), order, dim=1)
-    torch.testing.assert_close(distance, torch.full((8,), 0.3), rtol=1e-5, atol=0.0)
-    assert start.min() >= 0
-    assert start.max() <= 1
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("norm", NORMS)
-@given(st.floats(0.01, 3), st.floats(0.01, 3), st.integers(1, 4), st.integers(0, 99))
-@settings(max_examples=15, deadline=None)
+@given(
+    st.floats(0.01, 3),
+    st.floats(0.01, 3),
+    st.integers(1, 4),
+    st.integers(0, 99),
+    st.sampled_from(["l2", "sign"]),
+    st.sampled_from(["sphere", "ball"]),
+)
+@settings(max_examples=20, deadline=None)
 def test_adversarial_images_stay_in_the_ball_and_the_box(
-    norm: str, form: Form, eps: float, step_size: float, steps: int, seed: int
+    norm: str, form: Form, eps: float, step_size: float, steps: int, seed: int, direction: str, start: str
 ) -> None:
     """‖δ‖ ≤ ε(1 + 1e-5) and pixels in [0, 1], also from images on the box's faces."""
     x = (2 * torch.rand(4, *SHAPE, generator=random(seed)) - 0.5).clamp(0, 1)
-    attack = Attack(norm=norm, eps=eps, steps=steps, step_size=step_size)
+    attack = Attack(norm=norm, eps=eps, steps=steps, step_size=step_size, direction=direction, start=start)
     y = torch.arange(4) % 3
     adv = attacks.perturb(linear(3), x, y, attack=attack, generator=random(seed), form=form)
     order = 2 if norm == "l2" else math.inf
@@ -240,7 +223,7 @@ def test_dropping_broken_samples_changes_nothing(trained: Trained) -> None:
     model, x, y = trained
     u = torch.rand(x.shape, generator=random(4))
     attacked = {n: Attack(norm="l2", eps=0.6, steps=n, step_size=0.15) for n in range(1, 6)}
-    start = attacks.near_sphere(x, u, attack=attacked[5])
+    start = balls.near_sphere(x, u, attacked[5])
     seen = [x, start] + [attacks.perturb_from(model, x, y, start, attack=attacked[n], form="strict") for n in attacked]
     expected = torch.stack([model(x_t).argmax(1) != y for x_t in seen]).any(0)
     ours = attacks.broken(model, x, y, attack=attacked[5], form="strict", generator=random(4))
@@ -274,10 +257,11 @@ def test_an_unbounded_attack_breaks_everything(trained: Trained) -> None:
     assert attacks.broken(model, x, y, attack=attack, form="strict", generator=random(0)).all()
 
 
+@pytest.mark.parametrize("start", ["sphere", "ball"])
 @pytest.mark.parametrize("form", FORMS)
-def test_only_the_given_generator_draws(form: Form) -> None:
+def test_only_the_given_generator_draws(form: Form, start: str) -> None:
     """A disturbed global generator changes nothing and is not drawn from; another seed changes the start."""
-    model, x, y, attack = relu_net(), grey(4), torch.arange(4) % 3, Attack(eps=0.5, steps=2)
+    model, x, y, attack = relu_net(), grey(4), torch.arange(4) % 3, Attack(eps=0.5, steps=2, start=start)
     one = attacks.perturb(model, x, y, attack=attack, generator=random(0), form=form)
     torch.manual_seed(12345)
     state = torch.get_rng_state()
@@ -301,12 +285,13 @@ def test_an_attack_leaves_the_model_as_it_was(make: type[nn.Module], training: b
     assert all(p.grad is None and torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("start", ["sphere", "ball"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_perturb_reads_no_data_on_the_host(norm: str, form: Form) -> None:
+def test_perturb_reads_no_data_on_the_host(norm: str, form: Form, start: str) -> None:
     """Tensors without data suffice, so no shape, branch or number depends on data: a graph can capture it."""
     model = linear(3).to("meta")
     x, y = torch.empty(4, *SHAPE, device="meta"), torch.empty(4, dtype=torch.long, device="meta")
-    attack = Attack(norm=norm, eps=0.5, steps=2)
+    attack = Attack(norm=norm, eps=0.5, steps=2, start=start)
     adv = attacks.perturb(model, x, y, attack=attack, generator=random(0), form=form)
     assert adv.shape == x.shape

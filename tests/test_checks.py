@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tune_interpreg import checks
 from tune_interpreg.checks import Place, homes, instead, study_problems
 from tune_interpreg.config import Arm, Study
 
@@ -72,14 +73,54 @@ def test_an_unknown_parameter_names_those_of_the_method_and_the_near_one() -> No
     arm = {"method": "jacobian", "search": {"space": {"lamda_j": LOG}, "maximize": "val/accuracy"}}
     assert found(a=arm) == {
         ("arms", "a", "search", "space", "lamda_j"): (
-            "unknown parameter; method jacobian takes lambda_j, norm (did you mean lambda_j?)"
+            "unknown parameter; method jacobian takes lambda_j, norm, output, dropout (did you mean lambda_j?)"
         )
     }
 
 
+def test_methods_joined_by_a_plus_take_the_parameters_of_each() -> None:
+    both = interpretation(method="adversarial + interpretation", mode="eval")
+    assert not found(a=both)
+    unknown = found(a=both | {"lambda_j": 1})["arms", "a", "lambda_j"]
+    assert unknown.startswith("unknown parameter; method adversarial + interpretation takes ")
+    misspelt = found(a=both | {"method": "adversarial+interpretatoin"})
+    assert misspelt == {("arms", "a", "method"): 'unknown method "interpretatoin"; did you mean interpretation?'}
+    (twice,) = found(a=both | {"method": "interpretation + interpretation"}).items()
+    assert twice[0] == ("arms", "a", "method")
+
+
+def test_a_method_of_signed_gradients_asks_for_signed_maps() -> None:
+    arm = {"method": "cosine", "lambda_cs": 1.0, "lambda_gm": 0.1, "targets": {"teacher": "standard"}}
+    rule = "method cosine compares signed gradients; give targets.sign: signed"
+    assert found(a=arm) == {("arms", "a", "targets", "sign"): rule}
+    assert not found(a=arm | {"targets": {"teacher": "standard", "sign": "signed"}})
+
+
+# ----------------------------------------------------------------------- options
+def test_options_are_those_of_the_function_that_builds_it() -> None:
+    assert not study_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
+    wrong = {"name": "cifar_cnn", "fc_rleu": False, "fc_relu": "no"}
+    problems = study_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})
+    assert dict(problems) == {
+        ("data", "train_limt"): "unknown option; dataset digits takes no options (did you mean train_limit?)",
+        ("model", "fc_rleu"): "unknown option; model cifar_cnn takes fc_relu (did you mean fc_relu?)",
+        ("model", "fc_relu"): 'takes true or false, got "no"',
+    }
+
+
+def test_autoattack_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = {"evaluation": {"autoattack": 50}, "arms": {"a": STANDARD}}
+    assert not study_problems(study)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    ((place, said),) = study_problems(study)
+    assert place == ("evaluation", "autoattack")
+    assert 'pip install "tune-interpreg[autoattack]"' in said
+
+
+# ------------------------------------------------------------------ parameters
 def test_phi_is_no_parameter_of_methods_without_targets() -> None:
     message = found(a=jacobian(phi=1.0))["arms", "a", "phi"]
-    assert message == "unknown parameter; method jacobian takes lambda_j, norm"
+    assert message == "unknown parameter; method jacobian takes lambda_j, norm, output, dropout"
     assert found(a=STANDARD | {"phi": 1.0})["arms", "a", "phi"].endswith("method standard takes no parameters")
 
 
@@ -126,6 +167,12 @@ def test_a_range_proposes_only_what_its_parameter_takes(key: str, span: Any, sai
     arm = interpretation(search={"space": {key: span}, "maximize": "val/accuracy"})
     arm.pop(key, None)
     assert said in found(a=arm | ({} if key == "lambda" else {"lambda": 0.1}))["arms", "a", "search", "space", key]
+
+
+def test_a_whole_number_is_searched_by_choice() -> None:
+    search = {"space": {"projections": {"uniform": [1, 4]}}, "maximize": "val/accuracy"}
+    problems = found(a={"method": "jacobian_projections", "lambda_j": 0.1, "search": search})
+    assert set(problems.values()) == {"takes whole numbers; search it by choice: [1, 2, 4]"}
 
 
 def test_methods_and_targets_go_together() -> None:

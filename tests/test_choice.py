@@ -44,6 +44,19 @@ def test_the_best_metric_wins_and_the_earlier_trial_on_a_tie(values: list[float]
         assert chosen.params == {"lambda": 0.01 * (values.index(max(values)) + 1)}
 
 
+def test_the_loss_that_is_matched_is_all_of_it_or_the_cross_entropy_alone() -> None:
+    ce = MATCH.model_copy(update={"loss": "ce"})
+    known = {seed: {"train/loss": 3.0 + seed, "train/ce": 1.0 + seed} for seed in (0, 1)}
+    item = Item(arm="robust", role="repeat", recipe=Recipe(method="standard"), seeds=(0, 1))
+    done = ledger.record(item, "done", metrics=known)
+    targets = {search.loss: Target.of([done], search.matched) for search in (MATCH, ce)}
+    assert {loss: target.loss for loss, target in targets.items()} == {"total": 3.5, "ce": 1.5}
+    trial = record(0, 0.1, train_loss=4.0, train_ce=1.25)
+    assert choice.residual(trial, targets["total"]) == 0.5
+    assert choice.residual(trial, targets["ce"]) == -0.25
+    assert choice.basis(ce, [trial], "ab") != choice.basis(MATCH, [trial], "ab")
+
+
 def test_what_was_not_done_is_never_chosen() -> None:
     states: list[ledger.Settled] = ["failed", "diverged", "pruned"]
     lost = [record(n, 0.1, state, val_adv_accuracy=0.9) for n, state in enumerate(states)]

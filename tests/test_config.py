@@ -7,11 +7,23 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from tune_interpreg.config import Arm, Attack, Data, Evaluation, Resources, Study, Targets, Training
+from tune_interpreg.config import (
+    Arm,
+    Attack,
+    Augment,
+    Data,
+    Evaluation,
+    Model,
+    Named,
+    Resources,
+    Study,
+    Targets,
+    Training,
+)
 from tune_interpreg.fields import shown
 from tune_interpreg.space import Parameter, Range, Search
 
-SECTIONS = (Data, Training, Attack, Evaluation, Resources, Targets, Search)
+SECTIONS = (Data, Model, Augment, Training, Attack, Evaluation, Resources, Targets, Search)
 GIVEN: dict[type[BaseModel], dict[str, Any]] = {
     Targets: {"teacher": "a"},
     Search: {"space": {"lambda": {"log_uniform": [0.1, 1]}}, "maximize": "val/accuracy"},
@@ -20,7 +32,7 @@ NUMBERS = [
     (section, key)
     for section in SECTIONS
     for key, field in section.model_fields.items()
-    if re.search(r"\b(int|float)\b", str(field.annotation))
+    if re.search(r"\b(int|float)\b", str(field.annotation)) and key != "options"
 ]
 LOG = {"log_uniform": [0.1, 1.0]}
 STUDY = {
@@ -53,11 +65,14 @@ def test_a_section_is_frozen_and_refuses_unknown_keys(section: type[BaseModel]) 
     made = section.model_validate(GIVEN.get(section, {}))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(made, next(iter(section.model_fields)), None)
-    assert "Extra inputs" in problems(section, unheard_of=1)
+    if issubclass(section, Named):
+        assert section.model_validate({"unheard_of": 1}).options == {"unheard_of": 1}
+    else:
+        assert "Extra inputs" in problems(section, unheard_of=1)
 
 
 def test_every_number_of_every_section_is_found() -> None:
-    assert len(NUMBERS) == 3 + 6 + 3 + 5 + 2 + 2 + 1
+    assert len(NUMBERS) == 3 + 1 + 6 + 3 + 7 + 2 + 2 + 1
 
 
 @pytest.mark.parametrize(("section", "key"), NUMBERS)
@@ -91,7 +106,18 @@ def test_no_number_is_made_of_text_truth_values_or_infinity(section: type[BaseMo
         (Resources, "gpus", [0, 0.25], [-1]),
         (Targets, "sigma", [0, 0.15], [-0.1]),
         (Targets, "samples", [1], [0]),
-        (Targets, "permute", [True, False], [1, "yes", None]),
+        (Targets, "permute", [True, False, None, "fixed", "redrawn"], [1, "yes"]),
+        (Targets, "teachers", ["shared", "per_seed"], ["own", None]),
+        (Targets, "clamp", [True, False], [0, "no"]),
+        (Targets, "include_clean", [True, False], [1]),
+        (Targets, "sign", ["abs", "signed"], ["+"]),
+        (Targets, "output", ["logits", "probabilities"], ["loss"]),
+        (Training, "schedule", ["step", "cosine"], ["linear"]),
+        (Training, "augment", [None, {}, {"flip": True, "crop": 4}], [True, {"crop": -1}, {"flip": 1}, {"pad": 4}]),
+        (Attack, "direction", [None, "l2", "sign"], ["linf"]),
+        (Attack, "start", ["sphere", "ball"], ["x"]),
+        (Evaluation, "restarts", [1, 5], [0]),
+        (Evaluation, "autoattack", [None, 100], [0]),
         (Search, "trials", [1], [0]),
         (Search, "pruner", ["none", "median"], ["hyperband"]),
     ],
@@ -99,6 +125,29 @@ def test_no_number_is_made_of_text_truth_values_or_infinity(section: type[BaseMo
 def test_bounds_of_values(section: type[BaseModel], key: str, good: list[Any], bad: list[Any]) -> None:
     assert not any(problems(section, **{key: value}) for value in good)
     assert all(problems(section, **{key: value}) for value in bad)
+
+
+def test_a_loss_belongs_to_a_match() -> None:
+    matching = {"maximize": None, "match_loss_of": "a"}
+    assert not problems(Search, **matching, loss="ce")
+    assert Search(**GIVEN[Search] | matching, loss="ce").matched == "train/ce"
+    assert Search(**GIVEN[Search] | matching).matched == "train/loss"
+    assert "drop loss" in problems(Search, loss="ce")
+    assert problems(Search, **matching, loss="penalty")
+
+
+def test_a_bare_name_stands_for_its_section_and_further_keys_are_options() -> None:
+    assert Model.model_validate("a") == Model(name="a")
+    assert Model.model_validate({"name": "a", "width": 3}) == Model(name="a", options={"width": 3})
+    assert Data.model_validate({"size": None, "train_limit": 3}) == Data(train_limit=3, options={"size": None})
+    assert "null" in problems(Model, width=[3])
+
+
+def test_the_rate_by_either_schedule() -> None:
+    step = Training(lr=0.8, lr_decay=0.5, decay_every=2, epochs=4)
+    assert [step.rate(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.8, 0.4, 0.4])
+    cosine = step.model_copy(update={"schedule": "cosine"})
+    assert [cosine.rate(epoch) for epoch in (0, 2)] == pytest.approx([0.8, 0.4])
 
 
 def test_step_size_defaults_to_two_and_a_half_radii_over_the_steps() -> None:
@@ -232,6 +281,7 @@ def test_the_setting_leaves_out_what_may_grow_and_where_data_lies() -> None:
         ({}, {"a": 1}, 'takes a number, got {"a": 1}'),
         ({"choices": ("abs", "signed")}, "ABS", 'takes one of abs, signed, got "ABS"'),
         ({"choices": ("abs", "signed")}, [1], "takes one of abs, signed, got [1]"),
+        ({"whole": True, "low": 1}, 1.5, "takes a whole number of at least 1, got 1.5"),
     ],
 )
 def test_a_parameter_says_why_it_refuses_a_value(parameter: dict[str, Any], value: Any, said: str) -> None:

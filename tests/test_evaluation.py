@@ -155,12 +155,16 @@ def test_adversarial_accuracy_depends_on_its_seed_alone(trained: nn.Module, monk
     assert not torch.equal(starts[0], starts[2])
 
 
-def test_starts_differ_between_images_and_follow_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("start", ["sphere", "ball"])
+def test_starts_differ_between_images_and_follow_their_place(
+    norm: str, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Noise in batches of any size is one and the same sequence of images, none repeated."""
     monkeypatch.setattr(evaluation, "IMAGES_A_BLOCK", 8)
-    shape = torch.Size((30, *SHAPE))
-    whole, *others = (torch.cat(list(evaluation._noise(shape, b, random(0)))) for b in (30, 1, 7, 8, 100))
-    assert whole.shape == shape
+    attack = Attack(norm=norm, start=start)
+    whole, *others = (torch.cat(list(evaluation._noise(halves(30), b, attack, 0, 1))) for b in (30, 1, 7, 8, 100))
+    assert len(whole) == 30
     assert len(whole.flatten(1).unique(dim=0)) == 30
     assert all(torch.equal(whole, other) for other in others)
 

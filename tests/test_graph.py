@@ -75,6 +75,59 @@ def test_maps_wait_for_the_teachers_first_seed_alone_and_come_before_all_else() 
     assert ready(of, state) == [("teacher", "repeat", (6,)), ("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
 
 
+def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
+    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    for gpus in (0, 1):
+        of = study(TEACHER, own, gpus=gpus)
+        state = State.empty(of)
+        state.repeats["teacher"].done |= {5, 6}
+        assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+        assert graph.total(of) == 6
+        (maps,) = state.maps.values()
+        maps.done.add(6)
+        maps.running.add(5)
+        assert ready(of, state) == [("pupil", "repeat", (6,))]
+        maps.running.clear()
+        maps.lost.add(5)
+        state.repeats["pupil"].done.add(6)
+        assert graph.waiting(of, state) == {"pupil": "has no target maps for seed 5: the teacher teacher gave none"}
+        maps.done.add(5)
+        maps.lost.clear()
+        state.repeats["pupil"].done.clear()
+        assert ready(of, state) == [("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
+
+
+def test_a_match_does_not_wait_for_a_seed_of_its_reference_that_has_no_teacher() -> None:
+    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, own, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
+    state = State.empty(of)
+    state.repeats["teacher"] = Tally(done={6}, running={5})
+    state.repeats["pupil"].done.add(6)
+    (maps,) = state.maps.values()
+    maps.done.add(6)
+    assert ready(of, state) == []
+    state.repeats["teacher"] = Tally(done={6}, lost={5})
+    assert ready(of, state) == [("match", "search", (0,))]
+    state.repeats["teacher"] = Tally(done={5, 6})
+    maps.lost.add(5)
+    assert ready(of, state) == [("match", "search", (0,))]
+
+
+def test_a_shared_and_an_own_teacher_make_no_maps_twice() -> None:
+    own = PUPIL.replace("pupil", "own").replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, PUPIL, own)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+    (maps,) = state.maps.values()
+    maps.done.add(5)
+    assert [task for task in ready(of, state) if task[1] == "repeat"] == [
+        ("pupil", "repeat", (5,)),
+        ("pupil", "repeat", (6,)),
+        ("own", "repeat", (5,)),
+    ]
+
+
 def test_pupils_share_maps_that_are_made_alike() -> None:
     second = PUPIL.replace("pupil", "second")
     shared = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, permute: true}"))
@@ -153,10 +206,9 @@ def studies(draw: st.DrawFn) -> Study:
         goal = {"match_loss_of": match} if match else {"maximize": "val/accuracy"}
         space = {"lambda": {"log_uniform": (0.1, 1.0)}}
         search = Search(space=space, trials=draw(st.integers(1, 3)), **goal) if match or draw(st.booleans()) else None
-        samples = draw(st.sampled_from([3, 4]))
-        arms[f"a{n}"] = Arm(
-            method="m", targets=Targets(teacher=teacher, samples=samples) if teacher else None, search=search
-        )
+        made = {"samples": draw(st.sampled_from([3, 4])), "teachers": draw(st.sampled_from(["shared", "per_seed"]))}
+        targets = Targets(teacher=teacher, **made) if teacher else None
+        arms[f"a{n}"] = Arm(method="m", targets=targets, search=search)
     shuffled = draw(st.permutations(list(arms)))
     seeds, gpus = draw(st.sampled_from([(0,), (3, 1), (0, 1, 2)])), draw(st.sampled_from([0, 1]))
     return Study(arms={name: arms[name] for name in shuffled}, seeds=seeds, resources={"gpus": gpus})
@@ -166,15 +218,20 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     arm, seeds = of.arms[task.arm], set(of.seeds)
     if task.role == "targets":
         assert arm.targets
-        assert task.parts == (of.seeds[0],)
-        assert of.seeds[0] in state.repeats[arm.targets.teacher].done
+        key = graph.maps_of(arm)
+        alike = [other.targets for other in of.arms.values() if graph.maps_of(other) == key]
+        own = any(targets and targets.teachers == "per_seed" for targets in alike)
+        assert set(task.parts) <= (seeds if own else {of.seeds[0]})
+        assert set(task.parts) <= state.repeats[arm.targets.teacher].done
         return
-    key = graph.maps_of(arm)
-    assert key is None or state.maps[key].done
+    if (key := graph.maps_of(arm)) is not None:
+        trained = task.parts if task.role == "repeat" else of.seeds[:1]
+        assert {graph.teacher_seed(of, arm, seed) for seed in trained} <= state.maps[key].done
     if arm.search and arm.search.match_loss_of:
         reference = state.repeats[arm.search.match_loss_of]
         assert reference.done
-        assert reference.settled == seeds
+        assert not reference.running
+        assert reference.settled == seeds or graph.is_over(of, state, arm.search.match_loss_of)
     if task.role == "repeat" and arm.search:
         assert len(state.searches[task.arm].settled) == arm.search.trials
         assert state.searches[task.arm].done
@@ -216,7 +273,7 @@ def assert_truthful(of: Study, state: State) -> None:
         arm = of.arms[name]
         if "maps" in why:
             assert arm.targets
-            assert not state.maps[graph.maps_of(arm) or ("", 0.0, 0)].done
+            assert not {graph.teacher_seed(of, arm, seed) for seed in of.seeds} <= state.maps[graph.maps_of(arm)].done
             assert arm.targets.teacher in why
         elif "loss to match" in why:
             assert arm.search

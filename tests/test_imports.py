@@ -14,13 +14,17 @@ PACKAGES = ("tune_interpreg", "trainables", "analysis", "search_spaces")
 #: Modules of tune_interpreg, bottom first: each may import those of the lines above its own.
 LAYERS = """
     __init__
-    config registry seeding
-    items checks
+    fields registry seeding
+    space options
+    config
+    items checks augmentation
     store yaml_file
     study_file ledger data layers
-    models
+    vetting
+    models balls
     datasets attacks saliency penalties
-    training evaluation tensorboard_log root_posterior
+    image_folder training evaluation tensorboard_log root_posterior signs
+    autoattack
     objective matching
     choice graph display
     search progress

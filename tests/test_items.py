@@ -28,20 +28,25 @@ ITEM = Item(arm="robust", role="repeat", recipe=RECIPE, seeds=(0, 1))
 OTHER: dict[str, Any] = {
     "method": "jacobian",
     "params": {"lambda": 0.08, "phi": 1.0, "norm": "batch"},
-    "data": {"name": "digits", "train_limit": 500, "validation": 90, "test_limit": 90},
+    "data": {"name": "digits", "train_limit": 500, "validation": 90, "test_limit": 90, "options": {"size": 32}},
     "data_fingerprint": "cd",
-    "model": "digits_cnn",
-    "training": {"epochs": 2, "batch_size": 8, "lr": 0.5, "momentum": 0.1, "lr_decay": 0.7, "decay_every": 3},
-    "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7},
+    "model": {"name": "digits_cnn", "options": {"width": 3}},
+    "training": {"epochs": 2, "batch_size": 8, "lr": 0.5, "momentum": 0.1, "lr_decay": 0.7, "decay_every": 3}
+    | {"schedule": "cosine", "augment": {"flip": True, "crop": 4}},
+    "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"},
     "evaluation": {
         "steps": 4,
         "step_size": 0.2,
         "batch_size": 9,
         "adversarial_every": 1,
         "gradient_samples": 5,
+        "restarts": 2,
+        "autoattack": 100,
     },
     "evaluation_attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7},
-    "maps": {"teacher": "8e", "teacher_seed": 1, "sigma": 0.2, "samples": 9, "permute": True},
+    "plugins": {"my-lab": "0.1"},
+    "maps": {"teacher": "8e", "teacher_seed": 1, "sigma": 0.2, "samples": 9, "permute": "fixed"}
+    | {"clamp": True, "include_clean": True, "sign": "signed", "output": "probabilities"},
 }
 SECTIONS = {"data", "training", "attack", "evaluation", "evaluation_attack", "maps"}
 
@@ -97,7 +102,7 @@ def test_a_number_written_with_or_without_its_point_is_the_same() -> None:
 
 
 def test_the_permutation_is_no_part_of_the_raw_maps_key_but_of_the_recipes() -> None:
-    permuted = MAPS.model_copy(update={"permute": True})
+    permuted = MAPS.model_copy(update={"permute": "fixed"})
     assert permuted.key == MAPS.key
     assert changed(maps=permuted.model_dump()).key != RECIPE.key
     assert all(changed(maps=MAPS.model_dump() | {n: v}).maps != MAPS for n, v in OTHER["maps"].items())
@@ -150,5 +155,5 @@ def test_a_recipe_takes_the_shared_setting_of_its_study() -> None:
         where="test.yaml",
     )
     recipe = Recipe.of(study, method="standard", data_fingerprint="ab")
-    assert (recipe.data, recipe.model, recipe.attack) == (study.data, "mnist_cnn", study.attack)
+    assert (recipe.data, recipe.model, recipe.attack) == (study.data, study.model, study.attack)
     assert (recipe.attack.steps, recipe.evaluation_attack.steps, recipe.evaluation_attack.eps) == (4, 8, 0.5)

@@ -80,7 +80,7 @@ def search(study: optuna.Study, curve: Curve, target: float, noise: float, seed:
 
 
 def test_the_docstring_example_works() -> None:
-    assert doctest.testmod(matching) == doctest.TestResults(failed=0, attempted=6)
+    assert doctest.testmod(matching) == doctest.TestResults(failed=0, attempted=8)
 
 
 @pytest.mark.parametrize("family", [logistic, power, flat_then_steep])

@@ -79,7 +79,7 @@ def test_a_misspelt_parameter_names_file_line_place_and_those_there_are() -> Non
     search = "search: {maximize: val/accuracy, space: {\n      lamda_j: {log_uniform: [0.1, 1]}}}"
     assert told(f"arms:\n  jacobian:\n    method: jacobian\n    {search}\n") == (
         "s.yaml:5: arms.jacobian.search.space.lamda_j: unknown parameter; "
-        "method jacobian takes lambda_j, norm (did you mean lambda_j?)"
+        "method jacobian takes lambda_j, norm, output, dropout (did you mean lambda_j?)"
     )
 
 
@@ -114,7 +114,7 @@ BAD = [
     ("training: {epochs:3}\n" + ARMS, "s.yaml:1: training.'epochs:3': unknown key; did you mean epochs?"),
     ("training:\n" + ARMS, "s.yaml:1: training: takes a mapping such as {epochs: …}, got null; give it a value, *"),
     ("data: 5\n" + ARMS, "s.yaml:1: data: takes a mapping such as {name: …}, got 5"),
-    ("model:\n  - a\n" + ARMS, 's.yaml:1: model: takes text, got ["a"]'),
+    ("model:\n  - a\n" + ARMS, 's.yaml:1: model: takes a mapping such as {name: …}, got ["a"]'),
     ("seeds: 3\n" + ARMS, "s.yaml:1: seeds: takes a list such as [0, 1], got 3"),
     ("seeds: []\n" + ARMS, "s.yaml:1: seeds: takes at least one value, got []"),
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
@@ -174,7 +174,7 @@ def test_a_study_is_named_by_its_file_unless_it_says_otherwise(tmp_path: Path) -
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
-    remedy = "give a YAML file, or the name of a shipped study (digits, mnist, mnist-small)"
+    remedy = "give a YAML file, or the name of a shipped study (cifar10, cifar10-small, digits, mnist, mnist-small)"
     for source, said in (
         (str(tmp_path / "binary.yaml"), "is not text in UTF-8; give a YAML file"),
         (str(tmp_path), f"is a folder: {remedy}"),
@@ -214,7 +214,8 @@ def test_an_override_of_an_aliased_section_leaves_its_twin() -> None:
         ("training=", "training: takes a mapping such as {epochs: …}, got null; give it a value, or drop it"),
         ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; set it whole: seeds=VALUE"),
         ("seeds=[x]", 'seeds.0: takes a whole number, got "x"'),
-        ("model.name=a", 'model: takes no key model.name: it is "digits_cnn"; set it whole: model=VALUE'),
+        ("model.name=a", 'model.name: unknown model "a"; there are: cifar_cnn, digits_cnn, mnist_cnn'),
+        ("model.width=3", "model.width: unknown option; model digits_cnn takes no options"),
         ("data.name=mnits", 'data.name: unknown dataset "mnits"; did you mean mnist?'),
         ("data=mnits", 'data: unknown dataset "mnits"; did you mean mnist?'),
         ("data.train_limit=0", "data.train_limit: takes a number of at least 1, got 0"),
@@ -242,24 +243,39 @@ def test_mistakes_of_overrides_and_file_are_told_together() -> None:
 def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) -> None:
     study = study_file.load(name)
     assert study.name == name
-    arms = ["standard", "adversarial", "interp_robust", "interp_permuted", "interp_nonrobust", "jacobian"]
-    assert list(study.arms) == arms
-    assert study.arms["interp_nonrobust"].targets is not None
-    assert study.arms["interp_nonrobust"].targets.teacher == "standard"
+    tables_1_and_3 = ["interp_permuted", "interp_nonrobust"] if study.data.name != "cifar10" else []
+    assert list(study.arms) == ["standard", "adversarial", "interp_robust", *tables_1_and_3, "jacobian"]
+    for arm, teacher in {"interp_robust": "adversarial", "interp_nonrobust": "standard"}.items():
+        targets = study.arms[arm].targets if arm in study.arms else None
+        assert arm not in study.arms or (targets is not None and targets.teacher == teacher)
     assert study.arms["jacobian"].needs == ("interp_robust",)
+
+
+def test_the_cifar_study_holds_the_papers_settings() -> None:
+    """Section 4.2: batches of 100, rate .01 falling by 90% every 10 epochs, 40 steps within l2 80/255 ≈ .314."""
+    study = study_file.load("cifar10")
+    assert (study.data.name, study.data.train_limit, study.model.name) == ("cifar10", None, "cifar_cnn")
+    training, attack = study.training, study.attack
+    assert (training.batch_size, training.lr, training.lr_decay, training.decay_every) == (100, 0.01, 0.1, 10)
+    assert (attack.norm, attack.eps, attack.steps, attack.step) == ("l2", 0.314, 40, 0.04)
+    assert study.arms["jacobian"].method == "jacobian"
 
 
 def test_the_mnist_study_holds_the_papers_settings() -> None:
     study = study_file.load("mnist")
-    assert (study.data.name, study.data.train_limit, study.model) == ("mnist", None, "mnist_cnn")
+    assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
     training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
+    training |= {"schedule": "step", "augment": None}
     assert study.training.model_dump() == training
-    assert study.attack.model_dump() == {"norm": "l2", "eps": 1.5, "steps": 40, "step_size": 0.5}
+    assert study.attack.model_dump() == {"norm": "l2", "eps": 1.5, "steps": 40, "step_size": 0.5} | {
+        "direction": None,
+        "start": "sphere",
+    }
     assert study.evaluation_attack == study.attack
     assert study.seeds == (0, 1, 2, 3, 4)
     targets = [arm.targets for arm in study.arms.values() if arm.targets]
     assert [(t.teacher, t.sigma, t.samples, t.permute) for t in targets] == [
-        ("adversarial", 0.15, 50, False),
-        ("adversarial", 0.15, 50, True),
-        ("standard", 0.15, 50, False),
+        ("adversarial", 0.15, 50, None),
+        ("adversarial", 0.15, 50, "fixed"),
+        ("standard", 0.15, 50, None),
     ]

@@ -121,6 +121,7 @@ def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str,
     session = hparams_plugin.parse_session_start_info_plugin_data(start)
     values = {name: value.string_value or value.number_value for name, value in session.hparams.items()}
     method = {"method": "interpretation", "lambda": 0.1, "phi": 0.5, "sign": "abs", "norm": "batch"}
+    method |= {"threshold": "one_sided", "output": "logits"}
     assert values == method
     experiment = hparams_plugin.parse_experiment_plugin_data(found[hparams_plugin.EXPERIMENT_TAG])
     assert {info.name.tag for info in experiment.metric_infos} == {tag for tag in result if "/" in tag}

@@ -36,7 +36,7 @@ Make = Callable[..., MethodTrainable]
 
 
 def method(name: str) -> type[MethodTrainable]:
-    found: type[MethodTrainable] = registry.resolve("methods", name)
+    found: type[MethodTrainable] = registry.method(name)
     return found
 
 
@@ -205,8 +205,8 @@ def test_a_worker_with_other_images_refuses_the_item(make: Make, tmp_path: Path)
 
 
 # --------------------------------------------------------------------------- maps
-@pytest.mark.parametrize("permute", [False, True])
-def test_maps_are_the_files_permuted_where_asked(permute: bool, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("permute", [None, "fixed"])
+def test_maps_are_the_files_permuted_where_asked(permute: str | None, make: Make, tmp_path: Path) -> None:
     """The raw maps for every seed; permuted, each map keeps its values and each seed has an order of its own."""
     store = Store(tmp_path / "store")
     maps = Maps(teacher="t", teacher_seed=0, sigma=0.1, samples=1, permute=permute)
@@ -214,7 +214,8 @@ def test_maps_are_the_files_permuted_where_asked(permute: bool, make: Make, tmp_
     store.maps_file(maps.key).parent.mkdir(parents=True)
     np.save(store.maps_file(maps.key), raw.numpy())
     trainable = make(InterpretationTrainable, study(store, "interpretation", maps=maps, seeds=(0, 1)))
-    first, second = (replica.maps_NCHW for replica in trainable.trainer.replicas)
+    assert trainable.trainer.guidance is not None
+    first, second = (trainable.trainer.guidance.raw_NCHW[seed] for seed in (0, 1))
     assert torch.equal(first.flatten(1).sort().values, raw.flatten(1).sort().values)
     assert torch.equal(first, raw) == torch.equal(first, second) == (not permute)
     assert torch.equal(training_maps(trainable.job, trainable.data)[0], first)
@@ -274,7 +275,7 @@ def test_a_plain_configuration_is_read_as_a_study_is(make: Make) -> None:
     """Data by name, NumPy's numbers, several seeds, defaults, and the evaluation's attack with training's radius."""
     given = {"data": "digits", "lambda_j": np.float64(0.2), "seed": [4, 2], "evaluation": {"steps": np.int64(7)}}
     trainable = make(JacobianTrainable, {"attack": {"eps": 0.25, "steps": 5}} | given)
-    assert trainable.params == {"lambda_j": 0.2, "norm": "batch"}
+    assert trainable.params == {"lambda_j": 0.2, "norm": "batch", "output": "logits", "dropout": "shared"}
     assert trainable.job.item.seeds == (4, 2)
     assert trainable.recipe.evaluation_attack == Attack(eps=0.25, steps=7)
     assert type(trainable.params["lambda_j"]) is float

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.config import Training
+from tune_interpreg import saliency, seeding
+from tune_interpreg.augmentation import augment
+from tune_interpreg.config import Augment, Model, Training
 from tune_interpreg.data import Dataset, Split
-from tune_interpreg.training import Batch, Diverged, Terms, Trainer
+from tune_interpreg.training import STREAMS, Batch, Diverged, Guidance, Terms, Trainer
 
 N, B = 103, 20
 SHAPE = (1, 8, 8)
@@ -38,9 +40,16 @@ def trainer(
     training: Training = TRAINING,
     model: str = "digits_cnn",
     data: Dataset | None = None,
-    maps: Mapping[int, Tensor] | None = None,
+    guidance: Guidance | None = None,
 ) -> Trainer:
-    return Trainer(model=model, training=training, data=data or images(), terms=terms, seeds=seeds, maps=maps)
+    return Trainer(
+        model=Model(name=model),
+        training=training,
+        data=data or images(),
+        terms=terms,
+        seeds=seeds,
+        guidance=guidance,
+    )
 
 
 class Seen:
@@ -86,17 +95,60 @@ def test_an_epoch_is_whole_batches_of_distinct_images() -> None:
 
 
 def test_labels_and_maps_follow_their_images() -> None:
-    """Image n comes with the label n mod 10 and with its seed's map n; without maps there are none."""
+    """Image n comes with the label n mod 10 and with what the method makes of its seed's map n, or with no map."""
     seen = Seen()
     maps = {seed: torch.arange(N).view(N, 1, 1, 1).expand(N, *SHAPE) + 1000.0 * seed for seed in (1, 2)}
-    trainer(seen, seeds=(1, 2), maps=maps).run_epoch()
+    trainer(seen, seeds=(1, 2), guidance=Guidance(maps, lambda raw: raw + 0.5)).run_epoch()
     labels = torch.cat([batch.y_B for batch in seen.batches]).tolist()
-    mapped = [map_CHW[0, 0, 0].item() for batch in seen.batches for map_CHW in batch.maps_BCHW]
+    mapped = [map_CHW[0, 0, 0].item() for batch in seen.batches for map_CHW in batch.target_BCHW]
     rows = seen.rows()
     assert labels == [n % 10 for n in rows]
-    assert mapped == [n + 1000 * seed for seed, n in zip([1] * 100 + [2] * 100, rows, strict=True)]
+    assert mapped == [n + 0.5 + 1000 * seed for seed, n in zip([1] * 100 + [2] * 100, rows, strict=True)]
     trainer(seen).run_epoch()
-    assert all(batch.maps_BCHW is None for batch in seen.batches)
+    assert all(batch.target_BCHW is None for batch in seen.batches)
+
+
+def test_redrawn_maps_are_permuted_anew_in_every_epoch_before_the_threshold_of_the_method() -> None:
+    """Each map keeps its values; its order is another one each time, the same for the same seed and epoch."""
+    seen = Seen()
+    raw = torch.arange(N * 64.0).view(N, *SHAPE).half()
+    guidance = Guidance({0: raw}, lambda raw_BCHW: raw_BCHW.clamp(min=5.0), redraw=True)
+    drawn = []
+    for engine in (trainer(seen, guidance=guidance), trainer(seen, guidance=guidance)):
+        for _ in range(2):
+            engine.run_epoch()
+            maps = torch.cat([batch.target_BCHW for batch in seen.batches])
+            drawn.append(maps[torch.tensor(seen.rows()).argsort()])
+    assert drawn[0].dtype == torch.float32
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert drawn[0].flatten(1).sort(1).values[0].tolist() == raw[0].flatten().clamp(min=5.0).tolist()
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_augmentation_moves_images_and_what_the_method_made_of_their_maps_alike() -> None:
+    """The target is made first and then moved: a threshold's mean and std are those of the whole map."""
+    seen, settings = Seen(), Augment(flip=True, crop=2)
+    data = images()
+    guidance = Guidance({0: data.train.x_NCHW}, lambda raw_BCHW: saliency.threshold(raw_BCHW, 0.5))
+    engine = trainer(seen, data=data, guidance=guidance, training=TRAINING.model_copy(update={"augment": settings}))
+    engine.run_epoch()
+    stream = torch.Generator().manual_seed(seeding.number(0, "augmentation", 0))
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(seeding.number(0, "order", 0)))
+    for step, batch in enumerate(seen.batches):
+        x_BCHW = data.train.x_NCHW[order[step * B : (step + 1) * B]]
+        moved = augment(x_BCHW, saliency.threshold(x_BCHW, 0.5), settings, generator=stream)
+        assert torch.equal(batch.x_BCHW, moved[0])
+        assert torch.equal(batch.target_BCHW, moved[1])
+
+
+def test_a_batch_is_linearized_once() -> None:
+    """All terms of a loss share one forward, and with it one dropout mask."""
+    model = trainer(model="mnist_cnn").replicas[0].model
+    batch = Batch(images().train.x_NCHW[:B], torch.zeros(B, dtype=torch.long), None, torch.Generator())
+    (z_BK, adjoint), again = batch.linearize(model), batch.linearize(model)
+    assert z_BK is again[0]
+    assert adjoint is again[1]
 
 
 def test_bytes_are_trained_on_as_pixels() -> None:
@@ -107,6 +159,15 @@ def test_bytes_are_trained_on_as_pixels() -> None:
     x_NCHW = torch.cat([batch.x_BCHW for batch in seen.batches])
     assert x_NCHW.dtype == torch.float32
     assert 0.9 < x_NCHW.max() <= 1
+
+
+def test_the_rate_falls_along_half_a_cosine() -> None:
+    """In epoch e (from 0) of E the rate is lr·(1 + cos(πe/E))/2."""
+    engine = trainer(training=TRAINING.model_copy(update={"lr": 0.08, "schedule": "cosine", "epochs": 4}))
+    for expected in (0.08, 0.04 * (1 + 0.5**0.5), 0.04, 0.04 * (1 - 0.5**0.5)):
+        assert engine.lr == pytest.approx(expected)
+        engine.run_epoch()
+        assert engine.replicas[0].optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_the_rate_falls_by_steps() -> None:
@@ -203,17 +264,18 @@ def test_a_methods_draws_move_neither_order_nor_dropout() -> None:
     assert_same_bits(few.state(), many.state())
 
 
-@pytest.mark.parametrize("purpose", ["order", "dropout", "noise"])
+@pytest.mark.parametrize("purpose", STREAMS)
 def test_streams_differ_by_purpose_epoch_and_seed(purpose: str) -> None:
     """Each (seed, purpose, epoch) has a stream of its own, which begins anew with its epoch."""
     first, second = trainer(seeds=(0, 1)).replicas
     draws = []
     for replica, epoch in ((first, 0), (first, 1), (second, 0), (first, 0)):
         replica.begin(epoch, lr=0.1)
-        draws.append(torch.rand(4, generator=getattr(replica, purpose)).tolist())
-    others = [torch.rand(4, generator=getattr(first, other)).tolist() for other in {"order", "dropout", "noise"}]
+        draws.append(torch.rand(4, generator=replica.streams[purpose]).tolist())
+    others = [torch.rand(4, generator=first.streams[other]).tolist() for other in STREAMS]
     assert draws[0] == draws[3]
-    assert len({tuple(draw) for draw in draws}) == len({tuple(draw) for draw in others}) == 3
+    assert len({tuple(draw) for draw in draws}) == 3
+    assert len({tuple(draw) for draw in others}) == len(STREAMS)
 
 
 def test_seeds_train_together_as_they_train_alone() -> None:

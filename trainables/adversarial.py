@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.base import MethodTrainable
 from tune_interpreg import attacks
+from tune_interpreg.evaluation import eval_mode
+from tune_interpreg.space import Parameter
 from tune_interpreg.training import Batch
+
+#: By mode of the model while it is attacked: what surrounds the attack.
+MODES: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {"train": nullcontext, "eval": eval_mode}
+MODE = Parameter(
+    help="mode of the model while it is attacked: train keeps dropout on, eval turns it off",
+    default="train",
+    choices=tuple(MODES),
+)
 
 
 class AdversarialTrainable(MethodTrainable):
-    """CE(f(x_adv), y), x_adv the last iterate of PGD (Eq. 5, 6) on the model as it trains, dropout on."""
+    """CE(f(x_adv), y), x_adv the last iterate of PGD (Eq. 5, 6) on the model as it trains."""
+
+    moves: ClassVar[bool] = True
+    parameters: ClassVar[Mapping[str, Parameter]] = {"mode": MODE}
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        x_BCHW = attacks.perturb(model, batch.x_BCHW, batch.y_B, attack=self.recipe.attack, generator=batch.noise)
+        with MODES[self.params["mode"]](model):
+            x_BCHW = attacks.perturb(model, batch.x_BCHW, batch.y_B, attack=self.recipe.attack, generator=batch.noise)
         return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}

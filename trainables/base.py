@@ -25,12 +25,17 @@ from tune_interpreg.data import pixels
 from tune_interpreg.space import Parameter
 from tune_interpreg.store import Store
 from tune_interpreg.tensorboard_log import TrialLog
-from tune_interpreg.training import Batch, Diverged, Trainer
+from tune_interpreg.training import Batch, Diverged, Guidance, Trainer
 
 NORM = Parameter(
     help="norm of the penalty: over the whole batch, the mean of the samples' norms, or of their squares",
     default="batch",
     choices=("batch", "sample", "squared"),
+)
+OUTPUT = Parameter(
+    help="whose input gradients are taken: the logits', or the probabilities'",
+    default="logits",
+    choices=("logits", "probabilities"),
 )
 
 #: How many validation images TensorBoard shows with their maps.
@@ -49,6 +54,17 @@ class MethodTrainable(tune.Trainable):
 
     parameters: ClassVar[Mapping[str, Parameter]] = {}
     needs_targets: ClassVar[bool] = False
+    #: Whether the targets are signed maps, as ``targets.sign: signed`` makes them.
+    signed_targets: ClassVar[bool] = False
+    #: Whether the cross-entropy is taken at other images than the batch's own.
+    moves: ClassVar[bool] = False
+
+    @classmethod
+    def combined(cls, *others: type[MethodTrainable]) -> type[MethodTrainable]:
+        """The method that trains this one's loss and the others' penalties at once; see ``combination``."""
+        from trainables.combination import combined  # it is built on this class
+
+        return combined(cls, *others)
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Named scalar terms of the loss, whose sum is minimized. Capture-safe: see ``training``."""
@@ -71,7 +87,7 @@ class MethodTrainable(tune.Trainable):
             data=self.data,
             terms=self.terms,
             seeds=self.job.item.seeds,
-            maps=training_maps(self.job, self.data) if self.needs_targets else None,
+            guidance=self._guidance(),
             device=self.job.device,
         )
         self.seconds = 0.0
@@ -115,6 +131,13 @@ class MethodTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         self.log.close()
+
+    def _guidance(self) -> Guidance | None:
+        if not self.needs_targets:
+            return None
+        maps = self.recipe.maps
+        redraw = maps is not None and maps.permute == "redrawn"
+        return Guidance(training_maps(self.job, self.data), self.target, redraw=redraw)
 
     def _job(self, config: dict[str, Any]) -> Job:
         if "item" in config:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import NORM, MethodTrainable
+from trainables.base import NORM, OUTPUT, MethodTrainable
 from tune_interpreg import penalties, saliency
-from tune_interpreg.models import linearize
 from tune_interpreg.space import Parameter
 from tune_interpreg.training import Batch
+
+#: Which of a map's values become 0: those below mean + φ·std, or those within φ·std of the mean.
+THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "one_sided": saliency.threshold,
+    "two_sided": saliency.two_sided_threshold,
+}
 
 
 class InterpretationTrainable(MethodTrainable):
@@ -21,20 +26,28 @@ class InterpretationTrainable(MethodTrainable):
     needs_targets: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda": Parameter(help="strength λ of the penalty", low=0),
-        "phi": Parameter(help="threshold φ of the target maps, in standard deviations above the mean", default=1.0),
+        "phi": Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0),
+        "threshold": Parameter(
+            help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
+            default="one_sided",
+            choices=tuple(THRESHOLDS),
+        ),
         "sign": Parameter(
             help="whether |g| or g is compared with the target", default="abs", choices=("abs", "signed")
         ),
         "norm": NORM,
+        "output": OUTPUT,
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        assert batch.maps_BCHW is not None
-        z_BK, adjoint = linearize(model, batch.x_BCHW)
-        g_BCHW = penalties.label_gradient(adjoint, batch.y_B, z_BK)
-        target_BCHW = self.target(batch.maps_BCHW)
-        penalty = penalties.interpretation(target_BCHW, g_BCHW, norm=self.params["norm"], sign=self.params["sign"])
+        assert batch.target_BCHW is not None
+        z_BK, logits_adjoint = batch.linearize(model)
+        o_BK, adjoint = penalties.output_of(z_BK, logits_adjoint, self.params["output"])
+        g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
+        penalty = penalties.interpretation(
+            batch.target_BCHW, g_BCHW, norm=self.params["norm"], sign=self.params["sign"]
+        )
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "interpretation": self.params["lambda"] * penalty}
 
     def target(self, raw_BCHW: Tensor) -> Tensor:
-        return saliency.threshold(raw_BCHW, self.params["phi"])
+        return THRESHOLDS[self.params["threshold"]](raw_BCHW, self.params["phi"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import NORM, MethodTrainable
+from trainables.base import NORM, OUTPUT, MethodTrainable
 from tune_interpreg import penalties
 from tune_interpreg.models import linearize
 from tune_interpreg.space import Parameter
@@ -16,14 +16,36 @@ from tune_interpreg.training import Batch
 
 
 class JacobianTrainable(MethodTrainable):
-    """CE + λ_J·‖J(x)‖_F (Eq. 7), J of the logits, of the cross-entropy's own forward."""
+    """CE + λ_J·‖J(x)‖_F (Eq. 7), J exact, of the cross-entropy's own forward or of one with masks of its own."""
 
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda_j": Parameter(help="strength λ_J of the penalty", low=0),
         "norm": NORM,
+        "output": OUTPUT,
+        "dropout": Parameter(
+            help="masks of J: shared with the cross-entropy, or independent, one for each row of each sample's J",
+            default="shared",
+            choices=("shared", "independent"),
+        ),
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        z_BK, adjoint = linearize(model, batch.x_BCHW)
-        penalty = penalties.jacobian(adjoint, z_BK, norm=self.params["norm"])
+        z_BK, _ = batch.linearize(model)
+        penalty = FORWARDS[self.params["dropout"]](model, batch, self.params["norm"], self.params["output"])
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "jacobian": self.params["lambda_j"] * penalty}
+
+
+def _shared(model: nn.Module, batch: Batch, norm: str, output: str) -> Tensor:
+    o_BK, adjoint = penalties.output_of(*batch.linearize(model), output)
+    return penalties.jacobian(adjoint, o_BK, norm=norm)
+
+
+def _independent(model: nn.Module, batch: Batch, norm: str, output: str) -> Tensor:
+    """One more forward, in which each sample stands K times."""
+    classes = batch.linearize(model)[0].shape[-1]
+    z_RK, logits_adjoint = linearize(model, batch.x_BCHW.repeat_interleave(classes, dim=0))
+    o_RK, adjoint = penalties.output_of(z_RK, logits_adjoint, output)
+    return penalties.repeated_jacobian(adjoint, o_RK, norm=norm)
+
+
+FORWARDS: dict[str, Callable[[nn.Module, Batch, str, str], Tensor]] = {"shared": _shared, "independent": _independent}

@@ -44,7 +44,7 @@ class Job:
     def dataset(self) -> Dataset:
         """The training and validation images on the device; raises ``DataError`` where they are not the study's."""
         recipe = self.item.recipe
-        images = dataset(recipe.data, self.device)
+        images = dataset(recipe.data.model_dump_json(), self.device)
         if recipe.data_fingerprint not in ("", images.fingerprint):
             raise data.DataError(
                 f"data {recipe.data.name}: the study began with images of fingerprint {recipe.data_fingerprint}, "
@@ -54,7 +54,7 @@ class Job:
 
 
 @lru_cache(maxsize=2)
-def dataset(of: Data, device: str) -> Dataset:
-    """The training and validation images on ``device``; a reused worker reads them once."""
-    loaded = data.load(of)
+def dataset(of: str, device: str) -> Dataset:
+    """The training and validation images of a ``Data`` in JSON on ``device``; a reused worker reads them once."""
+    loaded = data.load(Data.model_validate_json(of))
     return replace(loaded, train=loaded.train.to(device), validation=loaded.validation.to(device))

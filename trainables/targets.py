@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
@@ -26,7 +25,8 @@ BLOCK = 512
 class TargetsTrainable(tune.Trainable):
     """I(x) = (1/N) Σ |J_c(x + e_i)| (Eq. 4), raw, a block of images a step; φ is applied when a batch is drawn.
 
-    A stage of a study: its teacher's weights and its maps lie in the study's store.
+    A stage of a study: its teacher's weights and its maps lie in the study's store. The maps are made in float32 and
+    stored as float16 where ``saliency.fits_half`` allows it; the record's ``maps_dtype`` says which it is.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -76,8 +76,7 @@ class TargetsTrainable(tune.Trainable):
             self.teacher,
             pixels(rows.x_NCHW),
             rows.y_N,
-            sigma=self.maps.sigma,
-            samples=self.maps.samples,
+            settings=self.maps,
             generator=seeding.generator(self.maps.teacher_seed, purpose, self.job.device),
             chunk=1,
         )
@@ -86,12 +85,12 @@ class TargetsTrainable(tune.Trainable):
         return maps_BCHW.cpu().numpy()
 
     def _finish(self) -> dict[str, Any]:
+        """The maps at their place and the record; the unfinished file goes last, so that a retry need not remake it."""
         preview = self._smoothgrad(self.data.validation.at(slice(PREVIEW)), "smoothgrad/preview")
         with Store.writing(self.store.preview_file(self.maps.key)) as temporary, temporary.open("wb") as file:
             np.save(file, preview)
-        target = self.store.maps_file(self.maps.key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.partial, target)
+        dtype = "float16" if saliency.fits_half(torch.from_numpy(self.raw)) else "float32"
+        self._write_maps(dtype)
         record = ledger.record(
             self.job.item,
             "done",
@@ -100,8 +99,17 @@ class TargetsTrainable(tune.Trainable):
             seconds=self.seconds,
             device=self.job.device_name,
         )
+        record["maps_dtype"] = dtype
         self.store.write_record(record)
+        self.partial.unlink()
         return {"maps": 1.0, "epoch": self.block, "record": json.dumps(record), "done": True}
+
+    def _write_maps(self, dtype: str) -> None:
+        with Store.writing(self.store.maps_file(self.maps.key)) as temporary:
+            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=self.raw.shape)
+            for first in range(0, len(stored), BLOCK):
+                stored[first : first + BLOCK] = self.raw[first : first + BLOCK]
+            stored.flush()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)

@@ -1,72 +1,20 @@
-"""Projected gradient descent, its norms, and its strict and compat forms (Eq. 5 and 6).
+"""Projected gradient descent, from one start or several, and its strict and compat forms (Eq. 5 and 6).
 
 Shapes: B batch, C·H·W image, K classes, A the samples of a batch that are not yet broken.
-Norms differ only in direction and projection. All lengths are in pixels, and pixels are in [0, 1].
+Attacks differ only in start, direction and projection (see `balls`). All lengths are in pixels in [0, 1].
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from tune_interpreg import balls
 from tune_interpreg.config import Attack
 from tune_interpreg.models import linearize
 
 Form = Literal["strict", "compat"]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """How PGD moves and stays near x under one norm.
-
-    project(d_BCHW, eps): the point of the ball ‖d‖ ≤ eps nearest to each d.
-    direction(g_BCHW, floor): the ascent step of length one; shorter where ‖g‖₂ is below the floor.
-    """
-
-    project: Callable[[Tensor, float], Tensor]
-    direction: Callable[[Tensor, float], Tensor]
-
-
-def l2_project(d_BCHW: Tensor, eps: float) -> Tensor:
-    """d · min(1, eps / ‖d‖₂), sample by sample."""
-    return d_BCHW * (eps / _length(d_BCHW).clamp(min=torch.finfo(d_BCHW.dtype).tiny)).clamp(max=1.0)
-
-
-def l2_direction(g_BCHW: Tensor, floor: float) -> Tensor:
-    """g / max(‖g‖₂, floor), sample by sample."""
-    return g_BCHW / _length(g_BCHW).clamp(min=floor)
-
-
-def linf_project(d_BCHW: Tensor, eps: float) -> Tensor:
-    """Each component of d clamped to [−eps, eps]."""
-    return d_BCHW.clamp(-eps, eps)
-
-
-def linf_direction(g_BCHW: Tensor, floor: float) -> Tensor:
-    """sign(g); a sign has no length to divide by, so the floor plays no part."""
-    return g_BCHW.sign()
-
-
-NORMS: dict[str, Norm] = {
-    "l2": Norm(project=l2_project, direction=l2_direction),
-    "linf": Norm(project=linf_project, direction=linf_direction),
-}
-
-
-def near_sphere(x_BCHW: Tensor, u_BCHW: Tensor, *, attack: Attack) -> Tensor:
-    """PGD's start x + Π(u − x), Π the projection to the attack's ball.
-
-    Uniform pixels u lie far from x, so the start mostly lies on the sphere of radius eps.
-
-    Args:
-        x_BCHW: images, pixels in [0, 1].
-        u_BCHW: uniform noise in [0, 1], of x's shape.
-        attack: norm and eps (radius, pixels in [0, 1]) are used.
-    Returns: x_BCHW, pixels in [0, 1], within eps of x.
-    """
-    return x_BCHW + NORMS[attack.norm].project(u_BCHW - x_BCHW, attack.eps)
 
 
 def residual(z_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -112,20 +60,20 @@ def perturb(
     generator: torch.Generator,
     form: Form = "strict",
 ) -> Tensor:
-    """The last iterate of PGD from one start near the sphere.
+    """The last iterate of PGD from one random start.
 
-    x_{t+1} = Π(x_t + step · direction(∂CE/∂x_t)) (Eq. 5, 6; direction: see `Norm`);
+    x_{t+1} = Π(x_t + step · direction(∂CE/∂x_t)) (Eq. 5, 6; starts and directions: see `balls`);
     Π clamps to [0, 1], then to the ball around x, then to [0, 1].
     The model runs in the mode it is in. Fixed shapes and no branch on data: a GPU can capture it.
 
     Args:
         x_BCHW: images, pixels in [0, 1]. y_B: labels.
-        attack: norm, eps and step (pixels in [0, 1]), steps.
+        attack: norm, eps and step (pixels in [0, 1]), steps, direction, start.
         generator: on x's device; the start is its only draw here.
         form: "strict" follows each sample's own gradient whatever its size, "compat" the batch mean's, floored.
     Returns: x_BCHW, pixels in [0, 1], within eps of x, without graph.
     """
-    start_BCHW = near_sphere(x_BCHW, _uniform(x_BCHW, generator), attack=attack)
+    start_BCHW = balls.random_start(x_BCHW, attack, generator)
     return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
 
 
@@ -136,7 +84,7 @@ def perturb_from(
     """The last iterate of PGD from the given start.
 
     Args:
-        start_BCHW: pixels in [0, 1], within eps of x, as from `near_sphere`.
+        start_BCHW: pixels in [0, 1], within eps of x, as `balls` makes it.
         x_BCHW, y_B, attack, form: as in `perturb`.
     Returns: x_BCHW, as `perturb` does.
     """
@@ -155,12 +103,12 @@ def broken(
     form: Form,
     generator: torch.Generator,
 ) -> Tensor:
-    """Which samples the attack breaks, from one start near the sphere.
+    """Which samples the attack breaks, from one random start.
 
     Arguments as in `perturb`; for evaluation only, with the model in eval mode (not capture-safe).
     Returns: bool_B, as `broken_from` says.
     """
-    start_BCHW = near_sphere(x_BCHW, _uniform(x_BCHW, generator), attack=attack)
+    start_BCHW = balls.random_start(x_BCHW, attack, generator)
     return broken_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
 
 
@@ -173,7 +121,7 @@ def broken_from(
     compat: the last iterate is misclassified. strict: x, the start or any iterate is.
 
     Args:
-        x_BCHW: images, pixels in [0, 1]. y_B: labels. start_BCHW: from `near_sphere`.
+        x_BCHW: images, pixels in [0, 1]. y_B: labels. start_BCHW: as in `perturb_from`.
         attack, form: as in `perturb`.
     Returns: bool_B.
     """
@@ -181,6 +129,29 @@ def broken_from(
         return _ever_broken(model, x_BCHW, y_B, start_BCHW, attack=attack)
     x_adv_BCHW = perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
     return _missed(model(x_adv_BCHW), y_B)
+
+
+def broken_by_any(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, starts: Iterable[Tensor], *, attack: Attack, form: Form
+) -> Tensor:
+    """Which samples PGD breaks from at least one of the starts.
+
+    strict: each sample is attacked on its own, so that a broken one needs no further start. compat: every start
+    attacks the whole batch, because a step depends on the batch.
+
+    Args:
+        starts: each a start_BCHW of the whole batch, as in `perturb_from`.
+        model, x_BCHW, y_B, attack, form: as in `broken_from`.
+    Returns: bool_B.
+    """
+    broken_B = torch.zeros_like(y_B, dtype=torch.bool)
+    for start_BCHW in starts:
+        rows_A = (~broken_B if form == "strict" else torch.ones_like(broken_B)).nonzero().squeeze(1)
+        if len(rows_A) > 0:
+            broken_B[rows_A] |= broken_from(
+                model, x_BCHW[rows_A], y_B[rows_A], start_BCHW[rows_A], attack=attack, form=form
+            )
+    return broken_B
 
 
 def _ever_broken(model: nn.Module, x: Tensor, y: Tensor, x_t: Tensor, *, attack: Attack) -> Tensor:
@@ -201,20 +172,11 @@ def _ever_broken(model: nn.Module, x: Tensor, y: Tensor, x_t: Tensor, *, attack:
 
 def _step(model: nn.Module, x: Tensor, y: Tensor, x_t: Tensor, *, attack: Attack, form: Form) -> tuple[Tensor, Tensor]:
     """x_{t+1} and the logits z_BK of x_t."""
-    norm = NORMS[attack.norm]
     z_BK, adjoint = linearize(model, x_t)
-    direction_BCHW = norm.direction(adjoint(RESIDUALS[form](z_BK, y)), FLOORS[form](len(y)))
+    direction_BCHW = balls.direction(adjoint(RESIDUALS[form](z_BK, y)), FLOORS[form](len(y)), attack)
     moved = x_t + attack.step * direction_BCHW
-    return (x + norm.project(moved.clamp(0.0, 1.0) - x, attack.eps)).clamp(0.0, 1.0), z_BK
+    return (x + balls.project(moved.clamp(0.0, 1.0) - x, attack)).clamp(0.0, 1.0), z_BK
 
 
 def _missed(z_BK: Tensor, y_B: Tensor) -> Tensor:
     return z_BK.argmax(-1) != y_B
-
-
-def _length(d_BCHW: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(d_BCHW, dim=(-3, -2, -1), keepdim=True)
-
-
-def _uniform(x_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.rand(x_BCHW.shape, generator=generator, device=x_BCHW.device, dtype=x_BCHW.dtype)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tune_interpreg import registry
-from tune_interpreg.config import Arm
-from tune_interpreg.fields import shown
+from tune_interpreg import options, registry
+from tune_interpreg.config import Arm, Data, Model
+from tune_interpreg.fields import Frozen, shown
 from tune_interpreg.space import Parameter, Range
 
 Place = tuple[str | int, ...]
@@ -64,17 +65,61 @@ def _section(raw: Section, *keys: str) -> Section:
 
 
 def _top_level(raw: Section) -> Iterator[Found]:
-    data = raw.get("data")
-    if isinstance(data, Mapping):
-        yield from _registered("datasets", data.get("name"), ("data", "name"))
-    yield from _registered("datasets", data, ("data",))
-    yield from _registered("models", raw.get("model"), ("model",))
+    yield from _named("datasets", raw, "data", Data)
+    yield from _named("models", raw, "model", Model)
+    if _section(raw, "evaluation").get("autoattack") is not None and find_spec("pyautoattack") is None:
+        remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
+        yield ("evaluation", "autoattack"), f"needs the package pyautoattack; {remedy}"
+
+
+def _named(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Found]:
+    """A section that names something registered, and the options it gives to that."""
+    given = raw.get(key)
+    place: Place = (key, "name") if isinstance(given, Mapping) else (key,)
+    name = given.get("name", section().name) if isinstance(given, Mapping) else given
+    unknown = list(_registered(group, name, place))
+    yield from unknown
+    if not isinstance(name, str) or unknown:
+        return
+    try:
+        builder = registry.resolve(group, name)
+    except registry.Broken as error:
+        yield place, str(error)
+        return
+    options_of = given if isinstance(given, Mapping) else {}
+    yield from _options(f"{group[:-1]} {name}", builder, options_of, section, (key,))
 
 
 def _registered(group: str, name: Any, place: Place) -> Iterator[Found]:
     known = registry.names(group)
     if isinstance(name, str) and name not in known:
         yield place, f"unknown {group[:-1]} {shown(name)}; {instead(name, known)}"
+
+
+def _options(
+    what: str, builder: Callable[..., Any], given: Section, section: type[Frozen], place: Place
+) -> Iterator[Found]:
+    own, known = _own(given, section, "options", place), options.names(builder)
+    for key, (where, _) in own.items():
+        if key not in known:
+            yield where, _unknown_key(key, what, "option", known, tuple(section.model_fields))
+    values = {key: value for key, (_, value) in own.items()}
+    yield from ((own[key][0], problem) for key, problem in options.problems(builder, values))
+    yield from ((place, f"{what} needs {key}: give a value") for key in options.missing(builder, values))
+
+
+def _own(given: Section, section: type[BaseModel], gathered: str, place: Place) -> dict[str, tuple[Place, Any]]:
+    """The keys of a section that are none of its class's fields, each with its place and value."""
+    if gathered in given:
+        return {key: ((*place, gathered, key), value) for key, value in _section(given, gathered).items()}
+    return {key: ((*place, key), value) for key, value in given.items() if key not in section.model_fields}
+
+
+def _unknown_key(key: str, what: str, kind: str, known: Collection[str], also: Collection[str]) -> str:
+    takes = f"{what} takes {', '.join(known)}" if known else f"{what} takes no {kind}s"
+    ends = [name for name in also if name.endswith(f".{key}")]
+    near = ends or difflib.get_close_matches(key.lower(), [*known, *also], n=1)
+    return f"unknown {kind}; {takes}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def _name(name: str) -> Iterator[Found]:
@@ -85,31 +130,44 @@ def _name(name: str) -> Iterator[Found]:
 
 # --------------------------------------------------------------------- parameters
 def _method(name: str, arm: Section) -> Iterator[Found]:
-    unknown = list(_registered("methods", arm.get("method"), ("arms", name, "method")))
-    if unknown or not isinstance(arm.get("method"), str):
-        yield from unknown
+    named, place = arm.get("method"), ("arms", name, "method")
+    if not isinstance(named, str):
         return
-    method = registry.resolve("methods", arm["method"])
-    if method.needs_targets and arm.get("targets") is None:
-        yield ("arms", name), f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
-    if arm.get("targets") is not None and not method.needs_targets:
-        yield ("arms", name, "targets"), f"method {arm['method']} takes no targets; drop them, or name another method"
+    unknown = [one for part in named.split("+") for one in _registered("methods", part.strip(), place)]
+    yield from unknown
+    if unknown:
+        return
+    try:
+        method = registry.method(named)
+    except (ValueError, registry.Broken) as error:
+        yield place, str(error)
+        return
+    yield from _targets(name, arm, method)
     yield from _fixed(name, arm, method.parameters)
     yield from _searched(name, arm, method.parameters)
     yield from _missing(name, arm, method.parameters)
 
 
+def _targets(name: str, arm: Section, method: Any) -> Iterator[Found]:
+    targets, place = arm.get("targets"), ("arms", name, "targets")
+    if method.needs_targets and targets is None:
+        yield ("arms", name), f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
+    if targets is not None and not method.needs_targets:
+        yield place, f"method {arm['method']} takes no targets; drop them, or name another method"
+    elif method.signed_targets and isinstance(targets, Mapping) and targets.get("sign") != "signed":
+        yield (*place, "sign"), f"method {arm['method']} compares signed gradients; give targets.sign: signed"
+
+
 def _given(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
     """The arm's own parameters, each with its place."""
-    if "params" in arm:
-        return {key: (("arms", name, "params", key), value) for key, value in _section(arm, "params").items()}
-    return {key: (("arms", name, key), value) for key, value in arm.items() if key not in Arm.model_fields}
+    return _own(arm, Arm, "params", ("arms", name))
 
 
 def _fixed(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
     for key, (place, value) in _given(name, arm).items():
         if key not in known:
-            yield place, _unknown_parameter(arm["method"], key, known, (*Arm.model_fields, *homes(key, Arm)))
+            also = (*Arm.model_fields, *homes(key, Arm))
+            yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, also)
         elif problem := known[key].problem(value):
             yield place, problem
         elif key in _section(arm, "search", "space"):
@@ -120,7 +178,7 @@ def _searched(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterat
     for key, span in _section(arm, "search", "space").items():
         place = ("arms", name, "search", "space", key)
         if key not in known:
-            yield place, _unknown_parameter(arm["method"], key, known, ())
+            yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, ())
         else:
             yield from ((place, problem) for problem in _span_problems(known[key], span))
 
@@ -132,6 +190,8 @@ def _span_problems(parameter: Parameter, span: Any) -> Iterator[str]:
         return
     if parameter.choices and searched.choice is None:
         yield f"takes one of {', '.join(parameter.choices)}; search it by choice: [{', '.join(parameter.choices)}]"
+    elif parameter.whole and searched.choice is None:
+        yield "takes whole numbers; search it by choice: [1, 2, 4]"
     else:
         yield from filter(None, map(parameter.problem, searched.extremes()))
 
@@ -146,13 +206,6 @@ def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterato
         if parameter.default is None and key not in written and not difflib.get_close_matches(key, misspelt):
             message = f"needs {key}: give a value, or search it ({parameter.help})"
             yield ("arms", name), f"method {arm['method']} {message}"
-
-
-def _unknown_parameter(method: str, key: str, known: Collection[str], also: Collection[str]) -> str:
-    takes = f"method {method} takes {', '.join(known)}" if known else f"method {method} takes no parameters"
-    ends = [name for name in also if name.endswith(f".{key}")]
-    near = ends or difflib.get_close_matches(key.lower(), [*known, *also], n=1)
-    return f"unknown parameter; {takes}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
 # -------------------------------------------------------------------------- edges

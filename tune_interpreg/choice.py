@@ -21,20 +21,21 @@ LEAST_NOISE = 1e-3
 class Target:
     """The training loss to match: its mean over the reference's seeds, and the standard deviation of one seed.
 
-    reference: names the recipe that the reference's seeds trained.
+    reference: names the recipe that the reference's seeds trained. metric: which loss it is (``Search.matched``).
     """
 
     loss: float
     noise: float
     reference: str
+    metric: str = "train/loss"
 
     @classmethod
-    def of(cls, references: Sequence[Record]) -> Target:
+    def of(cls, references: Sequence[Record], metric: str = "train/loss") -> Target:
         """From the reference's finished repeats."""
-        losses = [one["train/loss"] for record in references for one in record["metrics"].values()]
+        losses = [one[metric] for record in references for one in record["metrics"].values()]
         spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
         noise = max(spread, LEAST_NOISE * abs(statistics.fmean(losses)), 1e-12)
-        return cls(statistics.fmean(losses), noise, references[0]["recipe_key"])
+        return cls(statistics.fmean(losses), noise, references[0]["recipe_key"], metric)
 
 
 class Choice(Frozen):
@@ -58,7 +59,7 @@ def residual(record: Record, target: Target) -> float | None:
     """The trial's training loss minus the one to match; +inf where it diverged, None where it failed."""
     if record["state"] == "diverged":
         return math.inf
-    loss = ledger.mean(record, "train/loss")
+    loss = ledger.mean(record, target.metric)
     return None if loss is None else loss - target.loss
 
 
@@ -67,7 +68,7 @@ def basis(search: Search, records: Sequence[Record], reference: str | None) -> s
 
     Not the reference's seeds: one more of them moves the loss to match within its noise, and undoes no choice.
     """
-    goal = search.model_dump(mode="json", include={"space", "maximize"})
+    goal = search.model_dump(mode="json", include={"space", "maximize", "loss"}, exclude_defaults=True)
     return digest([goal, reference, [[record["number"], record["key"], record["state"]] for record in records]])
 
 

@@ -30,7 +30,10 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A shipped study (digits, mnist-small, mnist) or a path to a YAML file.")
+    str,
+    typer.Argument(
+        metavar="STUDY", help=f"A shipped study ({', '.join(study_file.shipped())}) or a path to a YAML file."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -42,7 +45,10 @@ SetOption = Annotated[
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", help="Folder with the data set's files (MNIST/raw/…); without it they are downloaded."),
+    typer.Option(
+        "--data-root",
+        help="Folder with the data set's files (MNIST/raw/…, train/CLASS/…); without it they are downloaded.",
+    ),
 ]
 
 

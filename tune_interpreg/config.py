@@ -15,7 +15,19 @@ from tune_interpreg.fields import Flag, Frozen, Given, Number, Option, Whole, ga
 from tune_interpreg.space import Search
 
 
-class Data(Frozen):
+class Named(Frozen):
+    """A section that names something registered; the bare name stands for it, and further keys are its options."""
+
+    name: str
+    options: dict[str, Option] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, given: Any) -> Any:
+        return gathered({"name": given} if isinstance(given, str) else given, cls.model_fields, "options")
+
+
+class Data(Named):
     """Which images, and how many of them. Further keys are the data set's own options.
 
     name: a registered data set. train_limit: training images kept, a stratified subset (null: all).
@@ -29,24 +41,12 @@ class Data(Frozen):
     validation: Whole | None = Field(None, ge=1)
     test_limit: Whole | None = Field(None, ge=1)
     root: str | None = None
-    options: dict[str, Option] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, given: Any) -> Any:
-        return gathered(given, cls.model_fields, "options")
 
 
-class Model(Frozen):
+class Model(Named):
     """Which network: a registered one. Further keys are its own options, such as cifar_cnn's ``fc_relu``."""
 
     name: str = "digits_cnn"
-    options: dict[str, Option] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, given: Any) -> Any:
-        return gathered(given, cls.model_fields, "options")
 
 
 class Augment(Frozen):
@@ -124,11 +124,11 @@ class Evaluation(Frozen):
     gradient_samples: Whole | None = Field(None, ge=1)
 
 
+Permutation = Literal["fixed", "redrawn"]
+
+
 def _permutation(value: Any) -> Any:
-    return {True: "fixed", False: None}.get(value, value) if isinstance(value, bool) else value
-
-
-Permute = Annotated[Literal["fixed", "redrawn"] | None, BeforeValidator(_permutation)]
+    return ("fixed" if value else None) if isinstance(value, bool) else value
 
 
 class Resources(Frozen):
@@ -153,6 +153,11 @@ class MapSettings(Frozen):
     sign: Literal["abs", "signed"] = "abs"
     output: Literal["logits", "probabilities"] = "logits"
 
+    @property
+    def maps(self) -> MapSettings:
+        """These settings alone, of a class that adds to them."""
+        return MapSettings(**{name: getattr(self, name) for name in MapSettings.model_fields})
+
 
 class Targets(MapSettings):
     """The maps that an arm trains towards, of another arm's model.
@@ -164,18 +169,13 @@ class Targets(MapSettings):
 
     teacher: str = Field(description="the arm whose maps are the targets")
     teachers: Literal["shared", "per_seed"] = "shared"
-    permute: Permute = None
-
-    @property
-    def maps(self) -> MapSettings:
-        """What the raw maps are made of."""
-        return MapSettings(**self.model_dump(include=set(MapSettings.model_fields)))
+    permute: Annotated[Permutation | None, BeforeValidator(_permutation)] = None
 
 
 class Arm(Frozen):
     """A row of the tables: who trains, against what, and what is searched. Further keys are the method's parameters."""
 
-    method: str = Field(description="a training method, such as standard, or several joined by +")
+    method: str = Field(description="a training method, such as standard")
     title: str | None = None
     targets: Targets | None = None
     search: Search | None = None
@@ -199,16 +199,12 @@ class Arm(Frozen):
         return teacher + ((match,) if match else ())
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Study(Frozen):
     """A whole study: one setting, and the arms that are compared under it."""
 
     name: str = "study"
-    data: Annotated[Data, BeforeValidator(_named)] = Data()
-    model: Annotated[Model, BeforeValidator(_named)] = Model()
+    data: Data = Data()
+    model: Model = Model()
     training: Training = Training()
     attack: Attack = Attack()
     evaluation: Evaluation = Evaluation()

@@ -111,6 +111,11 @@ def load_test(data: config.Data) -> Split:
     return test.at(stratified(test.y_N, data.test_limit, "test_limit")[0])
 
 
+def test_images(data: config.Data) -> int | None:
+    """How many images the final evaluation is made on; None where that is not known without reading them."""
+    return data.test_limit or _source(data).tests
+
+
 def stratified(y_N: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Choose ``size`` of N images, |chosen of class k − size·N_k/N| < 1, and return (chosen, rest) as ascending rows.
 

@@ -1,6 +1,6 @@
-"""The data sets that come along: digits, MNIST, FashionMNIST. Each is ``(root: Path | None) -> Source``.
+"""The data sets that come along: digits, MNIST, FashionMNIST, CIFAR-10. Each is ``(root: Path | None) -> Source``.
 
-Legend: N images, C·H·W one image.
+Legend: N images, C·H·W one image. A folder of one's own is ``image_folder``'s.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import warnings
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
@@ -20,6 +22,29 @@ from tune_interpreg.data import DataError, Source, Split, stratified
 #: The files of MNIST and its like, (images, labels) for training and for testing, in <root>/<name>/raw.
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+#: The files of CIFAR-10, pickled batches, in <root>/cifar-10-batches-py.
+CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A data set in files, as torchvision stores it.
+
+    name: torchvision's class. folder, files: where they lie below the root. remedy: how to get them by hand.
+    """
+
+    name: str
+    folder: str
+    files: tuple[str, ...]
+    remedy: str
+
+    def missing(self, root: Path) -> list[str]:
+        """The files that ``root`` lacks."""
+        return [file for file in self.files if not (root / self.folder / file).is_file()]
+
+
+CIFAR = Stored("CIFAR10", "cifar-10-batches-py", CIFAR_FILES, "fetch cifar-10-python.tar.gz and unpack it")
 
 
 def digits(root: Path | None) -> Source:
@@ -51,13 +76,8 @@ def fashion_mnist(root: Path | None) -> Source:
 
 
 def _idx_source(name: str, root: Path | None) -> Source:
-    folder = (download(name) if root is None else root) / name / "raw"
-    missing = _missing(folder)
-    if missing:
-        raise DataError(
-            f"{folder}: must hold the four unpacked files of {name}, lacks {', '.join(missing)}; "
-            f"pass --data-root with a folder that holds {name}/raw, or drop it to download"
-        )
+    remedy = f"fetch its four files and unpack them into {name}/raw"
+    folder = _folder(Stored(name, f"{name}/raw", TRAIN_FILES + TEST_FILES, remedy), root)
     return Source(
         classes=10,
         shape=(1, 28, 28),
@@ -66,6 +86,47 @@ def _idx_source(name: str, root: Path | None) -> Source:
         test=lambda: _idx_split(folder, TEST_FILES),
         tests=10_000,
     )
+
+
+def cifar10(root: Path | None) -> Source:
+    """CIFAR-10, 3×32×32: 50,000 for training (5,000 of them validation), 10,000 for testing.
+
+    <root>/cifar-10-batches-py holds the published pickles. They are unpickled only if all of them, those of the other
+    split too, have the published checksums.
+    """
+    folder = _folder(CIFAR, root)
+    return Source(
+        classes=10,
+        shape=(3, 32, 32),
+        validation=5000,
+        train=lambda: _cifar_split(folder, train=True),
+        test=lambda: _cifar_split(folder, train=False),
+        tests=10_000,
+    )
+
+
+def _cifar_split(folder: Path, *, train: bool) -> Split:
+    from torchvision.datasets import CIFAR10  # slow to import, and only this data set needs it
+
+    try:
+        with warnings.catch_warnings():  # NumPy 2.4.0 to 2.4.4 complain about pickles of this age
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            read = CIFAR10(folder.parent, train=train)
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder}: must hold the published files of CIFAR10, got other checksums for "
+            f"{', '.join(_altered(folder))}; delete the folder, then {CIFAR.remedy} in its place"
+        ) from error
+    x_NCHW = torch.from_numpy(read.data).permute(0, 3, 1, 2).contiguous()
+    return Split(x_NCHW, torch.tensor(read.targets, dtype=torch.int64))
+
+
+def _altered(folder: Path) -> list[str]:
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    published = [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+    return [file for file, md5 in published if not check_integrity(folder / file, md5)]
 
 
 def _idx_split(folder: Path, files: tuple[str, str]) -> Split:
@@ -95,27 +156,43 @@ def read_idx(path: Path, *, dimensions: int) -> Tensor:
     return torch.from_numpy(content[start:].reshape(sizes))
 
 
-def download(name: str) -> Path:
-    """Return the cache folder, ~/.cache/tune-interpreg, after fetching torchvision's data set ``name`` if needed.
+def cache_folder() -> Path:
+    """~/.cache/tune-interpreg, which need not exist yet. Raises ``RuntimeError`` for a user without a home."""
+    return Path.home() / ".cache" / "tune-interpreg"
+
+
+def _folder(stored: Stored, root: Path | None) -> Path:
+    root = download(stored) if root is None else root
+    folder, missing = root / stored.folder, stored.missing(root)
+    if missing:
+        raise DataError(
+            f"{folder}: must hold the unpacked files of {stored.name}, lacks {', '.join(missing)}; "
+            f"pass --data-root with a folder that holds {stored.folder}, or drop it to download"
+        )
+    return folder
+
+
+def download(stored: Stored) -> Path:
+    """Return the cache folder after fetching the data set into it by torchvision, if needed.
 
     Files are fetched beside their place and renamed into it, so none is ever there in part.
     Raises ``DataError`` when they cannot be fetched.
     """
-    cache = Path.home() / ".cache" / "tune-interpreg"
-    folder = cache / name / "raw"
-    if not _missing(folder):
+    cache = cache_folder()
+    folder = cache / stored.folder
+    if not stored.missing(cache):
         return cache
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as fresh:
-            _fetch(name, fresh)
+            _fetch(stored.name, fresh)
             folder.mkdir(parents=True, exist_ok=True)
-            for file in TRAIN_FILES + TEST_FILES:
-                os.replace(Path(fresh, name, "raw", file), folder / file)
+            for file in stored.files:
+                os.replace(Path(fresh, stored.folder, file), folder / file)
     except (RuntimeError, OSError, HTTPException) as error:
         raise DataError(
-            f"{folder}: must hold {name}, which could not be downloaded ({' '.join(str(error).split())}); "
-            f"fetch its four files, unpack them into {name}/raw, and pass --data-root with the folder that holds {name}"
+            f"{folder}: must hold {stored.name}, which could not be downloaded ({' '.join(str(error).split())}); "
+            f"{stored.remedy}, and pass --data-root with the folder that holds {stored.folder}"
         ) from error
     return cache
 
@@ -124,7 +201,3 @@ def _fetch(name: str, folder: str) -> None:
     import torchvision  # slow to import, and only a download needs it
 
     getattr(torchvision.datasets, name)(folder, download=True)
-
-
-def _missing(folder: Path) -> list[str]:
-    return [file for file in TRAIN_FILES + TEST_FILES if not (folder / file).is_file()]

@@ -153,7 +153,7 @@ class Dispatcher:
     # ------------------------------------------------------------------- items
     def _item(self, task: Task) -> Item:
         if task.role == "targets":
-            return self.progress.maps_item(task.arm)
+            return self.progress.maps_item(task.arm, *task.parts)
         if task.role == "repeat":
             return self.progress.repeat_item(task.arm, task.parts)
         (number,) = task.parts

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg import attacks, seeding
+from tune_interpreg import attacks, balls, seeding
 from tune_interpreg.config import Attack
 from tune_interpreg.data import Split, pixels
 from tune_interpreg.models import linearize
@@ -45,26 +45,34 @@ def accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
 
 
 def adversarial_accuracy(
-    model: nn.Module, split: Split, *, attack: Attack, form: attacks.Form, seed: int, batch_size: int
+    model: nn.Module,
+    split: Split,
+    *,
+    attack: Attack,
+    form: attacks.Form,
+    seed: int,
+    batch_size: int,
+    restarts: int = 1,
 ) -> float:
-    """The share of images that PGD does not break.
+    """The share of images that PGD breaks from none of its starts.
 
-    An image's start depends on the seed and its place in the split, not on the batch size; the whole result
+    An image's starts depend on the seed and its place in the split, not on the batch size; the whole result
     is then independent of it for "strict", while for "compat" the attack itself is not (see `attacks`).
+    The first starts are the same however many there are, so that one more never raises the accuracy.
 
     Args:
         split: N ≥ 1 images.
-        attack: norm, eps and step (pixels in [0, 1]), steps. form: as in `attacks.broken_from`.
-        seed: of the starts. batch_size: images in one forward.
+        attack: norm, eps and step (pixels in [0, 1]), steps, direction, start. form: as in `attacks.broken_from`.
+        seed: of the starts. batch_size: images in one forward. restarts: starts of each image, ≥ 1.
     Returns: a fraction in [0, 1].
     """
-    generator = seeding.generator(seed, "evaluation-attack", split.x_NCHW.device)
-    noise = _noise(split.x_NCHW.shape, batch_size, generator)
+    noises = zip(*(_noise(split, batch_size, attack, seed, restart) for restart in range(restarts)), strict=True)
+    place = balls.start_of(attack).place
     count = torch.zeros((), dtype=torch.long, device=split.y_N.device)
     with eval_mode(model):
-        for (x_BCHW, y_B), u_BCHW in zip(_batches(split, batch_size), noise, strict=True):
-            start_BCHW = attacks.near_sphere(x_BCHW, u_BCHW, attack=attack)
-            count += attacks.broken_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form).sum()
+        for (x_BCHW, y_B), batch_noises in zip(_batches(split, batch_size), noises, strict=True):
+            starts = (place(x_BCHW, noise, attack) for noise in batch_noises)
+            count += attacks.broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form).sum()
     return 1.0 - int(count) / len(split)
 
 
@@ -108,13 +116,15 @@ def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield pixels(x_BCHW), y_B
 
 
-def _noise(shape: torch.Size, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Uniform u_BCHW in [0, 1], batch by batch; image n gets the same noise whatever the batch size."""
-    pool = torch.empty(0, *shape[1:], device=generator.device)
-    for first in range(0, shape[0], batch_size):
-        images = min(batch_size, shape[0] - first)
+def _noise(split: Split, batch_size: int, attack: Attack, seed: int, restart: int) -> Iterator[Tensor]:
+    """The noise of one start of each image, batch by batch; image n gets the same whatever the batch size."""
+    shape, device = split.x_NCHW.shape[1:], split.x_NCHW.device
+    generator = seeding.generator(seed, f"evaluation-attack/{restart}" if restart else "evaluation-attack", device)
+    draw = balls.start_of(attack).draw
+    pool = draw(torch.Size((0, *shape)), generator, device)
+    for first in range(0, len(split), batch_size):
+        images = min(batch_size, len(split) - first)
         while len(pool) < images:
-            block = torch.rand(IMAGES_A_BLOCK, *shape[1:], generator=generator, device=generator.device)
-            pool = torch.cat([pool, block])
+            pool = torch.cat([pool, draw(torch.Size((IMAGES_A_BLOCK, *shape)), generator, device)])
         yield pool[:images]
         pool = pool[images:]

@@ -1,8 +1,8 @@
 """The graph of arms: (study, what is settled) → the work that is ready now. Pure; no Ray, no files.
 
 An arm goes through up to three stages: its teacher's maps, its search, its repeats. ``teacher`` and
-``match_loss_of`` are the edges: maps wait for the teacher's first seed, and a matched loss for all seeds
-of its reference.
+``match_loss_of`` are the edges: maps wait for the teacher's seed that they are of, and a matched loss for all
+seeds of its reference.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tune_interpreg.config import Arm, Study
+from tune_interpreg.config import Arm, MapSettings, Study
 from tune_interpreg.items import Role
 
-#: (teacher's arm, sigma, samples): what one set of raw maps is made of.
-MapsOf = tuple[str, float, int]
+#: The teacher's arm, and how maps are made of it. There is one set of raw maps a seed of the teacher.
+MapsOf = tuple[str, MapSettings]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Tally:
 
 @dataclass
 class State:
-    """What a study has so far: search trials by number, repeats by seed, maps by what they are made of."""
+    """What a study has so far: search trials by number, repeats by seed, maps by the teacher's seed."""
 
     searches: dict[str, Tally]
     repeats: dict[str, Tally]
@@ -65,7 +65,10 @@ class State:
 
 @dataclass(frozen=True)
 class Task:
-    """Work that may start now: ``parts`` are seeds of a repeat, or the one number of a search trial."""
+    """Work that may start now.
+
+    parts: seeds of a repeat, the one number of a search trial, or the teacher's seed that maps are made of.
+    """
 
     arm: str
     role: Role
@@ -74,7 +77,19 @@ class Task:
 
 def maps_of(arm: Arm) -> MapsOf | None:
     """What the arm's maps are made of, or None if it needs none."""
-    return (arm.targets.teacher, arm.targets.sigma, arm.targets.samples) if arm.targets else None
+    return (arm.targets.teacher, arm.targets.maps) if arm.targets else None
+
+
+def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
+    """The teacher's seed whose maps the arm's ``seed`` trains towards."""
+    return seed if arm.targets and arm.targets.teachers == "per_seed" else study.seeds[0]
+
+
+def maps_seeds(study: Study, key: MapsOf) -> tuple[int, ...]:
+    """The teacher's seeds whose maps some arm needs."""
+    wanted = [arm for arm in study.arms.values() if maps_of(arm) == key]
+    own = any(arm.targets and arm.targets.teachers == "per_seed" for arm in wanted)
+    return study.seeds if own else study.seeds[:1]
 
 
 def ready(study: Study, state: State) -> Iterator[Task]:
@@ -97,31 +112,57 @@ def dependents(study: Study, name: str) -> set[str]:
 def total(study: Study) -> int:
     """How many items the whole study has, one seed an item."""
     searches = sum(arm.search.trials for arm in study.arms.values() if arm.search)
-    return searches + len(study.arms) * len(study.seeds) + len(State.empty(study).maps)
+    maps = sum(len(maps_seeds(study, key)) for key in State.empty(study).maps)
+    return searches + len(study.arms) * len(study.seeds) + maps
 
 
 def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
-    arm, first = study.arms[name], study.seeds[0]
-    for key, tally in state.maps.items():
-        if key[0] == name and first in state.repeats[name].done and tally.is_open(first):
-            yield Task(next(n for n, a in study.arms.items() if maps_of(a) == key), "targets", (first,))
-    if not _may_start(study, state, arm):
-        return
+    arm = study.arms[name]
+    yield from _maps(study, state, name)
     if arm.search and len(state.searches[name].settled) < arm.search.trials:
-        yield from _search(state.searches[name], name, arm.search.trials)
+        if _has_maps(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
+            yield from _search(state.searches[name], name, arm.search.trials)
     elif not arm.search or state.searches[name].done:
-        yield from _repeats(study, state.repeats[name], name)
+        yield from _repeats(study, state, name)
 
 
-def _may_start(study: Study, state: State, arm: Arm) -> bool:
+def _maps(study: Study, state: State, teacher: str) -> Iterator[Task]:
+    """The maps of a teacher that are open, made in the name of the first arm that needs them."""
+    for key, tally in state.maps.items():
+        for seed in maps_seeds(study, key) if key[0] == teacher else ():
+            if seed in state.repeats[teacher].done and tally.is_open(seed):
+                yield Task(next(name for name, arm in study.arms.items() if maps_of(arm) == key), "targets", (seed,))
+
+
+def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
+    """Whether the maps that the arm's ``seed`` trains towards are there, if it needs any."""
     key = maps_of(arm)
-    if key and not state.maps[key].done:
-        return False
+    return key is None or teacher_seed(study, arm, seed) in state.maps[key].done
+
+
+def _has_loss(study: Study, state: State, arm: Arm) -> bool:
+    """Whether the loss that the arm's search matches is known, if it matches one."""
     reference = arm.search.match_loss_of if arm.search else None
     if not reference:
         return True
-    repeats = state.repeats[reference]
-    return bool(repeats.done) and repeats.settled >= set(study.seeds)
+    return bool(state.repeats[reference].done) and is_over(study, state, reference)
+
+
+def is_over(study: Study, state: State, name: str) -> bool:
+    """Whether no seed of the arm can bring a result any more."""
+    settled = state.repeats[name].settled
+    return all(seed in settled or _is_out_of_reach(study, state, name, seed) for seed in study.seeds)
+
+
+def _is_out_of_reach(study: Study, state: State, name: str, seed: int) -> bool:
+    """Whether the maps for an arm's ``seed`` were given up, or their teacher was."""
+    arm = study.arms[name]
+    key = maps_of(arm)
+    if key is None or arm.targets is None:
+        return False
+    needed, teacher = teacher_seed(study, arm, seed), arm.targets.teacher
+    lost = needed in state.maps[key].lost or needed in state.repeats[teacher].lost
+    return lost or _is_out_of_reach(study, state, teacher, needed)
 
 
 def _search(tally: Tally, name: str, trials: int) -> Iterator[Task]:
@@ -130,23 +171,29 @@ def _search(tally: Tally, name: str, trials: int) -> Iterator[Task]:
         yield Task(name, "search", (number,))
 
 
-def _repeats(study: Study, tally: Tally, name: str) -> Iterator[Task]:
-    open_seeds = tuple(seed for seed in study.seeds if tally.is_open(seed))
-    if open_seeds and study.resources.gpus:
-        yield Task(name, "repeat", open_seeds)
-    elif open_seeds:
-        yield from (Task(name, "repeat", (seed,)) for seed in open_seeds)
+def _repeats(study: Study, state: State, name: str) -> Iterator[Task]:
+    """The open seeds: on a GPU in one task, unless each has maps of its own."""
+    arm, tally = study.arms[name], state.repeats[name]
+    seeds = tuple(seed for seed in study.seeds if tally.is_open(seed) and _has_maps(study, state, arm, seed))
+    together = study.resources.gpus and not (arm.targets and arm.targets.teachers == "per_seed")
+    if seeds and together:
+        yield Task(name, "repeat", seeds)
+    else:
+        yield from (Task(name, "repeat", (seed,)) for seed in seeds)
 
 
 def waiting(study: Study, state: State) -> Mapping[str, str]:
     """Arms with open seeds that nothing under way can open any more, and why: for reports once all is drained."""
     blocked: dict[str, str] = {}
     for name, arm in study.arms.items():
-        if set(study.seeds) <= state.repeats[name].settled:
+        open_seeds = [seed for seed in study.seeds if seed not in state.repeats[name].settled]
+        without = [seed for seed in open_seeds if not _has_maps(study, state, arm, seed)]
+        if not open_seeds:
             continue
-        key = maps_of(arm)
-        if key and not state.maps[key].done:
-            blocked[name] = f"has no target maps: the teacher {key[0]} gave none"
+        if without and arm.targets:
+            own = arm.targets.teachers == "per_seed"
+            which = f" for seed {', '.join(map(str, without))}" if own else ""
+            blocked[name] = f"has no target maps{which}: the teacher {arm.targets.teacher} gave none"
         elif arm.search and arm.search.match_loss_of and not state.repeats[arm.search.match_loss_of].done:
             blocked[name] = f"has no loss to match: no seed of {arm.search.match_loss_of} finished"
         elif arm.search and not state.searches[name].done:

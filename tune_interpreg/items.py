@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tune_interpreg.config import Attack, Data, Evaluation, Study, Training
+from tune_interpreg import registry
+from tune_interpreg.config import Attack, Data, Evaluation, MapSettings, Model, Permutation, Study, Training
 from tune_interpreg.fields import Frozen, Param
 
 #: Raised whenever the code changes what a recipe results in; old results are then left alone and made anew.
-FORMAT = 1
+FORMAT = 2
 
 Role = Literal["search", "repeat", "targets"]
 
@@ -27,19 +28,17 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Maps(Frozen):
+class Maps(MapSettings):
     """The SmoothGrad maps of one trained model: ``teacher`` is the key of the item that trained it."""
 
     teacher: str
     teacher_seed: int
-    sigma: float
-    samples: int
-    permute: bool = False
+    permute: Permutation | None = None
 
     @property
     def key(self) -> str:
         """Names the raw maps; the permutation is applied by whoever reads them."""
-        return digest(self.model_dump(exclude={"permute"}))
+        return digest(self.model_dump(exclude={"permute"}, exclude_defaults=True))
 
 
 class Recipe(Frozen):
@@ -49,24 +48,30 @@ class Recipe(Frozen):
     params: dict[str, Param] = Field(default_factory=dict)
     data: Data = Data()
     data_fingerprint: str = ""
-    model: str = "digits_cnn"
+    model: Model = Model()
     training: Training = Training()
     attack: Attack = Attack()
     evaluation: Evaluation = Evaluation()
     evaluation_attack: Attack = Attack()
     maps: Maps | None = None
+    plugins: dict[str, str] = Field(default_factory=dict, description="package → version, of other packages' code")
 
     @classmethod
-    def of(cls, study: Study, **own: Any) -> Recipe:
-        """The recipe of one trial of ``study``: the shared setting and the trial's ``own`` fields."""
+    def of(cls, study: Study, *, method: str, **own: Any) -> Recipe:
+        """The recipe of one trial of ``study``: the shared setting, and the trial's ``method`` and ``own`` fields."""
         shared = ("data", "model", "training", "attack", "evaluation", "evaluation_attack")
-        return cls(**{name: getattr(study, name) for name in shared}, **own)
+        methods = [("methods", part.strip()) for part in method.split("+")]
+        used = registry.plugins([("datasets", study.data.name), ("models", study.model.name), *methods])
+        return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=used, **own)
 
     @property
     def key(self) -> str:
-        """Names the recipe; where the data lies is no part of it, nor whether a parameter is written 1 or 1.0."""
-        content = self.model_dump(mode="json")
-        content["data"].pop("root")
+        """Names the recipe; where the data lies is no part of it, nor whether a parameter is written 1 or 1.0.
+
+        Options at their defaults are left out, so that a version with one more option finds what older ones made.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        content.get("data", {}).pop("root", None)
         content["params"] = {name: float(x) if isinstance(x, int) else x for name, x in self.params.items()}
         return digest(content)
 

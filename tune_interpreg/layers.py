@@ -1,7 +1,8 @@
 """The layers of piecewise-linear networks: for each, its forward and the transpose of the matrix it acts as.
 
 Shapes: `...` any leading dimensions. A rule runs the layer on x, of shape (B, ...), and returns with the result the
-pullback e ↦ Wᵀe of the W that the layer is around x, for e of shape (..., B, ...) with any leading dimensions.
+pullback e ↦ Wᵀe of the W that the layer is around x, for e of shape (..., B, ...) with any leading dimensions. At
+kinks and ties W is PyTorch's choice, read off the forward: ReLU has slope 0 at 0, a maximum pulls back to one entry.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,26 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return m·x in train mode, x in eval mode."""
         return x * self.mask(x) if self.training else x
+
+
+class Dropout2d(Dropout):
+    """Zero each channel of each sample with probability p in [0, 1), for x of shape (B, C, ...); see Dropout."""
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Return one draw m of the mask, of shape (B, C, 1, ...): m = 0 with probability p, else 1/(1 − p)."""
+        return super().mask(x.flatten(2)[..., 0]).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
+def own_dropout(model: nn.Module) -> nn.Module:
+    """Put a Dropout in the place of every torch.nn.Dropout within `model`, likewise Dropout2d; returns the model.
+
+    PyTorch's draw from the global generator, these from their own, with the same probabilities.
+    """
+    own = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
+    for name, layer in [*model.named_modules(remove_duplicate=False)]:
+        if name and type(layer) in own:
+            model.set_submodule(name, own[type(layer)](layer.p))
+    return model
 
 
 def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
@@ -104,6 +125,11 @@ def _relu(layer: nn.ReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
     return y, lambda e: torch.ops.aten.threshold_backward(e, saved, 0)
 
 
+def _leaky_relu(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
+    saved = x.detach()
+    return layer(x), lambda e: torch.ops.aten.leaky_relu_backward(e, saved, layer.negative_slope, False)
+
+
 def _max_pool2d(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
     y, index = F.max_pool2d_with_indices(
@@ -135,8 +161,23 @@ def _avg_pool2d(layer: nn.AvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     return layer(x), adjoint
 
 
+def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+    shape = x.shape[-3:]
+
+    def adjoint(e: Tensor) -> Tensor:
+        batch = e.flatten(0, -4)
+        like = e.new_empty(len(batch), *shape)  # only its shape is read
+        return torch.ops.aten._adaptive_avg_pool2d_backward(batch, like).view(*e.shape[:-3], *shape)
+
+    return layer(x), adjoint
+
+
 def _flatten(layer: nn.Flatten, x: Tensor) -> tuple[Tensor, Adjoint]:
     return layer(x), lambda e: e.unflatten(-1, x.shape[1:])
+
+
+def _identity(layer: nn.Identity, x: Tensor) -> tuple[Tensor, Adjoint]:
+    return x, lambda e: e
 
 
 def _dropout(layer: Dropout, x: Tensor) -> tuple[Tensor, Adjoint]:
@@ -150,10 +191,14 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv2d,
     nn.Linear: _linear,
     nn.ReLU: _relu,
+    nn.LeakyReLU: _leaky_relu,
     nn.MaxPool2d: _max_pool2d,
     nn.AvgPool2d: _avg_pool2d,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
     nn.Flatten: _flatten,
+    nn.Identity: _identity,
     Dropout: _dropout,
+    Dropout2d: _dropout,
 }
 
 
@@ -167,12 +212,22 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     return (0, 0) if isinstance(layer.padding, str) else layer.padding
 
 
+def rule(layer: nn.Module) -> Rule:
+    """The layer's own method linearize(x) -> (y, adjoint) where it has one, else its type's rule."""
+    own: Rule | None = getattr(type(layer), "linearize", None)
+    return own or RULES[type(layer)]
+
+
 def problem(layer: nn.Module) -> str | None:
     """Why the layer cannot be part of a piecewise-linear network, or None."""
     kind = type(layer).__name__
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        return f"{kind} must have no hooks on its forward; what they change, no rule knows"
+    if hasattr(layer, "linearize"):
+        return None
     if type(layer) not in RULES:
         supported = ", ".join(f"{known.__module__.split('.')[0]}.{known.__name__}" for known in RULES)
-        return f"{type(layer).__module__}.{kind} has no rule; supported: {supported}"
+        return f"{type(layer).__module__}.{kind} has no rule, nor a linearize of its own; supported: {supported}"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"{kind} must pad with zeros; its padding_mode is {layer.padding_mode!r}"
     if isinstance(layer, nn.Conv2d) and layer.padding == "same" and any(k % 2 == 0 for k in layer.kernel_size):

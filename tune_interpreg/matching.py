@@ -17,11 +17,13 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
+from tune_interpreg import signs
 from tune_interpreg.root_posterior import Array, RootPosterior
+from tune_interpreg.signs import widened
+
+__all__ = ["LossMatchSampler", "Match", "best_match", "estimate", "widened"]
 
 DRAWS = 500
-COLLAPSED = 4.0  # noise floors; a residual above them that two others refute tells nothing of the curve
-WITHIN_NOISE = 2.0  # a residual of at most this many noise floors reaches the target
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,27 @@ class Match:
     """The λ at which the loss equals the target.
 
     lambda_hat is the posterior mean of the root in log λ, exponentiated; low and high bound its central 90%;
-    expected_residual is the posterior mean of loss - target at lambda_hat. Where no λ tried reaches the target,
-    feasible is False, reason says why, and lambda_hat is the nearer end of the range.
+    expected_residual, residual_low and residual_high are the posterior mean of loss - target at the three. Where no
+    λ tried reaches the target, feasible is False, reason says why, and lambda_hat is the nearer end of the range.
     """
 
     lambda_hat: float
     low: float
     high: float
     expected_residual: float
+    residual_low: float
+    residual_high: float
     feasible: bool
     reason: str | None
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the search may stop: feasible, and the interval maps to losses within ``tolerance`` of the target.
+
+        tolerance: e.g. the standard error of the target, in units of the loss; raises ValueError unless it is > 0.
+        """
+        if not tolerance > 0:
+            raise ValueError(f"tolerance must be > 0, but is {tolerance}")
+        return self.feasible and max(abs(self.residual_low), abs(self.residual_high)) <= tolerance
 
 
 def estimate(
@@ -53,7 +66,7 @@ def estimate(
 
     Args:
         lambdas: values tried, > 0, shape (N,), N ≥ 1.
-        residuals: loss - target at each, shape (N,); ±inf counts as its sign only.
+        residuals: loss - target at each, shape (N,); ±inf counts as its sign only, as does one that dwarfs the others.
         bounds: the range searched, 0 < low < high.
         noise: floor of the residuals' standard deviation, > 0, in units of the loss.
         anchor_residual: loss - target as λ → 0, if known.
@@ -63,15 +76,16 @@ def estimate(
     """
     lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
     _check_observations(lambda_N, r_N, bounds, noise)
-    lambda_N, r_N = _credible(lambda_N, r_N, noise)
+    lambda_N, r_N = signs.credible(lambda_N, r_N, noise)
     with _one_thread():
         posterior = RootPosterior(_position(lambda_N, bounds), r_N, noise=noise, anchor=anchor_residual)
         u_M = posterior.roots(DRAWS, np.random.default_rng(0))
-    reason = _obstacle(lambda_N, r_N, bounds, noise, anchor_residual)
-    u = float(u_M.mean()) if reason is None else _nearer_end(r_N, u_M)
-    low, high = min(u, np.quantile(u_M, 0.05)), max(u, np.quantile(u_M, 0.95))
-    lambda_hat, low, high = _value(np.array([u, low, high]), bounds).tolist()
-    return Match(lambda_hat, low, high, posterior.mean(u), reason is None, reason)
+    reason = signs.obstacle(lambda_N, r_N, bounds, noise, anchor_residual)
+    u = float(u_M.mean()) if reason is None else signs.nearer_end(r_N, u_M)
+    u_3 = [u, min(u, float(np.quantile(u_M, 0.05))), max(u, float(np.quantile(u_M, 0.95)))]
+    lambda_hat, low, high = _value(np.array(u_3), bounds).tolist()
+    expected, at_low, at_high = [posterior.mean(one) for one in u_3]
+    return Match(lambda_hat, low, high, expected, at_low, at_high, reason is None, reason)
 
 
 class LossMatchSampler(optuna.samplers.BaseSampler):
@@ -82,18 +96,21 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
     proposal depends on the seed, the trial's number, the finished and the running trials, and on nothing else.
 
     A trial reports loss - target as its user attribute "residual"; one that diverged or saturated reports "sign", +1
-    or -1, alone. Its value, |residual|, is for dashboards.
+    or -1, alone. Its value, |residual|, is for dashboards. A trial that reports neither is passed over.
 
-    >>> sampler = LossMatchSampler("lambda", target=1.0, noise=0.01, anchor=0.0, seed=0)
-    >>> study = optuna.create_study(sampler=sampler)
+    >>> import numpy as np, optuna
+    >>> from tune_interpreg.matching import LossMatchSampler, best_match
+    >>> rng = np.random.default_rng(0)
     >>> def objective(trial):
-    ...     loss = 2 * trial.suggest_float("lambda", 1e-4, 10, log=True) ** 0.5  # 1 at λ = 0.25
+    ...     strength = trial.suggest_float("lambda", 1e-4, 10, log=True)
+    ...     loss = 2 * strength**0.5 + rng.normal(scale=0.02)  # 1 at λ = 0.25, but for the noise
     ...     trial.set_user_attr("residual", loss - 1.0)
     ...     return abs(loss - 1.0)
+    >>> study = optuna.create_study(sampler=LossMatchSampler("lambda", target=1.0, noise=0.02, anchor=0.0, seed=0))
     >>> study.optimize(objective, n_trials=12)
     >>> match = best_match(study)
-    >>> match.feasible, match.low < 0.25 < match.high, round(match.lambda_hat, 1)
-    (True, True, 0.2)
+    >>> match.low < 0.25 < match.high, abs(match.lambda_hat - 0.25) < 0.02, match.within(0.05)
+    (True, True, True)
 
     Args:
         parameter: name of λ, a float suggested with log=True; every other parameter must be fixed.
@@ -155,7 +172,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
 
     def _propose(self, trials: Sequence[FrozenTrial], number: int, bounds: tuple[float, float]) -> float:
         rng = np.random.default_rng((self._seed, number))
-        lambda_N, r_N = _credible(*_observations(trials, self.parameter), self.noise)
+        lambda_N, r_N = signs.credible(*_observations(trials, self.parameter), self.noise)
         if number < self._startup or not r_N.size:
             return (_stratum(number % self._startup, self._startup) + rng.random()) / self._startup
         running = [t.params[self.parameter] for t in trials if _runs(t, self.parameter)]
@@ -181,7 +198,8 @@ def best_match(study: optuna.Study) -> Match:
     seen = [t.distributions[sampler.parameter] for t in trials if sampler.parameter in t.distributions]
     if not r_N.size:
         raise ValueError(f"study {study.study_name!r}: no finished trial carries a residual or a sign")
-    bounds = _bounds(seen[-1], sampler.parameter)
+    ends_T2 = [_bounds(distribution, sampler.parameter) for distribution in seen]  # a widened range holds the others
+    bounds = min(low for low, _ in ends_T2), max(high for _, high in ends_T2)
     return estimate(lambda_N, r_N, bounds=bounds, noise=sampler.noise, anchor_residual=sampler.anchor_residual)
 
 
@@ -189,19 +207,6 @@ def _observations(trials: Sequence[FrozenTrial], parameter: str) -> tuple[Array,
     pairs = [(t.params[parameter], _residual(t)) for t in trials if t.state.is_finished() and parameter in t.params]
     lambda_N2 = np.array([pair for pair in pairs if not math.isnan(pair[1])], float).reshape(-1, 2)
     return lambda_N2[:, 0], lambda_N2[:, 1]
-
-
-def _credible(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Array]:
-    """The observations without collapsed trainings, whose loss is far above what their λ explains.
-
-    The loss rises with λ, so a residual above ``COLLAPSED`` noise floors is refuted by two negative ones at larger λ,
-    where a third, negative at a smaller λ, shows that the curve does not fall.
-    """
-    larger_NN, below_N = lambda_N[None, :] > lambda_N[:, None], r_N < 0
-    refuted_N = (larger_NN & below_N).sum(1) >= 2
-    risen_N = (larger_NN.T & below_N).any(1)
-    kept_N = ~((r_N > COLLAPSED * noise) & refuted_N & risen_N)
-    return lambda_N[kept_N], r_N[kept_N]
 
 
 def _residual(trial: FrozenTrial) -> float:
@@ -241,31 +246,6 @@ def _bounds(distribution: BaseDistribution, parameter: str) -> tuple[float, floa
     if not isinstance(distribution, FloatDistribution) or not distribution.log:
         raise ValueError(f"{parameter}: LossMatchSampler needs a float with log=True, but got {distribution}")
     return distribution.low, distribution.high
-
-
-def _nearer_end(r_N: Array, u_M: Array) -> float:
-    if (r_N > 0).all() or (r_N < 0).all():
-        return float(r_N[0] < 0)
-    return float(u_M.mean() > 0.5)
-
-
-def _obstacle(
-    lambda_N: Array, r_N: Array, bounds: tuple[float, float], noise: float, anchor_residual: float | None
-) -> str | None:
-    """Why the target is not reached: no residual within noise of 0 and no change of sign from - to +."""
-    if (np.abs(r_N) <= WITHIN_NOISE * noise).any():
-        return None
-    nearest = f"nearest residual {r_N[np.abs(r_N).argmin()]:+.4g}"
-    tried = f"at every λ tried in [{bounds[0]:g}, {bounds[1]:g}]"
-    if (r_N < 0).all():
-        return f"the loss lies below the target {tried} ({nearest}): only a larger one could match"
-    if (r_N > 0).all() and anchor_residual is not None and anchor_residual > WITHIN_NOISE * noise:
-        return f"the loss lies above the target {tried} ({nearest}), and so does it as λ → 0: no λ matches"
-    if (r_N > 0).all():
-        return f"the loss lies above the target {tried} ({nearest}): only a smaller one could match"
-    if lambda_N[r_N < 0].min() > lambda_N[r_N > 0].max():
-        return f"the loss falls through the target in [{bounds[0]:g}, {bounds[1]:g}], but must rise with λ"
-    return None
 
 
 def _check_observations(lambda_N: Array, r_N: Array, bounds: tuple[float, float], noise: float) -> None:

@@ -7,20 +7,25 @@ take pixels in [0, 1] and return logits.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from tune_interpreg import registry
-from tune_interpreg.layers import RULES, Adjoint, Dropout, problem
+from tune_interpreg.config import Model
+from tune_interpreg.layers import Adjoint, Dropout, own_dropout, problem, rule
+from tune_interpreg.vetting import vet
 
 
 class PiecewiseLinear(nn.Module):
     """A chain of layers whose Jacobian's adjoint is itself a forward computation.
 
     Args:
-        layers: applied in order; each of a type in RULES, from x_BCHW to z_BK.
+        layers: applied in order, from x_BCHW to z_BK; each of a type that has a rule, or with a linearize of its own.
+            They no longer work in place: that would change the caller's images, and what an adjoint has kept.
 
     Raises:
         TypeError: layers of another type, or with an option that has no rule; all are named.
@@ -31,6 +36,9 @@ class PiecewiseLinear(nn.Module):
         problems = [f"layers.{i}: {why}" for i, layer in enumerate(layers) if (why := problem(layer))]
         if problems:
             raise TypeError("PiecewiseLinear: " + "\n".join(problems))
+        for layer in layers:
+            if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+                layer.inplace = False
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -47,7 +55,7 @@ class PiecewiseLinear(nn.Module):
         """
         y, adjoints = x_BCHW, []
         for layer in self.layers:
-            y, adjoint = RULES[type(layer)](layer, y)
+            y, adjoint = rule(layer)(layer, y)
             adjoints.append(adjoint)
 
         def compose(e: Tensor) -> Tensor:
@@ -86,6 +94,28 @@ def _double_backpropagation(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, A
         return torch.stack(rows).view(*e.shape[:-1], *leaf.shape[1:])
 
     return z_BK if torch.is_grad_enabled() else z_BK.detach(), adjoint
+
+
+def through_softmax(z_BK: Tensor, adjoint: Adjoint) -> tuple[Tensor, Adjoint]:
+    """Return the probabilities p = softmax(f(x)) and the adjoint e ↦ Jᵀ(diag(p) − ppᵀ)e of their Jacobian.
+
+    Args:
+        z_BK: the logits f(x).
+        adjoint: e ↦ Jᵀe of the logits' Jacobian J, from `linearize`.
+
+    Returns:
+        p_BK, and a function from e of shape (..., B, K) to (∂p/∂x)ᵀe = Jᵀ(p∘(e − Σ_k p_k e_k)) of shape
+        (..., B, C, H, W); p depends on the parameters too, and so do the derivatives of both.
+    """
+    p_BK = z_BK.softmax(-1)
+    likeliest_B1 = p_BK.argmax(-1, keepdim=True)
+
+    def adjoint_p(e: Tensor) -> Tensor:
+        # A shift of e changes nothing but the rounding: 1 − p of a confident net would be lost beside 1.
+        e = e - e.gather(-1, likeliest_B1.expand(*e.shape[:-1], 1))
+        return adjoint(p_BK * (e - (p_BK * e).sum(-1, keepdim=True)))
+
+    return p_BK, adjoint_p
 
 
 def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -147,40 +177,88 @@ def mnist_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
     )
 
 
-def cifar_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
+def cifar_cnn(shape: tuple[int, int, int], classes: int, *, fc_relu: bool = True) -> PiecewiseLinear:
     """Return the paper's net for CIFAR-10: unpadded 3×3 convolutions of 64, 64, 128, 128 channels, then 256, 256.
 
-    shape is (C, H, W), with H and W at least 16.
+    shape is (C, H, W), with H and W at least 16. fc_relu: a ReLU follows each hidden fully connected layer; the
+    authors' code has none there.
     """
+    relu = [nn.ReLU()] if fc_relu else []
     channels, height, width = shape
     features = _features(128, ((height - 4) // 2 - 4) // 2, ((width - 4) // 2 - 4) // 2)
     return PiecewiseLinear(
         [
             *(nn.Conv2d(channels, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3), nn.MaxPool2d(2), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(features, 256), nn.ReLU(), Dropout(0.5)),
-            *(nn.Linear(256, 256), nn.ReLU(), Dropout(0.5)),
+            *(nn.Flatten(), nn.Linear(features, 256), *relu, Dropout(0.5)),
+            *(nn.Linear(256, 256), *relu, Dropout(0.5)),
             nn.Linear(256, classes),
         ]
     )
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
-    """Return the model called `name`, initialized, on the generator's device, in train mode.
+class SlowGradients(UserWarning):
+    """A network whose penalties take double backpropagation."""
+
+
+def build(model: Model, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
+    """Return the network that `model` names, initialized, on the generator's device, in train mode.
+
+    A Sequential of layers that have a rule becomes a PiecewiseLinear. Any other network without `linearize` stays what
+    it is, and that is said once, by a SlowGradients warning. Dropout draws from generators of its own everywhere.
 
     Args:
-        name: a builder (shape, classes) -> model, as the registry knows it.
+        model: the name of a builder (shape, classes, **options) -> network that the registry knows, and its options.
         shape: C, H, W of an image.
         classes: K.
         generator: the weights' only source; the global generator is neither used nor disturbed.
 
     Raises:
         TypeError: a layer with parameters or buffers for which there is no scheme (see initialize).
+        ValueError, RuntimeError: a network that is none for these images and classes (see vet).
     """
-    builder = registry.resolve("models", name)
+    builder = registry.resolve("models", model.name)
     with torch.device("meta"):  # no memory is filled and nothing is drawn until initialize
-        model: nn.Module = builder(shape, classes)
-    return initialize(model.to_empty(device=generator.device), generator).train()
+        network = _with_rules(own_dropout(builder(shape, classes, **model.options)), model.name)
+    initialize(network.to_empty(device=generator.device), generator)
+    if (built := (model.model_dump_json(), shape, classes)) not in _VETTED:
+        vet(network, shape, classes)
+        _VETTED.add(built)
+    return network.train()
+
+
+#: What this process has vetted: a worker builds the same network for trial after trial.
+_VETTED: set[tuple[str, tuple[int, int, int], int]] = set()
+
+
+def _with_rules(network: nn.Module, name: str) -> nn.Module:
+    """The network with a `linearize` of its own, where all its layers have a rule; else the network, which is said."""
+    if hasattr(network, "linearize"):
+        return network
+    chain = _chain(network, "")
+    problems = [f"{place}: {why}".removeprefix(": ") for place, layer in chain.items() if (why := problem(layer))]
+    if not problems:
+        return PiecewiseLinear(list(chain.values()))
+    _say_once(
+        f"model {name}: penalties on its gradients take double backpropagation, which is exact but slower, because\n"
+        + "\n".join(problems)
+        + "\nBuild an nn.Sequential of supported layers, or give the layer or the network linearize(x) -> (y, e ↦ Jᵀe)"
+    )
+    return network
+
+
+def _chain(network: nn.Module, place: str) -> dict[str, nn.Module]:
+    """The layers that a Sequential, of Sequentials too, applies in order, by name; any other module is one layer."""
+    hooked = network._forward_hooks or network._forward_pre_hooks
+    if not isinstance(network, nn.Sequential) or type(network).forward is not nn.Sequential.forward or hooked:
+        return {place: network}
+    parts = [_chain(part, f"{place}.{name}".strip(".")) for name, part in zip(network._modules, network, strict=True)]
+    return {name: layer for part in parts for name, layer in part.items()}
+
+
+@cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, SlowGradients, stacklevel=4)
 
 
 def _features(channels: int, height: int, width: int) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from tune_interpreg import data, evaluation
-from tune_interpreg.data import Dataset
+from tune_interpreg import autoattack, data, evaluation
+from tune_interpreg.data import DataError, Dataset, Split
 from tune_interpreg.items import Recipe
 
 
@@ -24,7 +24,8 @@ def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, a
 def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> tuple[dict[str, float], dict[str, int]]:
     """Test accuracies under both forms of the attack, and the gradient norms of Table 3 on training images.
 
-    Returns the metrics and the number of images behind them.
+    Where it is asked for, also the accuracy under AutoAttack, on so many test images, stratified.
+    Returns the metrics and the number of images behind them. Raises ``DataError``: fewer test images than that.
     """
     test = data.load_test(recipe.data).to(dataset.train.y_N.device)
     sampled = dataset.train.at(slice(recipe.evaluation.gradient_samples))
@@ -36,17 +37,35 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
         "grad_norm/label": norms["label"],
         "grad_norm/other": norms["other"],
     }
-    return metrics, {"test": len(test), "grad_norm": len(sampled)}
+    counts = {"test": len(test), "grad_norm": len(sampled)}
+    if (images := recipe.evaluation.autoattack) is not None:
+        metrics["test/adv_accuracy_autoattack"] = _autoattacked(model, test, recipe, seed, images)
+        counts["autoattack"] = images
+    return metrics, counts
 
 
-def _adversarial(
-    model: nn.Module, split: data.Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form
-) -> float:
+def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form) -> float:
     return evaluation.adversarial_accuracy(
         model,
         split,
         attack=recipe.evaluation_attack,
         form=form,
+        seed=seed,
+        batch_size=recipe.evaluation.batch_size,
+        restarts=recipe.evaluation.restarts,
+    )
+
+
+def _autoattacked(model: nn.Module, test: Split, recipe: Recipe, seed: int, images: int) -> float:
+    if images > len(test):
+        raise DataError(
+            f"evaluation.autoattack: there are {len(test):,} test images, got {images:,}; lower it or drop it"
+        )
+    chosen_N = data.stratified(test.y_N.cpu(), images, "autoattack")[0].to(test.y_N.device)
+    return autoattack.adversarial_accuracy(
+        model,
+        test.at(chosen_N),
+        attack=recipe.evaluation_attack,
         seed=seed,
         batch_size=recipe.evaluation.batch_size,
     )

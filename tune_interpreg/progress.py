@@ -8,7 +8,7 @@ from typing import Any
 
 from tune_interpreg import choice, graph, registry
 from tune_interpreg.choice import Choice, Target
-from tune_interpreg.config import Study
+from tune_interpreg.config import Study, Targets
 from tune_interpreg.fields import Param
 from tune_interpreg.graph import State
 from tune_interpreg.items import Item, Maps, Recipe, Role
@@ -46,7 +46,7 @@ class Progress:
             return (self.state.searches if item.role == "search" else self.state.repeats)[item.arm]
         maps = item.recipe.maps
         assert maps is not None
-        return self.state.maps[item.arm, maps.sigma, maps.samples]
+        return self.state.maps[item.arm, maps.maps]
 
     def settled_of(self, arm: str, role: Role) -> list[Record]:
         """The settled records of an arm, by number and seeds."""
@@ -56,8 +56,13 @@ class Progress:
         """Whether the study as it is now would make this very item."""
         if item.role == "targets":
             named = [name for name, arm in self.study.arms.items() if arm.targets and arm.targets.teacher == item.arm]
-            return any(self.maps_item(name).key == item.key for name in named if self._may_train(name))
-        if item.arm not in self.study.arms or not self._may_train(item.arm):
+            return any(
+                self.maps_item(name, seed).key == item.key
+                for name in named
+                for seed in item.seeds
+                if seed in self.state.repeats[item.arm].done
+            )
+        if item.arm not in self.study.arms or not self._may_train(item.arm, item.seeds[0]):
             return False
         search = self.study.arms[item.arm].search
         searched = {name: item.recipe.params.get(name, "") for name in search.space} if search else {}
@@ -77,7 +82,7 @@ class Progress:
         return Item(
             arm=arm,
             role="search",
-            recipe=self._recipe(arm, searched),
+            recipe=self._recipe(arm, searched, self.study.seeds[0]),
             seeds=self.study.seeds[:1],
             number=number,
             adversarial=search is None or search.match_loss_of is None,
@@ -85,42 +90,43 @@ class Progress:
 
     def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:
         """The arm's final training with ``seeds``, after its search if it has one."""
-        return Item(arm=arm, role="repeat", recipe=self._recipe(arm, self.chosen(arm) or {}), seeds=seeds)
+        recipe = self._recipe(arm, self.chosen(arm) or {}, seeds[0])
+        return Item(arm=arm, role="repeat", recipe=recipe, seeds=seeds)
 
-    def maps_item(self, consumer: str) -> Item:
-        """The maps that an arm trains towards; they are made in the name of its teacher."""
-        maps, targets = self._maps(consumer).model_copy(update={"permute": False}), self.study.arms[consumer].targets
-        assert targets is not None
+    def maps_item(self, consumer: str, seed: int) -> Item:
+        """The maps, of the teacher's ``seed``, that an arm trains towards; they are made in the teacher's name."""
+        maps, targets = self._maps(consumer, seed).model_copy(update={"permute": None}), self._targets(consumer)
         recipe = self._with_data(method="targets", maps=maps)
         return Item(arm=targets.teacher, role="targets", recipe=recipe, seeds=(maps.teacher_seed,))
 
-    def _recipe(self, name: str, searched: Mapping[str, Param]) -> Recipe:
-        """The recipe of an arm: its method's defaults, its own parameters, and the searched ones."""
+    def _recipe(self, name: str, searched: Mapping[str, Param], seed: int) -> Recipe:
+        """The recipe of an arm's ``seed``: its method's defaults, its own parameters, and the searched ones."""
         arm = self.study.arms[name]
-        known = registry.resolve("methods", arm.method).parameters
+        known = registry.method(arm.method).parameters
         defaults = {key: parameter.default for key, parameter in known.items() if parameter.default is not None}
-        maps = self._maps(name) if arm.targets else None
+        maps = self._maps(name, graph.teacher_seed(self.study, arm, seed)) if arm.targets else None
         return self._with_data(method=arm.method, params=defaults | arm.params | dict(searched), maps=maps)
 
     def _with_data(self, **own: Any) -> Recipe:
         return Recipe.of(self.study, data_fingerprint=self.fingerprint, **own)
 
-    def _maps(self, consumer: str) -> Maps:
-        targets, seed = self.study.arms[consumer].targets, self.study.seeds[0]
+    def _targets(self, consumer: str) -> Targets:
+        targets = self.study.arms[consumer].targets
         assert targets is not None
+        return targets
+
+    def _maps(self, consumer: str, seed: int) -> Maps:
+        targets = self._targets(consumer)
         taught = (record for record in self._done_repeats(targets.teacher) if seed in record["seeds"])
         return Maps(
-            teacher=next(taught)["key"],
-            teacher_seed=seed,
-            sigma=targets.sigma,
-            samples=targets.samples,
-            permute=targets.permute,
+            **targets.maps.model_dump(), teacher=next(taught)["key"], teacher_seed=seed, permute=targets.permute
         )
 
-    def _may_train(self, name: str) -> bool:
-        """Whether the arm's teacher, if it has one, is there."""
-        targets = self.study.arms[name].targets
-        return targets is None or self.study.seeds[0] in self.state.repeats[targets.teacher].done
+    def _may_train(self, name: str, seed: int) -> bool:
+        """Whether the teacher of the arm's ``seed``, if it has one, is there."""
+        arm = self.study.arms[name]
+        needed = graph.teacher_seed(self.study, arm, seed)
+        return arm.targets is None or needed in self.state.repeats[arm.targets.teacher].done
 
     def _done_repeats(self, arm: str) -> list[Record]:
         return [record for record in self.settled_of(arm, "repeat") if record["state"] == "done"]
@@ -163,8 +169,9 @@ class Progress:
     def target(self, name: str) -> Target | None:
         """The loss that the arm's search matches; None where it matches none, or its reference is not settled yet."""
         search = self.study.arms[name].search
-        reference = search.match_loss_of if search else None
-        if reference is None or not set(self.study.seeds) <= self.state.repeats[reference].settled:
+        if search is None or search.match_loss_of is None:
             return None
-        done = self._done_repeats(reference)
-        return Target.of(done) if done else None
+        if not graph.is_over(self.study, self.state, search.match_loss_of):
+            return None
+        done = self._done_repeats(search.match_loss_of)
+        return Target.of(done, search.matched) if done else None

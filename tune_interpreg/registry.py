@@ -5,7 +5,7 @@ Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -15,9 +15,24 @@ class UnknownName(LookupError):
     """A name that no installed package registers in its group."""
 
 
+class Broken(ImportError):
+    """A registered name that cannot be used: its package cannot be imported, or is not the only one."""
+
+
+#: The package whose names need no version in a key: its own changes raise ``items.FORMAT``.
+OWN = "tune-interpreg"
+
+
 @cache
 def _group(group: str) -> Mapping[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"tune_interpreg.{group}")}
+
+
+@cache
+def _rivals(group: str, name: str) -> list[str]:
+    """The packages that register ``name``."""
+    points = entry_points(group=f"tune_interpreg.{group}", name=name)
+    return sorted({point.dist.name for point in points if point.dist})
 
 
 def names(group: str) -> list[str]:
@@ -27,9 +42,42 @@ def names(group: str) -> list[str]:
 
 @cache
 def resolve(group: str, name: str) -> Any:
-    """Import and return what ``name`` stands for in ``group``; raises ``UnknownName`` with the names there are."""
+    """Import and return what ``name`` stands for in ``group``.
+
+    Raises ``UnknownName`` with the names there are, or ``Broken`` with the package at fault.
+    """
     try:
         point = _group(group)[name]
     except KeyError:
         raise UnknownName(f"unknown name {name!r} in {group}; there are: {', '.join(names(group))}") from None
-    return point.load()
+    if len(rivals := _rivals(group, name)) > 1:
+        raise Broken(f"{name} is registered by {' and by '.join(rivals)}; remove all but one of these packages")
+    try:
+        return point.load()
+    except Exception as error:  # whatever a package of others raises while it is imported
+        package = point.dist.name if point.dist else "an unknown package"
+        raise Broken(f"{name} ({point.value}, of {package}) cannot be imported: {error}; mend or remove it") from error
+
+
+def plugins(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Package → version of those (group, name) that other packages than this one register."""
+    points = (_group(group).get(name) for group, name in named)
+    packages = {point.dist.name: point.dist.version for point in points if point and point.dist}
+    return {name: version for name, version in sorted(packages.items()) if name != OWN}
+
+
+@cache
+def method(name: str) -> Any:
+    """The Trainable class of a method, or of several joined by ``+``, of which the first combines the others with it.
+
+    Raises ``UnknownName``, ``Broken``, and ``ValueError`` where methods cannot be combined.
+    """
+    first, *others = (_trainable(part.strip()) for part in name.split("+"))
+    return first.combined(*others) if others else first
+
+
+def _trainable(name: str) -> Any:
+    found = resolve("methods", name)
+    if not (hasattr(found, "terms") and hasattr(found, "parameters")):
+        raise Broken(f"{name} is no training method but {found!r}; derive a class from trainables.MethodTrainable")
+    return found

@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 GRID = 200
-LENGTHS = (0.3, 0.6, 1.2)  # of the Matérn part, in widths of the range
-AMPLITUDES = (0.1, 0.3, 1.0)  # of the Matérn part, in scales of the data
-NOISES = (1.0, 2.0, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
+# Losses bend within a tenth of the range: smoother settings round the bend off, and the root lies beside the interval.
+LENGTHS = (0.15, 0.3, 0.6)  # of the Matérn part, in widths of the range
+AMPLITUDES = (0.5, 1.0, 2.0)  # of the Matérn part, in scales of the data
+NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
 ANCHOR = -0.5  # where the free observation λ → 0 stands
 OVERSAMPLING = 8  # curves drawn for each root returned
-FALL = (
-    0.003  # area on the wrong side of zero that costs a drawn curve a factor e, in scales of the data times the range
-)
+FALL = 0.01  # area on the wrong side of zero that costs a drawn curve a factor e, in scales of the data times the range
 LINEAR_REACH = 30.0  # residuals up to this many noise floors are hardly compressed
+SATURATED = 1e4  # a residual of this many times the one at which compression begins is a diverged loss: a sign
 
 
 class RootPosterior:
@@ -32,21 +32,25 @@ class RootPosterior:
 
     Args:
         u_N: positions of the observations.
-        r_N: residuals, loss - target; ±inf counts as its sign only.
+        r_N: residuals, loss - target; ±inf, or one that dwarfs the others, counts as its sign only.
         noise: floor of the residuals' standard deviation, > 0.
-        anchor: residual as λ → 0, if known.
+        anchor: residual as λ → 0, if known. It stands half a range below the range; its standard deviation there is
+            at least half its distance from the observation at the smallest λ, between which the curve lies.
     """
 
     def __init__(self, u_N: ArrayLike, r_N: ArrayLike, *, noise: float, anchor: float | None = None) -> None:
         u_N, r_N = _in_order(np.asarray(u_N, float), np.asarray(r_N, float))
-        signed_N = np.isinf(r_N)
+        sizes_N = np.abs(r_N[np.isfinite(r_N)])
+        self._warp = max([LINEAR_REACH * noise, *([np.median(sizes_N)] if sizes_N.size else [])])
+        signed_N = np.abs(r_N) > SATURATED * self._warp
+        r_N = np.where(signed_N, np.copysign(np.inf, r_N), r_N)
         self._push_G = _push(u_N[signed_N], r_N[signed_N])
-        values_N = r_N[~signed_N]
-        self._warp = max([LINEAR_REACH * noise, *([np.median(np.abs(values_N))] if values_N.size else [])])
         if anchor is not None:
-            u_N, r_N = np.append(u_N, ANCHOR), np.append(r_N, anchor)
+            u_N, r_N = np.insert(u_N, 0, ANCHOR), np.insert(r_N, 0, anchor)
         self._u_N = u_N
         self._y_N, self._sd_N = _warped(r_N, self._warp, noise)
+        if anchor is not None:
+            self._sd_N[0] = max(self._sd_N[0], abs(self._y_N[1] - self._y_N[0]) / 2)
         self._floor = noise / self._warp
         self._scale = max(np.abs(self._y_N).max(), self._floor)
         self._settings_H = list(product(LENGTHS, AMPLITUDES, NOISES))

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from tune_interpreg import cluster, data, graph, models, reports, seeding
+from tune_interpreg import autoattack, cluster, data, graph, models, reports, seeding
 from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.display import Lines, Live
@@ -45,12 +45,25 @@ def _checked_data(file: StudyFile) -> str:
     if len(loaded.train) < study.training.batch_size:
         message = f"a batch takes {study.training.batch_size} images, but there are {len(loaded.train)} to train on"
         raise StudyError([file.locate(("training", "batch_size"), f"{message}; lower it, or raise data.train_limit")])
+    _check_autoattack(file, loaded)
     try:
         models.build(study.model, loaded.shape, loaded.classes, seeding.generator(0, "init"))
-    except (ValueError, RuntimeError) as error:
-        message = f"{study.model} does not take images of shape {loaded.shape}: {error}; name another model"
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = f"{study.model.name} does not take images of shape {loaded.shape}: {error}; name another model"
         raise StudyError([file.locate(("model",), message)]) from None
     return loaded.fingerprint
+
+
+def _check_autoattack(file: StudyFile, loaded: data.Dataset) -> None:
+    """Refuse what AutoAttack cannot do after all trainings."""
+    study, wanted = file.study, file.study.evaluation.autoattack
+    if wanted is None:
+        return
+    images, place = data.test_images(study.data), ("evaluation", "autoattack")
+    if images is not None and wanted > images:
+        raise StudyError([file.locate(place, f"there are {images:,} test images, got {wanted:,}; lower it or drop it")])
+    if problem := autoattack.problem(study.evaluation_attack, loaded.shape):
+        raise StudyError([file.locate(place, problem)])
 
 
 def _save(study: Study, store: Store) -> None:

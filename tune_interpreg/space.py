@@ -84,6 +84,11 @@ class Search(Frozen):
     trials: Whole = Field(12, ge=1)
     pruner: Literal["none", "median"] = "none"
 
+    @property
+    def matched(self) -> str:
+        """The metric that ``match_loss_of`` matches."""
+        return {"total": "train/loss", "ce": "train/ce"}[self.loss]
+
     @field_validator("match_loss_of")
     @classmethod
     def _one_goal(cls, arm: str | None, before: ValidationInfo) -> str | None:
@@ -114,12 +119,16 @@ class Search(Frozen):
 
 
 class Parameter(Frozen):
-    """A method's hyperparameter: its default (None: must be given or searched), its bounds or choices, its meaning."""
+    """A method's hyperparameter: its default (None: must be given or searched), its bounds or choices, its meaning.
+
+    whole: it counts something, and takes whole numbers only.
+    """
 
     help: str
     default: Param | None = None
     low: float = -math.inf
     high: float = math.inf
+    whole: bool = False
     choices: tuple[str, ...] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
@@ -130,11 +139,13 @@ class Parameter(Frozen):
             return None if value in self.choices else f"takes one of {', '.join(self.choices)}, got {shown(value)}"
         if not is_number(value):
             return f"takes a number, got {shown(value)}"
-        if not (abs(value) <= sys.float_info.max and self.low <= value <= self.high):
+        fits = abs(value) <= sys.float_info.max and self.low <= value <= self.high
+        if not fits or (self.whole and not isinstance(value, int)):
             return f"takes {self._range()}, got {shown(value)}"
         return None
 
     def _range(self) -> str:
         lowest = f" of at least {self.low:g}" if math.isfinite(self.low) else ""
         highest = f" of at most {self.high:g}" if math.isfinite(self.high) else ""
-        return f"a finite number{' and'.join(filter(None, (lowest, highest)))}"
+        kind = "whole" if self.whole else "finite"
+        return f"a {kind} number{' and'.join(filter(None, (lowest, highest)))}"

@@ -130,7 +130,7 @@ def _set(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) ->
     section = raw
     for depth, key in enumerate(place[:-1], start=1):
         below = section.get(key)
-        if place[:depth] == ("data",) and isinstance(below, str):
+        if place[:depth] in (("data",), ("model",)) and isinstance(below, str):
             below = {"name": below}
         if below is not None and not isinstance(below, dict):
             above = ".".join(place[:depth])
@@ -167,13 +167,13 @@ def _arms_problems(raw: Any) -> list[Found]:
 
 
 def _problems(error: ValidationError, model: type[BaseModel], above: Place) -> list[Found]:
-    """All of pydantic's, but those of a method's parameters (``checks`` knows what they take), and no echoes."""
+    """All of pydantic's, but those of gathered keys (``checks`` knows what they take), and no echoes."""
     return [((*above, *one["loc"]), _said(one, model)) for one in error.errors() if not _is_told_elsewhere(one)]
 
 
 def _is_told_elsewhere(one: Any) -> bool:
-    of_method = one["loc"][:1] == ("params",) and len(one["loc"]) > 1
-    return of_method or (one["type"] == "too_short" and bool(one["input"]))
+    gathered = {"params", "options"}.intersection(one["loc"][:-1])
+    return bool(gathered) or (one["type"] == "too_short" and bool(one["input"]))
 
 
 def _said(one: Any, model: type[BaseModel]) -> str:
@@ -187,7 +187,8 @@ def _said(one: Any, model: type[BaseModel]) -> str:
     if kind == "missing":
         return f"is required: {section.model_fields[loc[-1]].description}"
     if kind == "model_type":
-        first = next(iter(_section_at(model, loc).model_fields))
+        fields = _section_at(model, loc).model_fields
+        first = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
         rule = f"takes a mapping such as {{{first}: …}}"
     else:
         rule = _RULES.get(kind, one["msg"]).format(**one.get("ctx", {}))

@@ -11,16 +11,17 @@ Shapes: B batch, N training images, C·H·W image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg import seeding
-from tune_interpreg.config import Training
+from tune_interpreg import saliency, seeding
+from tune_interpreg.augmentation import augment
+from tune_interpreg.config import Model, Training
 from tune_interpreg.data import Dataset, pixels
-from tune_interpreg.layers import set_dropout_generator
-from tune_interpreg.models import build
+from tune_interpreg.layers import Adjoint, set_dropout_generator
+from tune_interpreg.models import build, linearize
 
 
 class Diverged(ArithmeticError):
@@ -31,39 +32,62 @@ class Diverged(ArithmeticError):
 class Batch:
     """What a method's ``terms`` are computed from.
 
-    x_BCHW: pixels in [0, 1]. y_B: labels. maps_BCHW: the raw target maps of these images, or None.
-    noise: the seed's generator for the method's own draws.
+    x_BCHW: pixels in [0, 1], augmented. y_B: labels. target_BCHW: the target maps of these images as the method
+    trains towards them, augmented alike, or None. noise: the seed's generator for the method's own draws.
     """
 
     x_BCHW: Tensor
     y_B: Tensor
-    maps_BCHW: Tensor | None
+    target_BCHW: Tensor | None
     noise: torch.Generator
+    _forward: list[tuple[Tensor, Adjoint]] = field(default_factory=list, repr=False, compare=False)
+
+    def linearize(self, model: nn.Module) -> tuple[Tensor, Adjoint]:
+        """The model's logits and adjoint at x (see ``models.linearize``), of one forward for all terms of a loss."""
+        if not self._forward:
+            self._forward.append(linearize(model, self.x_BCHW))
+        return self._forward[0]
 
 
 #: (model in train mode, batch) → named scalar terms, whose sum is the loss.
 Terms = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """The maps that a method trains towards.
+
+    raw_NCHW: for each seed the raw maps of all training images. target: the method's own, of raw ones (a threshold).
+    redraw: each map's values are permuted anew whenever a batch is drawn.
+    """
+
+    raw_NCHW: Mapping[int, Tensor]
+    target: Callable[[Tensor], Tensor]
+    redraw: bool = False
+
+
+#: What is drawn in a training, each from a generator of its own.
+STREAMS = ("order", "dropout", "noise", "augmentation", "permutation")
+
+
 class Replica:
     """One seed's model, optimizer and random streams."""
 
-    def __init__(self, seed: int, model: nn.Module, training: Training, maps_NCHW: Tensor | None):
+    def __init__(self, seed: int, model: nn.Module, training: Training):
         self.seed = seed
         self.model = model
-        self.maps_NCHW = maps_NCHW
         self.optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=training.momentum)
         device = next(model.parameters()).device
-        self.order, self.dropout, self.noise = (torch.Generator(device) for _ in range(3))
-        set_dropout_generator(model, self.dropout)
+        self.streams = {purpose: torch.Generator(device) for purpose in STREAMS}
+        set_dropout_generator(model, self.streams["dropout"])
 
     def begin(self, epoch: int, lr: float) -> None:
         """Set the rate and seed the random streams for ``epoch``; the model goes to train mode."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        for purpose in ("order", "dropout", "noise"):
-            getattr(self, purpose).manual_seed(seeding.number(self.seed, purpose, epoch))
+        for purpose, generator in self.streams.items():
+            generator.manual_seed(seeding.number(self.seed, purpose, epoch))
 
 
 class Trainer:
@@ -72,7 +96,7 @@ class Trainer:
     Args:
         model, training: as in the study. terms: the method. seeds: one replica each.
         data: its training split is used, already on ``device``.
-        maps: for each seed the raw target maps of all training images, N·C·H·W, or None.
+        guidance: the target maps of methods that need them.
 
     Raises ``ValueError`` where the images do not fill one batch.
     """
@@ -80,12 +104,12 @@ class Trainer:
     def __init__(
         self,
         *,
-        model: str,
+        model: Model,
         training: Training,
         data: Dataset,
         terms: Terms,
         seeds: Sequence[int],
-        maps: Mapping[int, Tensor] | None = None,
+        guidance: Guidance | None = None,
         device: torch.device | str = "cpu",
     ):
         if len(data.train) < training.batch_size:
@@ -93,22 +117,17 @@ class Trainer:
                 f"training.batch_size: a batch takes {training.batch_size} images, but there are {len(data.train)} "
                 "to train on; lower it, or raise data.train_limit"
             )
-        self.training, self.data, self.terms = training, data, terms
+        self.training, self.data, self.terms, self.guidance = training, data, terms, guidance
         self.epoch = 0
         self.replicas = [
-            Replica(
-                seed,
-                build(model, data.shape, data.classes, seeding.generator(seed, "init")).to(device),
-                training,
-                maps[seed] if maps else None,
-            )
+            Replica(seed, build(model, data.shape, data.classes, seeding.generator(seed, "init")).to(device), training)
             for seed in seeds
         ]
 
     @property
     def lr(self) -> float:
         """The rate of the coming epoch."""
-        return self.training.lr * self.training.lr_decay ** (self.epoch // self.training.decay_every)
+        return self.training.rate(self.epoch)
 
     @property
     def steps(self) -> int:
@@ -136,7 +155,8 @@ class Trainer:
         return means
 
     def _train(self, replica: Replica) -> dict[str, Tensor]:
-        order_N = torch.randperm(len(self.data.train), generator=replica.order, device=replica.order.device)
+        stream = replica.streams["order"]
+        order_N = torch.randperm(len(self.data.train), generator=stream, device=stream.device)
         sums: dict[str, Tensor] = {}
         for step in range(self.steps):
             index_B = order_N[step * self.training.batch_size : (step + 1) * self.training.batch_size]
@@ -145,18 +165,29 @@ class Trainer:
         return sums
 
     def _step(self, replica: Replica, index_B: Tensor) -> Mapping[str, Tensor]:
-        maps_NCHW = replica.maps_NCHW
-        batch = Batch(
-            x_BCHW=pixels(self.data.train.x_NCHW[index_B]),
-            y_B=self.data.train.y_N[index_B],
-            maps_BCHW=None if maps_NCHW is None else maps_NCHW[index_B],
-            noise=replica.noise,
-        )
-        terms = self.terms(replica.model, batch)
+        terms = self.terms(replica.model, self.batch(replica, index_B))
         replica.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         replica.optimizer.step()
         return terms
+
+    def batch(self, replica: Replica, index_B: Tensor) -> Batch:
+        """The training images of these rows as a step sees them: target maps are made, then all is augmented."""
+        x_BCHW = pixels(self.data.train.x_NCHW[index_B])
+        target_BCHW = self._target(replica, index_B)
+        if self.training.augment is not None:
+            x_BCHW, target_BCHW = augment(
+                x_BCHW, target_BCHW, self.training.augment, generator=replica.streams["augmentation"]
+            )
+        return Batch(x_BCHW, self.data.train.y_N[index_B], target_BCHW, replica.streams["noise"])
+
+    def _target(self, replica: Replica, index_B: Tensor) -> Tensor | None:
+        if self.guidance is None:
+            return None
+        raw_BCHW = self.guidance.raw_NCHW[replica.seed][index_B].to(torch.float32)
+        if self.guidance.redraw:
+            raw_BCHW = saliency.permute(raw_BCHW, replica.streams["permutation"])
+        return self.guidance.target(raw_BCHW)
 
     def _refuse_non_finite(self, seed: int, means: Mapping[str, float]) -> None:
         for name, value in means.items():

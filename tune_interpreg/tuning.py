@@ -52,8 +52,9 @@ class StudyTrainable(tune.Trainable):
     def _worker(self) -> tune.Trainable:
         if self._inner is None:
             item = Item.model_validate(self._config["item"])
-            group, name = ("stages", "targets") if item.role == "targets" else ("methods", item.recipe.method)
-            self._inner = registry.resolve(group, name)(self._config, storage=self._storage)
+            targets, method = item.role == "targets", item.recipe.method
+            kind = registry.resolve("stages", "targets") if targets else registry.method(method)
+            self._inner = kind(self._config, storage=self._storage)
         return self._inner
 
     def _note_error(self) -> None:

@@ -1,0 +1,300 @@
+"""How near a dozen noisy trials come to the λ whose loss equals a target: LossMatchSampler and its rivals.
+
+Synthetic curves (logistic, power law, flat then steep; noise of 1% and 5% of the range), and, where
+matching_curves.csv lies beside this file, curves recorded from trainings by record_curves.py. Every rival gets the
+same curves, targets, noise and number of trials; parallel ones are proposed together before any is told. The dated
+result beside this file is made by
+
+    python tests/benchmarks/bench_matching.py > tests/benchmarks/matching.md
+
+LossMatchSampler is told as noise the standard deviation of five draws, as of a reference's five seeds; the rivals need
+none. A match's error is |f(λ̂) - target| without noise, over the curve's range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import platform
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from scipy.interpolate import PchipInterpolator
+
+from tune_interpreg.matching import LossMatchSampler, best_match
+
+CURVES = Path(__file__).with_name("matching_curves.csv")
+LOW, HIGH = 1e-4, 10.0
+SPACE: dict[str, BaseDistribution] = {"lambda": FloatDistribution(LOW, HIGH, log=True)}
+REFERENCE_SEEDS = 5
+Curve = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One curve f(u), u = log λ scaled to [0, 1], with its root and its noise.
+
+    spread: the standard deviation of single trainings at u. draws_N: their deviations from f in units of it; a trial
+    draws one of them.
+    """
+
+    curve: Curve
+    root: float
+    spread: Curve
+    draws_N: np.ndarray
+    seed: int
+
+    @property
+    def target(self) -> float:
+        return self.curve(self.root)
+
+    @property
+    def span(self) -> float:
+        return self.curve(1.0) - self.curve(0.0)
+
+    def residual(self, u: float, rng: np.random.Generator) -> float:
+        """What a trial at u reports: noisy loss - target."""
+        return self.curve(u) + self.spread(u) * float(rng.choice(self.draws_N)) - self.target
+
+    def floor(self) -> float:
+        """The noise that a reference's seeds show, whose loss is the target and whose noise is that at the root."""
+        drawn = np.random.default_rng((2, self.seed)).choice(self.draws_N, REFERENCE_SEEDS)
+        return max(self.spread(self.root) * float(drawn.std(ddof=1)), 1e-3 * abs(self.target))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The u found, its 90% interval (NaN where a method gives none), and the seconds that proposals took."""
+
+    u: float
+    low: float = math.nan
+    high: float = math.nan
+    seconds: float = 0.0
+
+
+# ------------------------------------------------------------------ problems
+def logistic(centre: float) -> Curve:
+    return lambda u: 2.25 / (1 + math.exp(-11.5 * (u - centre)))
+
+
+def power(centre: float) -> Curve:
+    return lambda u: 10 ** (2 * (u - centre))
+
+
+def flat_then_steep(centre: float) -> Curve:
+    return lambda u: 0.3 + 0.05 * u + 0.3 * math.log1p(math.exp(40 * (u - centre)))
+
+
+FAMILIES = {"logistic": logistic, "power law": power, "flat then steep": flat_then_steep}
+
+
+def synthetic(family: str, relative: float, repeat: int) -> Problem:
+    """A curve of the family with its root in the middle three fifths of the range, and Gaussian noise."""
+    rng = np.random.default_rng((list(FAMILIES).index(family), repeat))
+    curve = FAMILIES[family](rng.uniform(0.35, 0.65))
+    root = rng.uniform(0.2, 0.8)
+    spread = relative * (curve(1.0) - curve(0.0))
+    draws_N = rng.standard_normal(1000)
+    return Problem(curve, root, lambda u: spread, draws_N - draws_N.mean(), repeat)
+
+
+def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
+    """Name → (rising PCHIP curve through the seeds' means, their spread, their deviations in units of it).
+
+    file: CSV of columns curve, strength, seed, loss; a loss that is not finite is passed over. Raises ValueError where
+    a curve has too little to go by.
+    """
+    losses: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with file.open() as lines:
+        for row in csv.DictReader(lines):
+            if math.isfinite(float(row["loss"])):
+                losses[row["curve"]][float(row["strength"])].append(float(row["loss"]))
+    return {name: _interpolated(name, by_strength) for name, by_strength in losses.items()}
+
+
+def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Curve, Curve, np.ndarray]:
+    strengths = sorted(by_strength)
+    groups = [np.array(by_strength[strength]) for strength in strengths]
+    if len(strengths) < 3 or min(map(len, groups)) < 2:
+        raise ValueError(f"{name}: a curve needs 3 strengths of 2 seeds, got {[len(group) for group in groups]}")
+    u_N = np.log(np.array(strengths) / strengths[0]) / math.log(strengths[-1] / strengths[0])
+    curve = PchipInterpolator(u_N, np.maximum.accumulate([group.mean() for group in groups]))
+    # The noise of strong penalties is orders of magnitude that of weak ones, so that it may not be pooled.
+    sd_N = np.maximum([group.std(ddof=1) for group in groups], 1e-9)
+    # Deviations from a mean of n are too small by √((n - 1) / n).
+    draws = [(g - g.mean()) / sd * math.sqrt(len(g) / (len(g) - 1)) for g, sd in zip(groups, sd_N, strict=True)]
+    level = np.log(sd_N)
+    return (
+        lambda u: float(curve(min(max(u, 0.0), 1.0))),
+        lambda u: math.exp(float(np.interp(u, u_N, level))),
+        np.concatenate(draws),
+    )
+
+
+def real(curve: Curve, spread: Curve, draws_N: np.ndarray, repeat: int) -> Problem:
+    """A recorded curve, with a target met in the middle three fifths of the range."""
+    return Problem(curve, float(np.random.default_rng((9, repeat)).uniform(0.2, 0.8)), spread, draws_N, repeat)
+
+
+# -------------------------------------------------------------------- rivals
+def asked(
+    problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int
+) -> tuple[optuna.Study, float]:
+    """A study of so many trials, so many at a time, and the seconds its longest proposal took."""
+    study, rng, slowest = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed)), 0.0
+    for first in range(0, trials, workers):
+        batch = []
+        for _ in range(min(workers, trials - first)):
+            started = time.perf_counter()
+            batch.append(study.ask(SPACE))
+            slowest = max(slowest, time.perf_counter() - started)
+        for trial in batch:
+            residual = problem.residual(position(trial.params["lambda"]), rng)
+            trial.set_user_attr("residual", residual)
+            study.tell(trial, abs(residual))
+    return study, slowest
+
+
+def ours(problem: Problem, trials: int, workers: int, *, anchored: bool = False) -> Outcome:
+    anchor = problem.curve(-2.0) if anchored else None
+    sampler = LossMatchSampler("lambda", problem.target, noise=problem.floor(), anchor=anchor, seed=problem.seed)
+    study, slowest = asked(problem, sampler, trials, workers)
+    match = best_match(study)
+    return Outcome(position(match.lambda_hat), position(match.low), position(match.high), slowest)
+
+
+def _best(problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int) -> Outcome:
+    """Optuna's answer: the trial with the smallest |residual|."""
+    study, slowest = asked(problem, sampler, trials, workers)
+    return Outcome(position(study.best_params["lambda"]), seconds=slowest)
+
+
+def tpe(problem: Problem, trials: int, workers: int, *, startup: int = 10) -> Outcome:
+    return _best(problem, optuna.samplers.TPESampler(seed=problem.seed, n_startup_trials=startup), trials, workers)
+
+
+def gp(problem: Problem, trials: int, workers: int) -> Outcome:
+    sampler = optuna.samplers.GPSampler(seed=problem.seed, n_startup_trials=4)
+    return _best(problem, sampler, trials, workers)
+
+
+def random(problem: Problem, trials: int, workers: int) -> Outcome:
+    return _best(problem, optuna.samplers.RandomSampler(seed=problem.seed), trials, workers)
+
+
+def grid(problem: Problem, trials: int, workers: int) -> Outcome:
+    """Equal steps in log λ, and the one with the smallest |residual|."""
+    rng = np.random.default_rng((1, problem.seed))
+    return Outcome(min(np.linspace(0, 1, trials).tolist(), key=lambda u: abs(problem.residual(u, rng))))
+
+
+def section(problem: Problem, trials: int, workers: int) -> Outcome:
+    """Each round cuts the bracket into workers + 1 parts and keeps the one over which the signs change best.
+
+    It ends where the chord of the last bracket's residuals crosses zero; an end of the range counts as its sign.
+    """
+    rng, low, high = np.random.default_rng((1, problem.seed)), (0.0, -math.inf), (1.0, math.inf)
+    for first in range(0, trials, workers):
+        u_W = np.linspace(low[0], high[0], min(workers, trials - first) + 2)[1:-1]
+        points = [low, *((u, problem.residual(u, rng)) for u in u_W.tolist()), high]
+        wrong = [
+            sum(r > 0 for _, r in points[:cut]) + sum(r < 0 for _, r in points[cut:]) for cut in range(1, len(points))
+        ]
+        cut = int(np.argmin(wrong)) + 1
+        low, high = points[cut - 1], points[cut]
+    crossed = low[1] < 0 < high[1] and math.isfinite(high[1] - low[1])
+    part = -low[1] / (high[1] - low[1]) if crossed else 0.5
+    return Outcome(low[0] + part * (high[0] - low[0]))
+
+
+RIVALS: dict[str, Callable[[Problem, int, int], Outcome]] = {
+    "LossMatchSampler": ours,
+    "LossMatchSampler, anchored": partial(ours, anchored=True),
+    "TPE": tpe,
+    "TPE, 4 start-up trials": partial(tpe, startup=4),
+    "GPSampler on abs(r), 4 start-up trials": gp,
+    "random": random,
+    "parallel section search": section,
+    "grid": grid,
+}
+
+
+# --------------------------------------------------------------------- table
+def position(value: float) -> float:
+    return math.log(value / LOW) / math.log(HIGH / LOW)
+
+
+def cell(problems: Sequence[Problem], rival: Callable[[Problem, int, int], Outcome], trials: int, workers: int) -> str:
+    """Median error; for a method with an interval also its coverage, and the seconds of the slowest proposal."""
+    found = [rival(problem, trials, workers) for problem in problems]
+    error = np.median([abs(p.curve(one.u) - p.target) / p.span for p, one in zip(problems, found, strict=True)])
+    if math.isnan(found[0].low):
+        return f"{error:.4f}"
+    # A λ passes through logarithms both ways, which moves an end of the range by a rounding.
+    covered = np.mean([one.low - 1e-9 <= p.root <= one.high + 1e-9 for p, one in zip(problems, found, strict=True)])
+    return f"{error:.4f} ({100 * covered:.0f}%, {max(one.seconds for one in found):.2f} s)"
+
+
+def settings(repeats: int) -> Iterator[tuple[str, list[Problem]]]:
+    for family in FAMILIES:
+        for relative in (0.01, 0.05):
+            yield f"{family}, {relative:.0%}", [synthetic(family, relative, i) for i in range(repeats)]
+    if CURVES.exists():
+        for name, (curve, spread, draws_N) in recorded(CURVES).items():
+            yield name, [real(curve, spread, draws_N, i) for i in range(repeats)]
+
+
+def table(repeats: int, trials: int, workers: int, gp_repeats: int) -> Iterator[str]:
+    """Lines of Markdown: rivals by settings."""
+    chosen = list(settings(repeats))
+    yield "| method | " + " | ".join(name for name, _ in chosen) + " |"
+    yield "|---" * (len(chosen) + 1) + "|"
+    for name, rival in RIVALS.items():
+        some = gp_repeats if rival is gp else repeats
+        if some:
+            print(f"{workers} workers: {name}", file=sys.stderr, flush=True)
+            yield f"| {name} | " + " | ".join(cell(p[:some], rival, trials, workers) for _, p in chosen) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument(
+        "--gp-repeats", type=int, default=40, help="of Optuna's GPSampler, the slowest; 0 leaves it out"
+    )
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print(
+        f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, ",
+        end="",
+    )
+    print(
+        f"{os.cpu_count()} cores. Median |f(λ̂) - target| over the curve's range after {given.trials} trials, ", end=""
+    )
+    print(
+        f"{given.repeats} repeats (GPSampler {given.gp_repeats}); in brackets the share of repeats whose 90% ", end=""
+    )
+    print("interval holds the root, and the wall time of the slowest proposal.")
+    for workers in given.workers:
+        print(f"\n## {workers} at a time\n", flush=True)
+        for line in table(given.repeats, given.trials, workers, given.gp_repeats):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

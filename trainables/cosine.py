@@ -1,0 +1,51 @@
+"""Interpretation regularization by direction and magnitude, as in the authors' journal version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.base import NORM, OUTPUT, MethodTrainable
+from trainables.interpretation import THRESHOLDS
+from tune_interpreg import penalties
+from tune_interpreg.space import Parameter
+from tune_interpreg.training import Batch
+
+
+class CosineTrainable(MethodTrainable):
+    """CE + λ_cs·(1 − mean cos(I(x), g)) + λ_gm·‖g‖, g = J_c(x) with its sign, I(x) the teacher's signed map.
+
+    The map's values within φ·std of its mean are set to 0.
+    """
+
+    needs_targets: ClassVar[bool] = True
+    signed_targets: ClassVar[bool] = True
+    parameters: ClassVar[Mapping[str, Parameter]] = {
+        "lambda_cs": Parameter(help="strength λ_cs of 1 − cos(I, g), averaged over the batch", low=0),
+        "lambda_gm": Parameter(help="strength λ_gm of ‖g‖", low=0),
+        "phi": Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0),
+        "threshold": Parameter(
+            help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
+            default="two_sided",
+            choices=tuple(THRESHOLDS),
+        ),
+        "norm": NORM,
+        "output": OUTPUT,
+    }
+
+    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        assert batch.target_BCHW is not None
+        z_BK, logits_adjoint = batch.linearize(model)
+        o_BK, adjoint = penalties.output_of(z_BK, logits_adjoint, self.params["output"])
+        g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
+        return {
+            "ce": F.cross_entropy(z_BK, batch.y_B),
+            "cosine": self.params["lambda_cs"] * penalties.cosine(batch.target_BCHW, g_BCHW),
+            "magnitude": self.params["lambda_gm"] * penalties.magnitude(g_BCHW, norm=self.params["norm"]),
+        }
+
+    def target(self, raw_BCHW: Tensor) -> Tensor:
+        return THRESHOLDS[self.params["threshold"]](raw_BCHW, self.params["phi"])

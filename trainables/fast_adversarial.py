@@ -1,0 +1,38 @@
+"""Adversarial training in one step from a random start (Wong, Rice and Kolter, 2020), in the study's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.adversarial import MODE, MODES
+from trainables.base import MethodTrainable
+from tune_interpreg import attacks
+from tune_interpreg.config import Attack
+from tune_interpreg.space import Parameter
+from tune_interpreg.training import Batch
+
+
+class FastAdversarialTrainable(MethodTrainable):
+    """CE(f(x_adv), y), x_adv = Π(x₀ + α·ε·direction(∂CE/∂x₀)), x₀ uniform in the attack's ball around x."""
+
+    moves: ClassVar[bool] = True
+    parameters: ClassVar[Mapping[str, Parameter]] = {
+        "alpha": Parameter(help="length α of the one step, in radii ε of the study's attack", default=1.25, low=0),
+        "mode": MODE,
+    }
+
+    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        with MODES[self.params["mode"]](model):
+            x_BCHW = attacks.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
+        return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}
+
+    @property
+    def attack(self) -> Attack:
+        """The study's attack, but for its start and its one step."""
+        study = self.recipe.attack
+        one_step = {"start": "ball", "steps": 1, "step_size": self.params["alpha"] * study.eps}
+        return study.model_copy(update=one_step)
