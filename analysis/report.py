@@ -15,7 +15,8 @@ from rich.text import Text
 from analysis import rows
 from analysis.cells import Table
 from analysis.render import escape, to_csv, to_markdown, to_rich
-from analysis.tables import Results, accuracy_table, gradient_table, settings_table
+from analysis.settings import settings_table
+from analysis.tables import Results, accuracy_table, gradient_table
 from tune_interpreg.config import Study
 from tune_interpreg.store import Store
 

@@ -9,13 +9,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import paper, rows
-from analysis.cells import ABSENT, Cell, Estimate, Table
-from analysis.intervals import paired, student_t
+from analysis.cells import Cell, Estimate, Table
+from analysis.intervals import student_t
 from analysis.rows import Missing, Record
 from tune_interpreg.config import Arm, Study
 
-SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J", "lambda_g": "λ_g", "lambda_cs": "λ_cs", "lambda_gm": "λ_gm"}
-LOSS = "train/loss"
 AUTOATTACK = "test/adv_accuracy_autoattack"
 
 
@@ -58,7 +56,7 @@ def accuracy_table(results: Results) -> Table:
     columns, cells = _beside_paper(results, metrics, scale=100)
     title = f"Table {number}. Accuracy on {results.study.data.name}, %"
     return Table(
-        title, columns, cells, (*_notes(results, metrics.values()), _attack_note(results), *_paper_note(results))
+        title, columns, cells, (*notes(results, metrics.values()), _attack_note(results), *_paper_note(results))
     )
 
 
@@ -74,36 +72,7 @@ def gradient_table(results: Results) -> Table:
     if results.study.data.name in paper.GRADIENT_NORMS:
         note += " The paper's intervals are computed across images too."
     title = f"Table 3. Mean gradient norms on {results.study.data.name}"
-    return Table(title, columns, cells, (*_notes(results, metrics.values()), note, *_paper_note(results)))
-
-
-def settings_table(results: Results) -> Table:
-    """What each searched arm's search chose, and how well a matched training loss was met.
-
-    Residual: this arm's training loss − the reference arm's, paired by seed.
-    """
-    searched = {name: arm for name, arm in results.study.arms.items() if arm.search}
-    printed = paper.SETTINGS.get(results.study.data.name)
-    columns = ("Arm", "Search", "Trials", "Chosen", *(["paper"] if printed else []), "Loss", "Residual")
-    cells = tuple(
-        (
-            paper.title(name, arm),
-            *_search_cells(results, name, arm),
-            _chosen(results, name, arm),
-            *([_paper_setting(printed, name, arm)] if printed else []),
-            *_matched(results, name, arm),
-        )
-        for name, arm in searched.items()
-    )
-    references = {arm.search.match_loss_of for arm in searched.values() if arm.search}
-    named = [name for name in results.study.arms if name in searched or name in references]
-    note = (
-        "Loss: training loss, mean over the last epoch, over the repeats' seeds; the penalty is included, except where"
-        " the match says ce. Residual: the arm's loss − its reference's, paired by seed. Settings are those of the"
-        " repeats."
-    )
-    notes = (*_notes(results, [LOSS], named), note, *_matches(results, searched))
-    return Table("Settings. Chosen parameters and matched training losses", columns, cells, notes)
+    return Table(title, columns, cells, (*notes(results, metrics.values()), note, *_paper_note(results)))
 
 
 # ------------------------------------------------------------------- columns and cells
@@ -129,49 +98,8 @@ def _beside_paper(
     return ("Arm", *(heading for pair in columns for heading in pair)), tuple(body)
 
 
-def _chosen(results: Results, name: str, arm: Arm) -> str:
-    """The searched and the fixed parameters of the arm's repeats, or of those to come once its search has ended."""
-    assert arm.search
-    repeats = rows.repeats(results.records, results.study)[name]
-    ended = results.choices.get(name, {}).get("params", {})
-    params = repeats[-1]["recipe"]["params"] if repeats else {**arm.params, **ended} if ended else {}
-    named = [parameter for parameter in (*arm.search.space, *arm.params) if parameter in params]
-    ordered = [p for p in SYMBOLS if p in named] + [p for p in named if p not in SYMBOLS]
-    return ", ".join(f"{SYMBOLS.get(p, p)} {_value(params[p])}" for p in ordered) or ABSENT
-
-
-def _search_cells(results: Results, name: str, arm: Arm) -> tuple[str, str]:
-    assert arm.search
-    search = arm.search
-    matched = f"match {search.match_loss_of}" + (" (ce)" if search.loss == "ce" else "")
-    goal = matched if search.match_loss_of else f"max {search.maximize}"
-    ended = [r for r in results.records if (r["arm"], r["role"]) == (name, "search") and r["state"] != "failed"]
-    return goal, f"{len(ended)} of {arm.search.trials}"
-
-
-def _paper_setting(printed: Mapping[str, Mapping[str, float]], name: str, arm: Arm) -> str:
-    known = printed.get(name, {}) if paper.corresponds(name, arm) else {}
-    return ", ".join(f"{SYMBOLS[parameter]} {value:g}" for parameter, value in known.items()) or ABSENT
-
-
-def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell]:
-    assert arm.search
-    metric, reference = arm.search.matched, arm.search.match_loss_of
-    own = results.estimate(name, metric, decimals=None)
-    if reference is None:
-        return own, ABSENT
-    ours, theirs = rows.values(results.frame, name, metric), rows.values(results.frame, reference, metric)
-    residual = paired(ours, theirs) if ours.keys() & theirs.keys() else None
-    asked = len(results.study.seeds)
-    return own, Estimate(residual, asked, decimals=None)
-
-
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 # -------------------------------------------------------------------------------- notes
-def _notes(results: Results, metrics: Iterable[str], arms: Collection[str] | None = None) -> tuple[str, ...]:
+def notes(results: Results, metrics: Iterable[str], arms: Collection[str] | None = None) -> tuple[str, ...]:
     study = results.study
     seeds = ", ".join(map(str, study.seeds))
     n = f"Mean ± half-width of the 95% interval: Student t over n = {len(study.seeds)} seeds ({seeds})"
@@ -199,22 +127,6 @@ def gaps(results: Results, metrics: list[str], arms: Collection[str]) -> list[st
     return [
         f"{arm}: seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} {reason}." for arm, seeds, reason in lines
     ]
-
-
-def _matches(results: Results, searched: Iterable[str]) -> list[str]:
-    """What is known of each matched strength: its 90% interval, or why nothing matches."""
-    found = {name: results.choices[name] for name in searched if name in results.choices}
-    lines = []
-    for name, choice in found.items():
-        if choice["target"] is None:
-            continue
-        ((parameter, value),) = choice["params"].items()
-        strength = f"{SYMBOLS.get(parameter, parameter)} = {value:.3g}"
-        interval = f"90% interval [{choice['low']:.3g}, {choice['high']:.3g}]"
-        lines.append(
-            f"{name}: {strength}, {interval}" + ("." if choice["feasible"] else f"; NO MATCH: {choice['reason']}.")
-        )
-    return lines
 
 
 def _attack_note(results: Results) -> str:

@@ -4,77 +4,16 @@ import math
 import re
 
 import pytest
+from ledgers import CLEAN, STANDARD, STUDY, T4, accuracies, item, record, results, row_of
 from rich.console import Console
 
 from analysis import rows
 from analysis.cells import Estimate, Table
 from analysis.intervals import Interval
 from analysis.render import to_csv, to_markdown, to_rich
-from analysis.tables import Results, accuracy_table, gradient_table, settings_table
+from analysis.settings import settings_table
+from analysis.tables import Results, accuracy_table, gradient_table
 from tune_interpreg.config import Study
-from tune_interpreg.items import Item, Maps, Recipe
-
-T4 = 2.7764451
-
-STUDY = Study(
-    data="mnist",
-    model="mnist_cnn",
-    training={"epochs": 6},
-    arms={
-        "standard": {"method": "standard"},
-        "adversarial": {"method": "adversarial"},
-        "interp_robust": {
-            "method": "interpretation",
-            "targets": {"teacher": "adversarial"},
-            "phi": 1.0,
-            "search": {"space": {"lambda": {"log_uniform": [0.001, 1]}}, "maximize": "val/adv_accuracy"},
-        },
-        "jacobian": {
-            "method": "jacobian",
-            "search": {
-                "space": {"lambda_j": {"log_uniform": [0.001, 1]}},
-                "match_loss_of": "interp_robust",
-                "trials": 4,
-            },
-        },
-    },
-)
-
-
-def item(arm, seeds, params=None, role="repeat", teacher=None):
-    maps = Maps(teacher=teacher, teacher_seed=0, sigma=0.15, samples=50) if teacher else None
-    recipe = Recipe.of(STUDY, method=STUDY.arms[arm].method, params=params or {}, maps=maps)
-    return Item(arm=arm, role=role, recipe=recipe, seeds=seeds)
-
-
-def record(work, metrics=None, state="done", error=None, day=1):
-    return {
-        "key": work.key,
-        "recipe_key": work.recipe.key,
-        **work.model_dump(mode="json"),
-        "state": state,
-        "metrics": {str(seed): one for seed, one in (metrics or {}).items()},
-        "counts": {"train": 55_000, "val": 5_000, "test": 10_000, "grad_norm": 55_000},
-        "error": error,
-        "device": "cpu",
-        "finished": f"2026-01-{day:02d}T00:00:00+00:00",
-    }
-
-
-def accuracies(clean, compat=0.6, strict=0.5):
-    return {"test/accuracy": clean, "test/adv_accuracy_compat": compat, "test/adv_accuracy_strict": strict}
-
-
-CLEAN = [0.99, 0.991, 0.992, 0.993, 0.994]
-STANDARD = [record(item("standard", (seed,)), {seed: accuracies(clean)}) for seed, clean in enumerate(CLEAN)]
-
-
-def row_of(table, title):
-    return dict(zip(table.columns, next(row for row in table.rows if row[0] == title), strict=True))
-
-
-def results(records):
-    return Results(STUDY, tuple(records))
 
 
 # ------------------------------------------------------------------------------- rows
@@ -219,46 +158,6 @@ def test_table_3_by_hand():
     assert str(cells["‖∇f_k‖ other, paper"]) == "3.93 ± 0.02"
 
 
-def losses(arm, params, values):
-    return [record(item(arm, (s,), params), {s: {"train/loss": value}}) for s, value in enumerate(values)]
-
-
-def test_settings_show_what_was_chosen_and_the_paired_residual():
-    ledger = [
-        *losses("interp_robust", {"lambda": 0.0712345, "phi": 1.0}, [0.30, 0.40, 0.50, 0.60, 0.70]),
-        *losses("jacobian", {"lambda_j": 0.033}, [0.31, 0.41, 0.52, 0.61, 0.70]),
-        record(item("jacobian", (0,), {"lambda_j": 0.5}, "search"), {0: {"train/loss": 0.9}}),
-    ]
-    table = settings_table(results(ledger))
-    robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
-    assert (robust["Chosen"], robust["paper"]) == ("λ 0.0712, φ 1", "λ 0.07, φ 1")
-    assert (jacobian["Chosen"], jacobian["paper"]) == ("λ_J 0.033", "–")
-    assert (jacobian["Search"], jacobian["Trials"]) == ("match interp_robust", "1 of 4")
-    assert robust["Loss"].interval.mean == pytest.approx(0.5)
-    assert jacobian["Loss"].interval.mean == pytest.approx(0.51)
-    # differences .01, .01, .02, .01, 0: mean .01, s² = 2·10⁻⁴/4
-    assert jacobian["Residual"].interval.half_width == pytest.approx(T4 * math.sqrt(0.5e-4 / 5), rel=1e-5)
-    assert str(jacobian["Residual"]) == "0.0100 ± 0.0088"
-
-
-def test_a_match_of_the_cross_entropy_is_judged_by_it():
-    arms = dict(STUDY.arms)
-    search = arms["jacobian"].search.model_copy(update={"loss": "ce"})
-    arms["jacobian"] = arms["jacobian"].model_copy(update={"search": search})
-    ledger = [
-        record(item(arm, (seed,), params), {seed: {"train/loss": 9.0 * seed, "train/ce": ce + seed / 10}})
-        for arm, params, ce in (
-            ("interp_robust", {"lambda": 0.1, "phi": 1.0}, 0.5),
-            ("jacobian", {"lambda_j": 1.0}, 0.25),
-        )
-        for seed in range(5)
-    ]
-    jacobian = row_of(settings_table(Results(STUDY.model_copy(update={"arms": arms}), tuple(ledger))), "Jacobian Reg.")
-    assert jacobian["Search"] == "match interp_robust (ce)"
-    assert jacobian["Loss"].interval.mean == pytest.approx(0.45)
-    assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
-
-
 def test_repeats_with_a_teacher_each_are_one_row():
     arms = dict(STUDY.arms)
     targets = arms["interp_robust"].targets.model_copy(update={"teachers": "per_seed"})
@@ -284,12 +183,6 @@ def test_what_the_evaluation_adds_is_in_the_table_and_its_notes():
     assert "Adv. Acc. (AutoAttack)" not in accuracy_table(results(known)).columns
 
 
-def test_settings_of_a_study_under_way_are_dashes():
-    table = settings_table(results([]))
-    jacobian = row_of(table, "Jacobian Reg.")
-    assert {str(jacobian[column]) for column in ("Chosen", "Loss", "Residual")} == {"–"}
-
-
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
@@ -311,23 +204,6 @@ def test_markdown_has_as_many_cells_in_each_line(make, ledger):
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len(lines) == len(table.rows) + 2
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 1}
-
-
-def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
-    choice = {
-        "params": {"lambda_j": 0.0421},
-        "target": 2.0,
-        "low": 0.04,
-        "high": 0.05,
-        "feasible": True,
-        "reason": None,
-    }
-    failed = choice | {"feasible": False, "reason": "the loss lies above the target at every λ tried"}
-    for known, said in ((choice, "[0.04, 0.05]."), (failed, "NO MATCH: the loss lies above the target")):
-        (line,) = [
-            note for note in settings_table(Results(STUDY, (), {"jacobian": known})).notes if "λ_J = 0.0421" in note
-        ]
-        assert said in line
 
 
 def test_markdown_escapes_what_would_break_it():

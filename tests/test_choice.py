@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_interpreg import choice, ledger, matching
-from tune_interpreg.choice import Target
 from tune_interpreg.items import Item, Recipe
 from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
+from tune_interpreg.target import Target
 
 BEST = Search(space={"lambda": Range(log_uniform=(0.001, 1.0))}, maximize="val/adv_accuracy")
 MATCH = Search(space={"lambda": Range(log_uniform=(0.001, 1.0))}, match_loss_of="robust")
-TARGET = Target(loss=1.2, noise=0.01, reference="ab")
+TARGET = Target(loss=1.2, noise=0.01, error=0.005, reference="ab")
 
 
 def record(number: int, strength: float, state: ledger.Settled = "done", **metrics: float) -> Record:
@@ -52,8 +52,8 @@ def test_the_loss_that_is_matched_is_all_of_it_or_the_cross_entropy_alone() -> N
     targets = {search.loss: Target.of([done], search.matched) for search in (MATCH, ce)}
     assert {loss: target.loss for loss, target in targets.items()} == {"total": 3.5, "ce": 1.5}
     trial = record(0, 0.1, train_loss=4.0, train_ce=1.25)
-    assert choice.residual(trial, targets["total"]) == 0.5
-    assert choice.residual(trial, targets["ce"]) == -0.25
+    assert targets["total"].residual(trial) == 0.5
+    assert targets["ce"].residual(trial) == -0.25
     assert choice.basis(ce, [trial], "ab") != choice.basis(MATCH, [trial], "ab")
 
 
@@ -84,7 +84,9 @@ def test_a_matched_strength_is_the_estimated_root() -> None:
     assert chosen == choice.Choice(
         params={"lambda": match.lambda_hat},
         trials=choice.basis(MATCH, records, "ab"),
+        parameter="lambda",
         target=1.2,
+        tolerance=0.005,
         low=match.low,
         high=match.high,
         expected_residual=match.expected_residual,
@@ -105,7 +107,7 @@ def test_a_trial_that_diverged_was_too_strong_and_one_that_failed_says_nothing()
 
 def test_a_target_out_of_reach_is_told() -> None:
     records = [record(n, x, train_loss=1 + x**0.5) for n, x in enumerate(STRENGTHS)]
-    chosen = choice.choose(MATCH, records, Target(loss=5.0, noise=0.01, reference="ab"))
+    chosen = choice.choose(MATCH, records, Target(loss=5.0, noise=0.01, error=0.005, reference="ab"))
     assert chosen is not None
     assert not chosen.feasible
     assert chosen.params == {"lambda": pytest.approx(1.0)}
@@ -113,9 +115,9 @@ def test_a_target_out_of_reach_is_told() -> None:
 
 
 def test_residuals_are_loss_minus_target() -> None:
-    assert choice.residual(record(0, 0.1, train_loss=1.5), TARGET) == pytest.approx(0.3)
-    assert choice.residual(record(0, 0.1, "diverged"), TARGET) == math.inf
-    assert choice.residual(record(0, 0.1, "failed"), TARGET) is None
+    assert TARGET.residual(record(0, 0.1, train_loss=1.5)) == pytest.approx(0.3)
+    assert TARGET.residual(record(0, 0.1, "diverged")) == math.inf
+    assert TARGET.residual(record(0, 0.1, "failed")) is None
 
 
 @pytest.mark.parametrize(

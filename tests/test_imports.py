@@ -26,6 +26,8 @@ LAYERS = """
     image_folder training evaluation tensorboard_log root_posterior signs
     autoattack
     objective matching
+    target
+    matches pareto
     choice graph display
     search progress
     dispatch

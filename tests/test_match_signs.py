@@ -95,6 +95,19 @@ def test_an_inverted_range_is_refused() -> None:
         widened((1.0, 0.1), [0.5], [1.0])
 
 
+# -------------------------------------------------------------------- infeasible
+def test_an_anchor_above_the_target_rules_every_lambda_out() -> None:
+    match = estimate([0.1, 1.0], [0.5, 0.9], bounds=BOUNDS, noise=0.02, anchor_residual=0.4)
+    assert match.reason is not None
+    assert match.reason.endswith("no λ matches")
+
+
+def test_a_falling_loss_is_infeasible() -> None:
+    match = estimate([1e-3, 0.1, 1.0], [1.0, -0.5, -1.0], bounds=BOUNDS, noise=0.02)
+    assert match.reason is not None
+    assert "falls" in match.reason
+
+
 # ------------------------------------------------------------------------ anchor
 def test_an_anchor_helps_where_the_smallest_strength_lies_right_of_the_root() -> None:
     """A flat start: the anchor says that the loss hardly falls below the range."""

@@ -14,19 +14,19 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import choice, ledger
-from tune_interpreg.choice import Target
 from tune_interpreg.fields import Param
 from tune_interpreg.items import Item, Recipe
 from tune_interpreg.search import ArmSearch, distribution, journal
 from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
+from tune_interpreg.target import Target
 
 LAMBDA = Range(log_uniform=(0.001, 1.0))
 PHI = Range(choice=(0.0, 1.0))
 BEST = Search(space={"lambda": LAMBDA, "phi": PHI}, maximize="val/adv_accuracy", trials=12)
 MEDIAN = BEST.model_copy(update={"pruner": "median"})
 MATCH = Search(space={"lambda": LAMBDA}, match_loss_of="robust", trials=8)
-TARGET = Target(loss=1.0, noise=0.01, reference="ab")
+TARGET = Target(loss=1.0, noise=0.01, error=0.005, reference="ab")
 
 
 def item(number: int, params: Mapping[str, Param]) -> Item:
@@ -198,7 +198,7 @@ def test_a_search_finds_the_peak_of_a_closed_form() -> None:
 
 @pytest.mark.parametrize("root", [0.01, 0.07, 0.4])
 def test_a_match_finds_the_strength_of_a_closed_form_in_eight_trials(root: float) -> None:
-    target = Target(loss=2 * root**0.5, noise=0.001, reference="ab")
+    target = Target(loss=2 * root**0.5, noise=0.001, error=0.0005, reference="ab")
     found = choice.choose(MATCH, searched(MATCH, 8, [], target=target), target)
     assert found is not None
     assert found.feasible

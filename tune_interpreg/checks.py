@@ -170,13 +170,20 @@ def _fixed(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[
             yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, also)
         elif problem := known[key].problem(value):
             yield place, problem
-        elif key in _section(arm, "search", "space"):
-            yield place, f"is searched too; drop it here, or drop search.space.{key}"
+        elif key in (ranges := _ranges(name, arm)):
+            yield place, f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
+
+
+def _ranges(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
+    """What the arm searches, a range for each parameter with its place; a grid's values are a choice."""
+    above: Place = ("arms", name, "search")
+    space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
+    gridded = {key: ((*above, "grid", key), {"choice": values}) for key, values in grid.items()}
+    return {key: ((*above, "space", key), span) for key, span in space.items()} | gridded
 
 
 def _searched(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
-    for key, span in _section(arm, "search", "space").items():
-        place = ("arms", name, "search", "space", key)
+    for key, (place, span) in _ranges(name, arm).items():
         if key not in known:
             yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, ())
         else:
@@ -197,7 +204,7 @@ def _span_problems(parameter: Parameter, span: Any) -> Iterator[str]:
 
 
 def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
-    searched = _section(arm, "search", "space")
+    searched = _ranges(name, arm)
     if arm.get("search") is not None and not searched:
         return
     written = [*_given(name, arm), *searched]
@@ -211,7 +218,7 @@ def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterato
 # -------------------------------------------------------------------------- edges
 def _edges(name: str, arm: Section) -> Iterator[tuple[Place, str]]:
     """Where the arm names an arm that must come first, and which."""
-    for keys in (("targets", "teacher"), ("search", "match_loss_of")):
+    for keys in (("targets", "teacher"), ("search", "match_loss_of"), ("search", "anchor")):
         other = _section(arm, keys[0]).get(keys[1])
         if isinstance(other, str):
             yield ("arms", name, *keys), other
@@ -224,7 +231,7 @@ def _unknown_arms(name: str, arm: Section, named: Collection[str]) -> Iterator[F
 
 
 def _cycles(arms: Mapping[str, Section]) -> Iterator[Found]:
-    """One problem a cycle of ``teacher`` and ``match_loss_of`` edges, told at the edge that closes it."""
+    """One problem a cycle of edges between arms, told at the edge that closes it."""
     settled: set[str] = set()
     for start in arms:
         yield from _loops(start, arms, (), settled)

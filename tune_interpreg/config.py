@@ -193,10 +193,10 @@ class Arm(Frozen):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arms that must come first: the teacher, and the one whose loss is matched."""
-        teacher = (self.targets.teacher,) if self.targets else ()
-        match = self.search.match_loss_of if self.search else None
-        return teacher + ((match,) if match else ())
+        """The arms that must come first: the teacher, the one whose loss is matched, and the one at strength 0."""
+        teacher = self.targets.teacher if self.targets else None
+        others = (self.search.match_loss_of, self.search.anchor) if self.search else ()
+        return tuple(name for name in (teacher, *others) if name)
 
 
 class Study(Frozen):

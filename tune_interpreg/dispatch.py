@@ -69,6 +69,7 @@ class Dispatcher:
 
     def _task(self) -> Task | None:
         """The next task: what an earlier run began, before anything new."""
+        self.progress.look()
         tasks = list(graph.ready(self.study, self.state))
         begun = {Task(item.arm, item.role, item.parts) for item in self._begun}
         return next((task for task in tasks if task in begun), tasks[0] if tasks else None)
@@ -81,8 +82,8 @@ class Dispatcher:
         return item
 
     def total(self) -> int:
-        """How many parts (trials, seeds, maps) the study has."""
-        return graph.total(self.study)
+        """How many parts (trials, seeds, maps) the study has, as far as it is known."""
+        return graph.total(self.study, self.state)
 
     def settled(self) -> int:
         """How many of them have a result."""
@@ -124,14 +125,16 @@ class Dispatcher:
     # ------------------------------------------------------------------- state
     def _adopt(self) -> None:
         """Settle all records left that belong to the study as far as it is now, prerequisites first."""
-        before = -1
-        while len(self._left) != before:
-            before, held, self._left = len(self._left), self._left, []
+        before = (-1, -1)
+        while (now := (len(self._left), len(self.state.found))) != before:
+            before, held, self._left = now, self._left, []
             for item, record in held:
                 if self.progress.belongs(item):
                     self._settle(item, record)
                 else:
                     self._left.append((item, record))
+            if len(self._left) == len(held):  # searches are adopted whole before any is said to be over
+                self.progress.look()
 
     def _settle(self, item: Item, record: Record) -> None:
         self.progress.settle(item, record)

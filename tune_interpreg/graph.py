@@ -36,11 +36,15 @@ class Tally:
 
 @dataclass
 class State:
-    """What a study has so far: search trials by number, repeats by seed, maps by the teacher's seed."""
+    """What a study has so far: search trials by number, repeats by seed, maps by the teacher's seed.
+
+    found: the arms whose search knows enough before all of its trials have run.
+    """
 
     searches: dict[str, Tally]
     repeats: dict[str, Tally]
     maps: dict[MapsOf, Tally]
+    found: set[str] = field(default_factory=set)
 
     @classmethod
     def empty(cls, study: Study) -> State:
@@ -109,9 +113,12 @@ def dependents(study: Study, name: str) -> set[str]:
     return waiting
 
 
-def total(study: Study) -> int:
-    """How many items the whole study has, one seed an item."""
-    searches = sum(arm.search.trials for arm in study.arms.values() if arm.search)
+def total(study: Study, state: State | None = None) -> int:
+    """How many items the whole study has, one seed an item; a search that found what it sought has no more trials."""
+    found = state.found if state else set()
+    left = sum(arm.search.trials for name, arm in study.arms.items() if arm.search and name not in found)
+    ended = (state.searches[name] for name in found) if state else ()
+    searches = left + sum(len(tally.settled) + len(tally.running) for tally in ended)
     maps = sum(len(maps_seeds(study, key)) for key in State.empty(study).maps)
     return searches + len(study.arms) * len(study.seeds) + maps
 
@@ -119,9 +126,9 @@ def total(study: Study) -> int:
 def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
     arm = study.arms[name]
     yield from _maps(study, state, name)
-    if arm.search and len(state.searches[name].settled) < arm.search.trials:
+    if not is_searched(study, state, name):
         if _has_maps(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
-            yield from _search(state.searches[name], name, arm.search.trials)
+            yield from _search(study, state, name)
     elif not arm.search or state.searches[name].done:
         yield from _repeats(study, state, name)
 
@@ -140,12 +147,19 @@ def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
     return key is None or teacher_seed(study, arm, seed) in state.maps[key].done
 
 
+def is_searched(study: Study, state: State, name: str) -> bool:
+    """Whether the arm's search is over: all trials are settled, or it found what it sought and none runs any more."""
+    search, tally = study.arms[name].search, state.searches[name]
+    return search is None or len(tally.settled) >= search.trials or (name in state.found and not tally.running)
+
+
 def _has_loss(study: Study, state: State, arm: Arm) -> bool:
-    """Whether the loss that the arm's search matches is known, if it matches one."""
-    reference = arm.search.match_loss_of if arm.search else None
-    if not reference:
+    """Whether the loss that the arm's search matches is known, if it matches one, and that of its anchor."""
+    search = arm.search
+    if search is None or search.match_loss_of is None:
         return True
-    return bool(state.repeats[reference].done) and is_over(study, state, reference)
+    known = bool(state.repeats[search.match_loss_of].done) and is_over(study, state, search.match_loss_of)
+    return known and (search.anchor is None or is_over(study, state, search.anchor))
 
 
 def is_over(study: Study, state: State, name: str) -> bool:
@@ -165,8 +179,10 @@ def _is_out_of_reach(study: Study, state: State, name: str, seed: int) -> bool:
     return lost or _is_out_of_reach(study, state, teacher, needed)
 
 
-def _search(tally: Tally, name: str, trials: int) -> Iterator[Task]:
-    number = next((number for number in range(trials) if tally.is_open(number)), None)
+def _search(study: Study, state: State, name: str) -> Iterator[Task]:
+    search, tally = study.arms[name].search, state.searches[name]
+    trials = range(search.trials if search and name not in state.found else 0)
+    number = next((number for number in trials if tally.is_open(number)), None)
     if number is not None:
         yield Task(name, "search", (number,))
 

@@ -5,7 +5,7 @@ loss, target and anchor. u is log λ scaled so that the range searched is [0, 1]
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -119,6 +119,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         anchor: the loss as λ → 0, e.g. that of training without the penalty.
         startup: number of stratified trials, ≥ 1.
         seed: of the proposals, ≥ 0.
+        among: values of other parameters; only the trials with all of them count, as if there were no others.
 
     Raises:
         ValueError: settings out of bounds, or on the first proposal a parameter it cannot sample.
@@ -133,6 +134,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         anchor: float | None = None,
         startup: int = 4,
         seed: int,
+        among: Mapping[str, Any] | None = None,
     ) -> None:
         rules = {
             f"target must be finite, but is {target}": math.isfinite(target),
@@ -147,6 +149,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         self.anchor_residual = None if anchor is None else anchor - target
         self._startup = startup
         self._seed = seed
+        self._among = dict(among or {})
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """No joint space: λ is sampled when it is suggested."""
@@ -166,19 +169,25 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         if param_name != self.parameter:
             raise ValueError(f"LossMatchSampler samples only {self.parameter!r}: fix {param_name!r}")
         bounds = _bounds(param_distribution, param_name)
-        trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        u = self._propose(trials, trial.number, bounds)
+        alike = [other for other in study.get_trials(deepcopy=False) if self._counts(other)]
+        trials = [other for other in alike if other.number != trial.number]
+        u = self._propose(trials, sum(other.number < trial.number for other in alike), bounds)
         return float(np.clip(_value(np.array(u), bounds), *bounds))
+
+    def _counts(self, trial: FrozenTrial) -> bool:
+        return all(trial.params.get(name) == value for name, value in self._among.items())
 
     def _propose(self, trials: Sequence[FrozenTrial], number: int, bounds: tuple[float, float]) -> float:
         rng = np.random.default_rng((self._seed, number))
         lambda_N, r_N = signs.credible(*_observations(trials, self.parameter), self.noise)
+        running_R = _position(np.array([t.params[self.parameter] for t in trials if _runs(t, self.parameter)]), bounds)
+        if number >= self._startup and running_R.size and not r_N.size:
+            return _in_widest_gap(running_R, rng)
         if number < self._startup or not r_N.size:
             return (_stratum(number % self._startup, self._startup) + rng.random()) / self._startup
-        running = [t.params[self.parameter] for t in trials if _runs(t, self.parameter)]
         with _one_thread():
             posterior = RootPosterior(_position(lambda_N, bounds), r_N, noise=self.noise, anchor=self.anchor_residual)
-            root = float(posterior.roots(1, rng, _position(np.array(running), bounds))[0])
+            root = float(posterior.roots(1, rng, running_R)[0])
         margin = 0.03 * rng.random()  # keeps workers apart where no drawn root lies inside
         return {0.0: margin, 1.0: 1 - margin}.get(root, root)
 
@@ -232,6 +241,13 @@ def _stratum(index: int, count: int) -> int:
     width = max(1, (count - 1).bit_length())
     order = [int(f"{i:0{width}b}"[::-1], 2) for i in range(2**width)]
     return [stratum for stratum in order if stratum < count][index]
+
+
+def _in_widest_gap(running_R: Array, rng: np.random.Generator) -> float:
+    """Where more trials start than are stratified, and none has finished: in the middle half of the widest gap."""
+    edges = np.concatenate([[0.0], np.sort(np.clip(running_R, 0, 1)), [1.0]])
+    widest = int(np.diff(edges).argmax())
+    return float(edges[widest] + (0.25 + 0.5 * rng.random()) * (edges[widest + 1] - edges[widest]))
 
 
 def _position(lambdas: Array, bounds: tuple[float, float]) -> Array:

@@ -6,13 +6,15 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from tune_interpreg import choice, graph, registry
-from tune_interpreg.choice import Choice, Target
+from tune_interpreg import choice, graph, matches, registry
+from tune_interpreg.choice import Choice
 from tune_interpreg.config import Study, Targets
 from tune_interpreg.fields import Param
 from tune_interpreg.graph import State
 from tune_interpreg.items import Item, Maps, Recipe, Role
+from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record, Store
+from tune_interpreg.target import Target
 
 
 class Progress:
@@ -27,6 +29,7 @@ class Progress:
         self.state = State.empty(study)
         self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
         self._choices: dict[str, Choice] = {}
+        self._looked: dict[str, int] = {}
 
     # ------------------------------------------------------------ what is settled
     def settle(self, item: Item, record: Record) -> None:
@@ -65,8 +68,8 @@ class Progress:
         if item.arm not in self.study.arms or not self._may_train(item.arm, item.seeds[0]):
             return False
         search = self.study.arms[item.arm].search
-        searched = {name: item.recipe.params.get(name, "") for name in search.space} if search else {}
-        if search and not all(search.space[name].holds(value) for name, value in searched.items()):
+        searched = {name: item.recipe.params.get(name, "") for name in search.ranges} if search else {}
+        if search and not self._proposes(item, searched):
             return False
         if item.role == "search":
             known = search is not None and item.number < search.trials
@@ -85,7 +88,7 @@ class Progress:
             recipe=self._recipe(arm, searched, self.study.seeds[0]),
             seeds=self.study.seeds[:1],
             number=number,
-            adversarial=search is None or search.match_loss_of is None,
+            adversarial=search is None or not search.match_loss_of or len(search.combinations()) > 1,
         )
 
     def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:
@@ -138,7 +141,7 @@ class Progress:
         A choice is kept in the store: the repeats' keys rest on its last digit, whoever computes it again.
         """
         search = self.study.arms[name].search
-        if search is None or len(self.state.searches[name].settled) < search.trials:
+        if search is None or not graph.is_searched(self.study, self.state, name):
             return None
         records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
         basis = choice.basis(search, records, reference)
@@ -174,4 +177,43 @@ class Progress:
         if not graph.is_over(self.study, self.state, search.match_loss_of):
             return None
         done = self._done_repeats(search.match_loss_of)
-        return Target.of(done, search.matched) if done else None
+        anchors = self._done_repeats(search.anchor) if search.anchor else []
+        return Target.of(done, search.matched, anchors) if done else None
+
+    def look(self) -> None:
+        """See which matches are found, so that no more of their trials start."""
+        for name, arm in self.study.arms.items():
+            tally = self.state.searches[name]
+            if arm.search is None or arm.search.match_loss_of is None or len(tally.settled) >= arm.search.trials:
+                self.state.found.discard(name)
+            elif self._looked.get(name) != len(tally.settled):
+                self._looked[name] = len(tally.settled)
+                (self.state.found.add if self._is_found(name, arm.search) else self.state.found.discard)(name)
+
+    def _is_found(self, name: str, search: Search) -> bool:
+        """A kept choice that rests on these very trials says so too: it must not depend on the last digit either."""
+        records, target = self.settled_of(name, "search"), self.target(name)
+        kept = self.store.choice(name)
+        if kept and kept["trials"] == choice.basis(search, records, self._reference(search.match_loss_of)):
+            return True
+        return target is not None and matches.is_found(search, records, target)
+
+    def _proposes(self, item: Item, searched: Mapping[str, Param]) -> bool:
+        """Whether the arm's search could have proposed these parameters, or chosen them."""
+        search = self.study.arms[item.arm].search
+        assert search is not None
+        if item.role == "search" and search.grid and searched != search.combinations()[item.number % search.trials]:
+            return False
+        return all(
+            span.holds(searched[name]) or (bool(search.match_loss_of) and self._is_beyond(span, searched[name]))
+            for name, span in search.ranges.items()
+        )
+
+    @staticmethod
+    def _is_beyond(span: Range, value: Param) -> bool:
+        """Whether a widened range holds a strength that its own does not."""
+        if span.log_uniform is None or isinstance(value, str):
+            return False
+        low, high = span.log_uniform
+        factor = (high / low) ** 0.5 * (1 + 1e-9)
+        return low / factor <= value <= high * factor

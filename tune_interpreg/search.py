@@ -19,11 +19,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from tune_interpreg import choice, ledger, matching, seeding
-from tune_interpreg.choice import Target
+from tune_interpreg import ledger, matches, matching, seeding
 from tune_interpreg.fields import Param
 from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Record
+from tune_interpreg.target import Target
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -61,22 +61,25 @@ class ArmSearch:
         records: Sequence[Record],
     ):
         self.arm, self.search, self.seed, self.target = arm, search, seed, target
-        self._distributions = {name: distribution(span) for name, span in search.space.items()}
+        self._records = {record["number"]: record for record in records}
+        self._distributions = {name: distribution(span) for name, span in search.ranges.items()}
         self._live: dict[int, optuna.Trial] = {}
         self._study = self._opened(storage, records)
 
     def propose(self, number: int, params: Mapping[str, Param] | None = None) -> dict[str, Param]:
         """The searched parameters of trial ``number``; ``params`` repeats a proposal that was begun before."""
         self._study.sampler = self._sampler(number)
-        if params is not None:
-            self._study.enqueue_trial({name: params[name] for name in self.search.space})
-        trial = self._study.ask(self._distributions)
+        fixed = self._fixed(number) if params is None else {name: params[name] for name in self.search.ranges}
+        if fixed:
+            self._study.enqueue_trial(fixed)
+        trial = self._study.ask(self._distributions | self._widened(number, fixed))
         trial.set_user_attr("number", number)
         self._live[number] = trial
         return dict(trial.params)
 
     def tell(self, record: Record) -> None:
         """Give Optuna a settled trial; one that was not proposed since this study was opened, it knows already."""
+        self._records[record["number"]] = record
         trial = self._live.pop(record["number"], None)
         if trial is None:
             return
@@ -87,13 +90,13 @@ class ArmSearch:
         for epoch in sorted(frozen.intermediate_values.keys() - reported.keys()):
             trial.report(frozen.intermediate_values[epoch], epoch)
         complete = frozen.state == TrialState.COMPLETE
-        self._study.tell(trial, frozen.value if complete else None, state=frozen.state)
+        self._study.tell(trial, frozen.values if complete else None, state=frozen.state)
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the arm's pruner gives up on a trial that has just reported ``epoch``."""
-        metric = self.search.maximize
-        if self.search.pruner == "none" or metric is None or metric not in metrics:
+        if self.search.pruner == "none" or not (known := [goal for goal in self.search.goals if goal in metrics]):
             return False
+        (metric,) = known
         trial = self._live[number]
         trial.report(metrics[metric], epoch)
         return trial.should_prune()
@@ -102,64 +105,96 @@ class ArmSearch:
     def _opened(self, storage: optuna.storages.BaseStorage, records: Sequence[Record]) -> optuna.Study:
         """The arm's study, equal to the ledger: as the journal has it, or made anew from the records."""
         frozen = [self._frozen(record) for record in records]
-        direction = StudyDirection.MINIMIZE if self.target else StudyDirection.MAXIMIZE
+        directions = [StudyDirection.MAXIMIZE] * len(self.search.goals) or [StudyDirection.MINIMIZE]
         median = self.search.pruner == "median"
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if median else optuna.pruners.NopPruner()
         if self.arm in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=self.arm, storage=storage, pruner=pruner)
             known = [_told(trial) for trial in study.get_trials(deepcopy=False)]
-            if study.direction == direction and known == [_told(trial) for trial in frozen]:
+            if study.directions == directions and known == [_told(trial) for trial in frozen]:
                 return study
             optuna.delete_study(study_name=self.arm, storage=storage)
-        study = optuna.create_study(study_name=self.arm, storage=storage, direction=direction, pruner=pruner)
+        study = optuna.create_study(study_name=self.arm, storage=storage, directions=directions, pruner=pruner)
         study.add_trials(frozen)
         return study
 
     def _frozen(self, record: Record) -> optuna.trial.FrozenTrial:
         state = _STATES[record["state"]]
         attributes: dict[str, Any] = {"number": record["number"], "key": record["key"]}
-        value = self._value(record, attributes)
-        if value is None and state == TrialState.COMPLETE:
+        values = self._values(record, attributes)
+        if values is None and state == TrialState.COMPLETE:
             state = TrialState.FAIL
+        params = {name: record["recipe"]["params"][name] for name in self.search.ranges}
         return optuna.create_trial(
             state=state,
-            value=value if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
-            params={name: record["recipe"]["params"][name] for name in self.search.space},
-            distributions=self._distributions,
+            values=values if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+            params=params,
+            distributions=self._distributions | self._widened(record["number"], params),
             user_attrs=attributes,
             intermediate_values=self._reports(record),
         )
 
     def _reports(self, record: Record) -> dict[int, float]:
-        """The metric to maximize by epoch, as far as the record tells: along its curve, else at its end."""
-        metric = self.search.maximize
-        if metric is None:
+        """The one metric to maximize by epoch, as far as the record tells: along its curve, else at its end."""
+        if len(self.search.goals) != 1:
             return {}
+        (metric,) = self.search.goals
         if "curves" in record:
             (curve,) = record["curves"].values()
             return {epoch: one[metric] for epoch, one in enumerate(curve, start=1) if metric in one}
         end = ledger.mean(record, metric)
         return {} if end is None else {record["epochs"]: end}
 
-    def _value(self, record: Record, attributes: dict[str, Any]) -> float | None:
-        """The metric to maximize, or |residual|; the residual, or its sign alone, becomes an attribute."""
+    def _values(self, record: Record, attributes: dict[str, Any]) -> list[float] | None:
+        """The metrics to maximize, or |residual|; the residual, or its sign alone, becomes an attribute."""
         if self.target is None:
-            assert self.search.maximize is not None
-            return ledger.mean(record, self.search.maximize)
-        residual = choice.residual(record, self.target)
+            known = [value for goal in self.search.goals if (value := ledger.mean(record, goal)) is not None]
+            return known if len(known) == len(self.search.goals) else None
+        residual = self.target.residual(record)
         if residual is None or math.isinf(residual):
             attributes |= {} if residual is None else {"sign": 1}
             return None
         attributes["residual"] = residual
-        return abs(residual)
+        return [abs(residual)]
+
+    # --------------------------------------------------------------- proposals
+    def _fixed(self, number: int) -> dict[str, Param]:
+        """What no sampler decides: the grid's combination of this trial, or that of a match's choices."""
+        if self.search.grid:
+            return self.search.combinations()[number]
+        return {} if self.target is None else matches.combination(self.search, number)
+
+    def _widened(self, number: int, params: Mapping[str, Param]) -> dict[str, BaseDistribution]:
+        """The distribution of a matched strength, where its range is no longer the file's own."""
+        if self.target is None:
+            return {}
+        strength = self.search.strength
+        earlier = [record for record in self._records.values() if record["number"] < number]
+        fixed = matches.combination(self.search, number)
+        (own,) = [one for one in matches.combinations(self.search, earlier, self.target) if one.fixed == fixed]
+        low, high = own.bounds
+        at = params.get(strength, low)
+        # A trial of an earlier file may lie outside of today's range.
+        return {strength: FloatDistribution(min(low, float(at)), max(high, float(at)), log=True)}
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = seeding.number(self.seed, "search", self.arm, number) % 2**32
+        if self.target is not None:
+            return matching.LossMatchSampler(
+                self.search.strength,
+                self.target.loss,
+                noise=self.target.noise,
+                anchor=self.target.anchor,
+                startup=matches.STARTUP,
+                seed=self.seed,
+                among=matches.combination(self.search, number),
+            )
         startup = max(4, self.search.trials // 3)
-        if self.target is None:
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-        (parameter,) = self.search.space
-        return matching.LossMatchSampler(parameter, self.target.loss, noise=self.target.noise, seed=self.seed)
+        if self.search.sampler == "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+        if self.search.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
 
 def distribution(span: Range) -> BaseDistribution:
@@ -172,4 +207,4 @@ def distribution(span: Range) -> BaseDistribution:
 
 def _told(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
     attributes = trial.user_attrs.get("key"), trial.user_attrs.get("number"), trial.user_attrs.get("residual")
-    return *attributes, trial.state, trial.value, trial.params, trial.distributions
+    return *attributes, trial.state, trial.values, trial.params, trial.distributions

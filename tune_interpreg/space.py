@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from tune_interpreg.fields import Frozen, Given, Param, Whole, is_number, shown
 
@@ -71,23 +73,92 @@ class Range(Frozen):
         return not isinstance(value, str) and float(low) <= value <= float(high)
 
 
-class Search(Frozen):
-    """A search before the repeats: it maximizes a validation metric, or matches another arm's training loss.
+class Pick(Frozen):
+    """Which point of a Pareto front the repeats use.
 
-    loss: what is matched, a mean over the last epoch: ``total`` of all terms, or ``ce`` of the cross-entropy alone.
+    best: the metric that decides, among the points whose other metrics lie ``within`` so much of the front's best.
     """
 
-    space: dict[str, Range] = Field(min_length=1, description="{PARAMETER: {log_uniform: [low, high]}}")
-    maximize: Selectable | None = None
+    best: Selectable = Field(description="the metric that decides, such as val/adv_accuracy")
+    within: dict[Selectable, Annotated[float, Strict(), Field(ge=0)]] = Field(default_factory=dict)
+
+
+class Search(Frozen):
+    """A search before the repeats: it maximizes validation metrics, or matches another arm's training loss.
+
+    space: a range for each parameter; or grid: values for each, of which every combination is one trial, the last
+    parameter's values changing fastest. trials: how many; a match ends sooner once it is found.
+
+    maximize: a metric, or several, of whose Pareto front ``pick`` takes a point. sampler, pruner: Optuna's.
+
+    match_loss_of: an arm. One parameter is searched over log_uniform, and matched for each combination of the choices
+    of the others; of the matches, the best validation adversarial accuracy is taken. loss: what is matched, a mean
+    over the last epoch: ``total`` of all terms, or ``ce`` of the cross-entropy alone. tolerance: how far off a loss
+    may be and still match (null: the standard error of the reference over its seeds). anchor: an arm that trains as
+    this one does at strength 0, whose loss shows the search where λ → 0 leads.
+    """
+
+    grid: Annotated[dict[str, Annotated[tuple[Given, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
+    space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(None, validate_default=True)
+    maximize: Selectable | tuple[Selectable, ...] | None = None
+    pick: Pick | None = None
     match_loss_of: str | None = Field(None, validate_default=True)
     loss: Literal["total", "ce"] = "total"
+    tolerance: Annotated[float, Strict()] | None = Field(None, gt=0)
+    anchor: str | None = None
     trials: Whole = Field(12, ge=1)
+    sampler: Literal["tpe", "gp", "random"] = "tpe"
     pruner: Literal["none", "median"] = "none"
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """What is searched: ``space``, or each parameter of ``grid`` as a choice."""
+        return self.space or {name: Range(choice=values) for name, values in (self.grid or {}).items()}
+
+    @property
+    def goals(self) -> tuple[Selectable, ...]:
+        """The metrics to maximize; none of a match."""
+        return self.maximize if isinstance(self.maximize, tuple) else (self.maximize,) if self.maximize else ()
 
     @property
     def matched(self) -> str:
         """The metric that ``match_loss_of`` matches."""
         return {"total": "train/loss", "ce": "train/ce"}[self.loss]
+
+    @property
+    def strength(self) -> str:
+        """The parameter that a match finds."""
+        return next(name for name, span in self.ranges.items() if span.log_uniform)
+
+    def combinations(self) -> list[dict[str, Param]]:
+        """Every combination of the values of all choices, the last parameter's changing fastest."""
+        chosen = {name: span.choice for name, span in self.ranges.items() if span.choice}
+        return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trials_of_a_grid(cls, given: Any) -> Any:
+        grid = given.get("grid") if isinstance(given, dict) else None
+        if not isinstance(grid, dict) or not all(isinstance(values, (list, tuple)) for values in grid.values()):
+            return given
+        return {"trials": math.prod(len(values) for values in grid.values())} | given
+
+    @field_validator("grid")
+    @classmethod
+    def _distinct(cls, grid: dict[str, tuple[Param, ...]] | None) -> dict[str, tuple[Param, ...]] | None:
+        for name, values in (grid or {}).items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"each value of {name} may stand once, got {shown(values)}")
+        return grid
+
+    @field_validator("space")
+    @classmethod
+    def _one_way(cls, space: dict[str, Range] | None, before: ValidationInfo) -> dict[str, Range] | None:
+        if "grid" in before.data and (before.data["grid"] is None) == (space is None):
+            if space is None:
+                raise ValueError("is required: {PARAMETER: {log_uniform: [low, high]}}, or grid: {PARAMETER: [values]}")
+            raise ValueError("a search takes exactly one of space, grid, got both")
+        return space
 
     @field_validator("match_loss_of")
     @classmethod
@@ -95,27 +166,57 @@ class Search(Frozen):
         if "maximize" in before.data and (before.data["maximize"] is None) == (arm is None):
             got = "neither" if arm is None else "both"
             raise ValueError(f"a search takes exactly one of maximize, match_loss_of, got {got}")
-        space = before.data.get("space")
-        if arm is not None and space and (len(space) != 1 or next(iter(space.values())).log_uniform is None):
-            raise ValueError(
-                "matching a loss searches exactly one parameter, over log_uniform: [low, high]; "
-                f"got a space of {', '.join(space)}"
-            )
         return arm
 
-    @field_validator("loss")
-    @classmethod
-    def _is_matched(cls, loss: str, before: ValidationInfo) -> str:
-        if loss != "total" and before.data.get("maximize") is not None:
-            raise ValueError("is the loss that match_loss_of matches; a search that maximizes takes none: drop loss")
-        return loss
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        problems = [*self._of_a_grid(), *(self._of_a_match() if self.match_loss_of else self._of_a_maximum())]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
-    @field_validator("pruner")
-    @classmethod
-    def _prunes(cls, pruner: str, before: ValidationInfo) -> str:
-        if pruner != "none" and before.data.get("match_loss_of") is not None:
-            raise ValueError("a trial that matches a loss is never pruned; drop pruner")
-        return pruner
+    def _of_a_grid(self) -> Iterator[str]:
+        if self.grid and self.trials != len(self.combinations()):
+            yield f"a grid has a trial for each combination, {len(self.combinations())} here; drop trials"
+        if self.grid and self.match_loss_of:
+            yield "a match finds its strength between all values; give space: {PARAMETER: {log_uniform: …}}, no grid"
+
+    def _of_a_match(self) -> Iterator[str]:
+        space = self.space or {}
+        kinds = [name for name, span in space.items() if span.log_uniform]
+        if space and (len(kinds) != 1 or any(span.uniform for span in space.values())):
+            yield (
+                "matching a loss searches exactly one parameter over log_uniform: [low, high], others by choice; "
+                f"got a space of {', '.join(space)}"
+            )
+        elif self.trials < 3 * (count := len(self.combinations())) and count > 1:
+            yield f"a match is found for each of {count} combinations of choices; give at least {3 * count} trials"
+        if self.pruner != "none":
+            yield "a trial that matches a loss is never pruned; drop pruner"
+        yield from self._foreign(("pick", "sampler"), "is of a search that maximizes")
+
+    def _of_a_maximum(self) -> Iterator[str]:
+        if isinstance(self.maximize, tuple) and (
+            len(self.maximize) < 2 or len(set(self.maximize)) < len(self.maximize)
+        ):
+            yield f"maximize takes a metric, or several different ones, got {shown(self.maximize)}"
+        elif (self.pick is None) == (len(self.goals) > 1):
+            rule = "pick: {best: METRIC, within: {METRIC: 0.01}}"
+            yield (
+                f"several metrics need a rule for the front: {rule}"
+                if self.pick is None
+                else "one metric needs no pick"
+            )
+        elif self.pick and not {self.pick.best, *self.pick.within} <= set(self.goals):
+            yield f"pick names metrics of maximize, {', '.join(self.goals)}"
+        if self.pruner != "none" and len(self.goals) > 1:
+            yield "a pruner looks at one metric; drop it, or maximize one"
+        yield from self._foreign(("loss", "tolerance", "anchor"), "is of a search with match_loss_of")
+
+    def _foreign(self, names: tuple[str, ...], whose: str) -> Iterator[str]:
+        for name in names:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                yield f"{name} {whose}; drop {name}"
 
 
 class Parameter(Frozen):

@@ -28,7 +28,8 @@ from analysis import rows
 from analysis.cells import ABSENT, Table
 from analysis.paper import ACCURACY, ADV_COMPAT, ADV_STRICT, GRAD_LABEL, GRAD_OTHER
 from analysis.render import to_markdown
-from analysis.tables import SYMBOLS, Results
+from analysis.settings import SYMBOLS
+from analysis.tables import Results
 from tune_interpreg import registry, running, study_file
 from tune_interpreg.cluster import ClusterError
 from tune_interpreg.config import Arm, Study

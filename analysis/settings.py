@@ -1,0 +1,113 @@
+"""What each search chose, and how well a matched training loss was met by the repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from analysis import paper, rows
+from analysis.cells import ABSENT, Cell, Estimate, Table
+from analysis.intervals import Interval, paired
+from analysis.tables import Results, notes
+from tune_interpreg.config import Arm
+
+SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J", "lambda_g": "λ_g", "lambda_cs": "λ_cs", "lambda_gm": "λ_gm"}
+LOSS = "train/loss"
+
+
+def settings_table(results: Results) -> Table:
+    """What each searched arm's search chose, and how well a matched training loss was met.
+
+    Residual: this arm's training loss − the reference arm's, paired by seed.
+    """
+    searched = {name: arm for name, arm in results.study.arms.items() if arm.search}
+    printed = paper.SETTINGS.get(results.study.data.name)
+    columns = ("Arm", "Search", "Trials", "Chosen", *(["paper"] if printed else []), "Loss", "Residual", "Match")
+    cells = tuple(
+        (
+            paper.title(name, arm),
+            *_search_cells(results, name, arm),
+            _chosen(results, name, arm),
+            *([_paper_setting(printed, name, arm)] if printed else []),
+            *_matched(results, name, arm),
+        )
+        for name, arm in searched.items()
+    )
+    references = {arm.search.match_loss_of for arm in searched.values() if arm.search}
+    named = [name for name in results.study.arms if name in searched or name in references]
+    note = (
+        "Loss: training loss, mean over the last epoch, over the repeats' seeds; the penalty is included, except where"
+        " the match says ce. Residual: the arm's loss − its reference's, paired by seed. Match: PASS where the"
+        " residual's interval holds 0 or its mean lies within the tolerance (±), else MISSED. Settings are those of"
+        " the repeats."
+    )
+    told = (*notes(results, [LOSS], named), note, *_matches(results, searched))
+    return Table("Settings. Chosen parameters and matched training losses", columns, cells, told)
+
+
+def _chosen(results: Results, name: str, arm: Arm) -> str:
+    """The searched and the fixed parameters of the arm's repeats, or of those to come once its search has ended."""
+    assert arm.search
+    repeats = rows.repeats(results.records, results.study)[name]
+    ended = results.choices.get(name, {}).get("params", {})
+    params = repeats[-1]["recipe"]["params"] if repeats else {**arm.params, **ended} if ended else {}
+    named = [parameter for parameter in (*arm.search.ranges, *arm.params) if parameter in params]
+    ordered = [p for p in SYMBOLS if p in named] + [p for p in named if p not in SYMBOLS]
+    return ", ".join(f"{SYMBOLS.get(p, p)} {_value(params[p])}" for p in ordered) or ABSENT
+
+
+def _search_cells(results: Results, name: str, arm: Arm) -> tuple[str, str]:
+    assert arm.search
+    search = arm.search
+    matched = f"match {search.match_loss_of}" + (" (ce)" if search.loss == "ce" else "")
+    goal = matched if search.match_loss_of else f"max {', '.join(search.goals)}"
+    ended = [r for r in results.records if (r["arm"], r["role"]) == (name, "search") and r["state"] != "failed"]
+    return goal, f"{len(ended)} of {arm.search.trials}"
+
+
+def _paper_setting(printed: Mapping[str, Mapping[str, float]], name: str, arm: Arm) -> str:
+    known = printed.get(name, {}) if paper.corresponds(name, arm) else {}
+    return ", ".join(f"{SYMBOLS[parameter]} {value:g}" for parameter, value in known.items()) or ABSENT
+
+
+def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell, Cell]:
+    assert arm.search
+    metric, reference = arm.search.matched, arm.search.match_loss_of
+    own = results.estimate(name, metric, decimals=None)
+    if reference is None:
+        return own, ABSENT, ABSENT
+    ours, theirs = rows.values(results.frame, name, metric), rows.values(results.frame, reference, metric)
+    residual = paired(ours, theirs) if ours.keys() & theirs.keys() else None
+    asked = len(results.study.seeds)
+    within = results.choices.get(name, {}).get("tolerance")
+    return own, Estimate(residual, asked, decimals=None), _verdict(residual, within)
+
+
+def _verdict(residual: Interval | None, within: float | None) -> str:
+    """Whether the repeats train at the reference's loss, and the tolerance."""
+    if residual is None:
+        return ABSENT
+    known = residual.half_width is not None and abs(residual.mean) <= residual.half_width
+    matched = known or (within is not None and abs(residual.mean) <= within)
+    return ("PASS" if matched else "MISSED") + ("" if within is None else f" (±{within:.2g})")
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _matches(results: Results, searched: Iterable[str]) -> list[str]:
+    """What is known of each matched strength: its 90% interval, or why nothing matches."""
+    found = {name: results.choices[name] for name in searched if name in results.choices}
+    lines = []
+    for name, choice in found.items():
+        if choice["target"] is None:
+            lines += [f"{name}: {len(choice['front'])} trials on the Pareto front."] if choice["front"] else []
+            continue
+        parameter = choice["parameter"]
+        value = choice["params"][parameter]
+        strength = f"{SYMBOLS.get(parameter, parameter)} = {value:.3g}"
+        interval = f"90% interval [{choice['low']:.3g}, {choice['high']:.3g}]"
+        lines.append(
+            f"{name}: {strength}, {interval}" + ("." if choice["feasible"] else f"; NO MATCH: {choice['reason']}.")
+        )
+    return lines

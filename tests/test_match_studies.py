@@ -1,0 +1,131 @@
+"""Matches in whole studies, by closed form: they stop once found, widen once, match within each choice, and resume.
+
+The closed form's loss is 1 + √λ + 0.001·seed, so the reference at λ = 0.1 has 1.3163 (seeds 0 and 1: + 0.0005).
+"""
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from closed_form import Worker, drain, failing, steps, strength, study, worker
+
+from tune_interpreg import graph, ledger
+from tune_interpreg.dispatch import Dispatcher
+from tune_interpreg.items import Item
+from tune_interpreg.store import Record, Store
+
+REFERENCE = "{method: jacobian, lambda_j: 0.1}"
+
+
+def match(trials: int = 12, space: str = "lambda_j: {log_uniform: [0.001, 1.0]}", **more: str) -> str:
+    settings = "".join(f", {name}: {value}" for name, value in more.items())
+    return f"{{method: jacobian, search: {{match_loss_of: ref, trials: {trials}, space: {{{space}}}{settings}}}}}"
+
+
+def searched(ran: list[Item]) -> list[Item]:
+    return [item for item in ran if (item.arm, item.role) == ("arm", "search")]
+
+
+def repeated(ran: list[Item]) -> float:
+    (value,) = {strength(item) for item in ran if (item.arm, item.role) == ("arm", "repeat")}
+    return value
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_match_stops_by_itself_once_it_is_within_tolerance(tmp_path: Path, workers: int) -> None:
+    of, store = study("standard", ref=REFERENCE, arm=match(trials=40, tolerance="0.02")), Store(tmp_path)
+    ran = drain(of, store, workers=workers)
+    assert 4 <= len(searched(ran)) <= 14
+    assert abs(repeated(ran) ** 0.5 - 0.1**0.5) < 0.02
+    dispatcher = Dispatcher(of, store, "f")
+    assert dispatcher.settled() == dispatcher.total() == len(ran)
+    assert drain(of, store) == []
+
+
+def test_a_tighter_tolerance_takes_up_the_search_again_and_a_looser_one_runs_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    few = searched(drain(study(ref=REFERENCE, arm=match(trials=30, tolerance="0.05"), one="{method: standard}"), store))
+    loose = study(ref=REFERENCE, arm=match(trials=30, tolerance="0.06"), one="{method: standard}")
+    assert searched(drain(loose, store)) == []
+    tight = study(ref=REFERENCE, arm=match(trials=30, tolerance="0.0005"), one="{method: standard}")
+    more = searched(drain(tight, store))
+    assert more
+    assert {item.number for item in few}.isdisjoint(item.number for item in more)
+
+
+def test_a_range_without_a_root_is_widened_once(tmp_path: Path) -> None:
+    """The root 0.1 lies beyond [0.0005, 0.03]; half its logarithmic length more reaches 0.232."""
+    space = "lambda_j: {log_uniform: [0.0005, 0.03]}"
+    ran = drain(study("standard", ref=REFERENCE, arm=match(space=space)), Store(tmp_path))
+    tried = [strength(item) for item in searched(ran)]
+    assert max(tried[:4]) <= 0.03
+    assert 0.03 < max(tried) <= 0.0005 * (60**1.5)
+    assert repeated(ran) == pytest.approx(0.1, rel=0.1)
+
+
+def test_where_widening_does_not_help_the_match_ends_early_as_infeasible(tmp_path: Path) -> None:
+    of = study("standard", ref=REFERENCE, arm=match(trials=30, space="lambda_j: {log_uniform: [0.00001, 0.0003]}"))
+    ran = drain(of, Store(tmp_path))
+    assert 5 <= len(searched(ran)) <= 10
+    choice = Store(tmp_path).choice("arm")
+    assert choice is not None
+    assert not choice["feasible"]
+    assert "lies below the target" in choice["reason"]
+    assert repeated(ran) == pytest.approx(0.00001 * 30**1.5)
+
+
+def test_a_strength_is_matched_within_each_choice_and_robustness_chooses_among_them(tmp_path: Path) -> None:
+    """With norm: sample the loss is half as steep, so its root is 0.4; its accuracy is the better one."""
+
+    def answer(item: Item) -> Record:
+        if item.recipe.params.get("norm") != "sample":
+            return worker(item)
+        metrics = {"train/loss": 1 + 0.5 * strength(item) ** 0.5, "val/adv_accuracy": 1.0, "val/accuracy": 0.9}
+        return ledger.record(item, "done", epochs=3, metrics=dict.fromkeys(item.seeds, metrics))
+
+    space = "norm: {choice: [batch, sample]}, lambda_j: {log_uniform: [0.001, 1.0]}"
+    ran = drain(study("standard", ref=REFERENCE, arm=match(trials=24, space=space)), Store(tmp_path), answer)
+    assert all(item.adversarial for item in searched(ran))
+    norms = [item.recipe.params["norm"] for item in searched(ran)]
+    assert norms[:4] == ["batch", "sample", "batch", "sample"]
+    (norm,) = {item.recipe.params["norm"] for item in ran if (item.arm, item.role) == ("arm", "repeat")}
+    assert norm == "sample"
+    assert repeated(ran) == pytest.approx(0.4, rel=0.1)
+
+
+def test_an_anchor_is_waited_for_and_its_loss_is_known_to_the_search(tmp_path: Path) -> None:
+    of = study("standard", ref=REFERENCE, arm=match(anchor="standard"))
+    ran = drain(of, Store(tmp_path))
+    assert max(ran.index(item) for item in ran if item.arm == "standard") < ran.index(searched(ran)[0])
+    target = Dispatcher(of, Store(tmp_path), "f").progress.target("arm")
+    assert target is not None
+    assert target.anchor == pytest.approx(1.0005)
+    assert repeated(ran) == pytest.approx(0.1, rel=0.15)
+
+
+NOISY: Worker = failing(lambda item: item.arm == "arm" and item.role == "search" and item.number == 2, "diverged")
+
+
+@pytest.mark.parametrize("killed_after", [6, 8, 11])
+def test_killed_in_mid_search_the_proposals_that_follow_are_those_of_an_uninterrupted_run(
+    tmp_path: Path, killed_after: int
+) -> None:
+    """Also with a widened range, a diverged trial, and a stop that comes by itself."""
+    of = study("standard", ref=REFERENCE, arm=match(trials=14, space="lambda_j: {log_uniform: [0.0005, 0.03]}"))
+    whole = searched(drain(of, Store(tmp_path / "whole"), NOISY))
+    store = Store(tmp_path / "killed")
+    begun = list(islice(steps(Dispatcher(of, store, "f"), NOISY), killed_after))
+    shutil.rmtree(store.journal, ignore_errors=True)
+    rest = drain(of, store, NOISY)
+    both = {item.number: strength(item) for item in searched(begun + rest)}
+    assert both == {item.number: strength(item) for item in whole}
+
+
+def test_trials_that_fail_or_have_no_number_neither_stall_nor_mislead(tmp_path: Path) -> None:
+    lost = failing(lambda item: item.role == "search" and item.number % 3 == 1, "failed")
+    ran = drain(study("standard", ref=REFERENCE, arm=match(trials=12)), Store(tmp_path), lost, workers=3)
+    assert repeated(ran) == pytest.approx(0.1, rel=0.15)
+    state = Dispatcher(study("standard", ref=REFERENCE, arm=match(trials=12)), Store(tmp_path), "f").state
+    assert state.searches["arm"].lost
+    assert not graph.waiting(study("standard", ref=REFERENCE, arm=match(trials=12)), state)
