@@ -19,7 +19,7 @@ LAYERS = """
     config
     items checks augmentation
     store yaml_file
-    study_file ledger data layers
+    study_file ledger data layers lock
     vetting
     models balls
     datasets attacks saliency penalties

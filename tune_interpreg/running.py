@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from tune_interpreg import autoattack, cluster, data, graph, models, reports, seeding
+from tune_interpreg import autoattack, cluster, data, graph, lock, models, reports, seeding
 from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.display import Lines, Live
@@ -20,18 +20,22 @@ DONE, GAPS, INTERRUPTED = 0, 1, 130
 def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
     """Run what is left of a study and print its tables; returns the exit code.
 
-    Raises ``StudyError`` or ``StoreError`` before anything is written; ``ClusterError`` before anything runs.
+    Raises ``StudyError`` or ``StoreError`` before anything is written, also where another driver holds the store;
+    ``ClusterError`` before anything runs.
     """
     store.check(file.study)
     fingerprint = _checked_data(file)
-    if retry_failed:
-        console.print(f"{store.forget_failures()} failed items run again")
-    dispatcher = Dispatcher(file.study, store, fingerprint)
-    _save(file.study, store)
-    if dispatcher.settled() < dispatcher.total():
-        _drain(dispatcher, where, console)
-    reports.print_all(store, console)
-    return _outcome(dispatcher, console)
+    with lock.held(store):
+        store.check(file.study)  # another driver may have made it in the meantime
+        if retry_failed:
+            console.print(f"{store.forget_failures()} failed items run again")
+        dispatcher = Dispatcher(file.study, store, fingerprint)
+        _save(file.study, store)
+        lock.sign(store)
+        if dispatcher.settled() < dispatcher.total():
+            _drain(dispatcher, where, console)
+        reports.print_all(store, console)
+        return _outcome(dispatcher, console)
 
 
 def _checked_data(file: StudyFile) -> str:

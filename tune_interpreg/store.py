@@ -1,6 +1,7 @@
 """The store of a study: every path, atomic writes, and the ledger of finished items.
 
 <store>/study.yaml                         as resolved
+<store>/driver.json                        who runs it, or ran it last
 <store>/ledger/<arm>/<key>.json            one file a finished item: the truth
 <store>/ledger/<arm>/<key>-<number>.json   of a later proposal that equals an earlier one
 <store>/models/<key>/seed-<s>.safetensors
@@ -45,6 +46,11 @@ class Store:
     @property
     def study_file(self) -> Path:
         return self.path / "study.yaml"
+
+    @property
+    def driver_file(self) -> Path:
+        """Who runs the study, or ran it last."""
+        return self.path / "driver.json"
 
     @property
     def journal(self) -> Path:

@@ -32,6 +32,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
 
 from tune_interpreg.matching import LossMatchSampler, best_match
 
@@ -101,13 +102,19 @@ FAMILIES = {"logistic": logistic, "power law": power, "flat then steep": flat_th
 
 
 def synthetic(family: str, relative: float, repeat: int) -> Problem:
-    """A curve of the family with its root in the middle three fifths of the range, and Gaussian noise."""
+    """A curve of the family with a target in the middle three fifths of its losses, and Gaussian noise."""
     rng = np.random.default_rng((list(FAMILIES).index(family), repeat))
     curve = FAMILIES[family](rng.uniform(0.35, 0.65))
-    root = rng.uniform(0.2, 0.8)
+    root = root_at(curve, rng.uniform(0.2, 0.8))
     spread = relative * (curve(1.0) - curve(0.0))
     draws_N = rng.standard_normal(1000)
     return Problem(curve, root, lambda u: spread, draws_N - draws_N.mean(), repeat)
+
+
+def root_at(curve: Curve, part: float) -> float:
+    """The u at which the curve has risen by this part of its range: what is matched is a loss, so losses are drawn."""
+    target = curve(0.0) + part * (curve(1.0) - curve(0.0))
+    return float(brentq(lambda u: curve(u) - target, 0.0, 1.0))
 
 
 def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
@@ -144,8 +151,9 @@ def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Cur
 
 
 def real(curve: Curve, spread: Curve, draws_N: np.ndarray, repeat: int) -> Problem:
-    """A recorded curve, with a target met in the middle three fifths of the range."""
-    return Problem(curve, float(np.random.default_rng((9, repeat)).uniform(0.2, 0.8)), spread, draws_N, repeat)
+    """A recorded curve, with a target in the middle three fifths of its losses."""
+    part = float(np.random.default_rng((9, repeat)).uniform(0.2, 0.8))
+    return Problem(curve, root_at(curve, part), spread, draws_N, repeat)
 
 
 # -------------------------------------------------------------------- rivals
