@@ -28,6 +28,7 @@ from tune_interpreg.training import Diverged
 
 FILE = Path(__file__).with_name("matching_curves.csv")
 COLUMNS = ("curve", "strength", "seed", "loss")
+CURVES = ["lambda, robust", "lambda, permuted", "lambda_j"]
 LOW, HIGH = 1e-3, 10.0
 BLOCK = 256  # images whose maps are made at once
 
@@ -76,16 +77,16 @@ def known(file: Path) -> set[tuple[str, str, str]]:
         return {(row["curve"], row["strength"], row["seed"]) for row in csv.DictReader(lines)}
 
 
-def record(file: Path, setting: Mapping[str, Any], strengths: list[str], seeds: int) -> None:
-    """Append every row that the file lacks, each as soon as it is made."""
+def record(file: Path, setting: Mapping[str, Any], curves: list[str], strengths: list[str], seeds: int) -> None:
+    """Append every row of the curves that the file lacks, each as soon as it is made."""
     done = known(file)
     with tempfile.TemporaryDirectory() as folder:
-        maps = make_maps(setting, folder)
+        maps = make_maps(setting, folder) if set(curves) - {"lambda_j"} else {}
         arms: dict[str, tuple[type[MethodTrainable], str, dict[str, str]]] = {
             name: (InterpretationTrainable, "lambda", {"maps": path}) for name, path in maps.items()
         }
         arms["lambda_j"] = (JacobianTrainable, "lambda_j", {})
-        wanted = [(name, strength, str(seed)) for name in arms for strength in strengths for seed in range(seeds)]
+        wanted = [(name, strength, str(seed)) for name in curves for strength in strengths for seed in range(seeds)]
         for name, strength, seed in wanted:
             if (name, strength, seed) in done:
                 continue
@@ -99,7 +100,8 @@ def record(file: Path, setting: Mapping[str, Any], strengths: list[str], seeds: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--file", type=Path, default=FILE)
-    parser.add_argument("--images", type=int, default=4000, help="training images")
+    parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
+    parser.add_argument("--images", type=int, default=1000, help="training images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
         "--strengths", type=int, default=12, help=f"in equal steps of the logarithm, {LOW:g} to {HIGH:g}"
@@ -115,13 +117,13 @@ def main() -> None:
             "validation": 100,
         },
         "model": "mnist_cnn",
-        "training": {"epochs": given.epochs},
+        "training": {"epochs": given.epochs, "batch_size": 25, "lr": 0.02},
         "attack": {"eps": 1.5, "steps": 5},
         "evaluation": {"steps": 1},
         "device": given.device,
     }
     strengths = [f"{strength:.5g}" for strength in np.geomspace(LOW, HIGH, given.strengths)]
-    record(given.file, setting, strengths, given.seeds)
+    record(given.file, setting, given.curves, strengths, given.seeds)
 
 
 if __name__ == "__main__":
