@@ -14,7 +14,7 @@ PACKAGES = ("tune_interpreg", "trainables", "analysis", "search_spaces")
 #: Modules of tune_interpreg, bottom first: each may import those of the lines above its own.
 LAYERS = """
     __init__
-    fields registry seeding
+    fields registry seeding stopping
     space options
     config
     items checks augmentation

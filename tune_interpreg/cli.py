@@ -13,7 +13,10 @@ from rich.console import Console
 
 from tune_interpreg import __version__, study_file
 
-EPILOG = "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted (run again to go on)."
+EPILOG = (
+    "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM "
+    "(run again to go on)."
+)
 CHECKED = "Exit codes: 0 done, 2 bad input."
 
 app = typer.Typer(

@@ -13,9 +13,11 @@ import ray
 import torch
 from ray import tune
 
+from tune_interpreg import stopping
 from tune_interpreg.config import Resources
 from tune_interpreg.dispatch import Dispatcher, Pause
 from tune_interpreg.items import Item
+from tune_interpreg.stopping import Stop
 from tune_interpreg.tuning import (
     GraphScheduler,
     GraphSearcher,
@@ -44,8 +46,11 @@ class ClusterError(RuntimeError):
     """No place to run: an address without a cluster, or a cluster without the resources that a trial needs."""
 
 
-def drain(dispatcher: Dispatcher, where: str) -> None:
-    """Run all that the study has left; returns when nothing is open, or after Ctrl-C.
+def drain(dispatcher: Dispatcher, where: str) -> Stop:
+    """Run all that the study has left; returns when nothing is open, or after Ctrl-C or SIGTERM, and which it was.
+
+    The first lets each trial finish the epoch's checkpoint that it writes; a second one leaves at once, and so loses no
+    more than the epoch under way.
 
     where: ``in-process``, ``local`` (Ray on this machine) or the address of a Ray cluster (``auto`` finds it).
     """
@@ -53,13 +58,16 @@ def drain(dispatcher: Dispatcher, where: str) -> None:
         os.environ.setdefault(name, value)
     device = "cuda" if dispatcher.study.resources.gpus else "cpu"
     if where == "in-process":
-        _in_process(dispatcher, device)
-        return
+        with stopping.heard() as stop:
+            _in_process(dispatcher, device)
+        return stop
     _connect(where)
     try:
-        _tune(dispatcher, device)
+        with stopping.heard() as stop, suppress(KeyboardInterrupt):  # Ray has a handler of its own until here
+            _tune(dispatcher, device)
     finally:
         ray.shutdown()
+    return stop
 
 
 # ---------------------------------------------------------------- in this process

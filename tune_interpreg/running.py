@@ -10,11 +10,12 @@ from tune_interpreg import autoattack, cluster, data, graph, lock, models, repor
 from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.display import Lines, Live
+from tune_interpreg.stopping import Stop
 from tune_interpreg.store import Store, StoreError
 from tune_interpreg.study_file import StudyFile
 from tune_interpreg.yaml_file import StudyError
 
-DONE, GAPS, INTERRUPTED = 0, 1, 130
+DONE, GAPS = 0, 1
 
 
 def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
@@ -32,10 +33,9 @@ def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, consol
         dispatcher = Dispatcher(file.study, store, fingerprint)
         _save(file.study, store)
         lock.sign(store)
-        if dispatcher.settled() < dispatcher.total():
-            _drain(dispatcher, where, console)
+        stop = _drain(dispatcher, where, console) if dispatcher.settled() < dispatcher.total() else None
         reports.print_all(store, console)
-        return _outcome(dispatcher, console)
+        return _outcome(dispatcher, console, stop)
 
 
 def _checked_data(file: StudyFile) -> str:
@@ -78,24 +78,24 @@ def _save(study: Study, store: Store) -> None:
         raise StoreError(message) from None
 
 
-def _drain(dispatcher: Dispatcher, where: str, console: Console) -> None:
+def _drain(dispatcher: Dispatcher, where: str, console: Console) -> Stop:
     settled, total = dispatcher.settled(), dispatcher.total()
     console.print(f"{dispatcher.study.name}: {settled} of {total} parts are in {dispatcher.store.path}", soft_wrap=True)
     live = Live(console, settled, total) if console.is_terminal else None
     dispatcher.display = live or Lines(console)
     with live or nullcontext():
-        cluster.drain(dispatcher, where)
+        return cluster.drain(dispatcher, where)
 
 
-def _outcome(dispatcher: Dispatcher, console: Console) -> int:
+def _outcome(dispatcher: Dispatcher, console: Console, stop: Stop | None) -> int:
     """Say where all lies and what is missing; the exit code."""
     store = dispatcher.store
     console.print(f"store        {store.path}", soft_wrap=True)
     console.print(f"tables       {store.report_dir}", soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {store.tensorboard_dir}", soft_wrap=True)
-    if dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
+    if stop and dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
         console.print("interrupted: run the same command again to go on")
-        return INTERRUPTED
+        return stop.code
     failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
     if failed:
         console.print(f"{len(failed)} items failed; --retry-failed runs them again")

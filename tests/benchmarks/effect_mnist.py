@@ -6,7 +6,7 @@ Progress goes to standard error, so the dated result beside it is made by
 
     python tests/benchmarks/effect_mnist.py --data-root DATA > tests/benchmarks/effect_mnist.md
 
-Exit codes: 0 all claims hold, 1 one does not, 2 bad input or an unfinished study, 130 interrupted.
+Exit codes: 0 all claims hold, 1 one does not, 2 bad input or an unfinished study, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def main() -> int:
         return 2
     results = Results(file.study, tuple(store.records()))
     if code or results.missing:
-        return code if code == running.INTERRUPTED else 2
+        return code if code > 128 else 2
     print(page(results))
     return 0 if all(verdict.holds for verdict in verdicts(results)) else 1
 
