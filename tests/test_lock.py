@@ -63,6 +63,7 @@ def test_a_driver_that_died_at_once_leaves_a_folder_that_the_next_one_takes(tmp_
     store = Store(tmp_path / "new")
     with lock.held(store):
         pass
+    assert list(store.path.iterdir()) == []
     store.check(study_file.parse("arms: {a: {method: standard}}", where="t.yaml"))
 
 
