@@ -59,7 +59,7 @@ def drain(dispatcher: Dispatcher, where: str) -> Stop:
     device = "cuda" if dispatcher.study.resources.gpus else "cpu"
     if where == "in-process":
         with stopping.heard() as stop:
-            _in_process(dispatcher, device)
+            _in_process(dispatcher, device, stop)
         return stop
     _connect(where)
     try:
@@ -71,27 +71,28 @@ def drain(dispatcher: Dispatcher, where: str) -> Stop:
 
 
 # ---------------------------------------------------------------- in this process
-def _in_process(dispatcher: Dispatcher, device: str) -> None:
-    """One item after another, without a cluster; Ctrl-C stops between epochs."""
+def _in_process(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
+    """One item after another, without a cluster."""
     torch.set_num_threads(max(1, math.floor(dispatcher.study.resources.cpus)))
     with suppress(KeyboardInterrupt):
         while not isinstance(item := dispatcher.next(), Pause):
-            _attempt(dispatcher, item, configuration(item, dispatcher.store, device))
+            _attempt(dispatcher, item, configuration(item, dispatcher.store, device), stop)
 
 
-def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any]) -> None:
+def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop) -> None:
     for _ in range(1 + RETRIES):
         try:
-            _run(dispatcher, item, StudyTrainable(config))
+            _run(dispatcher, item, StudyTrainable(config), stop)
             return
         except Exception:
             continue
     dispatcher.fail(item, last_error(dispatcher.store, item))
 
 
-def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable) -> None:
+def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable, stop: Stop) -> None:
     try:
         while "record" not in (result := trainable.step()):
+            stop.check()
             if dispatcher.epoch(item, numbers(result)):
                 dispatcher.prune(item, numbers(result))
                 return

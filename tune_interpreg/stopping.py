@@ -12,7 +12,16 @@ class Stop:
     """What the run was asked; ``signal`` is SIGTERM where a scheduler asked, else SIGINT."""
 
     def __init__(self) -> None:
+        self.asked = False
         self.signal = signal.SIGINT
+
+    def check(self) -> None:
+        """Raise ``KeyboardInterrupt`` where the run was asked to stop: an earlier one may have been lost.
+
+        What a signal's handler raises goes no further than a destructor that happens to be running.
+        """
+        if self.asked:
+            raise KeyboardInterrupt
 
     @property
     def code(self) -> int:
@@ -22,15 +31,21 @@ class Stop:
 
 @contextmanager
 def heard() -> Iterator[Stop]:
-    """While the block runs, SIGTERM does what Ctrl-C does, and is remembered."""
+    """While the block runs, Ctrl-C and SIGTERM are remembered, and SIGTERM does what Ctrl-C does."""
     stop = Stop()
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+        raise KeyboardInterrupt
+
+    def terminate(number: int, frame: FrameType | None) -> None:
         stop.signal = signal.SIGTERM
         signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGTERM, ask)
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
