@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.base import NORM, OUTPUT, MethodTrainable
-from trainables.interpretation import THRESHOLDS
+from trainables.interpretation import PHI, THRESHOLD, THRESHOLDS
 from tune_interpreg import penalties
 from tune_interpreg.space import Parameter
 from tune_interpreg.training import Batch
@@ -26,12 +26,8 @@ class CosineTrainable(MethodTrainable):
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda_cs": Parameter(help="strength λ_cs of 1 − cos(I, g), averaged over the batch", low=0),
         "lambda_gm": Parameter(help="strength λ_gm of ‖g‖", low=0),
-        "phi": Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0),
-        "threshold": Parameter(
-            help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
-            default="two_sided",
-            choices=tuple(THRESHOLDS),
-        ),
+        "phi": PHI,
+        "threshold": THRESHOLD.model_copy(update={"default": "two_sided"}),
         "norm": NORM,
         "output": OUTPUT,
     }

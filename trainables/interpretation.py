@@ -18,6 +18,12 @@ THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "one_sided": saliency.threshold,
     "two_sided": saliency.two_sided_threshold,
 }
+PHI = Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0)
+THRESHOLD = Parameter(
+    help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
+    default="one_sided",
+    choices=tuple(THRESHOLDS),
+)
 
 
 class InterpretationTrainable(MethodTrainable):
@@ -26,12 +32,8 @@ class InterpretationTrainable(MethodTrainable):
     needs_targets: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda": Parameter(help="strength λ of the penalty", low=0),
-        "phi": Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0),
-        "threshold": Parameter(
-            help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
-            default="one_sided",
-            choices=tuple(THRESHOLDS),
-        ),
+        "phi": PHI,
+        "threshold": THRESHOLD,
         "sign": Parameter(
             help="whether |g| or g is compared with the target", default="abs", choices=("abs", "signed")
         ),
