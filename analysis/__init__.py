@@ -1,1 +1,1 @@
-"""From the ledger to the tables: rows → intervals → tables → report. Reads only configuration and store."""
+"""From the ledger to the answer: rows → results → tables, words → report, figures, page. Reads only the store."""

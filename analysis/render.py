@@ -1,11 +1,16 @@
-"""Tables as Markdown, CSV and for the terminal; nothing is computed here."""
+"""Tables as Markdown, as plain records for CSV and JSON, and for the terminal; nothing is computed here."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import rich.table
 from rich.text import Text
 
-from analysis.cells import Cell, Estimate, Table
+from analysis.cells import Cell, Estimate, Probability, Table
+
+#: What a measured cell holds unrounded, beside its text.
+NUMBERS = ("mean", "half_width", "low", "high", "n", "p")
 
 
 def to_markdown(table: Table) -> str:
@@ -13,33 +18,48 @@ def to_markdown(table: Table) -> str:
     lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
     body = ["| " + " | ".join(escape(str(cell)) for cell in line) + " |" for line in lines]
     notes = [f"- {escape(note)}" for note in table.notes]
-    return "\n".join([f"## {table.title}", "", *body, "", *notes]) + "\n"
+    return "\n".join([f"## {escape(table.title)}", "", *body, "", *notes]) + "\n"
 
 
 def to_csv(table: Table) -> list[dict[str, object]]:
-    """One record a cell: table, row, column, text and, where measured, mean, half_width and n, unrounded."""
+    """One record a cell: table, row, column, text and NUMBERS, unrounded, None where a cell has none of them."""
     return [
-        {"table": table.title, "row": str(row[0]), "column": column, "text": str(cell)} | _numbers(cell)
+        {"table": table.title, "row": str(row[0]), "column": column, "text": str(cell)} | numbers(cell)
         for row in table.rows
         for column, cell in zip(table.columns[1:], row[1:], strict=True)
     ]
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """{title, columns, rows, notes}; a row is a list of cells, each {text} and, where measured, NUMBERS, unrounded."""
+    rows = [[{"text": str(cell)} | (numbers(cell) if _measured(cell) else {}) for cell in row] for row in table.rows]
+    return {"title": table.title, "columns": list(table.columns), "rows": rows, "notes": list(table.notes)}
 
 
 def to_rich(table: Table) -> rich.table.Table:
     """A table for the terminal, its notes beneath."""
     caption = Text("\n".join(table.notes))
     drawn = rich.table.Table(title=Text(table.title), caption=caption, title_justify="left", caption_justify="left")
-    for column in table.columns:
-        drawn.add_column(Text(column), justify="left" if column == "Arm" else "right", overflow="fold")
+    for place, column in enumerate(table.columns):
+        drawn.add_column(Text(column), justify="right" if place else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     return drawn
 
 
-def _numbers(cell: Cell) -> dict[str, object]:
+def numbers(cell: Cell) -> dict[str, object]:
+    """NUMBERS of a cell."""
+    nothing: dict[str, object] = dict.fromkeys(NUMBERS)
+    if isinstance(cell, Probability):
+        return nothing | {"p": cell.p}
     interval = cell.interval if isinstance(cell, Estimate) else None
-    return vars(interval) if interval else {"mean": None, "half_width": None, "n": None}
+    return nothing | {name: getattr(interval, name) for name in NUMBERS[:-1]} if interval else nothing
 
 
 def escape(text: str) -> str:
+    """Text that GitHub Markdown shows as it is, on one line."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _measured(cell: Cell) -> bool:
+    return isinstance(cell, (Estimate, Probability))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from tune_interpreg.config import Arm, Study
 
 Record = dict[str, Any]
 
-COLUMNS = ("arm", "seed", "metric", "value", "key", "recipe_key")
+COLUMNS = ("arm", "seed", "metric", "value", "images", "key", "recipe_key")
+AUTOATTACK = "test/adv_accuracy_autoattack"
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ def repeats(records: Iterable[Record], study: Study) -> dict[str, list[Record]]:
     those that contradict the arm or a teacher's present models are dropped, and of the rest the recipe that
     finished last is kept.
     """
-    oldest_first = sorted(records, key=lambda record: (record["finished"], record["key"]))
-    of_arm = {name: [r for r in oldest_first if r["arm"] == name and r["role"] == "repeat"] for name in study.arms}
+    trained = [record for record in records if record["role"] == "repeat"]
+    oldest_first = sorted(trained, key=lambda record: (record["finished"], record["key"]))
+    of_arm = {name: [r for r in oldest_first if r["arm"] == name] for name in study.arms}
     kept: dict[str, list[Record]] = {}
     for name in _teachers_first(study):
         arm = study.arms[name]
@@ -55,19 +58,20 @@ def left_out(records: Iterable[Record], study: Study) -> dict[str, int]:
 
 
 def rows(records: Iterable[Record], study: Study) -> pd.DataFrame:
-    """Tidy results of finished repeats: columns arm, seed, metric, value, key, recipe_key; sorted as the study is.
+    """Tidy results of finished repeats: columns arm, seed, metric, value, images, key, recipe_key; sorted as the study.
 
     Only seeds the study asks for; where a seed was trained twice the later result counts. Values as the ledger
-    has them (accuracies as fractions in [0, 1]); one that is null or not finite becomes NaN.
+    has them (accuracies as fractions in [0, 1]); one that is null or not finite becomes NaN. images: how many the
+    metric rests on, 0 where the ledger does not say.
     """
     tidy = [
-        (arm, seed, metric, _number(value), record["key"], record["recipe_key"])
+        (arm, seed, metric, _number(value), _images(record, metric), record["key"], record["recipe_key"])
         for arm, group in repeats(records, study).items()
         for seed, record in _done(group, study.seeds).items()
         for metric, value in record["metrics"][str(seed)].items()
     ]
     frame = pd.DataFrame(tidy, columns=list(COLUMNS))
-    return frame.astype({"seed": "int64", "value": "float64"})
+    return frame.astype({"seed": "int64", "value": "float64", "images": "int64"})
 
 
 def values(frame: pd.DataFrame, arm: str, metric: str) -> dict[int, float]:
@@ -95,8 +99,8 @@ def troubles(records: Iterable[Record], study: Study) -> list[str]:
         if record["state"] in ("failed", "diverged")
     ]
     return [
-        f"{arm}: {found.count((arm, role, state, error))} {role} {state}" + (f": {error}" if error else "")
-        for arm, role, state, error in dict.fromkeys(found)
+        f"{arm}: {count} {role} {state}" + (f": {error}" if error else "")
+        for (arm, role, state, error), count in Counter(found).items()
     ]
 
 
@@ -161,14 +165,20 @@ def _done(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
 
 
 def _why(arm: str, seed: int, group: list[Record]) -> Missing:
-    tried = [record for record in group if seed in record["seeds"] and record["state"] != "done"]
+    tried = [record for record in group if seed in record["seeds"]]
     if not tried:
         return Missing(arm, seed, "absent")
-    return Missing(arm, seed, tried[-1]["state"], first_line(tried[-1].get("error")))
+    state = tried[-1]["state"] if tried[-1]["state"] != "done" else "diverged"  # the seeds beside it went on
+    return Missing(arm, seed, state, first_line(tried[-1].get("error")))
 
 
 def _is_done_repeat(record: Record) -> bool:
     return bool(record["role"] == "repeat" and record["state"] == "done")
+
+
+def _images(record: Record, metric: str) -> int:
+    counted = "autoattack" if metric == AUTOATTACK else metric.split("/")[0]
+    return int(record["counts"].get(counted, 0))
 
 
 def _number(value: Any) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from analysis import paper, rows
-from analysis.cells import ABSENT, Cell, Estimate, Table
-from analysis.intervals import Interval, paired
-from analysis.tables import Results, notes
+from analysis.cells import ABSENT, Cell, Estimate, Source, Table
+from analysis.results import Results
+from analysis.tables import notes
 from tune_interpreg.config import Arm
 
 SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J", "lambda_g": "λ_g", "lambda_cs": "λ_cs", "lambda_gm": "λ_gm"}
@@ -24,7 +24,7 @@ def settings_table(results: Results) -> Table:
     columns = ("Arm", "Search", "Trials", "Chosen", *(["paper"] if printed else []), "Loss", "Residual", "Match")
     cells = tuple(
         (
-            paper.title(name, arm),
+            results.title(name),
             *_search_cells(results, name, arm),
             _chosen(results, name, arm),
             *([_paper_setting(printed, name, arm)] if printed else []),
@@ -75,17 +75,20 @@ def _matched(results: Results, name: str, arm: Arm) -> tuple[Cell, Cell, Cell]:
     own = results.estimate(name, metric, decimals=None)
     if reference is None:
         return own, ABSENT, ABSENT
-    ours, theirs = rows.values(results.frame, name, metric), rows.values(results.frame, reference, metric)
-    residual = paired(ours, theirs) if ours.keys() & theirs.keys() else None
-    asked = len(results.study.seeds)
-    within = results.choices.get(name, {}).get("tolerance")
-    return own, Estimate(residual, asked, decimals=None), _verdict(residual, within)
+    residual = results.compare(name, reference, metric).difference
+    sources = (Source(name, metric), Source(reference, metric))
+    return own, Estimate(residual, results.asked, decimals=None, sources=sources), match(results, name)
 
 
-def _verdict(residual: Interval | None, within: float | None) -> str:
-    """Whether the repeats train at the reference's loss, and the tolerance."""
+def match(results: Results, name: str) -> str:
+    """Whether an arm's repeats train at their reference's loss, PASS or MISSED, and the tolerance; – where unknown."""
+    search = results.study.arms[name].search
+    assert search
+    assert search.match_loss_of
+    residual = results.compare(name, search.match_loss_of, search.matched).difference
     if residual is None:
         return ABSENT
+    within = results.choices.get(name, {}).get("tolerance")
     known = residual.half_width is not None and abs(residual.mean) <= residual.half_width
     matched = known or (within is not None and abs(residual.mean) <= within)
     return ("PASS" if matched else "MISSED") + ("" if within is None else f" (±{within:.2g})")

@@ -1,43 +1,14 @@
-"""The tables of a study, as numbers computed from rows."""
+"""Tables 1, 2 and 3 of a study, the paper's numbers beside ours, and the notes that all tables share."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
 
 from analysis import paper, rows
 from analysis.cells import Cell, Estimate, Table
-from analysis.intervals import student_t
-from analysis.rows import Missing, Record
-from tune_interpreg.config import Arm, Study
-
-AUTOATTACK = "test/adv_accuracy_autoattack"
-
-
-@dataclass(frozen=True)
-class Results:
-    """What every table is computed from: a study, its ledger, and the rows and gaps that follow from both.
-
-    choices: by arm, what its search chose (the fields of the store's choice file), where it has ended.
-    """
-
-    study: Study
-    records: tuple[Record, ...]
-    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    frame: pd.DataFrame = field(init=False)
-    missing: tuple[Missing, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", rows.rows(self.records, self.study))
-        object.__setattr__(self, "missing", tuple(rows.missing(self.records, self.study)))
-
-    def estimate(self, arm: str, metric: str, scale: float = 1.0, decimals: int | None = 2) -> Estimate:
-        """Mean of a metric over the arm's seeds, times scale."""
-        found = rows.values(self.frame, arm, metric).values()
-        return Estimate(student_t(found).scaled(scale) if found else None, len(self.study.seeds), decimals)
+from analysis.results import Results
+from analysis.rows import AUTOATTACK
+from tune_interpreg.config import Arm
 
 
 def accuracy_table(results: Results) -> Table:
@@ -55,9 +26,8 @@ def accuracy_table(results: Results) -> Table:
         metrics["Adv. Acc. (AutoAttack)"] = AUTOATTACK
     columns, cells = _beside_paper(results, metrics, scale=100)
     title = f"Table {number}. Accuracy on {results.study.data.name}, %"
-    return Table(
-        title, columns, cells, (*notes(results, metrics.values()), _attack_note(results), *_paper_note(results))
-    )
+    told = (*notes(results, metrics.values()), attack_note(results), *teacher_note(results), *_paper_note(results))
+    return Table(title, columns, cells, told)
 
 
 def gradient_table(results: Results) -> Table:
@@ -92,7 +62,7 @@ def _beside_paper(
             yield Estimate(known, paper.SEEDS)
 
     body = [
-        (paper.title(name, arm), *(cell for metric in metrics.values() for cell in cells(name, arm, metric)))
+        (results.title(name), *(cell for metric in metrics.values() for cell in cells(name, arm, metric)))
         for name, arm in arms.items()
     ]
     return ("Arm", *(heading for pair in columns for heading in pair)), tuple(body)
@@ -100,16 +70,30 @@ def _beside_paper(
 
 # -------------------------------------------------------------------------------- notes
 def notes(results: Results, metrics: Iterable[str], arms: Collection[str] | None = None) -> tuple[str, ...]:
-    study = results.study
-    seeds = ", ".join(map(str, study.seeds))
-    n = f"Mean ± half-width of the 95% interval: Student t over n = {len(study.seeds)} seeds ({seeds})"
-    others = rows.left_out(results.records, study).items()
-    stale = [f"{arm}: {count} done repeats under another recipe are left out." for arm, count in others]
-    named = study.arms if arms is None else arms
-    return (f"{n}, unless a cell says otherwise.", *gaps(results, list(metrics), named), *stale)
+    """What is under a table of means of some metrics of some arms (None: of all): n, method, what is missing."""
+    metrics, named = list(metrics), results.study.arms if arms is None else arms
+    seeds = ", ".join(map(str, results.study.seeds))
+    n = (
+        f"Mean ± half-width of the 95% interval: Student t over n = {results.asked} seeds ({seeds}), unless a cell says"
+        " otherwise."
+    )
+    return (n, *_wilson_note(results, metrics, named), *gaps(results, metrics, named), *_left_out(results, named))
 
 
-def gaps(results: Results, metrics: list[str], arms: Collection[str]) -> list[str]:
+def _wilson_note(results: Results, metrics: list[str], arms: Collection[str]) -> list[str]:
+    single = [(arm, metric) for arm in arms for metric in metrics if len(results.values(arm, metric)) == 1]
+    images = {results.images(arm, metric) for arm, metric in single if "accuracy" in metric} - {0}
+    said = "of one seed's model on {} images: 95% interval of Wilson; it does not tell what another seed would reach."
+    return [f"[low, high] {said.format(_listed(sorted(images)))}"] if images else []
+
+
+def _left_out(results: Results, arms: Collection[str]) -> list[str]:
+    others = rows.left_out(results.records, results.study).items()
+    stale = [f"{arm}: {count} done repeats under another recipe are left out." for arm, count in others if arm in arms]
+    return [*stale, *(f"{arm}: left out: {said}." for arm in arms for said in results.damaged.get(arm, ()))]
+
+
+def gaps(results: Results, metrics: Collection[str], arms: Collection[str]) -> list[str]:
     """Which seeds a table of some metrics lacks, and why: one line per arm and reason."""
     why: dict[tuple[str, str], list[int]] = {}
     for gap in results.missing:
@@ -118,7 +102,7 @@ def gaps(results: Results, metrics: list[str], arms: Collection[str]) -> list[st
         why.setdefault((gap.arm, reason), []).append(gap.seed)
     told = {(gap.arm, gap.seed) for gap in results.missing}
     for arm in results.study.arms:
-        held = {metric: rows.values(results.frame, arm, metric) for metric in metrics}
+        held = {metric: results.values(arm, metric) for metric in metrics}
         for seed in [seed for seed in results.study.seeds if (arm, seed) not in told]:
             lost = [metric for metric in metrics if seed not in held[metric]]
             if lost:
@@ -129,7 +113,19 @@ def gaps(results: Results, metrics: list[str], arms: Collection[str]) -> list[st
     ]
 
 
-def _attack_note(results: Results) -> str:
+def teacher_note(results: Results) -> list[str]:
+    """What the intervals of arms do not cover whose seeds all learn from one teacher."""
+    taught: dict[str, list[str]] = {}
+    for name, arm in results.study.arms.items():
+        if arm.targets and arm.targets.teachers == "shared":
+            taught.setdefault(arm.targets.teacher, []).append(results.title(name))
+    of = [f"{', '.join(names)} from {results.title(teacher)}" for teacher, names in taught.items()]
+    said = "the intervals do not cover that another seed of the teacher would teach otherwise."
+    return [f"One teacher for all seeds: {'; '.join(of)}; {said}"] if of else []
+
+
+def attack_note(results: Results) -> str:
+    """The attack of the evaluation, and what its two forms are."""
     attack, evaluation = results.study.evaluation_attack, results.study.evaluation
     restarts = f" from {evaluation.restarts} starts, of which the worst counts," if evaluation.restarts > 1 else ""
     direction = "" if attack.direction is None else f" along the {attack.direction} direction"

@@ -6,6 +6,7 @@ answer: a robust arm at λ = 0.1 has loss 1.316, and so has any arm matched to i
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tune_interpreg import ledger, study_file
 from tune_interpreg.config import Study
@@ -30,9 +31,9 @@ TWINS = {
 Worker = Callable[[Item], Record]
 
 
-def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, **arms: str) -> Study:
+def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null", **arms: str) -> Study:
     lines = [f"  {name}: {text}" for name, text in ({name: ARMS[name] for name in names or ARMS} | arms).items()]
-    text = f"data: digits\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n"
+    text = f"data: digits\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\nchecks: {checks}\narms:\n"
     return study_file.parse(text + "\n".join(lines), where="test.yaml")
 
 
@@ -75,3 +76,33 @@ def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) 
 
 def drain(of: Study, store: Store, answer: Worker = worker, *, workers: int = 1) -> list[Item]:
     return list(steps(Dispatcher(of, store, "f"), answer, workers=workers))
+
+
+class Leaving:
+    """Answers by closed form, and leaves what real workers leave: a model a repeat, maps and a preview."""
+
+    def __init__(self, store: Store, spoils: str = "nothing"):
+        self.store, self.spoils = store, spoils
+        self.ran: list[Item] = []
+
+    def __call__(self, item: Item) -> Record:
+        self.ran.append(item)
+        files = self.files(item)
+        for path in files:
+            self.store.write_bytes(path, item.key.encode() * 4)
+        record = worker(item) | {"files": self.store.checksums(*files)}
+        for path in files:
+            if self.spoils in path.name:
+                path.write_bytes(b"spoilt")
+        return record
+
+    def files(self, item: Item) -> tuple[Path, ...]:
+        if item.role == "repeat":
+            return tuple(self.store.model_file(item.key, seed) for seed in item.seeds)
+        return self.store.inputs("repeat", item.recipe.maps) if item.role == "targets" else ()
+
+
+def outcome(store: Store) -> list[tuple]:
+    """All that is settled, and how."""
+    names = ("arm", "role", "number", "seeds", "key", "state", "metrics", "files")
+    return [tuple(str(record[name]) for name in names) for record in store.records()]

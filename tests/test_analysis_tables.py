@@ -8,9 +8,9 @@ from ledgers import CLEAN, STANDARD, STUDY, T4, accuracies, item, record, result
 from rich.console import Console
 
 from analysis import rows
-from analysis.cells import Estimate, Table
+from analysis.cells import Estimate, Probability, Table
 from analysis.intervals import Interval
-from analysis.render import to_csv, to_markdown, to_rich
+from analysis.render import NUMBERS, to_csv, to_json, to_markdown, to_rich
 from analysis.settings import settings_table
 from analysis.tables import Results, accuracy_table, gradient_table
 from tune_interpreg.config import Study
@@ -122,6 +122,29 @@ def test_a_missing_seed_shows_in_the_cell_and_below():
     assert "standard: seed 4 failed: RuntimeError: out of memory." in table.notes
 
 
+@pytest.mark.parametrize("state", ["failed", "diverged", "pruned"])
+def test_a_lost_seed_is_told_with_what_became_of_it(state):
+    told = record(item("standard", (1,)), state=state, error="why\nTraceback")
+    table = accuracy_table(results([STANDARD[0], told, *STANDARD[2:]]))
+    assert str(row_of(table, "Std. Training")["Std. Acc."]).endswith("(n=4)")
+    assert f"standard: seed 1 {state}: why." in table.notes
+
+
+def test_a_seed_that_failed_and_was_then_repeated_counts():
+    failed = record(item("standard", (1,)), state="failed", error="why", day=1)
+    again = record(item("standard", (1,)), {1: accuracies(0.991)}, day=2)
+    table = accuracy_table(results([STANDARD[0], failed, again, *STANDARD[2:]]))
+    assert str(row_of(table, "Std. Training")["Std. Acc."]) == "99.20 ± 0.20"
+    assert not any("seed 1" in note for note in table.notes)
+
+
+def test_damaged_records_are_named_under_the_tables_of_their_arm():
+    said = {"standard": ["ledger/standard/0123.json: is damaged"]}
+    damaged = Results(STUDY, tuple(STANDARD[:4]), damaged=said)
+    assert "standard: left out: ledger/standard/0123.json: is damaged." in accuracy_table(damaged).notes
+    assert not any("left out" in note for note in settings_table(damaged).notes), "standard is in no row of it"
+
+
 def test_a_metric_that_is_not_finite_shows_in_the_cell_and_below():
     blown = record(item("standard", (4,)), {4: accuracies(None)})
     table = accuracy_table(results([*STANDARD[:4], blown]))
@@ -130,10 +153,13 @@ def test_a_metric_that_is_not_finite_shows_in_the_cell_and_below():
     assert "standard: seed 4 without a finite test/accuracy." in table.notes
 
 
-def test_one_seed_has_no_half_width_and_none_a_dash():
+def test_one_seed_has_wilsons_interval_and_none_a_dash():
     cells = row_of(accuracy_table(results(STANDARD[:1])), "Std. Training")
-    assert str(cells["Std. Acc."]) == "99.00 (n=1)"
+    assert str(cells["Std. Acc."]) == "99.00 [98.79, 99.18] (n=1)"
+    notes = accuracy_table(results(STANDARD[:1])).notes
+    assert any("[low, high] of one seed's model on 10000 images: 95% interval of Wilson" in note for note in notes)
     table = accuracy_table(results([]))
+    assert not any("Wilson" in note for note in table.notes)
     assert str(row_of(table, "Std. Training")["Std. Acc."]) == "–"
     assert "standard: seeds 0, 1, 2, 3, 4 not in the ledger yet." in table.notes
 
@@ -189,11 +215,46 @@ def test_what_the_evaluation_adds_is_in_the_table_and_its_notes():
         (Interval(1.23456, 0.0123, 5), "1.235 ± 0.012"),
         (Interval(123.456, 21.9, 5), "123 ± 22"),
         (Interval(-0.00001, 0.5, 5), "0.00 ± 0.50"),
-        (Interval(1.0, 0.0, 5), "1.0000 ± 0.0000"),
+        (Interval(1.0, 0.0, 5), "1.00 ± 0.00"),
+        (Interval(-1.0, 0.0996, 5), "−1.00 ± 0.10"),
+        (Interval(1.5, None, 5, (0.91, 2.3)), "1.50 [0.91, 2.30]"),
     ],
 )
 def test_numbers_are_rounded_by_the_half_widths_first_two_digits(interval, text):
     assert str(Estimate(interval, 5, decimals=None)) == text
+
+
+@pytest.mark.parametrize(
+    ("half_width", "text"), [(0.05, "99.38 ± 0.05"), (0.004, "99.3800 ± 0.0040"), (0.0, "99.38 ± 0.00")]
+)
+def test_the_papers_two_decimals_never_print_an_interval_as_zero_that_is_not(half_width, text):
+    assert str(Estimate(Interval(99.38, half_width, 5), 5)) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.04321, "0.043"), (0.5, "0.50"), (1.0, "1.00"), (0.000012, "< 0.0001"), (None, "–")]
+)
+def test_p_values_are_printed_to_two_digits(p, text):
+    assert str(Probability(p)) == text
+
+
+def test_arms_that_are_called_alike_are_told_apart():
+    arms = {name: STUDY.arms["standard"].model_copy(update={"title": "Plain"}) for name in ("a", "b")}
+    table = accuracy_table(Results(STUDY.model_copy(update={"arms": arms}), ()))
+    assert [row[0] for row in table.rows] == ["Plain (a)", "Plain (b)"]
+
+
+def test_what_one_shared_teacher_leaves_open_is_told():
+    arms = dict(STUDY.arms)
+    targets = arms["interp_robust"].targets.model_copy(update={"teachers": "per_seed"})
+    own = STUDY.model_copy(
+        update={"arms": arms | {"interp_robust": arms["interp_robust"].model_copy(update={"targets": targets})}}
+    )
+    told = [
+        any("Interp. Reg. R. from Adv. Training" in note for note in accuracy_table(Results(study, ())).notes)
+        for study in (STUDY, own)
+    ]
+    assert told == [True, False]
 
 
 # -------------------------------------------------------------------------- renderers
@@ -213,11 +274,20 @@ def test_markdown_escapes_what_would_break_it():
 
 
 def test_csv_keeps_numbers_unrounded():
-    table = Table("T", ("Arm", "x", "y"), (("a", Estimate(Interval(1.23456, 0.5, 5), 5), Estimate(None, 5)),))
+    table = Table("T", ("Arm", "x", "y"), (("a", Estimate(Interval(1.234375, 0.5, 5), 5), Estimate(None, 5)),))
     assert to_csv(table) == [
-        {"table": "T", "row": "a", "column": "x", "text": "1.23 ± 0.50", "mean": 1.23456, "half_width": 0.5, "n": 5},
-        {"table": "T", "row": "a", "column": "y", "text": "–", "mean": None, "half_width": None, "n": None},
+        {"table": "T", "row": "a", "column": "x", "text": "1.23 ± 0.50"}
+        | {"mean": 1.234375, "half_width": 0.5, "low": 0.734375, "high": 1.734375, "n": 5, "p": None},
+        {"table": "T", "row": "a", "column": "y", "text": "–"} | dict.fromkeys(NUMBERS),
     ]
+
+
+def test_json_has_every_cell_with_its_numbers():
+    table = Table("T", ("Arm", "x", "p"), (("a", Estimate(Interval(1.5, None, 5, (1, 2)), 5), Probability(0.25)),))
+    ((name, x, p),) = to_json(table)["rows"]
+    assert name == {"text": "a"}
+    assert (x["text"], x["low"], x["high"], x["half_width"]) == ("1.50 [1.00, 2.00]", 1, 2, None)
+    assert (p["text"], p["p"]) == ("0.25", 0.25)
 
 
 def test_the_terminal_shows_brackets_as_they_are():

@@ -187,13 +187,31 @@ def test_on_a_confident_model_compat_stalls_and_strict_does_not() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-def test_compat_divides_the_gradient_of_the_mean_by_its_floor(batch: int) -> None:
-    """One step moves by step·‖g/B‖₂ / 1e-6 under the floor: the larger the batch, the less."""
+@pytest.mark.parametrize("at_once", [7, 64])
+def test_compat_divides_the_gradient_of_the_mean_by_its_floor(
+    batch: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step moves by step·‖g/B‖₂ / 1e-6 under the floor: the larger the batch, however few run at once, the less."""
+    monkeypatch.setattr(attacks, "AT_ONCE", at_once)
     model, x, y, w = confident(18.0)
+    model.eval()
     x, y, attack = x.repeat(batch, 1, 1, 1), y.repeat(batch), Attack(norm="l2", eps=0.5, steps=1, step_size=0.5)
     moved = (attacks.perturb_from(model, x, y, x, attack=attack, form="compat") - x).flatten(1).norm(dim=1)
     expected = 0.5 * math.exp(-18) * w.norm() / batch / 1e-6
     torch.testing.assert_close(moved, expected.expand(batch), rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_many_images_run_at_once_changes_nothing(
+    trained: Trained, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x, y = trained
+    attack, found = Attack(norm="l2", eps=0.5, steps=5, step_size=0.1), []
+    for at_once in (1, 7, 96):
+        monkeypatch.setattr(attacks, "AT_ONCE", at_once)
+        found.append(attacks.perturb_from(model, x, y, x, attack=attack, form=form))
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], found[2], rtol=0, atol=1e-5)
 
 
 def test_strict_breaks_what_is_broken_at_the_clean_image() -> None:

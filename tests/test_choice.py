@@ -80,7 +80,7 @@ def test_a_matched_strength_is_the_estimated_root() -> None:
     records = [record(n, x, train_loss=1 + x**0.5) for n, x in enumerate(STRENGTHS)]
     chosen = choice.choose(MATCH, records, TARGET)
     residuals = [1 + x**0.5 - 1.2 for x in STRENGTHS]
-    match = matching.estimate(STRENGTHS, residuals, bounds=(0.001, 1.0), noise=0.01)
+    match = matching.estimate(STRENGTHS, residuals, bounds=(0.001, 1.0), noise=0.01, target=1.2)
     assert chosen == choice.Choice(
         params={"lambda": match.lambda_hat},
         trials=choice.basis(MATCH, records, "ab"),
@@ -99,7 +99,7 @@ def test_a_trial_that_diverged_was_too_strong_and_one_that_failed_says_nothing()
     done = [record(n, x, train_loss=1 + x**0.5) for n, x in enumerate(STRENGTHS[:3])]
     chosen = choice.choose(MATCH, [*done, record(3, 0.3, "diverged"), record(4, 0.4, "failed")], TARGET)
     residuals = [*(1 + x**0.5 - 1.2 for x in STRENGTHS[:3]), math.inf]
-    match = matching.estimate(STRENGTHS, residuals, bounds=(0.001, 1.0), noise=0.01)
+    match = matching.estimate(STRENGTHS, residuals, bounds=(0.001, 1.0), noise=0.01, target=1.2)
     assert chosen is not None
     assert (chosen.params["lambda"], chosen.low, chosen.high) == (match.lambda_hat, match.low, match.high)
     assert choice.choose(MATCH, [record(0, 0.3, "diverged"), record(1, 0.1, "failed")], TARGET) is None

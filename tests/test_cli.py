@@ -45,7 +45,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 # ------------------------------------------------------------------------ teaching
-@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("command", ["run", "plan", "validate"])
 def test_help_of_commands_on_a_study_says_what_it_may_be_and_shows_an_example(command: str) -> None:
     shown = told(command, "--help")
     assert shown.exit_code == 0
@@ -64,6 +64,12 @@ def test_help_of_commands_on_a_study_says_what_it_may_be_and_shows_an_example(co
 def test_help_of_run_says_where_it_runs_and_that_it_goes_on() -> None:
     text = re.sub(r"[\s│]+", " ", told("run", "--help").stdout)
     for taught in ("runs/NAME", "run it again", "in-process", "HOST:PORT", "--retry-failed", "130 interrupted"):
+        assert taught in text
+
+
+def test_help_of_run_says_how_to_protect_a_cluster() -> None:
+    text = re.sub(r"[\s│]+", " ", told("run", "--help").stdout)
+    for taught in ("ray get-auth-token --generate", "~/.ray/auth_token", "RAY_AUTH_MODE=token"):
         assert taught in text
 
 
@@ -86,7 +92,8 @@ def test_the_version_is_printed() -> None:
 def test_help_is_quick_for_it_loads_no_library_of_training() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom tune_interpreg.cli import app\n"
-        "for command in ([], ['run'], ['report'], ['validate']):\n"
+        "for command in ([], ['run'], ['status'], ['report'], ['validate'], ['spaces'], ['init'], ['tensorboard'], "
+        "['dashboard'], ['launch', 'slurm']):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "print(*{'torch', 'ray', 'optuna', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
@@ -103,7 +110,7 @@ def test_validate_says_what_a_sound_study_holds(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
 
 
-@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("command", ["run", "plan", "validate"])
 def test_a_broken_study_is_refused_with_all_its_problems(folder: Path, command: str) -> None:
     (folder / "broken.yaml").write_text(BROKEN)
     assert refused(command, "broken.yaml", "--set", "training.epochs=0") == (
@@ -134,9 +141,10 @@ def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
     assert "Usage: " in refused(*arguments)
 
 
-def test_a_place_to_run_is_checked_before_anything_is_read() -> None:
-    said = refused("run", "digits", "--cluster", "nowhere")
-    assert "takes local, in-process, auto, or HOST:PORT of a running cluster, got 'nowhere'" in said
+@pytest.mark.parametrize("where", ["nowhere", "ray://head:10001"])
+def test_a_place_to_run_is_checked_before_anything_is_read(where: str) -> None:
+    said = refused("run", "digits", "--cluster", where)
+    assert f"takes local, in-process, auto, or HOST:PORT of a running cluster, got '{where}'" in said
 
 
 # ----------------------------------------------------------------- data and stores
@@ -190,12 +198,25 @@ def test_a_folder_that_cannot_be_a_store_is_refused(folder: Path, store: str, sa
     assert refused("run", "tiny.yaml", "--store", store) == f"error: {folder / store}: {said}"
 
 
-def test_a_damaged_record_is_refused_before_the_study_is_written_anew(folder: Path) -> None:
+def test_a_damaged_record_is_named_and_left_out_of_the_report(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(TINY)
     store = Store("runs/tiny")
     store.save_study(study_file.load("tiny.yaml", ["seeds=[0]"]))
     store.write_text(store.record_file("standard", "0" * 16), "{")
-    assert f"{'0' * 16}.json: is no ledger record" in refused("run", "tiny.yaml")
+    result = told("report", "runs/tiny")
+    assert result.exit_code == 0
+    path = store.record_file("standard", "0" * 16)
+    assert f"{path}: is damaged: it is no JSON" in result.stdout.replace("\n", " ")
+    assert path.read_text() == "{"
+
+
+@pytest.mark.parametrize("content", [b"", b"arms: [", b"arms: {a: {method: 1}}", b"\xff"])
+def test_a_report_of_a_damaged_study_is_refused_in_one_line(folder: Path, content: bytes) -> None:
+    store = Store("runs/tiny")
+    store.write_bytes(store.study_file, content)
+    said = refused("report", "runs/tiny")
+    assert said.startswith(f"error: {store.study_file}: cannot be read as a study: is damaged: ")
+    assert said.endswith("; `run` makes it anew")
 
 
 def test_a_report_of_what_is_no_store_is_refused(folder: Path) -> None:

@@ -60,8 +60,9 @@ def test_a_match_shows_the_distance_and_keeps_the_signed_residual(api: str) -> N
     assert len(shown) == 4
     signs = set()
     for trial in shown:
-        attributes = {one["key"]: json.loads(one["value"]) for one in trial["user_attrs"] if one["key"] != "key"}
-        (value,) = trial["values"]
-        assert value == pytest.approx(abs(attributes["residual"]))
-        signs.add(attributes["residual"] > 0)
+        attributes = {one["key"]: one["value"] for one in trial["user_attrs"]}
+        (value,), residual = trial["values"], json.loads(attributes["residual"])
+        assert attributes["state"] == "done"
+        assert value == pytest.approx(abs(residual))
+        signs.add(residual > 0)
     assert signs == {True, False}

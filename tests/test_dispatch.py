@@ -95,6 +95,18 @@ def test_a_record_whose_driver_died_before_taking_it_counts(store: Store) -> Non
     assert store.begun() == []
 
 
+def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> None:
+    """Be it that the run died between the deletion of the note and that of the checkpoint."""
+    of = study("standard")
+    items = drain(of, store)
+    for item, name in zip(items, ("item.json", "epoch.safetensors"), strict=True):
+        store.begin(item)
+        (store.checkpoint_dir(item.key) / "epoch.safetensors").touch()
+        (store.checkpoint_dir(item.key) / name).unlink()
+    assert drain(of, store) == []
+    assert store.under_way() == set()
+
+
 def test_a_new_arm_new_seeds_and_new_trials_run_only_what_is_new(store: Store) -> None:
     drain(study("standard", "adversarial", "robust"), store)
     new = drain(study(), store)

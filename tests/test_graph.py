@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_interpreg import graph, study_file
-from tune_interpreg.config import Arm, Study, Targets
+from tune_interpreg.config import Arm, Checks, Study, Targets
 from tune_interpreg.graph import State, Tally, Task
 from tune_interpreg.space import Search
 
@@ -21,7 +21,7 @@ MATCH = (
 
 
 def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
-    text = f"seeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n" + "".join(arms)
+    text = f"checks: null\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n" + "".join(arms)
     return study_file.parse(text, where="test.yaml")
 
 
@@ -30,7 +30,7 @@ def tally(state: State, task: Task, of: Study) -> Tally:
         key = graph.maps_of(of.arms[task.arm])
         assert key is not None
         return state.maps[key]
-    return (state.searches if task.role == "search" else state.repeats)[task.arm]
+    return {"search": state.searches, "repeat": state.repeats, "checks": state.checks}[task.role][task.arm]
 
 
 def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -208,10 +208,12 @@ def studies(draw: st.DrawFn) -> Study:
         search = Search(space=space, trials=draw(st.integers(1, 3)), **goal) if match or draw(st.booleans()) else None
         made = {"samples": draw(st.sampled_from([3, 4])), "teachers": draw(st.sampled_from(["shared", "per_seed"]))}
         targets = Targets(teacher=teacher, **made) if teacher else None
-        arms[f"a{n}"] = Arm(method="m", targets=targets, search=search)
+        method = draw(st.sampled_from(["m", "standard", "adversarial"]))
+        arms[f"a{n}"] = Arm(method=method, targets=targets, search=search)
     shuffled = draw(st.permutations(list(arms)))
     seeds, gpus = draw(st.sampled_from([(0,), (3, 1), (0, 1, 2)])), draw(st.sampled_from([0, 1]))
-    return Study(arms={name: arms[name] for name in shuffled}, seeds=seeds, resources={"gpus": gpus})
+    checks = draw(st.sampled_from([None, Checks()]))
+    return Study(arms={name: arms[name] for name in shuffled}, seeds=seeds, resources={"gpus": gpus}, checks=checks)
 
 
 def assert_prerequisites(of: Study, state: State, task: Task) -> None:
@@ -223,6 +225,11 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
         own = any(targets and targets.teachers == "per_seed" for targets in alike)
         assert set(task.parts) <= (seeds if own else {of.seeds[0]})
         assert set(task.parts) <= state.repeats[arm.targets.teacher].done
+        return
+    if task.role == "checks":
+        assert set(task.parts) <= state.repeats[task.arm].done
+        came = [name for name in graph.sources(of) if of.arms[name].search is None or state.searches[name].done]
+        assert all(set(task.parts) <= state.repeats[name].settled for name in came)
         return
     if (key := graph.maps_of(arm)) is not None:
         trained = task.parts if task.role == "repeat" else of.seeds[:1]
@@ -263,6 +270,7 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
     assert graph.waiting(of, state).keys() == unfinished
     assert_truthful(of, state)
+    assert all(state.checks[name].settled == (state.repeats[name].done if of.checks else set()) for name in of.arms)
     if not failures:
         assert state.settled == graph.total(of)
 

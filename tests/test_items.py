@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tune_interpreg import study_file
 from tune_interpreg.config import Attack, Data, Evaluation, Training
-from tune_interpreg.items import FORMAT, Item, Maps, Recipe, digest
+from tune_interpreg.items import FORMAT, Checked, Item, Maps, Recipe, digest
 
 MAPS = Maps(teacher="9f", teacher_seed=0, sigma=0.15, samples=50)
 RECIPE = Recipe(
@@ -32,8 +32,9 @@ OTHER: dict[str, Any] = {
     "data_fingerprint": "cd",
     "model": {"name": "digits_cnn", "options": {"width": 3}},
     "training": {"epochs": 2, "batch_size": 8, "lr": 0.5, "momentum": 0.1, "lr_decay": 0.7, "decay_every": 3}
-    | {"schedule": "cosine", "augment": {"flip": True, "crop": 4}},
-    "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"},
+    | {"schedule": "cosine", "augment": {"flip": True, "crop": 4}, "matmul": "tf32"},
+    "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"}
+    | {"precision": "bfloat16"},
     "evaluation": {
         "steps": 4,
         "step_size": 0.2,
@@ -45,8 +46,10 @@ OTHER: dict[str, Any] = {
     },
     "evaluation_attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7},
     "plugins": {"my-lab": "0.1"},
+    "checked": {"model": "8e", "seed": 1, "sources": {"standard": "9f"}, "images": 50, "autoattack": 5},
     "maps": {"teacher": "8e", "teacher_seed": 1, "sigma": 0.2, "samples": 9, "permute": "fixed"}
-    | {"clamp": True, "include_clean": True, "sign": "signed", "output": "probabilities"},
+    | {"clamp": True, "include_clean": True, "sign": "signed", "output": "probabilities"}
+    | {"precision": "bfloat16"},
 }
 SECTIONS = {"data", "training", "attack", "evaluation", "evaluation_attack", "maps"}
 
@@ -73,6 +76,14 @@ def test_every_field_of_a_recipe_is_part_of_its_key() -> None:
         assert OTHER[section].keys() == model.model_fields.keys() - {"root"}
     keys = {name: one.key for name, one in variants().items()}
     assert len({*keys.values(), RECIPE.key}) == len(keys) + 1
+
+
+@pytest.mark.parametrize("other", [{"model": "8f"}, {"seed": 2}, {"sources": {}}, {"images": 51}, {"autoattack": None}])
+def test_every_field_of_what_is_checked_is_part_of_the_key(other: dict[str, Any]) -> None:
+    """Of a recipe that checks nothing, none is: keys are those of before there were checks."""
+    assert OTHER["checked"].keys() == Checked.model_fields.keys()
+    assert changed(checked=OTHER["checked"] | other).key != changed(checked=OTHER["checked"]).key
+    assert changed(checked=None).key == RECIPE.key
 
 
 def test_role_seeds_and_adversarial_validation_are_part_of_an_items_key() -> None:

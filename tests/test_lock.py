@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from trainables.job import Job
 from tune_interpreg import lock, study_file
-from tune_interpreg.store import Store, StoreError
+from tune_interpreg.config import Attack, Data, Training
+from tune_interpreg.items import Item, Recipe
+from tune_interpreg.store import Refused, Store, StoreError
+from tune_interpreg.tuning import StudyTrainable, configuration
 
 HOLD = """
 import sys, time
@@ -71,3 +75,54 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"cannot be written .*--store"), lock.held(Store(tmp_path / "file" / "below")):
         pass
+
+
+def worker_of(store: Store) -> Store:
+    """The store as a worker sees it that the driver of ``store`` started."""
+    item = Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0,))
+    made = Job.of_study(configuration(item, store, "cpu")).store
+    assert made is not None
+    return made
+
+
+def test_workers_of_a_driver_that_was_killed_write_nothing_once_another_has_signed(tmp_path: Path) -> None:
+    first, second = Store(tmp_path), Store(tmp_path)
+    lock.sign(first)
+    left, file = worker_of(first), tmp_path / "models" / "key" / "seed-0.safetensors"
+    left.write_text(file, "of the first driver")
+    lock.sign(second)
+    for store in (left, first):
+        with pytest.raises(Refused, match="another run has taken it over"):
+            store.write_text(file, "too late")
+    worker_of(second).write_text(file, "of the second")
+    assert file.read_text() == "of the second"
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", None])
+def test_a_signature_that_cannot_be_read_stops_nobody(tmp_path: Path, content: bytes | None) -> None:
+    store = Store(tmp_path)
+    lock.sign(store)
+    store.driver_file.unlink() if content is None else store.driver_file.write_bytes(content)
+    worker_of(store).write_text(tmp_path / "file", "written")
+    assert lock._holder(store) == "another process, which is about to start"
+
+
+def test_a_worker_that_is_left_over_ends_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It neither burns a retry nor leaves a note; its item belongs to the other driver now."""
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
+    store = Store(tmp_path / "store")
+    lock.sign(store)
+    recipe = Recipe(
+        method="standard", data=Data(train_limit=64), training=Training(epochs=2), evaluation_attack=Attack(steps=1)
+    )
+    left = StudyTrainable(configuration(Item(arm="a", role="search", recipe=recipe, seeds=(0,)), store, "cpu"))
+    assert left.step()["epoch"] == 1
+    lock.sign(Store(store.path))
+    result = left.step()
+    assert result == {
+        "refused": f"{store.path}: another run has taken it over; this one writes nothing more",
+        "done": True,
+    }
+    assert store.records() == []
+    assert not list(store.path.rglob("error.txt"))

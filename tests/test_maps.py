@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from trainables.job import Job
 from trainables.maps import preview_maps, training_maps
@@ -28,7 +29,7 @@ def study(folder: Path, permute: str | None = None, raw: np.ndarray = RAW, seeds
     store, maps = Store(folder), Maps(teacher="t", teacher_seed=0, samples=1, permute=permute)
     store.maps_file(maps.key).parent.mkdir(parents=True)
     np.save(store.maps_file(maps.key), raw)
-    np.save(store.preview_file(maps.key), raw[:8])
+    save_file({"smoothgrad_NCHW": torch.from_numpy(raw[:8]).float()}, store.preview_file(maps.key))
     recipe = Recipe(method="interpretation", data=DATA, maps=maps)
     item = Item(arm="interp", role="search", recipe=recipe, seeds=seeds)
     return Job(item, "cpu", store, store.maps_file(maps.key))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from contract import ATTACK, METHODS, B, Make, batch, data, gradients, making, maps, method, strengths, training
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables import MethodTrainable
@@ -62,7 +62,7 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
     if recipe.maps:
         store.maps_file(recipe.maps.key).parent.mkdir(parents=True, exist_ok=True)
         np.save(store.maps_file(recipe.maps.key), maps(name))
-        np.save(store.preview_file(recipe.maps.key), maps(name, images=8))
+        save_file({"smoothgrad_NCHW": torch.from_numpy(maps(name, images=8))}, store.preview_file(recipe.maps.key))
     item = Item(arm="arm", role="repeat", recipe=recipe, seeds=(0,))
     return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
 
@@ -81,7 +81,7 @@ def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
 def settled(result: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a last step, without times: metrics, curves, counts."""
     record = json.loads(result["record"])
-    return {key: value for key, value in record.items() if key not in ("seconds", "finished")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "spent", "finished")}
 
 
 @pytest.mark.parametrize("net", DROPOUT)

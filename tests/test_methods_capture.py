@@ -53,12 +53,15 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_steps_read_nothing_back(name: str, options: dict[str, Any], make: Make) -> None:
-    """An epoch reads one mean a term, however many steps it has: a GPU can capture a step, and waits once an epoch."""
+    """An epoch reads one mean a term, and whether all weights are finite, however many steps it has.
+
+    So a GPU can capture a step, and waits once an epoch.
+    """
     for images in (B, 3 * B):
         trainable = make(name, images=images, net="digits_cnn", **options)
         with Operations() as operations:
             (means,) = trainable.trainer.run_epoch().values()
-        assert operations.host_reads() == [ATEN._local_scalar_dense] * (len(means) - 1)
+        assert operations.host_reads() == [ATEN._local_scalar_dense] * len(means)  # the loss is a sum of the means
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -71,5 +74,21 @@ def test_steps_do_the_same_whatever_the_data(name: str, options: dict[str, Any],
     for one in (given, black):
         with Operations() as operations:
             gradients(trainable, one)
+        traces.append(operations.found)
+    assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_every_step_of_an_epoch_does_the_same(name: str, options: dict[str, Any], make: Make) -> None:
+    """From the choice of the rows to the update of the weights, so that one captured step stands for all."""
+    trainable = make(name, images=4 * B, net="digits_cnn", **options)
+    trainable.trainer._begin()
+    (lane,) = trainable.trainer.engine.lanes
+    lane.advance()
+    traces = []
+    for _ in range(2):
+        with Operations() as operations:
+            lane.advance()
+        assert operations.host_reads() == []
         traces.append(operations.found)
     assert traces[0] == traces[1]

@@ -77,6 +77,7 @@ def study() -> str:
 training: {{epochs: 2, batch_size: 20, lr: 0.1}}
 attack: {{eps: 0.5, steps: 2}}
 seeds: [0, 1]
+checks: null
 arms:
   alone: {alone}
   both: {both}

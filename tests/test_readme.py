@@ -1,6 +1,7 @@
 """What the README shows is true of the program."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,12 @@ def test_the_plain_tuner_takes_the_configuration_shown() -> None:
 @pytest.mark.parametrize(
     "line", [line for block in blocks("sh") for line in block.splitlines() if "interpreg " in line]
 )
-def test_every_command_exists(line: str) -> None:
-    command = line.split()[1]
+def test_every_command_exists_and_every_study_takes_what_it_is_given(line: str) -> None:
+    command, *words = line.split()[1:]
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
-    if command == "run" and not line.split()[2].endswith(".yaml"):
-        assert line.split()[2] in study_file.shipped()
+    if command == "run" and not words[0].endswith(".yaml"):
+        assert words[0] in study_file.shipped()
+        study_file.read(words[0], [value for option, value in pairwise(words) if option == "--set"])
 
 
 def test_every_method_and_study_has_its_line() -> None:

@@ -60,9 +60,12 @@ def test_the_worst_of_several_starts_is_the_union_of_single_runs(trained: nn.Mod
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_only_strict_spares_broken_samples_further_starts(trained: nn.Module, form: Form) -> None:
+def test_only_strict_spares_broken_samples_further_starts(
+    trained: nn.Module, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every start of compat attacks the whole batch, whose mean its steps follow."""
     model, (x, y) = trained, halves()
+    monkeypatch.setattr(attacks, "AT_ONCE", len(y))
     attack = Attack(norm="l2", eps=0.6, steps=1, step_size=0.1)
     first, *others = starts_of(x, attack, 2)
     still = int((~attacks.broken_from(model, x, y, first, attack=attack, form=form)).sum())

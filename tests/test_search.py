@@ -78,7 +78,7 @@ def test_the_journal_says_after_each_trial_what_the_ledger_says(path: Path) -> N
         arm.tell(settled)
         trial = in_journal(path)[number]
         assert trial.params == settled["recipe"]["params"]
-        assert trial.user_attrs == {"number": number, "key": settled["key"]}
+        assert trial.user_attrs == {"number": number, "key": settled["key"], "state": state}
         assert trial.value == (accuracy(trial.params) if state in ("done", "pruned") else None)
     fail = TrialState.FAIL
     states_there = [trial.state for trial in in_journal(path)]

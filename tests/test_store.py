@@ -17,6 +17,7 @@ STUDY = """
 data: {name: digits, train_limit: 600}
 training: {epochs: 3, lr: 0.1}
 seeds: [0, 1]
+checks: null
 arms:
   standard: {method: standard}
   jacobian:
@@ -179,14 +180,20 @@ def test_a_twin_has_a_record_of_its_own_beside_the_one_that_ran(store: Store) ->
     assert store.records()[0] == record
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"arm": "a"}'])
-def test_a_damaged_record_is_named(store: Store, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"arm": "a"}', "[" * 9999, '{"sha256": NaN}'])
+def test_a_damaged_record_is_named_and_the_others_are_read(store: Store, content: str) -> None:
     store.write_record(ledger.record(item(), "done"))
     path = store.record_file("jacobian", "broken")
     store.write_text(path, content)
-    with pytest.raises(StoreError, match="is no ledger record") as told:
-        store.records()
-    assert str(path) in str(told.value)
+    (record,), (damaged,) = store.ledger()
+    assert record["key"] == item().key
+    assert damaged.path == path
+    assert "is damaged: it " in str(damaged)
+
+
+def test_a_sealed_record_without_what_records_have_is_named(store: Store) -> None:
+    store.write_sealed(store.record_file("jacobian", "broken"), {"arm": "jacobian", "state": "done"})
+    assert "is no ledger record: it lacks format, key, role" in str(store.ledger()[1][0])
 
 
 @pytest.mark.parametrize("damage", [{"recipe": 3}, {"seeds": "all"}, {"role": "chief"}])
@@ -220,16 +227,36 @@ def test_what_was_begun_is_known_until_it_ends(store: Store) -> None:
     (store.checkpoint_dir(items[0].key) / "epoch.safetensors").touch()
     assert [one.number for one in store.begun()] == [0, 3, 11]
     assert store.begun()[1] == items[0]
-    store.end(items[0])
-    store.end(items[0])
+    store.end(items[0].key)
+    store.end(items[0].key)
     assert [one.number for one in store.begun()] == [0, 11]
     assert not store.checkpoint_dir(items[0].key).exists()
+
+
+def test_what_killed_runs_left_is_swept_and_nothing_else(store: Store) -> None:
+    store.begin(item())
+    kept = files(store)
+    for left in (store.path / "models" / ".seed-0.safetensors.x1.part", store.tune_dir / "run" / "trial" / "result"):
+        left.parent.mkdir(parents=True)
+        left.touch()
+    store.sweep()
+    assert files(store) == kept
+    assert not store.tune_dir.exists()
+
+
+def test_the_record_of_an_item_is_found_where_it_is_whole(store: Store) -> None:
+    assert store.record_of(item()) is None
+    store.write_record(ledger.record(item(), "failed"))
+    assert store.record_of(item()) == store.records()[0]
+    store.record_file(item().arm, item().key).write_text("{")
+    assert store.record_of(item()) is None
 
 
 def test_a_note_that_names_no_item_is_named(store: Store) -> None:
     store.begin(item())
     note = store.checkpoint_dir(item().key) / "item.json"
-    note.write_text("{}")
-    with pytest.raises(StoreError, match="names no item") as told:
-        store.begun()
-    assert str(note) in str(told.value)
+    store.begin(item(number=1))
+    store.write_sealed(note, {})
+    (begun,), (damaged,) = store.notes()
+    assert begun == item(number=1)
+    assert str(damaged).startswith(f"{note}: names no item of this version: arm: ")

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tune_interpreg import integrity
+
 STUDY = """\
 data: {name: digits, train_limit: 160, validation: 60, test_limit: 60}
 model: digits_cnn
 training: {epochs: 2, batch_size: 32, lr: 0.05}
 attack: {norm: l2, eps: 0.5, steps: 2}
 seeds: [0, 1]
+checks: {images: 20}
 arms:
   standard: {method: standard}
   adversarial: {method: adversarial}
@@ -35,7 +38,8 @@ arms:
     method: jacobian
     search: {space: {lambda_j: {log_uniform: [0.001, 1.0]}}, match_loss_of: interp_robust, trials: 2}
 """
-REPEATS, SEARCHES, MAPS = 10, 6, 1
+REPEATS, SEARCHES, MAPS, CHECKS = 10, 6, 1, 10
+ALL = REPEATS + SEARCHES + MAPS + CHECKS
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +78,14 @@ def test_every_part_is_done_once_and_both_tables_are_printed(folder: Path) -> No
     records = ledger(folder / "store").values()
     roles = [record["role"] for record in records]
     assert {record["state"] for record in records} == {"done"}
-    assert [roles.count(role) for role in ("repeat", "search", "targets")] == [REPEATS, SEARCHES, MAPS]
+    assert [roles.count(role) for role in ("repeat", "search", "targets", "checks")] == [
+        REPEATS,
+        SEARCHES,
+        MAPS,
+        CHECKS,
+    ]
     printed = (folder / "printed").read_text()
-    for expected in ("Table 1", "Table 3", "compat", "strict", "10 of 10 repeats done", "tensorboard --logdir"):
+    for expected in ("Table 1", "Table 3", "compat", "strict", "10 of 10 repeats done", "tune-interpreg tensorboard"):
         assert expected in printed
     assert len(re.findall(r"\d+\.\d+ ± \d+\.\d+", printed)) >= 5 * 5
 
@@ -111,7 +120,11 @@ def test_report_prints_the_same_tables(folder: Path) -> None:
     assert ran.returncode == 0
     table = next(line for line in ran.stdout.splitlines() if "Adv. Training" in line)
     assert table in (folder / "printed").read_text()
-    assert (folder / "store" / "report" / "tables.md").read_text().count("| Adv. Training |") == 2
+    tables = (folder / "store" / "report" / "tables.md").read_text().split("\n## ")
+    holding = [table.splitlines()[0] for table in tables if "\n| Adv. Training |" in table]
+    assert {title.partition(".")[0] for title in holding} == {"Table 1", "Table 3", "Answer"}
+    (honesty,) = [table for table in tables if table.startswith("Honesty checks")]
+    assert re.search(r"^\| ball \|( (PASS|WARN \d of 2) \|)+$", honesty, re.MULTILINE)
 
 
 def test_another_setting_is_refused_and_nothing_changes(folder: Path) -> None:
@@ -119,7 +132,7 @@ def test_another_setting_is_refused_and_nothing_changes(folder: Path) -> None:
     assert ran.returncode == 2
     assert "training.epochs is 2 there, 3 here" in ran.stderr
     assert "Traceback" not in ran.stderr
-    assert len(ledger(folder / "store")) == REPEATS + SEARCHES + MAPS
+    assert len(ledger(folder / "store")) == ALL
 
 
 def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path) -> None:
@@ -131,7 +144,7 @@ def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path)
     grown = command(folder, *arguments, "--store", "store")
     assert grown.returncode == 0, grown.stdout + grown.stderr
     new = [record for key, record in ledger(folder / "store").items() if key not in before]
-    assert sorted(record["role"] for record in new) == ["repeat", "repeat", "targets"]
+    assert sorted(record["role"] for record in new) == ["checks", "checks", "repeat", "repeat", "targets"]
 
     fresh = command(folder, *arguments, "--store", "fresh")
     assert fresh.returncode == 0, fresh.stdout + fresh.stderr
@@ -150,20 +163,20 @@ def test_a_killed_study_goes_on_where_it_was(folder: Path, tmp_path: Path) -> No
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     done = {key: record["finished"] for key, record in ledger(tmp_path / "store").items()}
-    assert 5 <= len(done) < REPEATS + SEARCHES + MAPS
+    assert 5 <= len(done) < ALL
 
     again = command(tmp_path, "run", "slice.yaml", "--store", "store")
     assert again.returncode == 0, again.stdout + again.stderr
     after = ledger(tmp_path / "store")
     assert {key: after[key]["finished"] for key in done} == done
-    assert len(after) == REPEATS + SEARCHES + MAPS
+    assert len(after) == ALL
     there, here = repeats(folder / "store"), repeats(tmp_path / "store")
     for arm in ("standard", "adversarial"):
         assert [there[arm, seed] for seed in (0, 1)] == [here[arm, seed] for seed in (0, 1)]
 
 
 def test_a_failed_item_is_recorded_shown_and_run_again_on_demand(tmp_path: Path) -> None:
-    """A teacher's weights vanish: its maps are tried three times, given up, told, and made after the mend."""
+    """A teacher's weights are no weights: its maps are tried three times, given up, told, and made after the mend."""
     study = STUDY[: STUDY.index("  interp_permuted")]
     (tmp_path / "slice.yaml").write_text(study.replace("trials: 2", "trials: 1"))
     arguments = ("run", "slice.yaml", "--store", "store", "--cluster", "in-process")
@@ -171,19 +184,26 @@ def test_a_failed_item_is_recorded_shown_and_run_again_on_demand(tmp_path: Path)
     (tmp_path / "teachers.yaml").write_text(teachers)
     first = command(tmp_path, "run", "teachers.yaml", "--store", "store", "--cluster", "in-process")
     assert first.returncode == 0, first.stdout + first.stderr
-    trained = {(one["arm"], *one["seeds"]): key for key, one in ledger(tmp_path / "store").items()}
-    weights = tmp_path / "store" / "models" / trained["adversarial", 0] / "seed-0.safetensors"
-    content = weights.read_bytes()
-    weights.unlink()
+    records = ledger(tmp_path / "store").items()
+    trained = {(one["arm"], *one["seeds"]): key for key, one in records if one["role"] == "repeat"}
+    key = trained["adversarial", 0]
+    name, record = f"models/{key}/seed-0.safetensors", tmp_path / "store" / "ledger" / "adversarial" / f"{key}.json"
+    weights = tmp_path / "store" / name
+    content = {path: path.read_bytes() for path in (weights, record)}
+    weights.write_bytes(b"no weights")
+    own = integrity.opened(record)
+    own["files"][name] = integrity.sha256(weights)  # else it would be seen as damaged, and made anew
+    record.write_text(json.dumps(integrity.sealed(own)))
 
     broken = command(tmp_path, *arguments)
     assert broken.returncode == 1, broken.stdout + broken.stderr
     assert "FAILED" in broken.stdout
     assert "interp_robust has no target maps" in broken.stdout
     (failed,) = [one for one in ledger(tmp_path / "store").values() if one["state"] == "failed"]
-    assert "seed-0.safetensors" in failed["error"]
+    assert "SafetensorError" in failed["error"]
 
-    weights.write_bytes(content)
+    for path, before in content.items():
+        path.write_bytes(before)
     mended = command(tmp_path, *arguments, "--retry-failed")
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert "6 of 6 repeats done" in mended.stdout

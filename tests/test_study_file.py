@@ -106,6 +106,13 @@ BAD = [
     ("arms:\n  a:\n", "s.yaml:2: arms.a: takes a mapping such as {method: …}, got null; give it a value, or drop it"),
     ("arms:\n  a: {title: A}\n", "s.yaml:2: arms.a.method: is required: a training method, such as standard"),
     ("arms:\n  a: {method: 3}\n", "s.yaml:2: arms.a.method: takes text, got 3"),
+    (f"name: {'x' * 201}\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: name: takes a name that *, got *"),
+    ('name: "a\\0b"\narms:\n  standard: {method: standard}\n', "s.yaml:1: name: takes a name that *, got *"),
+    ("seeds: [1.0e+300]\narms:\n  standard: {method: standard}\n", "s.yaml:1: seeds.0: takes *, got 1e+300"),
+    (f"seeds: [{10**30}]\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: seeds.0: takes a number below *"),
+    (f"arms:\n  {'x' * 65}: {{method: standard}}\n", "s.yaml:2: arms.xxx*: an arm's name takes *, at most 64 of them*"),
+    ('arms:\n  "a\\0": {method: standard}\n', "s.yaml:2: arms.*: an arm's name takes *, got *"),
+    ("arms:\n  ..: {method: standard}\n", "s.yaml:2: arms.*: an arm's name takes *, got *"),
     ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
     ("name: ../x\n" + ARMS, "s.yaml:1: name: takes a name that a folder can have, *"),
     ("1: 2\n" + ARMS, "s.yaml:1: 1: unknown key; there are: arms, attack, *"),
@@ -265,11 +272,12 @@ def test_the_mnist_study_holds_the_papers_settings() -> None:
     study = study_file.load("mnist")
     assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
     training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
-    training |= {"schedule": "step", "augment": None}
+    training |= {"schedule": "step", "augment": None, "matmul": "float32"}
     assert study.training.model_dump() == training
     assert study.attack.model_dump() == {"norm": "l2", "eps": 1.5, "steps": 40, "step_size": 0.5} | {
         "direction": None,
         "start": "sphere",
+        "precision": "float32",
     }
     assert study.evaluation_attack == study.attack
     assert study.seeds == (0, 1, 2, 3, 4)

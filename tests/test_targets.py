@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from trainables import TargetsTrainable
 from trainables.base import PREVIEW
@@ -21,6 +21,7 @@ from tune_interpreg.config import Data, Model
 from tune_interpreg.data import DataError, Split
 from tune_interpreg.items import Item, Maps, Recipe
 from tune_interpreg.store import Store
+from tune_interpreg.training import Diverged
 
 N = 2 * BLOCK + 100
 DATA = Data(name="digits", train_limit=N)
@@ -137,7 +138,13 @@ def test_maps_are_made_as_the_settings_say(own: dict[str, Any], make: Make, tmp_
 def test_previews_are_maps_of_the_first_validation_images(whole: tuple[Store, list[dict[str, Any]]]) -> None:
     """A few maps beside the others, for TensorBoard: no training image is among them."""
     expected = smoothgrad(teacher(), data.load(DATA).validation.at(slice(PREVIEW)), "smoothgrad/preview")
-    assert np.array_equal(np.load(whole[0].preview_file(MAPS.key)), expected)
+    shown = load_file(whole[0].preview_file(MAPS.key))
+    rows = data.load(DATA).validation.at(slice(PREVIEW))
+    assert np.array_equal(shown["smoothgrad_NCHW"], expected)
+    assert torch.equal(shown["gradient_NCHW"], saliency.simple_gradient(teacher().eval(), rows.x_NCHW, rows.y_N))
+    assert torch.equal(shown["images_NCHW"], rows.x_NCHW)
+    assert torch.equal(shown["labels_N"], rows.y_N)
+    assert [shown[name].dtype for name in ("images_NCHW", "labels_N")] == [torch.float32, torch.int64]
 
 
 def test_progress_and_record(whole: tuple[Store, list[dict[str, Any]]]) -> None:
@@ -162,8 +169,8 @@ def test_an_interrupted_stage_makes_the_same_maps(
     killed = make(where)
     for _ in range(blocks):
         killed.step()
-    killed.raw[blocks * BLOCK :] = np.nan
-    killed.raw.flush()
+    killed.partial.raw_NCHW[blocks * BLOCK :] = np.nan
+    killed.partial.raw_NCHW.flush()
     assert len(finished(make(where))) == 3 - blocks
     assert np.array_equal(maps_of(where), maps_of(whole[0]))
 
@@ -187,17 +194,38 @@ def test_a_stage_that_dies_after_its_last_block_only_finishes(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_teacher_that_is_not_finite_is_told(value: float, make: Make, tmp_path: Path) -> None:
-    """Its maps would poison every training on them: the stage names the teacher and stops, and leaves no maps."""
-    broken = teacher()
-    with torch.no_grad():
-        next(broken.parameters())[0] = value
-    where = store(tmp_path / "store", broken)
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(
+    value: float, blocks: int, make: Make, tmp_path: Path
+) -> None:
+    """It would poison every training on it, and comes again with every try: the record names it, and no maps are left.
+
+    The teacher goes wrong after some blocks, so that the first image of the next one is the first to show it.
+    """
+    where = store(tmp_path / "store")
     trainable = make(where)
-    with pytest.raises(ArithmeticError, match="a map of the teacher teacher is not finite \\(block 0\\)"):
+    for _ in range(blocks):
         trainable.step()
+    with torch.no_grad():
+        next(trainable.teacher.parameters())[0] = value
+    result = trainable.step()
+    (record,) = where.records()
+    assert result["done"]
+    assert json.loads(result["record"]) == record
+    assert (record["state"], record["role"], record["epochs"]) == ("diverged", "targets", blocks)
+    place = f"training image {BLOCK * blocks} (block {blocks})"
+    assert record["error"] == f"the teacher adversarial, seed 3: the map of {place} is not finite"
     assert not where.maps_file(MAPS.key).exists()
-    assert where.records() == []
+    assert not list(where.checkpoint_dir(item().key).glob("maps.npy"))
+
+
+def test_the_first_image_whose_map_is_not_finite_is_named(make: Make, tmp_path: Path) -> None:
+    maps_BCHW = np.zeros((5, 1, 8, 8), np.float32)
+    maps_BCHW[3, 0, 7, 7], maps_BCHW[4] = -np.inf, np.nan
+    trainable = make(store(tmp_path / "store"))
+    with pytest.raises(Diverged, match=r"seed 3: the map of training image 1027 \(block 2\) is not finite"):
+        trainable._refuse_non_finite(maps_BCHW, "training image {} (block 2)", 1024)
+    trainable._refuse_non_finite(maps_BCHW[:3], "validation image {}")
 
 
 def test_a_reused_worker_makes_the_next_teachers_maps(

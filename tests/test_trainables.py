@@ -25,6 +25,9 @@ from tune_interpreg.store import Store
 from tune_interpreg.training import Diverged
 
 METHODS = registry.names("methods")
+
+#: The methods whose Tuner runs in the first stage: without targets and with them.
+FIRST = ("adversarial", "interpretation")
 N = 200
 DATA = {"name": "digits", "train_limit": N, "validation": 40, "test_limit": 30}
 ATTACK = {"norm": "l2", "eps": 0.5, "steps": 3}
@@ -93,7 +96,9 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.timeout(600)  # each starts a worker, which takes long where other work has the cores
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_a_method_works_alone_under_a_plain_tuner(name: str, tmp_path: Path) -> None:
     """A Tuner needs the class and a space: it draws the strengths, and gets metrics, a checkpoint and events."""
     given = {"maps": maps_file(tmp_path)} if method(name).needs_targets else {}

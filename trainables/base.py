@@ -7,23 +7,26 @@ worker or a later run goes on; the last one ends with the final evaluation and t
 from __future__ import annotations
 
 import json
+import socket
 import time
-from collections.abc import Mapping
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ray import tune
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainables import plain
+from trainables import checkpoint, plain
 from trainables.job import Job
 from trainables.maps import preview_maps, training_maps
-from tune_interpreg import ledger, objective, saliency
+from tune_interpreg import gpu, integrity, ledger, memory, objective, saliency
 from tune_interpreg.data import pixels
 from tune_interpreg.space import Parameter
-from tune_interpreg.store import Store
+from tune_interpreg.store import Damaged
 from tune_interpreg.tensorboard_log import TrialLog
 from tune_interpreg.training import Batch, Diverged, Guidance, Trainer
 
@@ -80,6 +83,9 @@ class MethodTrainable(tune.Trainable):
         self.recipe = self.job.item.recipe
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
         self.params: dict[str, Any] = defaults | self.recipe.params
+        memory.keep_freed()
+        gpu.exact()
+        gpu.forget_peak(self.job.device)
         self.data = self.job.dataset()
         self.trainer = Trainer(
             model=self.recipe.model,
@@ -90,47 +96,68 @@ class MethodTrainable(tune.Trainable):
             guidance=self._guidance(),
             device=self.job.device,
         )
-        self.seconds = 0.0
+        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what they were spent on
         self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.job.item.seeds}
+        self.warning: str | None = None  # for the user, with the next result
         self._resume()
         self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
     def step(self) -> dict[str, Any]:
-        started, lr = time.perf_counter(), self.trainer.lr
+        before, lr = self.spent["train"], self.trainer.lr
         try:
-            losses = self.trainer.run_epoch()
+            with self._timed("train"):
+                losses = self.trainer.run_epoch()
         except Diverged as error:
             if self.job.store is None:
                 raise
             return self._settle("diverged", error=str(error))
-        rate = len(losses) * self.trainer.images / (time.perf_counter() - started)
-        metrics = self._validate(losses)
+        self._warn(self.trainer.engine.complaint(self.recipe.method))
+        rate = len(losses) * self.trainer.images / (self.spent["train"] - before)
+        with self._timed("evaluate"):
+            metrics = self._validate(losses)
         for seed, one in metrics.items():
             self.curves[seed].append(one)
         mean = _mean(metrics)
-        self.log.scalars(self.trainer.epoch, mean | {"train/lr": lr, "train/samples_per_second": rate})
-        self.seconds += time.perf_counter() - started
+        with self._timed("log"):
+            self.log.scalars(self.trainer.epoch, mean | {"train/lr": lr, "train/samples_per_second": rate})
         if self._last:
             return self._finish(metrics)
-        self._save_in_store()
-        return {**mean, "epoch": self.trainer.epoch}
+        with self._timed("save"):
+            self._save_in_store()
+        return {**mean, "epoch": self.trainer.epoch, "seconds": self.seconds}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self._save(Path(checkpoint_dir) / CHECKPOINT)
+        with integrity.writing(Path(checkpoint_dir) / CHECKPOINT) as temporary:
+            self._save(temporary)
 
     def load_checkpoint(self, checkpoint_dir: str | None) -> None:
         if checkpoint_dir is not None:
             self._load(Path(checkpoint_dir) / CHECKPOINT)
-            self.log.close()
             self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
         self.setup(new_config)
         return True
 
-    def cleanup(self) -> None:
-        self.log.close()
+    @property
+    def seconds(self) -> float:
+        """What the item has taken so far, in all of its workers."""
+        return sum(self.spent.values())
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        """Adds what the block takes to the item's account."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.perf_counter() - started
+
+    def _warn(self, told: str | None) -> None:
+        """Tell the user: a study with the next result, plain Tune by Python's warning."""
+        if told is not None and self.job.store is None:
+            warnings.warn(told, stacklevel=3)
+        self.warning = "\n".join(filter(None, (self.warning, told))) or None
 
     def _guidance(self) -> Guidance | None:
         if not self.needs_targets:
@@ -159,26 +186,30 @@ class MethodTrainable(tune.Trainable):
             | objective.validate(
                 replica.model, self.data, self.recipe, seed=replica.seed, adversarial=self.job.item.adversarial and due
             )
-            for replica in self.trainer.replicas
+            for replica in self.trainer.sound
         }
 
     def _finish(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
         """The final evaluation of a repeat, the model, and the record."""
-        started = time.perf_counter()
         counts = {"train": len(self.data.train), "val": len(self.data.validation)}
         judged: dict[int, dict[str, float]] = {seed: {} for seed in metrics}
         if self.job.item.role == "repeat":
-            for replica in self.trainer.replicas:
-                judged[replica.seed], counted = objective.final(
-                    replica.model, self.data, self.recipe, seed=replica.seed
-                )
+            for replica in self.trainer.sound:
+                with self._timed("evaluate"):
+                    judged[replica.seed], counted = objective.final(
+                        replica.model, self.data, self.recipe, seed=replica.seed
+                    )
                 counts |= counted
-                self._save_model(replica.seed, replica.model)
-        self.log.scalars(self.trainer.epoch, _mean(judged))
+                with self._timed("save"):
+                    self._save_model(replica.seed, replica.model)
         everything = {seed: one | judged[seed] for seed, one in metrics.items()}
-        self._log_result(_mean(everything))
-        self.seconds += time.perf_counter() - started
-        return self._settle("done", metrics=everything, counts=counts)
+        with self._timed("log"):
+            self.log.scalars(self.trainer.epoch, _mean(judged))
+            self._log_result()
+        with self._timed("save"):
+            files = self._made()
+        error = "; ".join(self.trainer.diverged.values()) or None
+        return self._settle("done", metrics=everything, counts=counts, files=files, error=error)
 
     def _settle(self, state: ledger.Settled, **known: Any) -> dict[str, Any]:
         record = ledger.record(
@@ -186,11 +217,15 @@ class MethodTrainable(tune.Trainable):
             state,
             epochs=self.trainer.epoch,
             seconds=self.seconds,
+            spent=self.spent,
             device=self.job.device_name,
+            host=socket.gethostname(),
             **known,
         )
         if state == "done":
-            record["curves"] = {str(seed): curve for seed, curve in self.curves.items()}
+            record["curves"] = {str(one.seed): self.curves[one.seed] for one in self.trainer.sound}
+        if (peak := gpu.peak_bytes(self.job.device)) is not None:
+            record["gpu_bytes_a_seed"] = peak // len(self.job.item.seeds)
         if self.job.store:
             self.job.store.write_record(record)
         return {
@@ -202,40 +237,54 @@ class MethodTrainable(tune.Trainable):
 
     # ------------------------------------------------------------- checkpoints
     def _save(self, path: Path) -> None:
-        progress = {"epoch": self.trainer.epoch, "seconds": self.seconds, "curves": self.curves}
-        with Store.writing(path) as temporary:
-            save_file(self.trainer.state(), temporary, metadata={"progress": json.dumps(progress)})
+        diverged = self.trainer.diverged
+        progress = {"epoch": self.trainer.epoch, "spent": self.spent, "curves": self.curves, "diverged": diverged}
+        checkpoint.save(path, self.trainer.state(), progress)
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as opened:
-            progress = json.loads(opened.metadata()["progress"])
-        self.trainer.load_state(load_file(path, device=self.job.device), progress["epoch"])
-        self.seconds = progress["seconds"]
+        tensors, progress = checkpoint.load(path, self.job.device)
+        self.trainer.load_state(tensors, progress["epoch"])
+        self.spent = defaultdict(float, progress.get("spent", {}))  # older versions kept none
         self.curves = {int(seed): curve for seed, curve in progress["curves"].items()}
+        self.trainer.diverged = {int(seed): why for seed, why in progress.get("diverged", {}).items()}
 
     def _save_in_store(self) -> None:
-        if self.job.store:
-            self._save(self.job.store.checkpoint_dir(self.job.item.key) / CHECKPOINT)
+        if store := self.job.store:
+            with store.writing(store.checkpoint_dir(self.job.item.key) / CHECKPOINT) as temporary:
+                self._save(temporary)
 
     def _resume(self) -> None:
-        if self.job.store and (path := self.job.store.checkpoint_dir(self.job.item.key) / CHECKPOINT).exists():
+        """Go on from the store's checkpoint; from the start where that is damaged."""
+        store = self.job.store
+        if store is None or not (path := store.checkpoint_dir(self.job.item.key) / CHECKPOINT).exists():
+            return
+        try:
             self._load(path)
+        except Damaged as error:
+            self.warning = f"{store.set_aside(error)}; its training starts anew"
 
     def _save_model(self, seed: int, model: nn.Module) -> None:
-        if self.job.store:
-            with Store.writing(self.job.store.model_file(self.job.item.key, seed)) as temporary:
+        if store := self.job.store:
+            with store.writing(store.model_file(self.job.item.key, seed)) as temporary:
                 save_file(model.state_dict(), temporary)
+
+    def _made(self) -> dict[str, str]:
+        """The models that a repeat leaves in the store, with their checksums."""
+        store, item = self.job.store, self.job.item
+        if store is None or item.role != "repeat":
+            return {}
+        return store.checksums(*(store.model_file(item.key, replica.seed) for replica in self.trainer.sound))
 
     # ------------------------------------------------------------- TensorBoard
     def _log_folder(self) -> Path:
         return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
 
-    def _log_result(self, mean: Mapping[str, float]) -> None:
-        model, shown = self.trainer.replicas[0].model, self.data.validation.at(slice(PREVIEW))
+    def _log_result(self) -> None:
+        model, shown = self.trainer.sound[0].model, self.data.validation.at(slice(PREVIEW))
         x_BCHW, raw_BCHW = pixels(shown.x_NCHW), preview_maps(self.job)
         own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, shown.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
-        self.log.hparams(self.params | {"method": self.recipe.method}, mean)
+        self.log.hparams({"arm": self.job.item.arm, "method": self.recipe.method} | self.params)
 
 
 def _mean(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:

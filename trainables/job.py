@@ -21,7 +21,8 @@ from tune_interpreg.store import Store
 class Job:
     """An item, and where it runs; without a store nothing but Tune keeps its results.
 
-    maps: an .npy file of the raw target maps of all training images, for methods that need targets.
+    store: of the driver that handed the item out. maps: an .npy file of the raw target maps of all training images, for
+    methods that need targets.
     """
 
     item: Item
@@ -31,8 +32,8 @@ class Job:
 
     @classmethod
     def of_study(cls, config: Mapping[str, Any]) -> Job:
-        """From the ``{item, store, device}`` that a study hands its workers."""
-        item, store = Item.model_validate(config["item"]), Store(config["store"])
+        """From what a study hands its workers (see ``tuning.configuration``)."""
+        item, store = Item.model_validate(config["item"]), Store(config["store"], config.get("driver"))
         maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
         return cls(item, config["device"], store, maps)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from trainables.job import Job
@@ -45,7 +46,7 @@ def preview_maps(job: Job) -> Tensor | None:
     maps = job.item.recipe.maps
     if not (maps and job.store):
         return None
-    raw_BCHW = torch.from_numpy(np.load(job.store.preview_file(maps.key))).float().to(job.device)
+    raw_BCHW = load_file(job.store.preview_file(maps.key), device=job.device)["smoothgrad_NCHW"]
     if _permute(job) is None:
         return raw_BCHW
     return saliency.permute(raw_BCHW, seeding.generator(job.item.seeds[0], "preview", job.device))

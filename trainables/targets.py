@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from ray import tune
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from trainables.base import PREVIEW
 from trainables.job import Job
-from tune_interpreg import ledger, saliency, seeding
+from trainables.partial_maps import BLOCK, PartialMaps
+from tune_interpreg import gpu, ledger, memory, saliency, seeding
 from tune_interpreg.data import Split, pixels
 from tune_interpreg.models import build
-from tune_interpreg.store import Store
-
-#: Images a step; each block has its own noise generator, so that an interrupted stage goes on with the same maps.
-BLOCK = 512
+from tune_interpreg.training import Diverged
 
 
 class TargetsTrainable(tune.Trainable):
@@ -32,6 +32,8 @@ class TargetsTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         if "item" not in config:
             raise ValueError("TargetsTrainable runs within a study only: its configuration is {item, store, device}")
+        memory.keep_freed()
+        gpu.exact()
         self.job = Job.of_study(config)
         assert self.job.store is not None
         assert self.job.item.recipe.maps is not None
@@ -41,35 +43,34 @@ class TargetsTrainable(tune.Trainable):
         untrained = build(self.job.item.recipe.model, self.data.shape, self.data.classes, seeding.generator(0, "init"))
         self.teacher = untrained.to(self.job.device).eval()
         self.teacher.load_state_dict(weights)
-        self._resume()
-
-    def _resume(self) -> None:
-        """Open the unfinished maps and go on after the last whole block."""
-        folder = self.store.checkpoint_dir(self.job.item.key)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.partial, self.progress = folder / "maps.npy", folder / "progress.json"
-        begun = self.progress.exists() and self.partial.exists()
-        known = json.loads(self.progress.read_text()) if begun else {"block": 0, "seconds": 0.0}
-        self.block, self.seconds = int(known["block"]), float(known["seconds"])
-        shape = tuple(self.data.train.x_NCHW.shape)
-        self.raw = np.lib.format.open_memmap(self.partial, mode="r+" if begun else "w+", dtype=np.float32, shape=shape)
+        shape = self.data.train.x_NCHW.shape
+        self.partial = PartialMaps(self.store, self.store.checkpoint_dir(self.job.item.key), shape)
+        self.warning = self.partial.warning  # for the user, with the next result
 
     def step(self) -> dict[str, Any]:
         """One block; a stage that died after its last block only has to finish."""
+        try:
+            return self._step()
+        except Diverged as error:  # the teacher's maps are the same however often they are made
+            return self._settle("diverged", error=str(error))
+
+    def _step(self) -> dict[str, Any]:
         started = time.perf_counter()
         images = len(self.data.train)
         if self.block * BLOCK < images:
-            self._make_block(self.block * BLOCK)
-            self.block += 1
-            self.seconds += time.perf_counter() - started
-            Store.write_json(self.progress, {"block": self.block, "seconds": self.seconds})
+            first = self.block * BLOCK
+            rows = self.data.train.at(slice(first, first + BLOCK))
+            maps_BCHW = self._smoothgrad(rows, f"smoothgrad/{self.block}")
+            self._refuse_non_finite(maps_BCHW, f"training image {{}} (block {self.block})", first)
+            self.partial.add(maps_BCHW, time.perf_counter() - started)
         done = min(images, self.block * BLOCK)
-        return self._finish() if done == images else {"maps": done / images, "epoch": self.block}
+        going_on = {"maps": done / images, "epoch": self.block, "of": self.partial.of}
+        return self._finish() if done == images else going_on
 
-    def _make_block(self, first: int) -> None:
-        last, train = first + BLOCK, self.data.train
-        self.raw[first:last] = self._smoothgrad(train.at(slice(first, last)), f"smoothgrad/{self.block}")
-        self.raw.flush()
+    @property
+    def block(self) -> int:
+        """How many blocks are made."""
+        return len(self.partial.blocks)
 
     def _smoothgrad(self, rows: Split, purpose: str) -> np.ndarray:
         maps_BCHW = saliency.smoothgrad(
@@ -80,36 +81,54 @@ class TargetsTrainable(tune.Trainable):
             generator=seeding.generator(self.maps.teacher_seed, purpose, self.job.device),
             chunk=1,
         )
-        if not torch.isfinite(maps_BCHW).all():
-            raise ArithmeticError(f"a map of the teacher {self.maps.teacher} is not finite (block {self.block})")
         return maps_BCHW.cpu().numpy()
+
+    def _refuse_non_finite(self, maps_BCHW: np.ndarray, image: str, first: int = 0) -> None:
+        """Raise ``Diverged`` with the teacher and the first image, by its row, whose map is not finite."""
+        wrong_B = ~np.isfinite(maps_BCHW).all(axis=(1, 2, 3))
+        if wrong_B.any():
+            teacher = f"the teacher {self.job.item.arm}, seed {self.maps.teacher_seed}"
+            raise Diverged(f"{teacher}: the map of {image.format(first + int(wrong_B.argmax()))} is not finite")
 
     def _finish(self) -> dict[str, Any]:
         """The maps at their place and the record; the unfinished file goes last, so that a retry need not remake it."""
-        preview = self._smoothgrad(self.data.validation.at(slice(PREVIEW)), "smoothgrad/preview")
-        with Store.writing(self.store.preview_file(self.maps.key)) as temporary, temporary.open("wb") as file:
-            np.save(file, preview)
-        dtype = "float16" if saliency.fits_half(torch.from_numpy(self.raw)) else "float32"
-        self._write_maps(dtype)
+        maps, preview = self.store.maps_file(self.maps.key), self.store.preview_file(self.maps.key)
+        with self.store.writing(preview) as temporary:
+            save_file(self._preview(), temporary)
+        dtype = "float16" if saliency.fits_half(torch.from_numpy(self.partial.raw_NCHW)) else "float32"
+        with self.store.writing(maps) as temporary:
+            self.partial.copy(temporary, dtype)
+        counts, files = {"train": len(self.data.train)}, self.store.checksums(maps, preview)
+        return self._settle("done", {"maps_dtype": dtype}, counts=counts, files=files) | {"maps": 1.0}
+
+    def _settle(self, state: ledger.Settled, own: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
+        """Write the record, with keys of this stage's own, and drop the unfinished maps."""
         record = ledger.record(
             self.job.item,
-            "done",
-            counts={"train": len(self.data.train)},
+            state,
             epochs=self.block,
-            seconds=self.seconds,
+            seconds=self.partial.seconds,
+            spent={"maps": self.partial.seconds},
             device=self.job.device_name,
-        )
-        record["maps_dtype"] = dtype
+            host=socket.gethostname(),
+            **known,
+        ) | dict(own or {})
         self.store.write_record(record)
-        self.partial.unlink()
-        return {"maps": 1.0, "epoch": self.block, "record": json.dumps(record), "done": True}
+        self.partial.drop()
+        return {"epoch": self.block, "record": json.dumps(record), "done": True}
 
-    def _write_maps(self, dtype: str) -> None:
-        with Store.writing(self.store.maps_file(self.maps.key)) as temporary:
-            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=self.raw.shape)
-            for first in range(0, len(stored), BLOCK):
-                stored[first : first + BLOCK] = self.raw[first : first + BLOCK]
-            stored.flush()
+    def _preview(self) -> dict[str, torch.Tensor]:
+        """A few validation images and the teacher's maps of them, for TensorBoard and figures."""
+        shown = self.data.validation.at(slice(PREVIEW))
+        images_NCHW, maps_NCHW = pixels(shown.x_NCHW), self._smoothgrad(shown, "smoothgrad/preview")
+        self._refuse_non_finite(maps_NCHW, "validation image {}")
+        tensors = {
+            "images_NCHW": images_NCHW.float(),
+            "labels_N": shown.y_N.long(),
+            "smoothgrad_NCHW": torch.from_numpy(maps_NCHW),
+            "gradient_NCHW": saliency.simple_gradient(self.teacher, images_NCHW, shown.y_N),
+        }
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)

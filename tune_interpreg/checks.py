@@ -67,9 +67,10 @@ def _section(raw: Section, *keys: str) -> Section:
 def _top_level(raw: Section) -> Iterator[Found]:
     yield from _named("datasets", raw, "data", Data)
     yield from _named("models", raw, "model", Model)
-    if _section(raw, "evaluation").get("autoattack") is not None and find_spec("pyautoattack") is None:
-        remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
-        yield ("evaluation", "autoattack"), f"needs the package pyautoattack; {remedy}"
+    for section in ("evaluation", "checks"):
+        if _section(raw, section).get("autoattack") is not None and find_spec("pyautoattack") is None:
+            remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
+            yield (section, "autoattack"), f"needs the package pyautoattack; {remedy}"
 
 
 def _named(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Found]:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 import torch
 from ray import tune
 
-from tune_interpreg import stopping
-from tune_interpreg.config import Resources
+from tune_interpreg import connection, nodes, pulse, stopping, travel
+from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher, Pause
 from tune_interpreg.items import Item
 from tune_interpreg.stopping import Stop
+from tune_interpreg.storage import Refused, refusing
 from tune_interpreg.tuning import (
+    RETRIES,
     GraphScheduler,
     GraphSearcher,
     StudyTrainable,
     configuration,
+    hear,
     last_error,
     numbers,
 )
-
-#: How often an item that raises, or whose worker dies, is started again before it is given up.
-RETRIES = 2
 
 #: What Ray and Tune read from the environment; set unless the user has.
 SETTINGS = {
@@ -37,13 +42,14 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker that died goes on; what is given up, the dispatcher tells
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and limits the time that stopping takes
 }
 
-
-class ClusterError(RuntimeError):
-    """No place to run: an address without a cluster, or a cluster without the resources that a trial needs."""
+#: More trials at once than any cluster holds: the searcher itself keeps to what the nodes hold.
+ANY_NUMBER = 10**6
 
 
 def drain(dispatcher: Dispatcher, where: str) -> Stop:
@@ -61,13 +67,29 @@ def drain(dispatcher: Dispatcher, where: str) -> Stop:
         with stopping.heard() as stop:
             _in_process(dispatcher, device, stop)
         return stop
-    _connect(where)
+    _connect(dispatcher.study, where)
     try:
         with stopping.heard() as stop, suppress(KeyboardInterrupt):  # Ray has a handler of its own until here
-            _tune(dispatcher, device)
+            _tune(dispatcher, device, stop)
     finally:
         ray.shutdown()
     return stop
+
+
+def room(study: Study, where: str) -> int:
+    """How many trials run at once there; raises ``ClusterError`` where there is no room for one.
+
+    On this machine it is told without starting Ray, by what Ray would find.
+    """
+    if where == "in-process":
+        return 1
+    if where == "local":
+        return nodes.together([nodes.here()], study.resources)
+    _connect(study, where)
+    try:
+        return nodes.together(nodes.living(), study.resources)
+    finally:
+        ray.shutdown()
 
 
 # ---------------------------------------------------------------- in this process
@@ -82,8 +104,11 @@ def _in_process(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
 def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop) -> None:
     for _ in range(1 + RETRIES):
         try:
-            _run(dispatcher, item, StudyTrainable(config), stop)
+            with refusing(dispatcher.store.path):
+                _run(dispatcher, item, StudyTrainable(config), stop)
             return
+        except Refused:
+            raise
         except Exception:
             continue
     dispatcher.fail(item, last_error(dispatcher.store, item))
@@ -93,9 +118,11 @@ def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable, stop: St
     try:
         while "record" not in (result := trainable.step()):
             stop.check()
+            hear(dispatcher, result)
             if dispatcher.epoch(item, numbers(result)):
-                dispatcher.prune(item, numbers(result))
+                dispatcher.prune(item, numbers(result), result.get("seconds", 0.0))
                 return
+        hear(dispatcher, result)
         dispatcher.finish(item, json.loads(result["record"]))
     finally:
         trainable.cleanup()
@@ -103,68 +130,76 @@ def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable, stop: St
 
 
 # ------------------------------------------------------------------------- on Ray
-def _connect(where: str) -> None:
-    address = "local" if where == "local" else where
-    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-    try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **(local if address == "local" else {}),
-        )
-    except ConnectionError as error:
-        raise ClusterError(
-            f"--cluster {where}: no Ray cluster answers there ({error}). Start one with `ray start --head`, "
-            "give its address, or use --cluster local"
-        ) from None
+def _connect(study: Study, where: str) -> None:
+    if where == "local":
+        connection.start()
+        return
+    with TemporaryDirectory() as scratch:  # Ray copies what lies there when it connects
+        modules = travel.modules(travel.packages(study), Path(scratch))
+        variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
+        connection.join(where, {"py_modules": modules, "excludes": list(travel.EXCLUDED), "env_vars": variables})
 
 
-def _tune(dispatcher: Dispatcher, device: str) -> None:
+class _Asked(tune.Stopper):
+    """Ends Tune's run where it was asked to stop; each trial first finishes its epoch."""
+
+    def __init__(self, stop: Stop):
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.asked
+
+
+def _this_node(node: str) -> dict[str, Any] | None:
+    """What the cluster knows of the node, or None where it counts it as dead."""
+    return next((one for one in ray.nodes() if one["NodeID"] == node and one["Alive"]), None)
+
+
+@contextmanager
+def _watched(stop: Stop) -> Iterator[None]:
+    """Ends the process where Ray dies beneath it."""
+    here = ray.get_runtime_context()
+    this = partial(_this_node, here.get_node_id())
+    raylet = (this() or {}).get("RayletSocketName", "")
+    with pulse.watched(here.gcs_address, raylet, lambda: this() is not None, stop):
+        yield
+
+
+def _tune(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     resources = dispatcher.study.resources
-    _require(resources)
     searcher = GraphSearcher(dispatcher, device)
-    scratch = dispatcher.store.path / ".tune"
+    searcher.nodes.require()
+    scratch = dispatcher.store.tune_dir
+    nodes.tell_out_of_memory()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher tells what fails, once it is given up
     tuner = tune.Tuner(
         tune.with_resources(StudyTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=GraphScheduler(searcher),
             num_samples=-1,
-            max_concurrent_trials=_concurrent(resources),
+            max_concurrent_trials=ANY_NUMBER,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="run",
             storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
+            stop=_Asked(stop),
         ),
     )
     try:
-        tuner.fit()
+        with stop.polled(), _watched(stop):
+            tuner.fit()
+    except Exception as error:
+        raise searcher.failure or error from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure
-
-
-def _require(resources: Resources) -> None:
-    """Refuse a request that no node can meet."""
-    asked = {"CPU": resources.cpus, "GPU": resources.gpus}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
-        there = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise ClusterError(
-            f"resources: a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but no node has them "
-            f"(nodes: {there}); lower resources in the study, or --set resources.gpus=0"
-        )
-
-
-def _concurrent(resources: Resources) -> int:
-    """How many trials the cluster holds at once."""
-    whole = ray.cluster_resources()
-    asked = {"CPU": resources.cpus, "GPU": resources.gpus}
-    return max(1, min(math.floor(whole.get(name, 0) / amount) for name, amount in asked.items() if amount))

@@ -14,6 +14,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tune_interpreg.fields import Flag, Frozen, Given, Number, Option, Whole, gathered, shown
 from tune_interpreg.space import Search
 
+#: Seeds name files.
+Seed = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+
 
 class Named(Frozen):
     """A section that names something registered; the bare name stands for it, and further keys are its options."""
@@ -65,6 +68,7 @@ class Training(Frozen):
 
     schedule: ``step`` multiplies the rate by ``lr_decay`` each ``decay_every`` epochs; ``cosine`` lowers it from ``lr``
     towards 0 along half a cosine over all epochs, once an epoch. augment: null trains on the images as they are.
+    matmul: how a GPU multiplies while it trains: in ``float32``, or faster in ``tf32``, with 10 bits of mantissa.
     """
 
     epochs: Whole = Field(30, ge=1)
@@ -75,6 +79,7 @@ class Training(Frozen):
     decay_every: Whole = Field(10, ge=1)
     schedule: Literal["step", "cosine"] = "step"
     augment: Augment | None = None
+    matmul: Literal["float32", "tf32"] = "float32"
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -83,12 +88,18 @@ class Training(Frozen):
         return self.lr * self.lr_decay ** (epoch // self.decay_every)
 
 
+#: In what a network multiplies where its results may be rounded: bfloat16 keeps 8 bits of float32's mantissa of 24.
+Precision = Literal["float32", "bfloat16"]
+
+
 class Attack(Frozen):
     """Projected gradient descent (Eq. 5, 6). ``eps`` and ``step_size`` are radii in ``norm``, pixels in [0, 1].
 
     step_size: null stands for 2.5·eps/steps. direction: a step follows the gradient over its ``l2`` norm, or its
     ``sign`` (null: l2 under l2, sign under linf). start: ``sphere`` projects uniform pixels to the ball, so that most
-    starts lie at its surface; ``ball`` draws uniformly from within it.
+    starts lie at its surface; ``ball`` draws uniformly from within it. precision: in what the network multiplies while
+    training attacks it: ``bfloat16`` is 1.6 times as fast, or more, on a processor that has it, and less exact; models
+    are judged in ``float32`` whatever stands here.
     """
 
     norm: Literal["l2", "linf"] = "l2"
@@ -97,6 +108,7 @@ class Attack(Frozen):
     step_size: Number | None = Field(None, gt=0)
     direction: Literal["l2", "sign"] | None = None
     start: Literal["sphere", "ball"] = "sphere"
+    precision: Precision = "float32"
 
     @property
     def step(self) -> float:
@@ -124,6 +136,17 @@ class Evaluation(Frozen):
     gradient_samples: Whole | None = Field(None, ge=1)
 
 
+class Checks(Frozen):
+    """Whether each repeat's adversarial accuracy can be believed: nine checks of its model, which change no metric.
+
+    images: validation images that they rest on, a stratified subset (all, where there are fewer). autoattack: those of
+    them that the AutoAttack ensemble attacks as well (null: none; needs the extra ``autoattack``).
+    """
+
+    images: Whole = Field(100, ge=1)
+    autoattack: Whole | None = Field(None, ge=1)
+
+
 Permutation = Literal["fixed", "redrawn"]
 
 
@@ -137,13 +160,21 @@ class Resources(Frozen):
     cpus: Number = Field(1, gt=0)
     gpus: Number = Field(0, ge=0)
 
+    @field_validator("gpus")
+    @classmethod
+    def _shares_one_or_takes_whole(cls, gpus: float) -> float:
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"takes a part of one GPU or whole ones, got {shown(gpus)}")
+        return gpus
+
 
 class MapSettings(Frozen):
     """What raw SmoothGrad maps are made of (Eq. 4), but for the teacher.
 
     sigma: the noise's standard deviation, in pixels. samples: N. clamp: noisy images are clamped to [0, 1].
     include_clean: the clean image is one more sample. sign: the mean is of |g| (``abs``) or of g (``signed``).
-    output: g is the gradient of the label's logit, or of its probability.
+    output: g is the gradient of the label's logit, or of its probability. precision: in what the teacher multiplies, as
+    in ``attack``; maps are float32 in either.
     """
 
     sigma: Number = Field(0.15, ge=0)
@@ -152,6 +183,7 @@ class MapSettings(Frozen):
     include_clean: Flag = False
     sign: Literal["abs", "signed"] = "abs"
     output: Literal["logits", "probabilities"] = "logits"
+    precision: Precision = "float32"
 
     @property
     def maps(self) -> MapSettings:
@@ -208,15 +240,17 @@ class Study(Frozen):
     training: Training = Training()
     attack: Attack = Attack()
     evaluation: Evaluation = Evaluation()
+    checks: Checks | None = Checks()
     resources: Resources = Resources()
-    seeds: tuple[Whole, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4), min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
 
     @field_validator("name")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
-        if not name.strip(". ") or set(name) & set("/\\\0"):
-            raise ValueError(f"takes a name that a folder can have, without slashes, got {shown(name)}")
+        if not name.strip(". ") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
+            rule = "takes a name that a folder can have, printable, without slashes, at most 200 bytes"
+            raise ValueError(f"{rule}, got {shown(name)}")
         return name
 
     @field_validator("seeds")
@@ -228,15 +262,15 @@ class Study(Frozen):
 
     @property
     def evaluation_attack(self) -> Attack:
-        """The attack that models are judged by: training's norm and radius, the evaluation's steps."""
+        """The attack that models are judged by: training's norm and radius, the evaluation's steps, in float32."""
         own = self.evaluation
         steps = own.steps or self.attack.steps
         same = steps == self.attack.steps
         step_size = own.step_size or (self.attack.step_size if same else None)
-        return self.attack.model_copy(update={"steps": steps, "step_size": step_size})
+        return self.attack.model_copy(update={"steps": steps, "step_size": step_size, "precision": "float32"})
 
     def setting(self) -> dict[str, Any]:
         """What all trials share; a store holds trials of one setting only."""
-        shared = self.model_dump(mode="json", exclude={"name", "resources", "seeds", "arms"})
+        shared = self.model_dump(mode="json", exclude={"name", "checks", "resources", "seeds", "arms"})
         shared["data"].pop("root")
         return shared

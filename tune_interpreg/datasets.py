@@ -11,10 +11,12 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tune_interpreg.data import DataError, Source, Split, stratified
@@ -56,13 +58,24 @@ def digits(root: Path | None) -> Source:
 
 
 def _digits(*, test: bool) -> Split:
-    from sklearn.datasets import load_digits  # slow to import, and only this data set needs it
-
-    images, labels = load_digits(return_X_y=True)
-    x_NCHW = torch.from_numpy(images / 16).to(torch.float32).reshape(-1, 1, 8, 8)
-    everything = Split(x_NCHW, torch.from_numpy(labels).to(torch.int64))
+    x_ND, y_N = np.split(_digits_table(), [64], axis=1)
+    x_NCHW = torch.from_numpy(x_ND / 16).to(torch.float32).reshape(-1, 1, 8, 8)
+    everything = Split(x_NCHW, torch.from_numpy(y_N).to(torch.int64).squeeze(1))
     test_M, train_M = stratified(everything.y_N, 360, "digits test")
     return everything.at(test_M if test else train_M)
+
+
+def _digits_table() -> NDArray[np.float64]:
+    """The 1,797 rows of 64 pixels and a label that ``sklearn.datasets.load_digits`` reads.
+
+    Read without it: its import takes each worker, and a look at a finished study, a second.
+    """
+    path = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits  # a version that keeps it elsewhere
+
+    return np.column_stack(load_digits(return_X_y=True))
 
 
 def mnist(root: Path | None) -> Source:
@@ -130,30 +143,42 @@ def _altered(folder: Path) -> list[str]:
 
 
 def _idx_split(folder: Path, files: tuple[str, str]) -> Split:
-    images, labels = files
-    return Split(read_idx(folder / images, dimensions=3).unsqueeze(1), read_idx(folder / labels, dimensions=1).long())
+    images, labels = (folder / file for file in files)
+    x_NHW, y_N = read_idx(images, dimensions=3), read_idx(labels, dimensions=1).long()
+    if x_NHW.shape[1:] != (28, 28):
+        raise _again(images, f"images are (1, 28, 28), got {(1, *x_NHW.shape[1:])}")
+    if len(y_N) != len(x_NHW):
+        raise _again(labels, f"holds a label for each of the {len(x_NHW):,} images in {images.name}, got {len(y_N):,}")
+    if (y_N > 9).any():
+        raise _again(labels, f"labels lie in 0..9, got {y_N.max()} for image {int((y_N > 9).nonzero()[0])}")
+    return Split(x_NHW.unsqueeze(1), y_N)
 
 
 def read_idx(path: Path, *, dimensions: int) -> Tensor:
     """Read an IDX file of bytes: 00 00 08 dimensions, each size as a big-endian uint32, then the values.
 
-    Returns a uint8 tensor of these sizes. Raises ``DataError`` for another header or length.
+    Returns a uint8 tensor of these sizes. Raises ``DataError`` for another header or length, and where it is not read.
     """
-    content = np.fromfile(path, dtype=np.uint8)
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read ({reason}); mend that, or name another --data-root") from error
     start = 4 + 4 * dimensions
     if content[:4].tolist() != [0, 0, 8, dimensions] or content.size < start:
-        raise DataError(
-            f"{path}: an IDX file of bytes begins with 00 00 08 {dimensions:02x} and {dimensions} sizes, "
-            f"got {content[:start].tobytes().hex(' ') or 'nothing'}; delete it, fetch it again and unpack it"
-        )
+        begins = content[:start].tobytes().hex(" ") or "nothing"
+        rule = f"an IDX file of bytes begins with 00 00 08 {dimensions:02x} and {dimensions} sizes"
+        raise _again(path, f"{rule}, got {begins}")
     sizes = content[4:start].view(">u4").tolist()
     expected = start + math.prod(sizes)
     if content.size != expected:
-        raise DataError(
-            f"{path}: the header {'×'.join(map(str, sizes))} asks for {expected:,} bytes, "
-            f"got {content.size:,}; delete it, fetch it again and unpack it"
-        )
+        shape = "×".join(map(str, sizes))
+        raise _again(path, f"the header {shape} asks for {expected:,} bytes, got {content.size:,}")
     return torch.from_numpy(content[start:].reshape(sizes))
+
+
+def _again(path: Path, problem: str) -> DataError:
+    return DataError(f"{path}: {problem}; delete it, fetch it again and unpack it")
 
 
 def cache_folder() -> Path:

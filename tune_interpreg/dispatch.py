@@ -6,18 +6,20 @@ and Ray Tune's searcher ask it alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from tune_interpreg import graph, ledger, seeding
 from tune_interpreg.config import Study
 from tune_interpreg.display import Display
+from tune_interpreg.fields import Param
 from tune_interpreg.graph import Task
+from tune_interpreg.inputs import Inputs
 from tune_interpreg.items import Item
 from tune_interpreg.progress import Progress
 from tune_interpreg.search import ArmSearch, journal
-from tune_interpreg.store import Record, Store
+from tune_interpreg.store import Damaged, Record, Store
 
 
 class Pause(Enum):
@@ -31,33 +33,43 @@ class Dispatcher:
     """What is settled, what runs, and what comes next.
 
     Args:
-        study: checked. store: its folder. fingerprint: of the data.
+        study: checked. store: its folder. fingerprint: of the data. say: tells the user what was damaged.
     """
 
-    def __init__(self, study: Study, store: Store, fingerprint: str):
-        self.study, self.store = study, store
+    def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
+        self.study, self.store, self.say = study, store, say
         self.display: Display | None = None  # told of all that happens from now on
         self.drained = False  # whether the last call of ``next`` found nothing open
-        self.progress = Progress(study, store, fingerprint)
+        self.progress = Progress(study, store, fingerprint, say)
         self.state = self.progress.state
         self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
         self._searches: dict[str, ArmSearch] = {}
         self._storage: Any = None
         self._running: set[str] = set()  # keys
         self._twins: dict[str, list[Item]] = {}
-        held = [(item, record) for record in store.records() if (item := store.item(record))]
-        self._known = {item.key: record for item, record in held}
+        self._inputs = Inputs(store)
+        records, damaged = store.ledger()
+        begun, torn = store.notes()
+        self._damaged = self._set_aside([*damaged, *torn])  # keys
+        held = [(item, record) for record in records if (item := store.item(record))]
+        self._known = {record["key"]: record for _, record in held}
         self._left = held
         self._adopt()
-        self._begun = self._unfinished()
+        self._begun = self._unfinished(begun)
 
     # ------------------------------------------------------------------ asking
     def next(self) -> Item | Pause:
         """The next item to run, noted as begun; or why there is none."""
         while (task := self._task()) is not None:
+            damaged = self._inputs.damaged(task.role, self.progress.needs_of(task))
+            if damaged and self._inputs.may_remake(damaged):
+                self._remake(damaged)
+                continue
             item = self._item(task)
             self.progress.start(item)
-            if item.key in self._known:
+            if damaged:
+                self._give_up(item, damaged)
+            elif item.key in self._known:
                 self._settle(item, self.store.write_twin(item, self._known[item.key]))
                 self._adopt()
             elif item.key in self._running:
@@ -72,7 +84,8 @@ class Dispatcher:
         self.progress.look()
         tasks = list(graph.ready(self.study, self.state))
         begun = {Task(item.arm, item.role, item.parts) for item in self._begun}
-        return next((task for task in tasks if task in begun), tasks[0] if tasks else None)
+        first = (task for task in tasks if task in begun)
+        return next(filter(self.progress.may_start, (*first, *tasks)), None)
 
     def _start(self, item: Item) -> Item:
         self._running.add(item.key)
@@ -82,7 +95,7 @@ class Dispatcher:
         return item
 
     def total(self) -> int:
-        """How many parts (trials, seeds, maps) the study has, as far as it is known."""
+        """How many parts (trials, seeds, maps, checks) the study has, as far as it is known."""
         return graph.total(self.study, self.state)
 
     def settled(self) -> int:
@@ -101,8 +114,10 @@ class Dispatcher:
     def finish(self, item: Item, record: Record) -> None:
         """Take the record that a worker has written."""
         self._settle(item, record)
-        self._adopt()
-        self.store.end(item)
+        self.progress.look()
+        if item.role != "search" or graph.is_searched(self.study, self.state, item.arm):
+            self._adopt()  # on one trial of a search that goes on nothing rests
+        self.store.end(item.key)
         if self.display:
             self.display.settle(item, record, self.settled(), self.total())
 
@@ -113,8 +128,22 @@ class Dispatcher:
         record = ledger.record(item, "pruned", metrics=by_seed, epochs=int(metrics["epoch"]), seconds=seconds)
         return self._write(item, record)
 
-    def fail(self, item: Item, error: str) -> Record:
-        """Settle an item that was given up."""
+    def fail(self, item: Item, error: str) -> Record | None:
+        """Settle an item that was given up; None where its inputs are damaged: it waits until they are made anew."""
+        damaged = self._inputs.damaged(item.role, item.recipe.checked or item.recipe.maps)
+        if not damaged:
+            return self._write(item, ledger.record(item, "failed", error=error))
+        if not self._inputs.may_remake(damaged):
+            return self._give_up(item, damaged)
+        self._remake(damaged)
+        self._running.discard(item.key)
+        self.progress.give_back(item)
+        self._begun.append(item)
+        return None
+
+    def _give_up(self, item: Item, damaged: Sequence[Damaged]) -> Record:
+        reasons = "; ".join(f"{one.path}: {one.reason}" for one in damaged)
+        error = f"{reasons}; made anew again and again, it does not stay whole: check the disk"
         return self._write(item, ledger.record(item, "failed", error=error))
 
     def _write(self, item: Item, record: Record) -> Record:
@@ -137,40 +166,68 @@ class Dispatcher:
                 self.progress.look()
 
     def _settle(self, item: Item, record: Record) -> None:
+        key = record["key"]
         self.progress.settle(item, record)
-        self.records[item.arm, item.key, item.number] = self._known[item.key] = record
-        self._running.discard(item.key)
+        self.records[item.arm, key, item.number] = self._known[key] = record
+        self._inputs.add(record)
+        self._running.discard(key)
         if item.role == "search" and item.arm in self._searches:
             self._searches[item.arm].tell(record)
-        for twin in self._twins.pop(item.key, []):
+        for twin in self._twins.pop(key, []):
             self._settle(twin, self.store.write_twin(twin, record))
 
-    def _unfinished(self) -> list[Item]:
+    def _unfinished(self, begun: Sequence[Item]) -> list[Item]:
         """What an earlier run began and did not settle; what it left of settled items is dropped."""
-        begun = self.store.begun()
-        for item in begun:
-            if item.key in self._known:
-                self.store.end(item)
+        for key in self.store.under_way() & self._known.keys():  # a run that was killed may have dropped its note alone
+            self.store.end(key)
         return [item for item in begun if item.key not in self._known]
+
+    # ------------------------------------------------------------------ damage
+    def _set_aside(self, damaged: Sequence[Damaged]) -> set[str]:
+        """Move damaged records and notes away; the keys of their items, as far as the paths tell them."""
+        for one in damaged:
+            self.say(f"{self.store.set_aside(one)}; its item runs again")
+        return {one.path.parent.name if one.path.name == "item.json" else _key(one) for one in damaged}
+
+    def _remake(self, damaged: Sequence[Damaged]) -> None:
+        """Move damaged files away, and reopen the items that made them."""
+        for one in damaged:
+            told, key = self._inputs.set_aside(one)
+            self.say(f"{told}; it is made anew")
+            self.store.drop(key)
+            self._known.pop(key, None)
+            self._left = [(item, record) for item, record in self._left if item.key != key]
+            for name in [name for name in self.records if name[1] == key]:
+                item = self.store.item(self.records.pop(name))
+                assert item is not None
+                self.progress.reopen(item)
 
     # ------------------------------------------------------------------- items
     def _item(self, task: Task) -> Item:
         if task.role == "targets":
             return self.progress.maps_item(task.arm, *task.parts)
+        if task.role == "checks":
+            return self.progress.checks_item(task.arm, *task.parts)
         if task.role == "repeat":
             return self.progress.repeat_item(task.arm, task.parts)
         (number,) = task.parts
         same = (item for item in self._begun if Task(item.arm, item.role, item.parts) == task)
         begun = next((item for item in same if self.progress.belongs(item)), None)
-        searched = self._search(task.arm).propose(number, begun.recipe.params if begun else None)
+        before = begun.recipe.params if begun else self._proposed(task.arm, number)
+        searched = self._search(task.arm).propose(number, before)
         return self.progress.trial_item(task.arm, number, searched)
+
+    def _proposed(self, arm: str, number: int) -> Mapping[str, Param] | None:
+        """The parameters of a trial whose record or note was damaged, where Optuna's journal still tells them."""
+        told = self._search(arm).earlier.get(number, ()) if self._damaged else ()
+        return next((one for one in told if self.progress.trial_item(arm, number, one).key in self._damaged), None)
 
     def _search(self, name: str) -> ArmSearch:
         """The arm's search, opened when first needed: a finished study never opens Optuna's journal."""
         if name not in self._searches:
             search = self.study.arms[name].search
             assert search is not None
-            self._storage = self._storage or journal(self.store.journal)
+            self._storage = self._storage or self._journal()
             self._searches[name] = ArmSearch(
                 name,
                 search,
@@ -180,3 +237,15 @@ class Dispatcher:
                 records=self.progress.settled_of(name, "search"),
             )
         return self._searches[name]
+
+    def _journal(self) -> Any:
+        try:
+            return journal(self.store.journal)
+        except Damaged as error:
+            self.say(f"{self.store.set_aside(error)}; it is made anew from the ledger")
+            return journal(self.store.journal)
+
+
+def _key(damaged: Damaged) -> str:
+    """The key that a record's name tells."""
+    return damaged.path.stem.partition("-")[0]

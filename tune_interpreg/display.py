@@ -1,13 +1,12 @@
-"""What `run` shows while it works: a live tally in a terminal, a line a finished item in a log."""
+"""What `run` tells while it works: a line a finished item in a log; ``live`` has what a terminal shows."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tune_interpreg import ledger
@@ -47,52 +46,13 @@ class Lines:
         self.console.print(Text(line), soft_wrap=True)
 
 
-class Live:
-    """Progress bars: the study's, and one for each item under way."""
-
-    def __init__(self, console: Console, settled: int, total: int):
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self.study = self.progress.add_task("study", total=total, completed=settled, note="")
-        self.bars: dict[str, Any] = {}
-
-    def __enter__(self) -> Live:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def start(self, item: Item) -> None:
-        epochs = None if item.role == "targets" else item.recipe.training.epochs
-        self.bars[item.key] = self.progress.add_task(name(item), total=epochs, note="")
-
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        if item.key in self.bars:
-            note = f"loss {metrics['train/loss']:.3g}" if "train/loss" in metrics else ""
-            self.progress.update(self.bars[item.key], completed=metrics["epoch"], note=note)
-
-    def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        if item.key in self.bars:
-            self.progress.remove_task(self.bars.pop(item.key))
-        self.progress.update(self.study, completed=settled, total=total)
-        self.progress.console.print(Text(summary(item, record)), soft_wrap=True)
-
-
 def name(item: Item) -> str:
     """The item in words: arm, stage, and what is searched or repeated."""
     if item.role == "targets":
         return f"{item.arm}: target maps"
-    if item.role == "repeat":
+    if item.role != "search":
         seeds = ", ".join(map(str, item.seeds))
-        return f"{item.arm}: repeat, seed {seeds}"
+        return f"{item.arm}: {item.role}, seed {seeds}"
     numbers = {key: value for key, value in item.recipe.params.items() if not isinstance(value, str)}
     params = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     return f"{item.arm}: trial {item.number} ({params})"
@@ -103,7 +63,14 @@ def summary(item: Item, record: Record) -> str:
     if record["state"] in ("failed", "diverged"):
         reason = (record["error"] or "").splitlines()[:1]
         return f"{name(item)}: {record['state'].upper()}: {' '.join(reason)}"
+    if checks := [one for found in record.get("checks", {}).values() for one in found]:
+        warned = [one["check"] for one in checks if one["state"] == "WARN"]
+        told = f"{len(warned)} of {len(checks)} warn ({', '.join(warned)})" if warned else f"{len(checks)} passed"
+        return f"{name(item)}: {told} ({record['seconds']:.1f} s)"
     means = {key: mean for key in SHOWN if (mean := ledger.mean(record, key)) is not None}
     told = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
     state = "" if record["state"] == "done" else f" {record['state']}"
-    return f"{name(item)}:{state} {told or 'done'} ({record['seconds']:.1f} s)"
+    held = record.get("gpu_bytes_a_seed")
+    memory = f", {held / 2**20:,.0f} MiB of GPU memory a seed" if held else ""
+    lost = f"; {record['error']}" if ledger.lost(record) else ""
+    return f"{name(item)}:{state} {told or 'done'} ({record['seconds']:.1f} s{memory}){lost}"

@@ -56,6 +56,25 @@ def adversarial_accuracy(
 ) -> float:
     """The share of images that PGD breaks from none of its starts.
 
+    Args: as in `broken`.
+    Returns: a fraction in [0, 1].
+    """
+    broken_N = broken(model, split, attack=attack, form=form, seed=seed, batch_size=batch_size, restarts=restarts)
+    return 1.0 - int(broken_N.sum()) / len(split)
+
+
+def broken(
+    model: nn.Module,
+    split: Split,
+    *,
+    attack: Attack,
+    form: attacks.Form,
+    seed: int,
+    batch_size: int,
+    restarts: int = 1,
+) -> Tensor:
+    """Which images PGD breaks from at least one of its starts.
+
     An image's starts depend on the seed and its place in the split, not on the batch size; the whole result
     is then independent of it for "strict", while for "compat" the attack itself is not (see `attacks`).
     The first starts are the same however many there are, so that one more never raises the accuracy.
@@ -64,16 +83,15 @@ def adversarial_accuracy(
         split: N ≥ 1 images.
         attack: norm, eps and step (pixels in [0, 1]), steps, direction, start. form: as in `attacks.broken_from`.
         seed: of the starts. batch_size: images in one forward. restarts: starts of each image, ≥ 1.
-    Returns: a fraction in [0, 1].
+    Returns: bool_N.
     """
     noises = zip(*(_noise(split, batch_size, attack, seed, restart) for restart in range(restarts)), strict=True)
-    place = balls.start_of(attack).place
-    count = torch.zeros((), dtype=torch.long, device=split.y_N.device)
+    place, broken_N = balls.start_of(attack).place, []
     with eval_mode(model):
         for (x_BCHW, y_B), batch_noises in zip(_batches(split, batch_size), noises, strict=True):
             starts = (place(x_BCHW, noise, attack) for noise in batch_noises)
-            count += attacks.broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form).sum()
-    return 1.0 - int(count) / len(split)
+            broken_N.append(attacks.broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form))
+    return torch.cat(broken_N)
 
 
 @torch.no_grad()
@@ -83,7 +101,7 @@ def gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str,
     label: mean over images of ‖J_c‖₂. other: mean over images and k ≠ c of ‖J_k‖₂.
 
     Args:
-        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images in one forward; K gradients of each are held.
+        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images in one forward.
     Returns: {"label": …, "other": …}, logits per pixel.
     """
     totals = []
@@ -105,10 +123,10 @@ def jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
     Returns: norms_BK, logits per pixel, without graph. The model runs in the mode it is in.
     """
     z_BK, adjoint = linearize(model, x_BCHW)
-    batch, classes = z_BK.shape
-    onehots_KBK = torch.eye(classes, dtype=z_BK.dtype, device=z_BK.device).unsqueeze(1)
-    j_KBCHW = adjoint(onehots_KBK.expand(classes, batch, classes))
-    return torch.linalg.vector_norm(j_KBCHW, dim=(-3, -2, -1)).T
+    onehots_KK = torch.eye(z_BK.shape[-1], dtype=z_BK.dtype, device=z_BK.device)
+    # Class by class: the gradients of all, at a batch's every layer, would be most of a worker's memory.
+    norms = [torch.linalg.vector_norm(adjoint(e_K.expand_as(z_BK)), dim=(-3, -2, -1)) for e_K in onehots_KK]
+    return torch.stack(norms, -1)
 
 
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

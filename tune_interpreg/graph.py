@@ -1,20 +1,24 @@
 """The graph of arms: (study, what is settled) → the work that is ready now. Pure; no Ray, no files.
 
-An arm goes through up to three stages: its teacher's maps, its search, its repeats. ``teacher`` and
+An arm goes through up to four stages: its teacher's maps, its search, its repeats, their checks. ``teacher`` and
 ``match_loss_of`` are the edges: maps wait for the teacher's seed that they are of, and a matched loss for all
-seeds of its reference.
+seeds of its reference. Nothing waits for checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import filterfalse
 
 from tune_interpreg.config import Arm, MapSettings, Study
 from tune_interpreg.items import Role
 
 #: The teacher's arm, and how maps are made of it. There is one set of raw maps a seed of the teacher.
 MapsOf = tuple[str, MapSettings]
+
+#: What breaks models of these methods is tried on all others, whose own gradients may be masked.
+SOURCES = ("standard", "adversarial")
 
 
 @dataclass
@@ -36,7 +40,7 @@ class Tally:
 
 @dataclass
 class State:
-    """What a study has so far: search trials by number, repeats by seed, maps by the teacher's seed.
+    """What a study has so far: search trials by number, repeats and their checks by seed, maps by the teacher's seed.
 
     found: the arms whose search knows enough before all of its trials have run.
     """
@@ -44,14 +48,14 @@ class State:
     searches: dict[str, Tally]
     repeats: dict[str, Tally]
     maps: dict[MapsOf, Tally]
+    checks: dict[str, Tally]
     found: set[str] = field(default_factory=set)
 
     @classmethod
     def empty(cls, study: Study) -> State:
         wanted = {key for arm in study.arms.values() if (key := maps_of(arm))}
-        return cls(
-            {name: Tally() for name in study.arms}, {name: Tally() for name in study.arms}, {k: Tally() for k in wanted}
-        )
+        searches, repeats, checks = ({name: Tally() for name in study.arms} for _ in range(3))
+        return cls(searches, repeats, {key: Tally() for key in wanted}, checks)
 
     @property
     def under_way(self) -> int:
@@ -64,14 +68,15 @@ class State:
         return sum(len(tally.settled) for tally in self._tallies())
 
     def _tallies(self) -> Iterator[Tally]:
-        yield from (*self.searches.values(), *self.repeats.values(), *self.maps.values())
+        yield from (*self.searches.values(), *self.repeats.values(), *self.maps.values(), *self.checks.values())
 
 
 @dataclass(frozen=True)
 class Task:
     """Work that may start now.
 
-    parts: seeds of a repeat, the one number of a search trial, or the teacher's seed that maps are made of.
+    parts: seeds of a repeat, the one seed of checks, the one number of a search trial, or the teacher's seed that maps
+    are made of.
     """
 
     arm: str
@@ -100,7 +105,7 @@ def ready(study: Study, state: State) -> Iterator[Task]:
     """The tasks that may start now, those that most other arms wait for first."""
     order = sorted(study.arms, key=lambda name: -len(dependents(study, name)))
     tasks = [task for name in order for task in _of_arm(study, state, name)]
-    yield from sorted(tasks, key=lambda task: task.role != "targets")
+    yield from sorted(tasks, key=lambda task: (task.role == "checks", task.role != "targets"))
 
 
 def dependents(study: Study, name: str) -> set[str]:
@@ -114,13 +119,18 @@ def dependents(study: Study, name: str) -> set[str]:
 
 
 def total(study: Study, state: State | None = None) -> int:
-    """How many items the whole study has, one seed an item; a search that found what it sought has no more trials."""
+    """How many items the whole study has, one seed an item, as far as it is known.
+
+    A search that found what it sought has no more trials; a repeat that was given up is not checked.
+    """
     found = state.found if state else set()
     left = sum(arm.search.trials for name, arm in study.arms.items() if arm.search and name not in found)
     ended = (state.searches[name] for name in found) if state else ()
     searches = left + sum(len(tally.settled) + len(tally.running) for tally in ended)
     maps = sum(len(maps_seeds(study, key)) for key in State.empty(study).maps)
-    return searches + len(study.arms) * len(study.seeds) + maps
+    lost = (state.repeats[name].lost for name in study.arms) if state else ()
+    checks = len(study.arms) * len(study.seeds) - sum(len(seeds) for seeds in lost) if study.checks else 0
+    return searches + len(study.arms) * len(study.seeds) + maps + checks
 
 
 def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
@@ -131,6 +141,7 @@ def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
             yield from _search(study, state, name)
     elif not arm.search or state.searches[name].done:
         yield from _repeats(study, state, name)
+    yield from _checks(study, state, name)
 
 
 def _maps(study: Study, state: State, teacher: str) -> Iterator[Task]:
@@ -182,7 +193,7 @@ def _is_out_of_reach(study: Study, state: State, name: str, seed: int) -> bool:
 def _search(study: Study, state: State, name: str) -> Iterator[Task]:
     search, tally = study.arms[name].search, state.searches[name]
     trials = range(search.trials if search and name not in state.found else 0)
-    number = next((number for number in trials if tally.is_open(number)), None)
+    number = next(filterfalse((tally.settled | tally.running).__contains__, trials), None)
     if number is not None:
         yield Task(name, "search", (number,))
 
@@ -196,6 +207,32 @@ def _repeats(study: Study, state: State, name: str) -> Iterator[Task]:
         yield Task(name, "repeat", seeds)
     else:
         yield from (Task(name, "repeat", (seed,)) for seed in seeds)
+
+
+def sources(study: Study) -> tuple[str, ...]:
+    """The arms whose adversarial examples are tried on all models: the first of each of SOURCES that needs no other."""
+    alone = {name: arm.method for name, arm in study.arms.items() if not arm.needs}
+    first = (next((name for name, method in alone.items() if method == of), None) for of in SOURCES)
+    return tuple(name for name in first if name)
+
+
+def _checks(study: Study, state: State, name: str) -> Iterator[Task]:
+    """The checks of repeats that are done, once no model that they need can come any more."""
+    for seed in study.seeds:
+        if state.checks[name].is_open(seed) and may_check(study, state, name, seed):
+            yield Task(name, "checks", (seed,))
+
+
+def may_check(study: Study, state: State, name: str, seed: int) -> bool:
+    """Whether the arm's model of this seed is there to be checked, and no other that this needs is still to come."""
+    there = study.checks is not None and seed in state.repeats[name].done
+    return there and all(_is_known(study, state, source, seed) for source in sources(study))
+
+
+def _is_known(study: Study, state: State, name: str, seed: int) -> bool:
+    """Whether the ``seed`` of an arm that needs no other is settled, or cannot be any more."""
+    fruitless = bool(study.arms[name].search) and is_searched(study, state, name) and not state.searches[name].done
+    return fruitless or seed in state.repeats[name].settled
 
 
 def waiting(study: Study, state: State) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from tune_interpreg.data import DataError, Source, Split
 from tune_interpreg.datasets import cache_folder
-from tune_interpreg.store import Store
+from tune_interpreg.integrity import writing
 
 #: Images that one task of the thread pool decodes, and from how many on a terminal shows how far they are.
 IMAGES_A_TASK, MANY = 200, 2000
@@ -99,9 +99,9 @@ def _listing(folder: Path) -> Listing:
 
     try:
         found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise DataError(
-            f"{folder}: must hold a folder of images for each class ({str(error).rstrip('.')}); "
+            f"{folder}: must hold a folder of images for each class ({error.strerror or str(error).rstrip('.')}); "
             "add images, or remove what is no class"
         ) from error
     start = len(str(folder)) + 1
@@ -213,12 +213,17 @@ def _images(listing: Listing, like: _Like) -> Pixels:
 
 
 def _digest(listing: Listing, size: int | None) -> str:
-    stats = [os.stat(listing.path(row)) for row in range(len(listing.files))]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(listing.files, stats, strict=True)]
-    digest = hashlib.sha256(json.dumps([PIL.__version__, listing.folder.name, size, files]).encode())
-    # Archives may set all times alike, and uncompressed images have one length: one image a class tells sets apart.
-    for row in dict(zip(reversed(listing.labels), reversed(range(len(files))), strict=True)).values():
-        digest.update(listing.path(row).read_bytes())
+    """Names the images by their files' names, sizes and times; raises ``DataError`` where one is gone meanwhile."""
+    try:
+        stats = [os.stat(listing.path(row)) for row in range(len(listing.files))]
+        files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(listing.files, stats, strict=True)]
+        digest = hashlib.sha256(json.dumps([PIL.__version__, listing.folder.name, size, files]).encode())
+        # Archives may set all times alike, and uncompressed images have one length: one image a class tells sets apart.
+        for row in dict(zip(reversed(listing.labels), reversed(range(len(files))), strict=True)).values():
+            digest.update(listing.path(row).read_bytes())
+    except OSError as error:
+        place = error.filename or listing.folder
+        raise DataError(f"{place}: cannot be read ({error.strerror}); mend that, or remove the image") from error
     return digest.hexdigest()[:32]
 
 
@@ -234,7 +239,7 @@ def _mapped(file: Path, expected: tuple[int, ...]) -> Pixels | None:
 def _kept(file: Path, x_NCHW: Pixels) -> Pixels:
     """Write the images and return them mapped, or as they are where the cache cannot be written."""
     try:
-        with Store.writing(file) as temporary, temporary.open("wb") as stream:
+        with writing(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, x_NCHW)
     except OSError:  # the cache saves time, nothing else
         return x_NCHW

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tune_interpreg import registry
 from tune_interpreg.config import Attack, Data, Evaluation, MapSettings, Model, Permutation, Study, Training
@@ -19,7 +19,7 @@ from tune_interpreg.fields import Frozen, Param
 #: Raised whenever the code changes what a recipe results in; old results are then left alone and made anew.
 FORMAT = 2
 
-Role = Literal["search", "repeat", "targets"]
+Role = Literal["search", "repeat", "targets", "checks"]
 
 
 def digest(content: Any) -> str:
@@ -41,6 +41,25 @@ class Maps(MapSettings):
         return digest(self.model_dump(exclude={"permute"}, exclude_defaults=True))
 
 
+class Checked(Frozen):
+    """The trained model that is checked, and by what.
+
+    model, seed: the key of the item that trained it, and with which seed. sources: by arm, the keys of the items that
+    trained other models with that seed. images, autoattack: as in ``config.Checks``.
+    """
+
+    model: str
+    seed: int
+    sources: dict[str, str] = Field(default_factory=dict)
+    images: int
+    autoattack: int | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The keys of all models that the checks need."""
+        return (self.model, *self.sources.values())
+
+
 class Recipe(Frozen):
     """All that determines a trained model and its metrics, except the seeds."""
 
@@ -54,7 +73,15 @@ class Recipe(Frozen):
     evaluation: Evaluation = Evaluation()
     evaluation_attack: Attack = Attack()
     maps: Maps | None = None
+    checked: Checked | None = None
     plugins: dict[str, str] = Field(default_factory=dict, description="package → version, of other packages' code")
+
+    @field_validator("evaluation_attack")
+    @classmethod
+    def _in_float32(cls, attack: Attack) -> Attack:
+        if attack.precision != "float32":
+            raise ValueError(f"models are judged in float32, got {attack.precision}")
+        return attack
 
     @classmethod
     def of(cls, study: Study, *, method: str, **own: Any) -> Recipe:
@@ -77,9 +104,9 @@ class Recipe(Frozen):
 
 
 class Item(Frozen):
-    """One piece of work: train a recipe with some seeds, or make a teacher's maps.
+    """One piece of work: train a recipe with some seeds, make a teacher's maps, or check a trained model.
 
-    role: ``search`` (judged on the validation split), ``repeat`` (on the test split too) or ``targets``.
+    role: ``search`` (judged on the validation split), ``repeat`` (on the test split too), ``targets`` or ``checks``.
     number: which proposal of the arm's search this is, else 0.
     adversarial: whether validation includes an attack.
     """
@@ -105,5 +132,5 @@ class Item(Frozen):
     def label(self) -> str:
         """A short name for people, unique within the arm; safe in a path."""
         seeds = "-".join(map(str, self.seeds)) if len(self.seeds) < 9 else f"s-{len(self.seeds)}"
-        middle = {"search": f"{self.number:03d}", "repeat": f"seed{seeds}", "targets": "maps"}[self.role]
+        middle = {"search": f"{self.number:03d}", "targets": "maps"}.get(self.role, f"seed{seeds}")
         return f"{self.role}-{middle}-{self.key[:6]}"

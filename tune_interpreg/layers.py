@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import grad
+
+from tune_interpreg.transposes import ConvTranspose, MaxPoolTranspose, channels_last, fastest
 
 Adjoint = Callable[[Tensor], Tensor]
 Rule = Callable[[Any, Tensor], tuple[Tensor, Adjoint]]
@@ -71,43 +72,13 @@ def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
             layer.generator = generator
 
 
-class _ConvAdjoint(torch.autograd.Function):
-    """Wᵀe of a convolution x ↦ Wx; ⟨v, Wᵀe⟩ = ⟨Wv, e⟩ makes its derivatives a convolution and a weight gradient.
-
-    With few input channels (thin), one matrix product and a sum of overlapping patches is several times
-    faster than a CPU's transposed convolution.
-    """
-
-    @staticmethod
-    def forward(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], thin: bool) -> Tensor:
-        if thin:
-            patches = torch.bmm(weight.flatten(1).t().expand(len(e), -1, -1), e.flatten(2))
-            options = {name: value for name, value in geometry.items() if name != "groups"}
-            return F.fold(patches, size[1:], weight.shape[2:], **options)
-        x: Tensor = grad.conv2d_input((len(e), *size), weight, e, **geometry)
-        return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        e, weight, _, ctx.geometry, _ = inputs
-        ctx.save_for_backward(e, weight)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        e, weight = ctx.saved_tensors
-        de = F.conv2d(v, weight, **ctx.geometry) if ctx.needs_input_grad[0] else None
-        dw = grad.conv2d_weight(v, weight.shape, e, **ctx.geometry) if ctx.needs_input_grad[1] else None
-        return de, dw, None, None, None
-
-
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Adjoint]:
-    size, weight = x.shape[1:], layer.weight
+    size = x.shape[1:]
     geometry = {name: getattr(layer, name) for name in ("stride", "dilation", "groups")} | {"padding": _padding(layer)}
-    thin = x.device.type == "cpu" and layer.groups == 1 and weight[0].numel() <= layer.out_channels
+    way = fastest(layer, geometry)
 
     def adjoint(e: Tensor) -> Tensor:
-        # Under autocast e is shorter than the weight.
-        out: Tensor = _ConvAdjoint.apply(e.flatten(0, -4), weight.to(e.dtype), size, geometry, thin)
+        out: Tensor = ConvTranspose.apply(channels_last(e.flatten(0, -4)), layer.weight, size, geometry, way)
         return out.view(*e.shape[:-3], *size)
 
     return layer(x), adjoint
@@ -132,17 +103,24 @@ def _leaky_relu(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
 
 def _max_pool2d(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
-    y, index = F.max_pool2d_with_indices(
-        x, kernel, stride, _pair(layer.padding), dilation, layer.ceil_mode, return_indices=True
-    )
-    index, size = index.flatten(-2), x.shape[-2:]
+    geometry = (kernel, stride, _pair(layer.padding), dilation, layer.ceil_mode)
+    y, index = F.max_pool2d_with_indices(x, *geometry, return_indices=True)
+    size = x.shape[1:]
+    if x.device.type == "cpu":
+
+        def on_cpu(e: Tensor) -> Tensor:
+            out: Tensor = MaxPoolTranspose.apply(e.reshape(-1, *y.shape), index, size, geometry)
+            return out.view(*e.shape[:-3], *size)
+
+        return y, on_cpu
+    index = index.flatten(-2)
     disjoint = all(s > d * (k - 1) for k, s, d in zip(kernel, stride, dilation, strict=True))
 
     def adjoint(e: Tensor) -> Tensor:
         flat = e.flatten(-2)
-        out = e.new_zeros(*flat.shape[:-1], size.numel())
+        out = e.new_zeros(*flat.shape[:-1], size[1:].numel())
         put = out.scatter_ if disjoint else out.scatter_add_
-        return put(-1, index.expand(flat.shape), flat).unflatten(-1, size)
+        return put(-1, index.expand(flat.shape), flat).unflatten(-1, size[1:])
 
     return y, adjoint
 
@@ -173,7 +151,8 @@ def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor
 
 
 def _flatten(layer: nn.Flatten, x: Tensor) -> tuple[Tensor, Adjoint]:
-    return layer(x), lambda e: e.unflatten(-1, x.shape[1:])
+    size = x.shape[1:]
+    return layer(x), lambda e: channels_last(e.reshape(-1, *size)).view(*e.shape[:-1], *size)
 
 
 def _identity(layer: nn.Identity, x: Tensor) -> tuple[Tensor, Adjoint]:

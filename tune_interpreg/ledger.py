@@ -29,12 +29,19 @@ def record(
     *,
     metrics: Mapping[int, Mapping[str, float]] | None = None,
     counts: Mapping[str, int] | None = None,
+    files: Mapping[str, str] | None = None,
     error: str | None = None,
     epochs: int = 0,
     seconds: float = 0.0,
+    spent: Mapping[str, float] | None = None,
     device: str = "",
+    host: str = "",
 ) -> Record:
-    """The record of ``item``; ``metrics`` by seed, of which only finite ones are kept."""
+    """The record of ``item``; ``metrics`` by seed, of which only finite ones are kept.
+
+    files: those that the item made, as ``Store.checksums`` gives them. seconds: what its workers took in all; spent: on
+    what, as far as they tell. host: the machine that did it.
+    """
     content: dict[str, Any] = item.model_dump(mode="json")
     content["recipe"]["data"].pop("root")
     return {
@@ -45,13 +52,23 @@ def record(
         "state": state,
         "metrics": {str(seed): _finite(one) for seed, one in (metrics or {}).items()},
         "counts": dict(counts or {}),
+        "files": dict(files or {}),
         "error": error,
         "epochs": epochs,
         "seconds": round(seconds, 3),
+        "spent": {what: round(one, 3) for what, one in (spent or {}).items()},
         "device": device,
+        "host": host,
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def lost(record: Record) -> set[int]:
+    """Of a finished repeat of several seeds those that diverged: all without metrics; ``error`` says how."""
+    if (record["role"], record["state"]) != ("repeat", "done"):
+        return set()
+    return {seed for seed in record["seeds"] if str(seed) not in record["metrics"]}
 
 
 def mean(record: Record, metric: str) -> float | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -36,9 +36,41 @@ def held(store: Store) -> Iterator[None]:
 
 
 def sign(store: Store) -> None:
-    """Leave in a held store who this is, for those that come while it is held."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write_json(store.driver_file, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    """Leave in a held store who this is, for those that come while it is held.
+
+    From now on ``store``, and whatever is made with its ``driver``, writes only until another driver signs: the workers
+    of a driver that was killed may live on for a moment.
+    """
+    since, own = datetime.now(UTC).isoformat(timespec="seconds"), uuid.uuid4().hex
+    signature = {"id": own, "pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    store.driver = None
+    store.write_json(store.driver_file, signature)
+    store.driver = own
+
+
+def lives(store: Store) -> bool | None:
+    """Whether the driver that signed the store last still runs; None where another machine would have to be asked.
+
+    The store is left alone while it does: only where its process is gone, and another has its number by now, the lock
+    is taken for a moment to tell the two apart.
+    """
+    known = store.signed()
+    if known.get("host") != socket.gethostname() or not isinstance(pid := known.get("pid"), int):
+        return None if known else False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    folder = os.open(store.path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or without locks, where the process is all that is known
+        return True
+    finally:
+        os.close(folder)
+    return False
 
 
 def _take(store: Store, folder: int) -> None:
@@ -52,8 +84,7 @@ def _take(store: Store, folder: int) -> None:
 
 
 def _holder(store: Store) -> str:
-    try:
-        known = json.loads(store.driver_file.read_text(encoding="utf-8"))
-        return f"process {known['pid']} on {known['host']} since {known['since']}"
-    except (OSError, ValueError, KeyError):
+    known = store.signed()
+    if not known.keys() >= {"pid", "host", "since"}:
         return "another process, which is about to start"
+    return f"process {known['pid']} on {known['host']} since {known['since']}"

@@ -7,8 +7,9 @@ number tells its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tune_interpreg import ledger, matching
 from tune_interpreg.matching import Match
@@ -65,6 +66,7 @@ class Combination:
             residuals,
             bounds=self.bounds if self._beyond() else self.own,
             noise=self.target.noise,
+            target=self.target.loss,
             anchor_residual=self._anchor_residual,
         )
 
@@ -109,11 +111,18 @@ class Combination:
 
 def combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:
     """Each combination of the search with its settled trials."""
-    ordered = sorted(records, key=lambda record: record["number"])
+    ordered, choices = sorted(records, key=lambda record: record["number"]), search.combinations()
     return [
-        Combination(search, target, fixed, [one for one in ordered if combination(search, one["number"]) == fixed])
-        for fixed in search.combinations()
+        Combination(search, target, fixed, [one for one in ordered if one["number"] % len(choices) == index])
+        for index, fixed in enumerate(choices)
     ]
+
+
+def bounds(search: Search, records: Mapping[int, Record], target: Target, number: int) -> tuple[float, float]:
+    """The range that trial ``number`` is proposed within, from the settled trials before it; records: by number."""
+    own = range(number % len(search.combinations()), number, len(search.combinations()))
+    first = islice((records[one] for one in own if one in records), STARTUP)
+    return Combination(search, target, combination(search, number), list(first)).bounds
 
 
 def is_found(search: Search, records: Sequence[Record], target: Target) -> bool:

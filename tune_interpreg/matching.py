@@ -24,6 +24,9 @@ from tune_interpreg.signs import widened
 __all__ = ["LossMatchSampler", "Match", "best_match", "estimate", "widened"]
 
 DRAWS = 500
+PROPOSED = (
+    4  # roots whose mean is tried next: a single one strays too far for a noisy loss to be averaged near the root
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def estimate(
     *,
     bounds: tuple[float, float],
     noise: float,
+    target: float | None = None,
     anchor_residual: float | None = None,
 ) -> Match:
     """Estimate the root of loss(λ) - target from all observations; never simply the one with the smallest |residual|.
@@ -69,6 +73,7 @@ def estimate(
         residuals: loss - target at each, shape (N,); ±inf counts as its sign only, as does one that dwarfs the others.
         bounds: the range searched, 0 < low < high.
         noise: floor of the residuals' standard deviation, > 0, in units of the loss.
+        target: the loss to reach, if known: it tells how losses grow.
         anchor_residual: loss - target as λ → 0, if known.
 
     Raises:
@@ -78,7 +83,8 @@ def estimate(
     _check_observations(lambda_N, r_N, bounds, noise)
     lambda_N, r_N = signs.credible(lambda_N, r_N, noise)
     with _one_thread():
-        posterior = RootPosterior(_position(lambda_N, bounds), r_N, noise=noise, anchor=anchor_residual)
+        u_N = _position(lambda_N, bounds)
+        posterior = RootPosterior(u_N, r_N, noise=noise, target=target, anchor=anchor_residual)
         u_M = posterior.roots(DRAWS, np.random.default_rng(0))
     reason = signs.obstacle(lambda_N, r_N, bounds, noise, anchor_residual)
     u = float(u_M.mean()) if reason is None else signs.nearer_end(r_N, u_M)
@@ -91,9 +97,9 @@ def estimate(
 class LossMatchSampler(optuna.samplers.BaseSampler):
     """Propose λ where a noisy loss, rising with λ, may equal a target; stands on its own in any Optuna study.
 
-    The first trials are stratified in log λ. Each later one is the root of one curve drawn from the posterior given
-    the finished trials, with the curve taken as known where trials are running, so that parallel workers differ. A
-    proposal depends on the seed, the trial's number, the finished and the running trials, and on nothing else.
+    The first trials are stratified in log λ. Each later one is the mean root of a few curves drawn from the posterior
+    given the finished trials, with the curve taken as known where trials are running, so that parallel workers differ.
+    A proposal depends on the seed, the trial's number, the finished and the running trials, and on nothing else.
 
     A trial reports loss - target as its user attribute "residual"; one that diverged or saturated reports "sign", +1
     or -1, alone. Its value, |residual|, is for dashboards. A trial that reports neither is passed over.
@@ -145,6 +151,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         }
         _raise_broken(rules)
         self.parameter = parameter
+        self.target = target
         self.noise = noise
         self.anchor_residual = None if anchor is None else anchor - target
         self._startup = startup
@@ -184,10 +191,11 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         if number >= self._startup and running_R.size and not r_N.size:
             return _in_widest_gap(running_R, rng)
         if number < self._startup or not r_N.size:
-            return (_stratum(number % self._startup, self._startup) + rng.random()) / self._startup
+            return (_stratum(number % self._startup, self._startup) + _middle(rng)) / self._startup
         with _one_thread():
-            posterior = RootPosterior(_position(lambda_N, bounds), r_N, noise=self.noise, anchor=self.anchor_residual)
-            root = float(posterior.roots(1, rng, running_R)[0])
+            u_N, anchor = _position(lambda_N, bounds), self.anchor_residual
+            posterior = RootPosterior(u_N, r_N, noise=self.noise, target=self.target, anchor=anchor)
+            root = float(posterior.roots(PROPOSED, rng, running_R).mean())
         margin = 0.03 * rng.random()  # keeps workers apart where no drawn root lies inside
         return {0.0: margin, 1.0: 1 - margin}.get(root, root)
 
@@ -209,7 +217,14 @@ def best_match(study: optuna.Study) -> Match:
         raise ValueError(f"study {study.study_name!r}: no finished trial carries a residual or a sign")
     ends_T2 = [_bounds(distribution, sampler.parameter) for distribution in seen]  # a widened range holds the others
     bounds = min(low for low, _ in ends_T2), max(high for _, high in ends_T2)
-    return estimate(lambda_N, r_N, bounds=bounds, noise=sampler.noise, anchor_residual=sampler.anchor_residual)
+    return estimate(
+        lambda_N,
+        r_N,
+        bounds=bounds,
+        noise=sampler.noise,
+        target=sampler.target,
+        anchor_residual=sampler.anchor_residual,
+    )
 
 
 def _observations(trials: Sequence[FrozenTrial], parameter: str) -> tuple[Array, Array]:
@@ -244,10 +259,20 @@ def _stratum(index: int, count: int) -> int:
 
 
 def _in_widest_gap(running_R: Array, rng: np.random.Generator) -> float:
-    """Where more trials start than are stratified, and none has finished: in the middle half of the widest gap."""
-    edges = np.concatenate([[0.0], np.sort(np.clip(running_R, 0, 1)), [1.0]])
+    """Where more trials start than are stratified, and none has finished: in the middle half of the widest gap.
+
+    A gap at an end of the range counts twice, as if the range went on as its own mirror image: nobody looks beyond.
+    """
+    u_R = np.sort(np.clip(running_R, 0, 1))
+    edges = np.concatenate([[-u_R[0]], u_R, [2 - u_R[-1]]])
     widest = int(np.diff(edges).argmax())
-    return float(edges[widest] + (0.25 + 0.5 * rng.random()) * (edges[widest + 1] - edges[widest]))
+    u = abs(edges[widest] + _middle(rng) * (edges[widest + 1] - edges[widest]))
+    return float(min(u, 2 - u))
+
+
+def _middle(rng: np.random.Generator) -> float:
+    """A place in the middle half of [0, 1]: of neighbours' places, no two are far apart or close together."""
+    return 0.25 + 0.5 * rng.random()
 
 
 def _position(lambdas: Array, bounds: tuple[float, float]) -> Array:

@@ -9,14 +9,16 @@ take pixels in [0, 1] and return logits.
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from tune_interpreg import registry
-from tune_interpreg.config import Model
+from tune_interpreg.config import Model, Precision
 from tune_interpreg.layers import Adjoint, Dropout, own_dropout, problem, rule
+from tune_interpreg.transposes import channels_last
 from tune_interpreg.vetting import vet
 
 
@@ -43,7 +45,7 @@ class PiecewiseLinear(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the logits z_BK = f(x)."""
-        z_BK: Tensor = self.layers(x_BCHW)
+        z_BK: Tensor = self.layers(channels_last(x_BCHW))
         return z_BK
 
     def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
@@ -53,7 +55,7 @@ class PiecewiseLinear(nn.Module):
             z_BK, and a function from e of shape (..., B, K) to Jᵀe of shape (..., B, C, H, W), which is
             differentiable with respect to e and the parameters by one ordinary backward.
         """
-        y, adjoints = x_BCHW, []
+        y, adjoints = channels_last(x_BCHW), []
         for layer in self.layers:
             y, adjoint = rule(layer)(layer, y)
             adjoints.append(adjoint)
@@ -94,6 +96,11 @@ def _double_backpropagation(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, A
         return torch.stack(rows).view(*e.shape[:-1], *leaf.shape[1:])
 
     return z_BK if torch.is_grad_enabled() else z_BK.detach(), adjoint
+
+
+def multiplying(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Within it networks multiply in this precision; their logits and adjoints then have it too."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
 def through_softmax(z_BK: Tensor, adjoint: Adjoint) -> tuple[Tensor, Adjoint]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tune_interpreg import choice, graph, matches, registry
+from pydantic import ValidationError
+
+from tune_interpreg import choice, graph, ledger, matches, registry, signs
 from tune_interpreg.choice import Choice
 from tune_interpreg.config import Study, Targets
 from tune_interpreg.fields import Param
-from tune_interpreg.graph import State
-from tune_interpreg.items import Item, Maps, Recipe, Role
+from tune_interpreg.graph import State, Task
+from tune_interpreg.items import Checked, Item, Maps, Recipe, Role
 from tune_interpreg.space import Range, Search
-from tune_interpreg.store import Record, Store
+from tune_interpreg.store import Damaged, Record, Store
 from tune_interpreg.target import Target
 
 
@@ -21,11 +23,11 @@ class Progress:
     """A study and what is settled of it.
 
     Args:
-        study: checked. store: its folder. fingerprint: of the data.
+        study: checked. store: its folder. fingerprint: of the data. say: tells the user of a damaged choice.
     """
 
-    def __init__(self, study: Study, store: Store, fingerprint: str):
-        self.study, self.store, self.fingerprint = study, store, fingerprint
+    def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
+        self.study, self.store, self.fingerprint, self.say = study, store, fingerprint, say
         self.state = State.empty(study)
         self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
         self._choices: dict[str, Choice] = {}
@@ -36,17 +38,50 @@ class Progress:
         """Take the record of an item of this study."""
         tally, parts = self.tally(item), item.parts
         tally.running.difference_update(parts)
-        (tally.done if record["state"] == "done" else tally.lost).update(parts)
+        lost = ledger.lost(record) if record["state"] == "done" else set(parts)
+        tally.done.update(set(parts) - lost)
+        tally.lost.update(lost)
         self._settled[item.arm, item.role].append(record)
 
     def start(self, item: Item) -> None:
         """Note that an item runs now."""
         self.tally(item).running.update(item.parts)
 
+    def give_back(self, item: Item) -> None:
+        """Note that an item does not run after all."""
+        self.tally(item).running.difference_update(item.parts)
+
+    def reopen(self, item: Item) -> None:
+        """Forget that an item is done, so that it runs again."""
+        for parts in (self.tally(item).done, self.tally(item).lost):
+            parts.difference_update(item.parts)
+        settled = self._settled[item.arm, item.role]
+        settled[:] = [one for one in settled if (one["key"], one["number"]) != (item.key, item.number)]
+
+    def may_start(self, task: Task) -> bool:
+        """Whether all that the task's item follows from is known; what is made anew is waited for."""
+        if task.role in ("targets", "checks"):
+            return True
+        seed = task.parts[0] if task.role == "repeat" else self.study.seeds[0]
+        chosen = task.role == "search" or not self.study.arms[task.arm].search or self.chosen(task.arm) is not None
+        return self._may_train(task.arm, seed) and chosen
+
+    def needs_of(self, task: Task) -> Maps | Checked | None:
+        """The models that the task's item checks, or the maps that it makes or trains towards."""
+        if task.role == "checks":
+            return self._checked(task.arm, *task.parts)
+        if self.study.arms[task.arm].targets is None:
+            return None
+        if task.role == "targets":
+            return self._maps(task.arm, *task.parts)
+        seed = task.parts[0] if task.role == "repeat" else self.study.seeds[0]
+        return self._maps(task.arm, graph.teacher_seed(self.study, self.study.arms[task.arm], seed))
+
     def tally(self, item: Item) -> graph.Tally:
         """The stage of the study that an item is part of."""
         if item.role != "targets":
-            return (self.state.searches if item.role == "search" else self.state.repeats)[item.arm]
+            stages = {"search": self.state.searches, "repeat": self.state.repeats, "checks": self.state.checks}
+            return stages[item.role][item.arm]
         maps = item.recipe.maps
         assert maps is not None
         return self.state.maps[item.arm, maps.maps]
@@ -65,6 +100,10 @@ class Progress:
                 for seed in item.seeds
                 if seed in self.state.repeats[item.arm].done
             )
+        if item.role == "checks":
+            (seed,), known = item.seeds, item.arm in self.study.arms and item.seeds[0] in self.study.seeds
+            wanted = known and graph.may_check(self.study, self.state, item.arm, seed)
+            return wanted and self.checks_item(item.arm, seed).key == item.key
         if item.arm not in self.study.arms or not self._may_train(item.arm, item.seeds[0]):
             return False
         search = self.study.arms[item.arm].search
@@ -73,7 +112,8 @@ class Progress:
             return False
         if item.role == "search":
             known = search is not None and item.number < search.trials
-            return known and self.trial_item(item.arm, item.number, searched).key == item.key
+            made = self.trial_item(item.arm, item.number, searched)
+            return known and (made == item or made.key == item.key)  # a key takes ten times as long
         if not set(item.seeds) <= set(self.study.seeds) or (search and self.chosen(item.arm) != searched):
             return False
         return self.repeat_item(item.arm, item.seeds).key == item.key
@@ -102,6 +142,24 @@ class Progress:
         recipe = self._with_data(method="targets", maps=maps)
         return Item(arm=targets.teacher, role="targets", recipe=recipe, seeds=(maps.teacher_seed,))
 
+    def checks_item(self, arm: str, seed: int) -> Item:
+        """The checks of the model that the arm's repeat trained with ``seed``."""
+        recipe = self._with_data(method="checks", checked=self._checked(arm, seed))
+        return Item(arm=arm, role="checks", recipe=recipe, seeds=(seed,))
+
+    def _checked(self, arm: str, seed: int) -> Checked:
+        assert self.study.checks is not None
+        model = self._trained(arm, seed)
+        found = {name: self._trained(name, seed) for name in graph.sources(self.study)}
+        others = {name: key for name, key in found.items() if key and key != model}
+        assert model is not None
+        return Checked(model=model, seed=seed, sources=others, **self.study.checks.model_dump())
+
+    def _trained(self, arm: str, seed: int) -> str | None:
+        """The key of the repeat that trained the arm's model of this seed; None where there is none."""
+        done = self._done_repeats(arm)
+        return next((one["key"] for one in done if seed in one["seeds"] and seed not in ledger.lost(one)), None)
+
     def _recipe(self, name: str, searched: Mapping[str, Param], seed: int) -> Recipe:
         """The recipe of an arm's ``seed``: its method's defaults, its own parameters, and the searched ones."""
         arm = self.study.arms[name]
@@ -120,10 +178,9 @@ class Progress:
 
     def _maps(self, consumer: str, seed: int) -> Maps:
         targets = self._targets(consumer)
-        taught = (record for record in self._done_repeats(targets.teacher) if seed in record["seeds"])
-        return Maps(
-            **targets.maps.model_dump(), teacher=next(taught)["key"], teacher_seed=seed, permute=targets.permute
-        )
+        teacher = self._trained(targets.teacher, seed)
+        assert teacher is not None
+        return Maps(**targets.maps.model_dump(), teacher=teacher, teacher_seed=seed, permute=targets.permute)
 
     def _may_train(self, name: str, seed: int) -> bool:
         """Whether the teacher of the arm's ``seed``, if it has one, is there."""
@@ -146,8 +203,8 @@ class Progress:
         records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
         basis = choice.basis(search, records, reference)
         if name not in self._choices or self._choices[name].trials != basis:
-            kept = self.store.choice(name)
-            made = Choice.model_validate(kept) if kept and kept["trials"] == basis else self._choose(name, records)
+            kept = self._kept(name)
+            made = kept if kept and kept.trials == basis else self._choose(name, records)
             if made is None:
                 return None
             self._choices[name] = made
@@ -161,8 +218,20 @@ class Progress:
             return None
         made = choice.choose(search, records, target)
         if made is not None:
-            self.store.write_json(self.store.choice_file(name), made.model_dump(mode="json"))
+            self.store.write_sealed(self.store.choice_file(name), made.model_dump(mode="json"))
         return made
+
+    def _kept(self, name: str) -> Choice | None:
+        """The choice in the store; one that is damaged is set aside."""
+        try:
+            kept = self.store.choice(name)
+            return Choice.model_validate(kept) if kept else None
+        except Damaged as error:
+            damaged = error
+        except ValidationError:
+            damaged = Damaged(self.store.choice_file(name), "is no choice of this version")
+        self.say(f"{self.store.set_aside(damaged)}; {name}'s search chooses again")
+        return None
 
     def _reference(self, arm: str | None) -> str | None:
         """Names the recipe whose loss is matched, or None where no seed of it is done."""
@@ -193,8 +262,8 @@ class Progress:
     def _is_found(self, name: str, search: Search) -> bool:
         """A kept choice that rests on these very trials says so too: it must not depend on the last digit either."""
         records, target = self.settled_of(name, "search"), self.target(name)
-        kept = self.store.choice(name)
-        if kept and kept["trials"] == choice.basis(search, records, self._reference(search.match_loss_of)):
+        kept = self._kept(name)
+        if kept and kept.trials == choice.basis(search, records, self._reference(search.match_loss_of)):
             return True
         return target is not None and matches.is_found(search, records, target)
 
@@ -214,6 +283,5 @@ class Progress:
         """Whether a widened range holds a strength that its own does not."""
         if span.log_uniform is None or isinstance(value, str):
             return False
-        low, high = span.log_uniform
-        factor = (high / low) ** 0.5 * (1 + 1e-9)
-        return low / factor <= value <= high * factor
+        low, high = signs.reach(span.log_uniform)
+        return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)

@@ -1,13 +1,14 @@
 """Names in a study file → Python objects, through entry points, so that any installed package can add its own.
 
-Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``, ``.reports``.
+Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``, ``.reports``,
+``.frames``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 
@@ -62,8 +63,14 @@ def resolve(group: str, name: str) -> Any:
 def plugins(named: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Package → version of those (group, name) that other packages than this one register."""
     points = (_group(group).get(name) for group, name in named)
-    packages = {point.dist.name: point.dist.version for point in points if point and point.dist}
-    return {name: version for name, version in sorted(packages.items()) if name != OWN}
+    packages = {_name_and_version(point.dist) for point in points if point and point.dist}
+    return {name: version for name, version in sorted(packages) if name != OWN}
+
+
+@cache
+def _name_and_version(package: Distribution) -> tuple[str, str]:
+    """Kept, because every trial asks for them and a package parses its whole metadata for each."""
+    return package.name, package.version
 
 
 @cache

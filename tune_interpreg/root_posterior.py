@@ -4,6 +4,7 @@ Shapes: N observations, G grid points, H hyperparameter settings, M draws. A pos
 range searched is [0, 1].
 """
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -18,31 +19,42 @@ AMPLITUDES = (0.5, 1.0, 2.0)  # of the Matérn part, in scales of the data
 NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
 ANCHOR = -0.5  # where the free observation λ → 0 stands
 OVERSAMPLING = 8  # curves drawn for each root returned
-FALL = 0.01  # area on the wrong side of zero that costs a drawn curve a factor e, in scales of the data times the range
-LINEAR_REACH = 30.0  # residuals up to this many noise floors are hardly compressed
+FALL = 0.003  # area on the wrong side of zero that costs a curve a factor e, in scales of the data times the range
+LINEAR_REACH = 30.0  # losses (without a target, residuals) up to this many noise floors are hardly compressed
 SATURATED = 1e4  # a residual of this many times the one at which compression begins is a diverged loss: a sign
 
 
 class RootPosterior:
     """The posterior of the root of a rising curve r(u) observed with noise, hyperparameters integrated out.
 
-    y = asinh(r / s), y(u) ~ GP(c·(u - 1/2), a²·Matérn52(|u - u'| / ℓ) + c² + (1.5·c)²·(u - 1/2)(u' - 1/2)) with
-    c = max |y|: asinh keeps sign and root, and makes a power law nearly straight. (ℓ, a, noise) are weighted by their
-    marginal likelihood on a fixed grid instead of optimised, which stays honest with few points.
+    y = asinh((r + t) / s) - asinh(t / s) with t the target: keeps sign and root, and makes a loss that grows like a
+    power of λ nearly straight. y(u) ~ GP(c·(u - 1/2), a²·Matérn52(|u - u'| / ℓ) + c² + (1.5·c)²·(u - 1/2)(u' - 1/2))
+    with c = max |y|. (ℓ, a, noise) are weighted by their marginal likelihood on a fixed grid instead of optimised,
+    which stays honest with few points.
 
     Args:
         u_N: positions of the observations.
         r_N: residuals, loss - target; ±inf, or one that dwarfs the others, counts as its sign only.
         noise: floor of the residuals' standard deviation, > 0.
+        target: t, if known; else residuals are compressed about 0, and less.
         anchor: residual as λ → 0, if known. It stands half a range below the range; its standard deviation there is
             at least half its distance from the observation at the smallest λ, between which the curve lies.
     """
 
-    def __init__(self, u_N: ArrayLike, r_N: ArrayLike, *, noise: float, anchor: float | None = None) -> None:
+    def __init__(
+        self,
+        u_N: ArrayLike,
+        r_N: ArrayLike,
+        *,
+        noise: float,
+        target: float | None = None,
+        anchor: float | None = None,
+    ) -> None:
         u_N, r_N = _in_order(np.asarray(u_N, float), np.asarray(r_N, float))
         sizes_N = np.abs(r_N[np.isfinite(r_N)])
-        self._warp = max([LINEAR_REACH * noise, *([np.median(sizes_N)] if sizes_N.size else [])])
-        signed_N = np.abs(r_N) > SATURATED * self._warp
+        usual = max([LINEAR_REACH * noise, *([np.median(sizes_N)] if sizes_N.size else [])])
+        self._warp = _Warp(usual, 0.0) if target is None else _Warp(LINEAR_REACH * noise, target)
+        signed_N = np.abs(r_N) > SATURATED * usual
         r_N = np.where(signed_N, np.copysign(np.inf, r_N), r_N)
         self._push_G = _push(u_N[signed_N], r_N[signed_N])
         if anchor is not None:
@@ -51,7 +63,7 @@ class RootPosterior:
         self._y_N, self._sd_N = _warped(r_N, self._warp, noise)
         if anchor is not None:
             self._sd_N[0] = max(self._sd_N[0], abs(self._y_N[1] - self._y_N[0]) / 2)
-        self._floor = noise / self._warp
+        self._floor = float(self._warp.slope(np.zeros(())) * noise)
         self._scale = max(np.abs(self._y_N).max(), self._floor)
         self._settings_H = list(product(LENGTHS, AMPLITUDES, NOISES))
         self._fit()
@@ -77,7 +89,7 @@ class RootPosterior:
         """The expected residual at u, averaged before the compression is undone."""
         cross_HN1 = self._covariance(self._u_N, np.array([u]))
         y_H = self._trend(np.array([u])) + np.einsum("hn,hn->h", cross_HN1[..., 0], self._alpha_HN)
-        return float(self._warp * np.sinh(self._weight_H @ y_H))
+        return float(self._warp.undone(self._weight_H @ y_H))
 
     def _fit(self) -> None:
         gram_HNN = self._gram(self._u_N, self._sd_N)
@@ -127,13 +139,31 @@ def _in_order(u_N: Array, r_N: Array) -> tuple[Array, Array]:
     return u_N[order_N], r_N[order_N]
 
 
-def _warped(r_N: Array, warp: float, noise: float) -> tuple[Array, Array]:
-    """y = asinh(r / warp) and its standard deviation; a lone sign stands in as the largest |y| ± half of it."""
+@dataclass(frozen=True)
+class _Warp:
+    """y = asinh((r + centre) / scale) - asinh(centre / scale)."""
+
+    scale: float
+    centre: float
+
+    def __call__(self, r_N: Array) -> Array:
+        return np.asarray(np.arcsinh((r_N + self.centre) / self.scale) - np.arcsinh(self.centre / self.scale))
+
+    def slope(self, r_N: Array) -> Array:
+        """dy/dr."""
+        return np.asarray(1 / np.hypot(self.scale, r_N + self.centre))
+
+    def undone(self, y: float) -> float:
+        return float(self.scale * np.sinh(y + np.arcsinh(self.centre / self.scale)) - self.centre)
+
+
+def _warped(r_N: Array, warp: _Warp, noise: float) -> tuple[Array, Array]:
+    """y and its standard deviation; a lone sign stands in as the largest |y| ± half of it."""
     signed_N = np.isinf(r_N)
-    finite_N = np.where(signed_N, 0.0, r_N) / warp
-    stand_in = max(0.5, np.abs(np.arcsinh(finite_N)).max())
-    y_N = np.where(signed_N, np.sign(r_N) * stand_in, np.arcsinh(finite_N))
-    sd_N = np.where(signed_N, stand_in / 2, noise / warp / np.hypot(1, finite_N))
+    finite_N = np.where(signed_N, 0.0, r_N)
+    stand_in = max(0.5, np.abs(warp(finite_N)).max())
+    y_N = np.where(signed_N, np.sign(r_N) * stand_in, warp(finite_N))
+    sd_N = np.where(signed_N, stand_in / 2, noise * warp.slope(finite_N))
     return y_N, sd_N
 
 

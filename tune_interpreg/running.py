@@ -5,13 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from rich.console import Console
+from rich.text import Text
 
-from tune_interpreg import autoattack, cluster, data, graph, lock, models, reports, seeding
+from tune_interpreg import autoattack, collecting, data, graph, lock, models, reports, seeding, stopping
+from tune_interpreg.accounting import Account
 from tune_interpreg.config import Study
 from tune_interpreg.dispatch import Dispatcher
-from tune_interpreg.display import Lines, Live
+from tune_interpreg.display import Lines
+from tune_interpreg.live import Live
 from tune_interpreg.stopping import Stop
-from tune_interpreg.store import Store, StoreError
+from tune_interpreg.storage import refusing
+from tune_interpreg.store import Damaged, Store
 from tune_interpreg.study_file import StudyFile
 from tune_interpreg.yaml_file import StudyError
 
@@ -22,24 +26,55 @@ def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, consol
     """Run what is left of a study and print its tables; returns the exit code.
 
     Raises ``StudyError`` or ``StoreError`` before anything is written, also where another driver holds the store;
-    ``ClusterError`` before anything runs.
+    ``ClusterError`` before anything runs; ``Refused`` where the disk takes no more, or another driver took over.
     """
-    store.check(file.study)
-    fingerprint = _checked_data(file)
-    with lock.held(store):
-        store.check(file.study)  # another driver may have made it in the meantime
-        if retry_failed:
-            console.print(f"{store.forget_failures()} failed items run again")
-        dispatcher = Dispatcher(file.study, store, fingerprint)
-        _save(file.study, store)
-        lock.sign(store)
-        stop = _drain(dispatcher, where, console) if dispatcher.settled() < dispatcher.total() else None
+    with refusing(store.path):
+        _damaged_study(file.study, store)
+    with collecting.paused():
+        fingerprint = checked_data(file).fingerprint
+    with refusing(store.path), lock.held(store):
+        return _run(file.study, store, fingerprint, where, retry_failed, console)
+
+
+def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed: bool, console: Console) -> int:
+    """As ``run``, in a held store."""
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    damaged = _damaged_study(study, store)  # another driver may have made it in the meantime
+    store.check_access()
+    lock.sign(store)
+    store.sweep()
+    if damaged:
+        say(f"{store.set_aside(damaged)}; it is written anew")
+    if retry_failed:
+        say(f"{store.forget_failures()} failed items run again")
+    with collecting.paused():
+        dispatcher = Dispatcher(study, store, fingerprint, say)
+    store.save_study(study)
+    stop, account = None, None
+    if dispatcher.settled() < dispatcher.total():
+        stop, account = _drain(dispatcher, where, console)
+    if stop and dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
+        say(f"{stopping.GO_ON}; tune-interpreg report {store.path} prints the tables so far")
+        return stop.code
+    with collecting.paused():
         reports.print_all(store, console)
-        return _outcome(dispatcher, console, stop)
+    return _outcome(dispatcher, account, console)
 
 
-def _checked_data(file: StudyFile) -> str:
-    """Read the data and build the model on the driver, so that what cannot work fails here; the data's fingerprint."""
+def _damaged_study(study: Study, store: Store) -> Damaged | None:
+    """What is wrong with the store's own study, if anything is; raises ``StoreError`` where it is another one."""
+    try:
+        store.check(study)
+    except Damaged as error:
+        return error
+    return None
+
+
+def checked_data(file: StudyFile) -> data.Dataset:
+    """Read the data and build the model on the driver, so that what cannot work fails here."""
     study = file.study
     try:
         loaded = data.load(study.data)
@@ -55,7 +90,7 @@ def _checked_data(file: StudyFile) -> str:
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"{study.model.name} does not take images of shape {loaded.shape}: {error}; name another model"
         raise StudyError([file.locate(("model",), message)]) from None
-    return loaded.fingerprint
+    return loaded
 
 
 def _check_autoattack(file: StudyFile, loaded: data.Dataset) -> None:
@@ -70,32 +105,29 @@ def _check_autoattack(file: StudyFile, loaded: data.Dataset) -> None:
         raise StudyError([file.locate(place, problem)])
 
 
-def _save(study: Study, store: Store) -> None:
-    try:
-        store.save_study(study)
-    except OSError as error:
-        message = f"{store.path}: cannot be written ({error.strerror}); name another folder with --store"
-        raise StoreError(message) from None
-
-
-def _drain(dispatcher: Dispatcher, where: str, console: Console) -> Stop:
+def _drain(dispatcher: Dispatcher, where: str, console: Console) -> tuple[Stop, Account]:
+    """Run what is left: how it ended, and where the time went."""
     settled, total = dispatcher.settled(), dispatcher.total()
     console.print(f"{dispatcher.study.name}: {settled} of {total} parts are in {dispatcher.store.path}", soft_wrap=True)
-    live = Live(console, settled, total) if console.is_terminal else None
-    dispatcher.display = live or Lines(console)
+    live = Live(console, dispatcher.study, dispatcher.state) if console.is_terminal else None
+    with collecting.paused():  # both take a second to load, which a finished study can do without
+        from tune_interpreg import cluster
+        from tune_interpreg.overview import Overview
+    shown = Overview(dispatcher.store, dispatcher.study, dispatcher.records, live or Lines(console))
+    account = dispatcher.display = Account(shown)
     with live or nullcontext():
-        return cluster.drain(dispatcher, where)
+        return cluster.drain(dispatcher, where), account
 
 
-def _outcome(dispatcher: Dispatcher, console: Console, stop: Stop | None) -> int:
-    """Say where all lies and what is missing; the exit code."""
+def _outcome(dispatcher: Dispatcher, account: Account | None, console: Console) -> int:
+    """Say where all lies, where the time went and what is missing; the exit code."""
     store = dispatcher.store
     console.print(f"store        {store.path}", soft_wrap=True)
     console.print(f"tables       {store.report_dir}", soft_wrap=True)
-    console.print(f"TensorBoard  tensorboard --logdir {store.tensorboard_dir}", soft_wrap=True)
-    if stop and dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
-        console.print("interrupted: run the same command again to go on")
-        return stop.code
+    console.print(f"page         tune-interpreg report {store.path}", soft_wrap=True)
+    console.print(f"TensorBoard  tune-interpreg tensorboard {store.path}", soft_wrap=True)
+    if account and (told := account.told()):
+        console.print(Text(f"time         {told}"), soft_wrap=True)
     failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
     if failed:
         console.print(f"{len(failed)} items failed; --retry-failed runs them again")

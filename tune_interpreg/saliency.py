@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tune_interpreg.config import MapSettings
-from tune_interpreg.models import linearize, through_softmax
+from tune_interpreg.models import linearize, multiplying, through_softmax
 
 # With the eight-byte numbers that are made of them: some 100 MB while a data set's maps are permuted or compared.
 VALUES_AT_ONCE = 2**22
@@ -34,9 +34,10 @@ def simple_gradient(
     Returns: g_BCHW, signed, output per pixel, without graph. The model runs in the mode it is in.
     """
     z_BK, adjoint = linearize(model, x_BCHW)
+    z_BK = z_BK.to(x_BCHW.dtype)
     if output == "probabilities":
         _, adjoint = through_softmax(z_BK, adjoint)
-    return adjoint(F.one_hot(y_B, z_BK.shape[-1]).to(z_BK.dtype))
+    return adjoint(F.one_hot(y_B, z_BK.shape[-1]).to(z_BK.dtype)).to(x_BCHW.dtype)
 
 
 @torch.no_grad()
@@ -49,19 +50,20 @@ def smoothgrad(
         x_BCHW: images, pixels in [0, 1]. y_B: labels c.
         settings: σ in pixels, N = samples, and the variants: ``clamp`` clamps each x + e_i to [0, 1];
             ``include_clean`` makes the mean one over N + 1 images, of which the last is x; under the sign ``signed``
-            it is the mean of g, not of |g|; ``output`` as in ``simple_gradient``.
+            it is the mean of g, not of |g|; ``output`` as in ``simple_gradient``; ``precision`` as in the study.
         generator: on x's device; its draws do not depend on chunk.
         chunk: M ≥ 1, noisy copies in one forward: at most chunk·B images are in memory.
     Returns: I_BCHW, output per pixel, ≥ 0 unless signed, without graph. The model runs in the mode it is in.
     """
     copies, total_BCHW = _copies(x_BCHW, settings, generator), torch.zeros_like(x_BCHW)
     count = settings.samples + settings.include_clean
-    for _ in range(0, count, chunk):
-        noisy_MBCHW = torch.stack(list(islice(copies, chunk)))
-        labels = y_B.repeat(len(noisy_MBCHW))
-        g = simple_gradient(model, noisy_MBCHW.flatten(0, 1), labels, output=settings.output)
-        g_MBCHW = (g.abs() if settings.sign == "abs" else g).view_as(noisy_MBCHW)
-        total_BCHW += g_MBCHW.sum(0)
+    with multiplying(settings.precision, x_BCHW.device):
+        for _ in range(0, count, chunk):
+            noisy_MBCHW = torch.stack(list(islice(copies, chunk)))
+            labels = y_B.repeat(len(noisy_MBCHW))
+            g = simple_gradient(model, noisy_MBCHW.flatten(0, 1), labels, output=settings.output)
+            g_MBCHW = (g.abs() if settings.sign == "abs" else g).view_as(noisy_MBCHW)
+            total_BCHW += g_MBCHW.sum(0)
     return total_BCHW / count
 
 

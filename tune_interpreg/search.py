@@ -7,22 +7,24 @@ ledger and the trials under way say.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import ledger, matches, matching, seeding
 from tune_interpreg.fields import Param
+from tune_interpreg.lean import Journal, Shown, TPESampler
 from tune_interpreg.space import Range, Search
-from tune_interpreg.store import Record
+from tune_interpreg.store import Damaged, Record
 from tune_interpreg.target import Target
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -36,9 +38,27 @@ _STATES = {
 
 
 def journal(path: Path) -> JournalStorage:
-    """The study's Optuna storage; only the driver writes to it."""
+    """The study's Optuna storage, read whole; only the driver writes to it. Raises ``Damaged`` where Optuna cannot."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    try:
+        _check_last_line(path)
+        storage = JournalStorage(Journal(path))
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id)
+    except OSError:
+        raise
+    except Exception as error:  # whatever its own reader trips over
+        raise Damaged(path, f"is damaged: Optuna cannot read it ({error!r})") from None
+    return storage
+
+
+def _check_last_line(path: Path) -> None:
+    """Optuna passes over a last line that was not written whole, and trips over it once another follows."""
+    content = path.read_bytes() if path.exists() else b""
+    if content:
+        json.loads(content.splitlines(keepends=True)[-1])
+        if not content.endswith(b"\n"):
+            raise ValueError("its last line is not whole")
 
 
 class ArmSearch:
@@ -64,12 +84,20 @@ class ArmSearch:
         self._records = {record["number"]: record for record in records}
         self._distributions = {name: distribution(span) for name, span in search.ranges.items()}
         self._live: dict[int, optuna.Trial] = {}
+        self._reported: dict[int, set[int]] = {}  # epochs of live trials
+        self._some_lost = False  # whether a settled trial has no value
+        self.earlier: dict[int, list[dict[str, Param]]] = {}  # what the journal says was proposed before, by number
         self._study = self._opened(storage, records)
 
     def propose(self, number: int, params: Mapping[str, Param] | None = None) -> dict[str, Param]:
         """The searched parameters of trial ``number``; ``params`` repeats a proposal that was begun before."""
-        self._study.sampler = self._sampler(number)
+        if number in self._live:  # it was given back
+            return dict(self._live[number].params)
         fixed = self._fixed(number) if params is None else {name: params[name] for name in self.search.ranges}
+        if self._some_lost and not self._is_whole(fixed):
+            fixed = self._around_lost(number, fixed)
+        # Of a whole proposal a sampler would think for nothing.
+        self._study.sampler = optuna.samplers.RandomSampler() if self._is_whole(fixed) else self._sampler(number)
         if fixed:
             self._study.enqueue_trial(fixed)
         trial = self._study.ask(self._distributions | self._widened(number, fixed))
@@ -86,8 +114,7 @@ class ArmSearch:
         frozen = self._frozen(record)
         for name, value in frozen.user_attrs.items():
             trial.set_user_attr(name, value)
-        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        for epoch in sorted(frozen.intermediate_values.keys() - reported.keys()):
+        for epoch in sorted(frozen.intermediate_values.keys() - self._reported.pop(record["number"], set())):
             trial.report(frozen.intermediate_values[epoch], epoch)
         complete = frozen.state == TrialState.COMPLETE
         self._study.tell(trial, frozen.values if complete else None, state=frozen.state)
@@ -99,6 +126,7 @@ class ArmSearch:
         (metric,) = known
         trial = self._live[number]
         trial.report(metrics[metric], epoch)
+        self._reported.setdefault(number, set()).add(epoch)
         return trial.should_prune()
 
     # ------------------------------------------------------------------ Optuna
@@ -111,6 +139,8 @@ class ArmSearch:
         if self.arm in optuna.get_all_study_names(storage):
             study = optuna.load_study(study_name=self.arm, storage=storage, pruner=pruner)
             known = [_told(trial) for trial in study.get_trials(deepcopy=False)]
+            for trial in study.get_trials(deepcopy=False):
+                self.earlier.setdefault(trial.user_attrs.get("number", -1), []).append(trial.params)
             if study.directions == directions and known == [_told(trial) for trial in frozen]:
                 return study
             optuna.delete_study(study_name=self.arm, storage=storage)
@@ -118,12 +148,13 @@ class ArmSearch:
         study.add_trials(frozen)
         return study
 
-    def _frozen(self, record: Record) -> optuna.trial.FrozenTrial:
+    def _frozen(self, record: Record) -> FrozenTrial:
         state = _STATES[record["state"]]
-        attributes: dict[str, Any] = {"number": record["number"], "key": record["key"]}
+        attributes: dict[str, Any] = {"number": record["number"], "key": record["key"], "state": record["state"]}
         values = self._values(record, attributes)
         if values is None and state == TrialState.COMPLETE:
             state = TrialState.FAIL
+        self._some_lost |= state == TrialState.FAIL
         params = {name: record["recipe"]["params"][name] for name in self.search.ranges}
         return optuna.create_trial(
             state=state,
@@ -164,15 +195,32 @@ class ArmSearch:
             return self.search.combinations()[number]
         return {} if self.target is None else matches.combination(self.search, number)
 
+    def _is_whole(self, fixed: Mapping[str, Param]) -> bool:
+        return fixed.keys() >= self.search.ranges.keys()
+
+    def _around_lost(self, number: int, fixed: Mapping[str, Param]) -> dict[str, Param]:
+        """The whole proposal, of a sampler that is asked in a copy of the study in which diverged trials have values.
+
+        Equal proposals run once: one that failed already is moved a hair, or all that follow might be lost with it.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        storage = Shown(trials if self.target else _valued(trials))
+        copy = optuna.create_study(storage=storage, directions=self._study.directions, sampler=self._sampler(number))
+        if fixed:
+            copy.enqueue_trial(dict(fixed))
+        asked = copy.ask(self._distributions | self._widened(number, fixed))
+        failed = [trial.params for trial in trials if trial.user_attrs.get("state") == "failed"]
+        if asked.params not in failed:
+            return dict(asked.params)
+        share = 0.02 * np.random.default_rng(seeding.number(self.seed, "beside", self.arm, number)).random()
+        return {name: _moved(value, asked.distributions[name], share) for name, value in asked.params.items()}
+
     def _widened(self, number: int, params: Mapping[str, Param]) -> dict[str, BaseDistribution]:
         """The distribution of a matched strength, where its range is no longer the file's own."""
         if self.target is None:
             return {}
         strength = self.search.strength
-        earlier = [record for record in self._records.values() if record["number"] < number]
-        fixed = matches.combination(self.search, number)
-        (own,) = [one for one in matches.combinations(self.search, earlier, self.target) if one.fixed == fixed]
-        low, high = own.bounds
+        low, high = matches.bounds(self.search, self._records, self.target, number)
         at = params.get(strength, low)
         # A trial of an earlier file may lie outside of today's range.
         return {strength: FloatDistribution(min(low, float(at)), max(high, float(at)), log=True)}
@@ -194,7 +242,7 @@ class ArmSearch:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         if self.search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        return TPESampler(self._distributions, seed=seed, n_startup_trials=startup)
 
 
 def distribution(span: Range) -> BaseDistribution:
@@ -205,6 +253,36 @@ def distribution(span: Range) -> BaseDistribution:
     return FloatDistribution(*span.bounds, log=span.log_uniform is not None)
 
 
-def _told(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
-    attributes = trial.user_attrs.get("key"), trial.user_attrs.get("number"), trial.user_attrs.get("residual")
+def _valued(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of a search that maximizes, the diverged ones with the worst value of any that is done, if one is.
+
+    Samplers pass over a trial without a value: TPE goes on among the diverged, and a Gaussian process, which has
+    learnt nothing, proposes one and the same point for ever. The worst that was seen leaves ranks, and the scale of a
+    model, as they are; 0 would not.
+    """
+    done = [trial.values for trial in trials if trial.state == TrialState.COMPLETE]
+    diverged = [trial for trial in trials if trial.user_attrs.get("state") == "diverged"]
+    if not done:
+        return list(trials)
+    worst = [min(values) for values in zip(*done, strict=True)]
+    valued = [trial for trial in trials if trial.user_attrs.get("state") != "diverged"]
+    for number, trial in enumerate(diverged, start=len(trials)):
+        made = optuna.create_trial(values=worst, params=trial.params, distributions=trial.distributions)
+        made.number = number  # they come last: of two equal trials a sampler takes the earlier one for the better
+        valued.append(made)
+    return valued
+
+
+def _moved(value: Param, within: BaseDistribution, share: float) -> Param:
+    """A number, moved by a share of its way to the farther end of its range; anything else as it is."""
+    if not isinstance(within, FloatDistribution) or isinstance(value, str):
+        return value
+    low, high = (math.log(end) if within.log else end for end in (within.low, within.high))
+    at = math.log(value) if within.log else float(value)
+    at += share * ((low if at > (low + high) / 2 else high) - at)
+    return math.exp(at) if within.log else at
+
+
+def _told(trial: FrozenTrial) -> tuple[Any, ...]:
+    attributes = [trial.user_attrs.get(name) for name in ("key", "number", "state", "residual")]
     return *attributes, trial.state, trial.values, trial.params, trial.distributions

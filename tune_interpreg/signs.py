@@ -45,12 +45,19 @@ def widened(
     known_N = ~np.isnan(r_N)
     lambda_N, r_N = credible(lambda_N[known_N], r_N[known_N], noise)
     hopeless = anchor_residual is not None and anchor_residual > WITHIN_NOISE * noise
-    factor = math.sqrt(high) / math.sqrt(low)
+    lowest, highest = reach(bounds)
     if r_N.size and (r_N < -WITHIN_NOISE * noise).all():
-        return low, min(high * factor, sys.float_info.max)
+        return low, highest
     if r_N.size and (r_N > WITHIN_NOISE * noise).all() and not hopeless:
-        return max(low / factor, sys.float_info.min), high
+        return lowest, high
     return None
+
+
+def reach(bounds: tuple[float, float]) -> tuple[float, float]:
+    """How far ``widened`` goes on either side: half the logarithmic length of ``bounds``, 0 < low < high."""
+    low, high = bounds
+    factor = math.sqrt(high) / math.sqrt(low)
+    return max(low / factor, sys.float_info.min), min(high * factor, sys.float_info.max)
 
 
 def credible(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Array]:

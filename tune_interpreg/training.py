@@ -1,23 +1,26 @@
 """The training engine: one or several seeds of one recipe, an epoch at a time. No Ray.
 
 Data lies in memory on the device and is indexed by a seeded permutation. A step has fixed shapes, reads
-nothing back and draws from its seed's generators only, so that it can be captured. Every generator is
-seeded anew by (seed, purpose, epoch): a checkpoint needs no random state, and an interrupted training
-goes on with the bits of an uninterrupted one.
+nothing back and draws from its seed's generators only, so that it can be captured (see ``capture``). Every
+generator is seeded anew by (seed, purpose, epoch): a checkpoint needs no random state, an interrupted training
+goes on with the bits of an uninterrupted one, and an epoch that diverged can be trained again to see where.
+A seed that diverges does not hold up the others.
 
-Shapes: B batch, N training images, C·H·W image.
+Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg import saliency, seeding
+from tune_interpreg import divergence, gpu, saliency, seeding
 from tune_interpreg.augmentation import augment
+from tune_interpreg.capture import Engine, Lane
 from tune_interpreg.config import Model, Training
 from tune_interpreg.data import Dataset, pixels
 from tune_interpreg.layers import Adjoint, set_dropout_generator
@@ -25,7 +28,7 @@ from tune_interpreg.models import build, linearize
 
 
 class Diverged(ArithmeticError):
-    """A loss term that is no finite number."""
+    """A loss term, a gradient or a weight that is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,51 @@ class Replica:
     def __init__(self, seed: int, model: nn.Module, training: Training):
         self.seed = seed
         self.model = model
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=training.momentum)
-        device = next(model.parameters()).device
-        self.streams = {purpose: torch.Generator(device) for purpose in STREAMS}
-        set_dropout_generator(model, self.streams["dropout"])
+        self.device = next(model.parameters()).device
+        self.optimizer = optimizer(model, training, fused=self.device.type == "cuda")
+        self.draw_anew()
+
+    def draw_anew(self) -> None:
+        """Take new generators, seeded when an epoch begins."""
+        self.streams = {purpose: torch.Generator(self.device) for purpose in STREAMS}
+        set_dropout_generator(self.model, self.streams["dropout"])
 
     def begin(self, epoch: int, lr: float) -> None:
         """Set the rate and seed the random streams for ``epoch``; the model goes to train mode."""
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         for purpose, generator in self.streams.items():
             generator.manual_seed(seeding.number(self.seed, purpose, epoch))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights, momenta and buffers, by names that no other seed has."""
+        for name, parameter in self.model.named_parameters():
+            momentum = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            yield f"{self.seed}/model/{name}", parameter
+            yield f"{self.seed}/momentum/{name}", momentum
+        yield from ((f"{self.seed}/buffer/{name}", buffer) for name, buffer in self.model.named_buffers())
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the tensors' values from ``state``; raises ``KeyError`` where it lacks one."""
+        with torch.no_grad():
+            for name, tensor in self.tensors():
+                tensor.copy_(state[name])
+
+
+def optimizer(model: nn.Module, training: Training, *, fused: bool) -> torch.optim.SGD:
+    """SGD with momentum; fused: all weights in one kernel, which reads the rate on the device when it runs.
+
+    A captured step then follows the rate from epoch to epoch, and is captured once.
+    """
+    parameters = list(model.parameters())
+    if not fused:
+        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum)
+    lr = torch.tensor(training.lr, dtype=torch.float32, device=parameters[0].device)
+    return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, fused=True)
 
 
 class Trainer:
@@ -97,7 +133,9 @@ class Trainer:
         model, training: as in the study. terms: the method. seeds: one replica each.
         data: its training split is used, already on ``device``.
         guidance: the target maps of methods that need them.
+        capture: whether a GPU replays captured steps; on a CPU it changes nothing.
 
+    ``diverged`` holds the seeds that did, and what became of each in words; they train on, but count no more.
     Raises ``ValueError`` where the images do not fill one batch.
     """
 
@@ -111,6 +149,7 @@ class Trainer:
         seeds: Sequence[int],
         guidance: Guidance | None = None,
         device: torch.device | str = "cpu",
+        capture: bool = True,
     ):
         if len(data.train) < training.batch_size:
             raise ValueError(
@@ -119,10 +158,19 @@ class Trainer:
             )
         self.training, self.data, self.terms, self.guidance = training, data, terms, guidance
         self.epoch = 0
+        self.diverged: dict[int, str] = {}
         self.replicas = [
             Replica(seed, build(model, data.shape, data.classes, seeding.generator(seed, "init")).to(device), training)
             for seed in seeds
         ]
+        self._lanes = [self._lane(replica) for replica in self.replicas]
+        own = self.replicas[0].device
+        self.engine = Engine(self._lanes, own, capture=capture and own.type == "cuda")
+
+    @property
+    def sound(self) -> list[Replica]:
+        """The replicas that have not diverged."""
+        return [replica for replica in self.replicas if replica.seed not in self.diverged]
 
     @property
     def lr(self) -> float:
@@ -140,36 +188,65 @@ class Trainer:
         return self.steps * self.training.batch_size
 
     def run_epoch(self) -> dict[int, dict[str, float]]:
-        """Train one epoch; returns for each seed the mean of each term over its batches, and their sum ``loss``.
+        """Train one epoch; returns for each sound seed the mean of each term over its batches, and their sum ``loss``.
 
-        Raises ``Diverged`` with epoch and term where one is not finite.
+        Where a term, its gradient or a weight of a seed is not finite, ``diverged`` says so with epoch, step and term;
+        raises ``Diverged`` where no seed is left.
         """
-        for replica in self.replicas:
-            replica.begin(self.epoch, self.lr)
-        sums = {replica.seed: self._train(replica) for replica in self.replicas}
-        means = {seed: {name: float(total) / self.steps for name, total in one.items()} for seed, one in sums.items()}
-        for seed, one in means.items():
-            self._refuse_non_finite(seed, one)
-            one["loss"] = sum(one.values())
+        before = {name: tensor.clone() for name, tensor in self.state().items()}
+        with gpu.multiplying(self.training.matmul):
+            self._begin()
+            if self.engine.prepare():
+                self._undo(before)
+            self.engine.run(self.steps)
+            means = self._means()
+            for replica in self.sound:
+                if fault := self._fault(replica, means[replica.seed], before):
+                    self.diverged[replica.seed] = fault
+        if not self.sound:
+            raise Diverged("; ".join(self.diverged.values()))
         self.epoch += 1
-        return means
+        return {
+            replica.seed: means[replica.seed] | {"loss": sum(means[replica.seed].values())} for replica in self.sound
+        }
 
-    def _train(self, replica: Replica) -> dict[str, Tensor]:
+    def _lane(self, replica: Replica) -> Lane:
+        drawn = [generator for purpose, generator in replica.streams.items() if purpose != "order"]
+        order_TB = torch.zeros(self.steps, self.training.batch_size, dtype=torch.long, device=replica.device)
+        return Lane(lambda index_B: self._step(replica, index_B), drawn, order_TB)
+
+    def _begin(self) -> None:
+        for replica, lane in zip(self.replicas, self._lanes, strict=True):
+            replica.begin(self.epoch, self.lr)
+            lane.begin(self._order(replica))
+
+    def _undo(self, before: Mapping[str, Tensor]) -> None:
+        """Begin the epoch anew, after steps that were a rehearsal."""
+        self.load_state(before, self.epoch)
+        if not self.engine.captured:
+            for replica in self.replicas:
+                replica.draw_anew()
+        self._begin()
+
+    def _means(self) -> dict[int, dict[str, float]]:
+        pairs = zip(self.replicas, self._lanes, strict=True)
+        return {
+            replica.seed: {name: float(total) / self.steps for name, total in lane.sums.items()}
+            for replica, lane in pairs
+        }
+
+    def _order(self, replica: Replica) -> Tensor:
+        """order_TB, drawn as the epoch's first number; the remainder of the images is left out."""
         stream = replica.streams["order"]
         order_N = torch.randperm(len(self.data.train), generator=stream, device=stream.device)
-        sums: dict[str, Tensor] = {}
-        for step in range(self.steps):
-            index_B = order_N[step * self.training.batch_size : (step + 1) * self.training.batch_size]
-            for name, term in self._step(replica, index_B).items():
-                sums[name] = sums.get(name, 0.0) + term.detach()
-        return sums
+        return order_N[: self.images].view(self.steps, -1)
 
     def _step(self, replica: Replica, index_B: Tensor) -> Mapping[str, Tensor]:
         terms = self.terms(replica.model, self.batch(replica, index_B))
         replica.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         replica.optimizer.step()
-        return terms
+        return {name: term.detach() for name, term in terms.items()}
 
     def batch(self, replica: Replica, index_B: Tensor) -> Batch:
         """The training images of these rows as a step sees them: target maps are made, then all is augmented."""
@@ -189,28 +266,28 @@ class Trainer:
             raw_BCHW = saliency.permute(raw_BCHW, replica.streams["permutation"])
         return self.guidance.target(raw_BCHW)
 
-    def _refuse_non_finite(self, seed: int, means: Mapping[str, float]) -> None:
-        for name, value in means.items():
-            if not abs(value) < float("inf"):
-                raise Diverged(f"the term {name} was {value} in epoch {self.epoch + 1} (seed {seed})")
+    def _fault(self, replica: Replica, means: Mapping[str, float], before: Mapping[str, Tensor]) -> str | None:
+        """What was not finite, where a mean or a weight is not: its epoch is trained anew, uncaptured, to see where."""
+        wrong = [f"the mean of the term {name} was {mean}" for name, mean in means.items() if not math.isfinite(mean)]
+        if not wrong and divergence.is_finite(replica.model.state_dict().values()):
+            return None
+        replica.load(before)
+        replica.begin(self.epoch, self.lr)
+        losses = (self.terms(replica.model, self.batch(replica, index_B)) for index_B in self._order(replica))
+        fault = divergence.first_fault(losses, replica.model, replica.optimizer)
+        place = f"in epoch {self.epoch + 1} (seed {replica.seed})"
+        if fault is not None:
+            return f"{fault.what} {place}, step {fault.step} of {self.steps}{fault.beside}"
+        # The sum over the steps may overflow by itself, and a method of a user may not be deterministic.
+        return f"{(wrong or ['a weight was not finite'])[0]} {place}; no step showed it when trained again"
 
     # -------------------------------------------------------------- checkpoints
     def state(self) -> dict[str, Tensor]:
-        """Weights and momenta of all replicas, by name; together with ``epoch`` all that going on needs."""
-        return {name: tensor.detach() for name, tensor in self._tensors()}
+        """Weights and momenta of all replicas, by name; with ``epoch`` and ``diverged`` all that going on needs."""
+        return {name: tensor.detach() for replica in self.replicas for name, tensor in replica.tensors()}
 
     def load_state(self, state: Mapping[str, Tensor], epoch: int) -> None:
         """Go on after ``epoch`` epochs from what ``state`` returned; raises ``KeyError`` on a foreign state."""
-        with torch.no_grad():
-            for name, tensor in self._tensors():
-                tensor.copy_(state[name])
-        self.epoch = epoch
-
-    def _tensors(self) -> list[tuple[str, Tensor]]:
-        named = []
         for replica in self.replicas:
-            for name, parameter in replica.model.named_parameters():
-                momentum = replica.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                named += [(f"{replica.seed}/model/{name}", parameter), (f"{replica.seed}/momentum/{name}", momentum)]
-            named += [(f"{replica.seed}/buffer/{name}", buffer) for name, buffer in replica.model.named_buffers()]
-        return named
+            replica.load(state)
+        self.epoch = epoch

@@ -6,29 +6,47 @@ scheduler asks it whether to stop a trial, and the store keeps what has to last.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
+import os
 import shutil
+import socket
 import traceback
+from collections import Counter, deque
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_interpreg import registry
+from tune_interpreg import display, nodes, places, registry
+from tune_interpreg.connection import ClusterError
+from tune_interpreg.data import DataError
 from tune_interpreg.dispatch import Dispatcher, Pause
 from tune_interpreg.items import Item
+from tune_interpreg.storage import Refused, refusal
 from tune_interpreg.store import Store
 
 ERROR_FILE = "error.txt"
 
+#: How many words of a long reason are told.
+REASON = 100
+
+#: How often an item that raises is started again before it is given up, and how often one whose worker was killed, by
+#: the system or by whoever wants the machine back. An epoch that is done in between begins the count anew.
+RETRIES, REVIVALS = 2, 8
+
 
 def configuration(item: Item, store: Store, device: str) -> dict[str, Any]:
     """What a worker is told: plain values and absolute paths."""
-    return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": device}
+    told, root = item.model_dump(mode="json"), item.recipe.data.root
+    told["recipe"]["data"]["root"] = root and os.path.abspath(root)
+    return {"item": told, "store": str(store.path), "driver": store.driver, "device": device}
 
 
 class StudyTrainable(tune.Trainable):
@@ -36,6 +54,9 @@ class StudyTrainable(tune.Trainable):
 
     It does so with the first step, not before: Tune may set a worker up for a trial that another one, free in
     the meantime, then runs.
+
+    A result may say more than the item's own: ``warning`` is for the user; ``refused`` says why the store takes nothing
+    more, which no retry mends and which says nothing against the item.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,25 +64,46 @@ class StudyTrainable(tune.Trainable):
         self._inner: tune.Trainable | None = None
 
     def step(self) -> dict[str, Any]:
+        folder = Path(self._config["store"])
         try:
-            return self._worker().step()
-        except Exception:
-            self._note_error()
+            return self._step()
+        except Exception as error:
+            if refused := refusal(error, folder):
+                return {"refused": str(refused), "done": True}
+            try:
+                self._note_error()
+            except Exception as another:
+                if refused := refusal(another, folder):
+                    return {"refused": str(refused), "done": True}
             raise
+
+    def _step(self) -> dict[str, Any]:
+        worker = self._worker()
+        result, warning = worker.step(), getattr(worker, "warning", None)
+        if warning is None:
+            return result
+        worker.warning = None
+        return result | {"warning": warning}
 
     def _worker(self) -> tune.Trainable:
         if self._inner is None:
             item = Item.model_validate(self._config["item"])
-            targets, method = item.role == "targets", item.recipe.method
-            kind = registry.resolve("stages", "targets") if targets else registry.method(method)
-            self._inner = kind(self._config, storage=self._storage)
+            stage, method = item.role in ("targets", "checks"), item.recipe.method
+            kind = registry.resolve("stages", item.role) if stage else registry.method(method)
+            store = Store(self._config["store"], self._config.get("driver"))
+            _check_shared(store)
+            places.note(store, item.key)
+            try:
+                self._inner = kind(self._config, storage=self._storage)
+            except DataError as error:  # the driver has read the same data
+                raise Refused(f"on {socket.gethostname()}: {error}") from None
         return self._inner
 
     def _note_error(self) -> None:
         """Leave the traceback where the driver finds it, should Tune give the trial up."""
         item = Item.model_validate(self._config["item"])
-        errors = Store(self._config["store"]).checkpoint_dir(item.key) / ERROR_FILE
-        Store.write_text(errors, traceback.format_exc())
+        store = Store(self._config["store"], self._config.get("driver"))
+        store.write_text(store.checkpoint_dir(item.key) / ERROR_FILE, traceback.format_exc())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -75,6 +117,7 @@ class StudyTrainable(tune.Trainable):
                 shutil.rmtree(self._inner.logdir, ignore_errors=True)
             self._inner = None
             gc.collect()  # a trial holds itself in cycles, and its tensors are nothing that the collector counts
+            _set_libraries_aside()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self._worker().save_checkpoint(checkpoint_dir)
@@ -83,30 +126,56 @@ class StudyTrainable(tune.Trainable):
         self._worker().load_checkpoint(checkpoint_dir)
 
 
+def _check_shared(store: Store) -> None:
+    """Raise ``Refused`` where this machine does not see the folder that the driver signed, or may not write there."""
+    if store.driver is not None and not (store.signed() and os.access(store.path, os.W_OK)):
+        raise Refused(
+            f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
+            "name a folder with --store that all machines share"
+        )
+
+
+@cache
+def _set_libraries_aside() -> None:
+    """Once a process: what outlives its first trial, a million objects of libraries, is not collected again.
+
+    Looking through it takes a tenth of a second, which a sweep would spend on each of its trials.
+    """
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else libraries complain of what they see left over
+
+
 def last_error(store: Store, item: Item) -> str:
     """Why an item was given up, as its worker noted it: the exception, then the traceback."""
     path = store.checkpoint_dir(item.key) / ERROR_FILE
     if not path.exists():
         return "the worker died without an exception (killed, or out of memory)"
-    text = path.read_text(encoding="utf-8").strip()
-    return f"{text.splitlines()[-1]}\n{text}"
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    return f"{(text.splitlines() or ['no reason was noted'])[-1]}\n{text}"
 
 
 class GraphSearcher(Searcher):
     """Tune's searcher over the graph: the next ready item, nothing while all wait, FINISHED at the end.
 
-    Tune logs what a searcher raises and goes on without it; ``failure`` keeps it, and ends the run.
+    It hands out no more than the nodes hold just then, and starts failed items again itself: to Tune, each attempt is a
+    trial of its own. Tune logs what a searcher raises and goes on without it; ``failure`` keeps it, and ends the run.
     """
 
     def __init__(self, dispatcher: Dispatcher, device: str):
         super().__init__()
         self.dispatcher, self.device = dispatcher, device
+        self.nodes = nodes.Nodes(dispatcher.study.resources, dispatcher.say)
         self.items: dict[str, Item] = {}
+        self.errors: dict[str, Exception | None] = {}
         self.failure: Exception | None = None
+        self._again: deque[Item] = deque()
+        self._failures: Counter[str] = Counter()  # by key
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self.failure and len(self.items) >= self.nodes.room():
+            return None
         try:
-            item = Pause.DRAINED if self.failure else self.dispatcher.next()
+            item = Pause.DRAINED if self.failure else self._next()
         except Exception as error:
             self.failure = error
             return Searcher.FINISHED
@@ -115,22 +184,52 @@ class GraphSearcher(Searcher):
         self.items[trial_id] = item
         return configuration(item, self.dispatcher.store, self.device)
 
+    def _next(self) -> Item | Pause:
+        return self._again.popleft() if self._again else self.dispatcher.next()
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         item = self.items.pop(trial_id, None)
-        if item is None:
+        if item is None or self.failure:  # where a run ends early, the rest goes on next time
             return
         try:
-            self._settle(item, result if not error else None)
+            if error:
+                self._retry(item, self.errors.pop(trial_id, None))
+            else:
+                self._settle(item, result or {})
         except Exception as failure:
             self.failure = failure
 
-    def _settle(self, item: Item, result: dict[str, Any] | None) -> None:
-        if result is None:
+    def _retry(self, item: Item, error: Exception | None) -> None:
+        """Start the item again after its worker's end, which counts against it unless the whole node is gone.
+
+        A worker that died after it had written its record, and before it told so, has done its work.
+        """
+        if record := self.dispatcher.store.record_of(item):
+            self.dispatcher.finish(item, record)
+            return
+        killed = isinstance(error, RayActorError) and not error.actor_init_failed
+        if nodes.took(error):
+            self.dispatcher.say(f"{display.name(item)}: lost its node, goes on elsewhere from its last checkpoint")
+        else:
+            self._failures[item.key] += 1
+        if self._failures[item.key] <= (REVIVALS if killed else RETRIES):
+            self._again.append(item)
+        elif killed or isinstance(error, RayTaskError):
             self.dispatcher.fail(item, last_error(self.dispatcher.store, item))
-        elif "record" in result:
+        else:
+            raise ClusterError(f"no worker can be started: {' '.join(str(error).split()[:REASON])}")
+
+    def epoch(self, item: Item, metrics: Mapping[str, float]) -> bool:
+        """Take an epoch's report; True asks to stop the trial."""
+        self._failures.pop(item.key, None)
+        return self.dispatcher.epoch(item, metrics)
+
+    def _settle(self, item: Item, result: dict[str, Any]) -> None:
+        hear(self.dispatcher, result)
+        if "record" in result:
             self.dispatcher.finish(item, json.loads(result["record"]))
         else:
-            self.dispatcher.prune(item, numbers(result))
+            self.dispatcher.prune(item, numbers(result), result.get("seconds", 0.0))
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that is never used."""
@@ -151,12 +250,41 @@ class GraphScheduler(FIFOScheduler):
         super().__init__()
         self._searcher = searcher
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """No trial before others: Tune starts them in their order anyway.
+
+        Else it would give each worker that gets free to the trial that waits for a new one to start, and drop that one:
+        where trials are shorter than such a start, a node that joins would never get to work.
+        """
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._searcher.errors[trial.trial_id] = _error(trial)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if self._searcher.failure:
+            return TrialScheduler.STOP
         item = self._searcher.items.get(trial.trial_id)
-        stop = item is not None and self._searcher.dispatcher.epoch(item, numbers(result))
+        hear(self._searcher.dispatcher, result)
+        stop = item is not None and self._searcher.epoch(item, numbers(result))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
+def _error(trial: Any) -> Exception:
+    """What ended a trial, as Tune has just noted it."""
+    if trial.pickled_error_file:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+    return RuntimeError(text.partition("\n")[2] or "Tune noted no reason")  # below a line of its own
+
+
+def hear(dispatcher: Dispatcher, result: Mapping[str, Any]) -> None:
+    """Tell the user a result's warning; raises ``Refused`` where its worker could not write."""
+    if "warning" in result:
+        dispatcher.say(result["warning"])
+    if "refused" in result:
+        raise Refused(result["refused"])
+
+
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The trial's own metrics in a Tune result: those with a slash in their name, and the epoch."""
-    return {name: value for name, value in result.items() if "/" in name or name in ("epoch", "maps")}
+    """The trial's own metrics in a Tune result: those with a slash in their name, the epoch, and of how many it is."""
+    return {name: value for name, value in result.items() if "/" in name or name in ("epoch", "of", "maps")}

@@ -120,8 +120,8 @@ def root_at(curve: Curve, part: float) -> float:
 def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
     """Name → (rising PCHIP curve through the seeds' means, their spread, their deviations in units of it).
 
-    file: CSV of columns curve, strength, seed, loss; a loss that is not finite is passed over. Raises ValueError where
-    a curve has too little to go by.
+    file: CSV of columns curve, strength, seed, loss; a strength at which fewer than two seeds end with a finite loss is
+    left out, so that a curve whose trainings diverge ends before. Raises ValueError where too little is left.
     """
     losses: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     with file.open() as lines:
@@ -132,10 +132,10 @@ def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
 
 
 def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Curve, Curve, np.ndarray]:
-    strengths = sorted(by_strength)
+    strengths = sorted(strength for strength, seeds in by_strength.items() if len(seeds) > 1)
     groups = [np.array(by_strength[strength]) for strength in strengths]
-    if len(strengths) < 3 or min(map(len, groups)) < 2:
-        raise ValueError(f"{name}: a curve needs 3 strengths of 2 seeds, got {[len(group) for group in groups]}")
+    if len(strengths) < 3:
+        raise ValueError(f"{name}: a curve needs 3 strengths of 2 seeds, got {strengths}")
     u_N = np.log(np.array(strengths) / strengths[0]) / math.log(strengths[-1] / strengths[0])
     curve = PchipInterpolator(u_N, np.maximum.accumulate([group.mean() for group in groups]))
     # The noise of strong penalties is orders of magnitude that of weak ones, so that it may not be pooled.

@@ -1,0 +1,194 @@
+"""What the step benchmark compares with: textbook PyTorch, and the libraries people use.
+
+The models are plain ``nn.Sequential`` of PyTorch's layers, in eval or train mode. Each loss is what a method minimizes,
+by double backpropagation; each attack is PGD under l2 from a given start; each map is SmoothGrad of |g|.
+Shapes: B batch, C·H·W image, K classes, N noisy copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from tune_interpreg.config import Attack
+
+
+# -------------------------------------------------------------------- losses
+def standard(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
+    return F.cross_entropy(model(x_BCHW), y_B)
+
+
+def input_gradient(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    ce = F.cross_entropy(model(x_BCHW), y_B, reduction="sum")
+    (d_BCHW,) = torch.autograd.grad(ce, x_BCHW, create_graph=True)
+    return ce / len(y_B) + strength * d_BCHW.norm()
+
+
+def interpretation(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, target: Tensor, strength: float) -> Tensor:
+    z_BK, g_BCHW = _label_gradient(model, x_BCHW, y_B)
+    return F.cross_entropy(z_BK, y_B) + strength * (target - g_BCHW.abs()).norm()
+
+
+def cosine(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, target: Tensor, strength: float) -> Tensor:
+    z_BK, g_BCHW = _label_gradient(model, x_BCHW, y_B)
+    alike_B = F.cosine_similarity(target.flatten(1), g_BCHW.flatten(1))
+    return F.cross_entropy(z_BK, y_B) + strength * (1 - alike_B.mean()) + strength * g_BCHW.norm()
+
+
+def _label_gradient(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    z_BK = model(x_BCHW)
+    (g_BCHW,) = torch.autograd.grad(z_BK.gather(1, y_B[:, None]).sum(), x_BCHW, create_graph=True)
+    return z_BK, g_BCHW
+
+
+def repeated_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
+    """Each image stands K times in one batch, and repeat k is asked for logit k."""
+    z_BK = model(x_BCHW)
+    classes = z_BK.shape[1]
+    x_RCHW = x_BCHW.repeat_interleave(classes, 0).requires_grad_()
+    rows_R1 = torch.arange(classes).repeat(len(y_B))[:, None]
+    (j_RCHW,) = torch.autograd.grad(model(x_RCHW).gather(1, rows_R1).sum(), x_RCHW, create_graph=True)
+    return F.cross_entropy(z_BK, y_B) + strength * j_RCHW.norm()
+
+
+def batched_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
+    """One forward, and one double backpropagation of all K rows at once."""
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    z_BK = model(x_BCHW)
+    e_KBK = torch.eye(z_BK.shape[1])[:, None].expand(-1, *z_BK.shape)
+    (j_KBCHW,) = torch.autograd.grad(z_BK, x_BCHW, e_KBK, create_graph=True, is_grads_batched=True)
+    return F.cross_entropy(z_BK, y_B) + strength * j_KBCHW.norm()
+
+
+def looped_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
+    """One forward, and a double backpropagation for each row."""
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    z_BK = model(x_BCHW)
+    rows = [torch.autograd.grad(z_B.sum(), x_BCHW, create_graph=True)[0] for z_B in z_BK.unbind(1)]
+    return F.cross_entropy(z_BK, y_B) + strength * torch.stack(rows).norm()
+
+
+def projected_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, v_BK: Tensor, strength: float) -> Tensor:
+    x_BCHW = x_BCHW.clone().requires_grad_()
+    z_BK = model(x_BCHW)
+    (j_BCHW,) = torch.autograd.grad((z_BK * v_BK).sum(), x_BCHW, create_graph=True)
+    return F.cross_entropy(z_BK, y_B) + strength * math.sqrt(z_BK.shape[1]) * j_BCHW.norm()
+
+
+# ------------------------------------------------------------------- attacks
+def pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
+    """The gradient by ``loss.backward()``, as one trains: the weights' gradients are made too."""
+    adv_BCHW = start_BCHW
+    for _ in range(attack.steps):
+        adv_BCHW = adv_BCHW.detach().requires_grad_()
+        F.cross_entropy(model(adv_BCHW), y_B, reduction="sum").backward()
+        assert adv_BCHW.grad is not None
+        moved = (adv_BCHW.detach() + attack.step * _unit(adv_BCHW.grad)).clamp(0, 1)
+        delta = moved - x_BCHW
+        adv_BCHW = (x_BCHW + _unit(delta) * _length(delta).clamp(max=attack.eps)).clamp(0, 1)
+    return adv_BCHW
+
+
+def foolbox_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it imports
+        import eagerpy
+        import foolbox
+    theirs = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=attack.step, steps=attack.steps)
+    theirs.get_random_start = lambda x0, epsilon: eagerpy.astensor(start_BCHW)
+    model = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    adv_BCHW: Tensor = theirs.run(model, x_BCHW, y_B, epsilon=attack.eps)
+    return adv_BCHW
+
+
+def torchattacks_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
+    """Its own random start; the given one is not used, for it takes none."""
+    import torchattacks
+
+    adv_BCHW: Tensor = torchattacks.PGDL2(model, eps=attack.eps, alpha=attack.step, steps=attack.steps)(x_BCHW, y_B)
+    return adv_BCHW
+
+
+def has_torchattacks(folder: Path | None) -> bool:
+    """Whether it can be imported, from ``folder`` too: its pin of requests clashes with Ray's, so it lies apart."""
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchattacks
+
+        return bool(torchattacks)
+    return False
+
+
+def _length(d_BCHW: Tensor) -> Tensor:
+    return d_BCHW.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+
+
+def _unit(d_BCHW: Tensor) -> Tensor:
+    return d_BCHW / _length(d_BCHW)
+
+
+# ---------------------------------------------------------------------- maps
+def smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: float, samples: int) -> Tensor:
+    """Each copy's gradient by ``backward()``; the noise is the global generator's."""
+    total_BCHW = torch.zeros_like(x_BCHW)
+    for _ in range(samples):
+        noisy_BCHW = (x_BCHW + sigma * torch.randn_like(x_BCHW)).requires_grad_()
+        model(noisy_BCHW).gather(1, y_B[:, None]).sum().backward()
+        assert noisy_BCHW.grad is not None
+        total_BCHW += noisy_BCHW.grad.abs()
+    return total_BCHW / samples
+
+
+def captum_smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: float, samples: int) -> Tensor:
+    """NoiseTunnel over Saliency, a copy of the batch at a time; the noise is the global generator's."""
+    from captum.attr import NoiseTunnel, Saliency
+
+    maps_BCHW: Tensor = NoiseTunnel(Saliency(model)).attribute(
+        x_BCHW, target=y_B, nt_type="smoothgrad", nt_samples=samples, nt_samples_batch_size=1, stdevs=sigma
+    )
+    return maps_BCHW
+
+
+# --------------------------------------------------------------------- epoch
+class Images(datasets.VisionDataset):
+    """Images in memory, each made as torchvision's MNIST and CIFAR10 make theirs: PIL, then a transform."""
+
+    def __init__(self, x_NHWC: Any, y_N: list[int]) -> None:
+        super().__init__(None, transform=transforms.ToTensor())
+        self.x_NHWC, self.y_N = x_NHWC, y_N
+
+    def __len__(self) -> int:
+        return len(self.y_N)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        assert self.transform is not None
+        return self.transform(Image.fromarray(self.x_NHWC[row])), self.y_N[row]
+
+
+def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Images, batch: int) -> float:
+    """Standard training over a DataLoader, and its mean loss, as tutorials have it."""
+    losses = [_step(model, optimizer, *pair) for pair in DataLoader(images, batch, shuffle=True, drop_last=True)]
+    return sum(losses) / len(losses)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x_BCHW: Tensor, y_B: Tensor) -> float:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x_BCHW), y_B)
+    loss.backward()
+    optimizer.step()
+    return loss.item()

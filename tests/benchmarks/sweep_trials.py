@@ -1,0 +1,43 @@
+"""The trial of the sweep that ``bench_sweep`` measures, as a package of a user's would register it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from trainables import MethodTrainable
+from tune_interpreg.space import Parameter
+from tune_interpreg.tensorboard_log import TrialLog
+
+SEED = 0
+LOW, HIGH = -1.0, 1.0  # of both coordinates
+
+
+def accuracy(x: float, y: float) -> float:
+    """A peak of height 1 at (0.3, -0.2)."""
+    return 1 - (x - 0.3) ** 2 - (y + 0.2) ** 2
+
+
+class Parabola(MethodTrainable):
+    """All that a study's trial is but for data, model, training and evaluation: TensorBoard's events and the record."""
+
+    trainer: Any  # of which the record takes the epoch and the seeds
+    parameters: ClassVar[dict[str, Parameter]] = {
+        name: Parameter(help="a coordinate", low=LOW, high=HIGH) for name in ("x", "y")
+    }
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.job = self._job(config)
+        self.recipe, self.params = self.job.item.recipe, self.job.item.recipe.params
+        self.trainer = SimpleNamespace(epoch=1, sound=[SimpleNamespace(seed=SEED)], diverged={})
+        self.spent = defaultdict(float)
+        self.log = TrialLog(self._log_folder())
+
+    def step(self) -> dict[str, Any]:
+        value = accuracy(float(self.params["x"]), float(self.params["y"]))
+        metrics = {"train/loss": 1 - value, "val/accuracy": value}
+        self.curves = {SEED: [metrics]}
+        self.log.scalars(1, metrics)
+        self.log.hparams(self.params)
+        return self._settle("done", metrics={SEED: metrics})

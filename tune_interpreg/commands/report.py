@@ -1,0 +1,17 @@
+"""`tune-interpreg report`."""
+
+from __future__ import annotations
+
+from tune_interpreg.commands.shared import StoreArgument, Told, console
+
+
+def report(store: StoreArgument) -> None:
+    """Print the tables of a STORE, finished or not, and write them to STORE/report.
+
+    Example:  tune-interpreg report runs/digits
+    """
+    from tune_interpreg import reports
+    from tune_interpreg.store import Store
+
+    with Told():
+        reports.print_all(Store(store), console(), pictures=True)

@@ -1,0 +1,102 @@
+"""Transposed convolutions and maximum poolings, differentiable, in the ways that are fast on a CPU.
+
+Shapes: B batch, C·H·W image, h·w pooled image, L leading dimensions in one. A CPU's layers are fastest where the
+channels of a pixel lie side by side in memory, so images are brought into that order first, and stay in it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import grad
+
+#: Wᵀe of (e, weight, x's shape without its batch, stride, padding, dilation and groups by name).
+ConvAdjoint = Callable[[Tensor, Tensor, torch.Size, dict[str, Any]], Tensor]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Images on a CPU with each pixel's channels side by side, the order in which its layers are fastest; else x."""
+    if x.device.type != "cpu" or x.dim() != 4 or x.stride(1) == 1:
+        return x
+    return x.clone(memory_format=torch.channels_last)
+
+
+class ConvTranspose(torch.autograd.Function):
+    """Wᵀe of a convolution x ↦ Wx; ⟨v, Wᵀe⟩ = ⟨Wv, e⟩ makes its derivatives a convolution and a weight gradient."""
+
+    @staticmethod
+    def forward(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], way: ConvAdjoint) -> Tensor:
+        return way(e, weight, size, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        e, weight, _, ctx.geometry, _ = inputs
+        ctx.save_for_backward(e, weight)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        e, weight = ctx.saved_tensors
+        v = channels_last(v)
+        de = F.conv2d(v, weight.to(v.dtype), **ctx.geometry) if ctx.needs_input_grad[0] else None
+        dw = grad.conv2d_weight(v, weight.shape, e, **ctx.geometry) if ctx.needs_input_grad[1] else None
+        return de, dw, None, None, None
+
+
+def _patches(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
+    """One matrix product, and a sum of overlapping patches."""
+    patches = torch.bmm(weight.flatten(1).t().expand(len(e), -1, -1), e.flatten(2))
+    options = {name: value for name, value in geometry.items() if name != "groups"}
+    return F.fold(patches, size[1:], weight.shape[2:], **options)
+
+
+def _turned(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
+    """A convolution with the kernels turned by 180°."""
+    dilation = geometry["dilation"]
+    padding = [reach - p for reach, p in zip(_reach(weight, dilation), geometry["padding"], strict=True)]
+    return F.conv2d(e, weight.flip(2, 3).transpose(0, 1), padding=padding, dilation=dilation)
+
+
+def _transposed(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
+    x: Tensor = grad.conv2d_input((len(e), *size), weight.to(e.dtype), e, **geometry)
+    return x
+
+
+def fastest(layer: nn.Conv2d, geometry: dict[str, Any]) -> ConvAdjoint:
+    """A CPU's transposed convolution is slow: several times with few input channels, else up to twice."""
+    weight = layer.weight
+    if weight.device.type != "cpu" or layer.groups > 1:
+        return _transposed
+    if weight[0].numel() <= layer.out_channels:
+        return _patches
+    fits = all(p <= reach for p, reach in zip(geometry["padding"], _reach(weight, layer.dilation), strict=True))
+    return _turned if fits and layer.stride == (1, 1) else _transposed
+
+
+def _reach(weight: Tensor, dilation: tuple[int, ...]) -> list[int]:
+    """How far a kernel's last row and column lie from its first, in pixels."""
+    return [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+
+
+class MaxPoolTranspose(torch.autograd.Function):
+    """Each entry of e_LBChw, on a CPU, put where its window's maximum was; its derivative takes it from there."""
+
+    @staticmethod
+    def forward(e: Tensor, index: Tensor, size: torch.Size, geometry: tuple[Any, ...]) -> Tensor:
+        channels, *sides = size
+        x = e.new_empty(*e.shape[:2], *sides, channels).movedim(-1, 2)
+        for e_BChw, x_BCHW in zip(e, x, strict=True):
+            torch.ops.aten.max_pool2d_with_indices_backward(e_BChw, x_BCHW, *geometry, index, grad_input=x_BCHW)
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        index_BhwC = ctx.saved_tensors[0].movedim(1, -1)
+        rows = index_BhwC.flatten(1, 2).expand(len(v), -1, -1, -1)
+        de = v.movedim(2, -1).flatten(2, 3).gather(2, rows)
+        return de.view(len(v), *index_BhwC.shape).movedim(-1, 2), None, None, None
