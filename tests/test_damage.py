@@ -133,8 +133,8 @@ def test_a_stage_whose_files_cannot_be_read_starts_anew(tmp_path: Path, spoil, w
 
 
 # --------------------------------------------------------------- models and maps
-def run(store: Store, text: str) -> str:
-    console, file = Console(file=StringIO(), width=250), store.path.with_suffix(".yaml")
+def run(store: Store, text: str, output: StringIO | None = None) -> str:
+    console, file = Console(file=output or StringIO(), width=250), store.path.with_suffix(".yaml")
     file.write_text(text)
     setting = study_file.read(str(file), ["name=small"])
     assert running.run(setting, store, where="in-process", retry_failed=False, console=console) == 0
@@ -174,3 +174,26 @@ def test_a_damaged_teacher_is_trained_again_with_the_same_bits(taught: Store, tm
     assert f"{path}: is " in printed
     assert path.read_bytes() == (taught.path / path.relative_to(store.path)).read_bytes()
     assert [record["state"] for record in store.records()] == ["done"] * 5
+
+
+# --------------------------------------------------------------- what is left over
+class Killing(StringIO):
+    """Where a run's lines go; meanwhile a worker dies that was about to write a record."""
+
+    def __init__(self, store: Store):
+        super().__init__()
+        self.left = store.path / "ledger" / "adversarial" / ".0123456789abcdef.json-0.part"
+
+    def write(self, text: str) -> int:
+        if not self.getvalue().count("adversarial"):  # the line that tells of its start
+            self.left.parent.mkdir(parents=True, exist_ok=True)
+            self.left.touch()
+        return super().write(text)
+
+
+def test_what_a_worker_leaves_that_dies_in_a_run_goes_with_the_end_of_that_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    output = Killing(store)
+    run(store, STUDY, output)
+    assert "adversarial" in output.getvalue()
+    assert list(store.path.rglob("*.part")) == []

@@ -56,6 +56,7 @@ def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed:
     stop, account = None, None
     if dispatcher.settled() < dispatcher.total():
         stop, account = _drain(dispatcher, where, console)
+        store.sweep()  # of workers that died in this run
     if stop and dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
         say(f"{stopping.GO_ON}; tune-interpreg report {store.path} prints the tables so far")
         return stop.code

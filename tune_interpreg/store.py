@@ -97,7 +97,8 @@ class Store(Layout):
         return f"{damaged.path}: {damaged.reason}; set aside as {place.relative_to(self.path)}"
 
     def sweep(self) -> None:
-        """Drop what runs that were killed have left: temporary files, and what Tune kept for itself."""
+        """Drop what runs and workers that were killed have left: temporary files, and what Tune kept for itself."""
+        self.check_driver()
         for left in self.path.rglob(".*.part"):
             left.unlink(missing_ok=True)
         shutil.rmtree(self.tune_dir, ignore_errors=True)
