@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-import sweep_rivals
+import sweep_rival
 import sweep_trials
 
 PEAK = {"x": 0.3, "y": -0.2}
@@ -28,4 +28,4 @@ def test_a_trial_ends_with_the_record_of_its_point() -> None:
 
 
 def test_plain_tune_looks_for_the_same_peak() -> None:
-    assert sweep_rivals.Plain(PEAK).step() == {"train/loss": 0.0, "val/accuracy": 1.0, "done": True}
+    assert sweep_rival.Plain(PEAK).step() == {"train/loss": 0.0, "val/accuracy": 1.0, "done": True}

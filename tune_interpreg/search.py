@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import ledger, matches, matching, seeding
 from tune_interpreg.fields import Param
-from tune_interpreg.lean import Journal, Shown, TPESampler
+from tune_interpreg.lean import Journal, Known, Shown, TPESampler
 from tune_interpreg.space import Range, Search
 from tune_interpreg.store import Damaged, Record
 from tune_interpreg.target import Target
@@ -86,8 +86,10 @@ class ArmSearch:
         self._live: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}  # epochs of live trials
         self._some_lost = False  # whether a settled trial has no value
+        self._failed: list[Mapping[str, Param]] = []  # what failed trials had
         self.earlier: dict[int, list[dict[str, Param]]] = {}  # what the journal says was proposed before, by number
         self._study = self._opened(storage, records)
+        self._known = self._columns()
 
     def propose(self, number: int, params: Mapping[str, Param] | None = None) -> dict[str, Param]:
         """The searched parameters of trial ``number``; ``params`` repeats a proposal that was begun before."""
@@ -103,6 +105,8 @@ class ArmSearch:
         trial = self._study.ask(self._distributions | self._widened(number, fixed))
         trial.set_user_attr("number", number)
         self._live[number] = trial
+        if self._known:
+            self._known.start(trial.params)
         return dict(trial.params)
 
     def tell(self, record: Record) -> None:
@@ -118,6 +122,8 @@ class ArmSearch:
             trial.report(frozen.intermediate_values[epoch], epoch)
         complete = frozen.state == TrialState.COMPLETE
         self._study.tell(trial, frozen.values if complete else None, state=frozen.state)
+        if self._known:
+            self._known.settle(trial.number, frozen)
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the arm's pruner gives up on a trial that has just reported ``epoch``."""
@@ -148,6 +154,11 @@ class ArmSearch:
         study.add_trials(frozen)
         return study
 
+    def _columns(self) -> Known | None:
+        """The study's trials for TPE, where it maximizes one metric."""
+        by_tpe = self.search.sampler == "tpe" and len(self.search.goals) == 1 and not self.search.grid
+        return Known(self._distributions, self._study.get_trials(deepcopy=False)) if by_tpe else None
+
     def _frozen(self, record: Record) -> FrozenTrial:
         state = _STATES[record["state"]]
         attributes: dict[str, Any] = {"number": record["number"], "key": record["key"], "state": record["state"]}
@@ -156,6 +167,8 @@ class ArmSearch:
             state = TrialState.FAIL
         self._some_lost |= state == TrialState.FAIL
         params = {name: record["recipe"]["params"][name] for name in self.search.ranges}
+        if record["state"] == "failed":
+            self._failed.append(params)
         return optuna.create_trial(
             state=state,
             values=values if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
@@ -203,14 +216,13 @@ class ArmSearch:
 
         Equal proposals run once: one that failed already is moved a hair, or all that follow might be lost with it.
         """
-        trials = self._study.get_trials(deepcopy=False)
+        trials = [] if self._known else self._study.get_trials(deepcopy=False)
         storage = Shown(trials if self.target else _valued(trials))
         copy = optuna.create_study(storage=storage, directions=self._study.directions, sampler=self._sampler(number))
         if fixed:
             copy.enqueue_trial(dict(fixed))
         asked = copy.ask(self._distributions | self._widened(number, fixed))
-        failed = [trial.params for trial in trials if trial.user_attrs.get("state") == "failed"]
-        if asked.params not in failed:
+        if asked.params not in self._failed:
             return dict(asked.params)
         share = 0.02 * np.random.default_rng(seeding.number(self.seed, "beside", self.arm, number)).random()
         return {name: _moved(value, asked.distributions[name], share) for name, value in asked.params.items()}
@@ -242,7 +254,9 @@ class ArmSearch:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         if self.search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return TPESampler(self._distributions, seed=seed, n_startup_trials=startup)
+        if self._known:
+            return TPESampler(self._known, startup=startup, seed=seed)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
 
 
 def distribution(span: Range) -> BaseDistribution:
