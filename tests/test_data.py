@@ -91,6 +91,14 @@ def test_the_choice_is_pinned() -> None:
     assert data.stratified(torch.arange(20) % 2, 6, "validation")[0].tolist() == [8, 9, 11, 12, 14, 17]
 
 
+def test_some_of_a_split_whose_classes_lie_apart_are_of_all_classes() -> None:
+    """Image folders are read class by class."""
+    y_N = torch.arange(4).repeat_interleave(25)
+    split = data.Split(torch.rand(100, 1, 2, 2), y_N)
+    assert torch.equal(split.some(8, "preview").y_N, torch.arange(4).repeat_interleave(2))
+    assert torch.equal(split.some(500, "preview").x_NCHW, split.x_NCHW)
+
+
 def test_global_generators_neither_matter_nor_move() -> None:
     torch.manual_seed(1)
     one, before = data.load(config.Data(name="user")), torch.get_rng_state()

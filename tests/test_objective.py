@@ -1,5 +1,6 @@
 """The metrics of an item: which there are, on how many images, and which settings reach them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,6 +75,19 @@ def test_autoattack_is_a_metric_only_where_it_is_asked_for(
     test = data.load_test(DIGITS)
     assert torch.equal(seen[0].x_NCHW, test.at(data.stratified(test.y_N, 20, "autoattack")[0]).x_NCHW)
     assert (torch.bincount(seen[0].y_N) == 2).all()
+
+
+def test_gradient_norms_are_of_all_classes_where_training_images_come_class_by_class(
+    model: PiecewiseLinear, dataset: Dataset
+) -> None:
+    train = dataset.train.at(dataset.train.y_N.argsort())
+    metrics, counts = objective.final(
+        model, replace(dataset, train=train), recipe(Attack(steps=1), gradient_samples=10), seed=0
+    )
+    own = evaluation.gradient_norms(model, train.some(10, "grad_norm"), 100)
+    assert (metrics["grad_norm/label"], metrics["grad_norm/other"]) == (own["label"], own["other"])
+    assert counts["grad_norm"] == 10
+    assert len(train.some(10, "grad_norm").y_N.unique()) == 10
 
 
 def test_autoattack_on_more_images_than_there_are_is_an_error(model: PiecewiseLinear, dataset: Dataset) -> None:

@@ -137,9 +137,9 @@ def test_maps_are_made_as_the_settings_say(own: dict[str, Any], make: Make, tmp_
 
 def test_previews_are_maps_of_the_first_validation_images(whole: tuple[Store, list[dict[str, Any]]]) -> None:
     """A few maps beside the others, for TensorBoard: no training image is among them."""
-    expected = smoothgrad(teacher(), data.load(DATA).validation.at(slice(PREVIEW)), "smoothgrad/preview")
+    expected = smoothgrad(teacher(), data.load(DATA).validation.some(PREVIEW, "preview"), "smoothgrad/preview")
     shown = load_file(whole[0].preview_file(MAPS.key))
-    rows = data.load(DATA).validation.at(slice(PREVIEW))
+    rows = data.load(DATA).validation.some(PREVIEW, "preview")
     assert np.array_equal(shown["smoothgrad_NCHW"], expected)
     assert torch.equal(shown["gradient_NCHW"], saliency.simple_gradient(teacher().eval(), rows.x_NCHW, rows.y_N))
     assert torch.equal(shown["images_NCHW"], rows.x_NCHW)

@@ -280,7 +280,7 @@ class MethodTrainable(tune.Trainable):
         return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
 
     def _log_result(self) -> None:
-        model, shown = self.trainer.sound[0].model, self.data.validation.at(slice(PREVIEW))
+        model, shown = self.trainer.sound[0].model, self.data.validation.some(PREVIEW, "preview")
         x_BCHW, raw_BCHW = pixels(shown.x_NCHW), preview_maps(self.job)
         own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, shown.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))

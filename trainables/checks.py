@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from trainables.job import Job
-from tune_interpreg import data, gpu, honesty, integrity, ledger, memory, seeding
+from tune_interpreg import gpu, honesty, integrity, ledger, memory, seeding
 from tune_interpreg.data import Dataset
 from tune_interpreg.models import build
 from tune_interpreg.store import Damaged
@@ -42,11 +42,9 @@ class ChecksTrainable(tune.Trainable):
 
     def _subject(self, images: Dataset) -> Subject:
         recipe, validation = self.job.item.recipe, images.validation
-        few = min(self.checked.images, len(validation))
-        rows_N = data.stratified(validation.y_N.cpu(), few, "checks")[0].to(validation.y_N.device)
         return Subject(
             self._model(self.checked.model, images),
-            validation.at(rows_N),
+            validation.some(self.checked.images, "checks"),
             recipe.evaluation_attack,
             seed=self.checked.seed,
             batch_size=recipe.evaluation.batch_size,

@@ -119,7 +119,7 @@ class TargetsTrainable(tune.Trainable):
 
     def _preview(self) -> dict[str, torch.Tensor]:
         """A few validation images and the teacher's maps of them, for TensorBoard and figures."""
-        shown = self.data.validation.at(slice(PREVIEW))
+        shown = self.data.validation.some(PREVIEW, "preview")
         images_NCHW, maps_NCHW = pixels(shown.x_NCHW), self._smoothgrad(shown, "smoothgrad/preview")
         self._refuse_non_finite(maps_NCHW, "validation image {}")
         tensors = {

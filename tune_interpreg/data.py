@@ -41,6 +41,12 @@ class Split:
         """The images at these rows, in this order."""
         return Split(self.x_NCHW[rows], self.y_N[rows])
 
+    def some(self, size: int | None, purpose: str) -> Split:
+        """So many of the images, of each class its share (see ``stratified``); all where it is None or beyond them."""
+        if size is None or size >= len(self):
+            return self
+        return self.at(stratified(self.y_N.cpu(), size, purpose)[0].to(self.y_N.device))
+
     def to(self, device: torch.device | str) -> Split:
         """The same images on ``device``."""
         return Split(self.x_NCHW.to(device), self.y_N.to(device))
@@ -105,10 +111,8 @@ def load_test(data: config.Data) -> Split:
     """
     source = _source(data)
     test = _checked(source.test(), source, f"data {data.name}, test images")
-    if data.test_limit is None:
-        return test
     _check_test_limit(data, len(test))
-    return test.at(stratified(test.y_N, data.test_limit, "test_limit")[0])
+    return test.some(data.test_limit, "test_limit")
 
 
 def test_images(data: config.Data) -> int | None:

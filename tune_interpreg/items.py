@@ -17,7 +17,7 @@ from tune_interpreg.config import Attack, Data, Evaluation, MapSettings, Model, 
 from tune_interpreg.fields import Frozen, Param
 
 #: Raised whenever the code changes what a recipe results in; old results are then left alone and made anew.
-FORMAT = 2
+FORMAT = 3
 
 Role = Literal["search", "repeat", "targets", "checks"]
 

@@ -28,7 +28,7 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     Returns the metrics and the number of images behind them. Raises ``DataError``: fewer test images than that.
     """
     test = data.load_test(recipe.data).to(dataset.train.y_N.device)
-    sampled = dataset.train.at(slice(recipe.evaluation.gradient_samples))
+    sampled = dataset.train.some(recipe.evaluation.gradient_samples, "grad_norm")
     norms = evaluation.gradient_norms(model, sampled, recipe.evaluation.batch_size)
     metrics = {
         "test/accuracy": evaluation.accuracy(model, test, recipe.evaluation.batch_size),
@@ -61,10 +61,9 @@ def _autoattacked(model: nn.Module, test: Split, recipe: Recipe, seed: int, imag
         raise DataError(
             f"evaluation.autoattack: there are {len(test):,} test images, got {images:,}; lower it or drop it"
         )
-    chosen_N = data.stratified(test.y_N.cpu(), images, "autoattack")[0].to(test.y_N.device)
     return autoattack.adversarial_accuracy(
         model,
-        test.at(chosen_N),
+        test.some(images, "autoattack"),
         attack=recipe.evaluation_attack,
         seed=seed,
         batch_size=recipe.evaluation.batch_size,
