@@ -79,7 +79,7 @@ def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]
         model=MODEL, training=TRAINING, data=data, terms=drawing, seeds=(seed,), guidance=guidance(seed), device=DEVICE
     )
     alone.replicas[0].model = model
-    sgd, means = optimizer(model, TRAINING, fused=CUDA), []
+    sgd, means = optimizer(model, TRAINING), []
     for epoch in range(epochs):
         streams = {name: seeding.generator(seed, name, DEVICE) for name in STREAMS}
         for name, stream in streams.items():
@@ -192,7 +192,8 @@ def test_the_fused_update_follows_a_rate_on_the_device() -> None:
     """SGD in one kernel is SGD, up to rounding, when the tensor that holds its rate changes."""
     training = TRAINING.model_copy(update={"lr": 0.1})
     models = [build(MODEL, SHAPE, 10, seeding.generator(0, "init")).to(DEVICE).eval() for _ in range(2)]
-    plain, fused = (optimizer(model, training, fused=wanted) for model, wanted in zip(models, (0, 1), strict=True))
+    plain = torch.optim.SGD(models[0].parameters(), lr=training.lr, momentum=training.momentum)
+    fused = optimizer(models[1], training)
     data = images().train
     for lr in (0.1, 0.03, 0.03):
         plain.param_groups[0]["lr"] = lr

@@ -180,6 +180,9 @@ RULES: dict[type[nn.Module], Rule] = {
     Dropout2d: _dropout,
 }
 
+#: Layers whose result is a new tensor that neither autograd nor their own adjoint keeps.
+NEW = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
+
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)

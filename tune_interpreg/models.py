@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from tune_interpreg import registry
 from tune_interpreg.config import Model, Precision
-from tune_interpreg.layers import Adjoint, Dropout, own_dropout, problem, rule
+from tune_interpreg.layers import NEW, Adjoint, Dropout, own_dropout, problem, rule
 from tune_interpreg.transposes import channels_last
 from tune_interpreg.vetting import vet
 
@@ -27,7 +28,8 @@ class PiecewiseLinear(nn.Module):
 
     Args:
         layers: applied in order, from x_BCHW to z_BK; each of a type that has a rule, or with a linearize of its own.
-            They no longer work in place: that would change the caller's images, and what an adjoint has kept.
+            Only a ReLU works in place, and where the layer before it makes a tensor that nothing keeps: else that would
+            change the caller's images, or what an adjoint has kept.
 
     Raises:
         TypeError: layers of another type, or with an option that has no rule; all are named.
@@ -38,9 +40,10 @@ class PiecewiseLinear(nn.Module):
         problems = [f"layers.{i}: {why}" for i, layer in enumerate(layers) if (why := problem(layer))]
         if problems:
             raise TypeError("PiecewiseLinear: " + "\n".join(problems))
+        before = {id(layer): [type(a) in NEW for a, b in pairwise([None, *layers]) if b is layer] for layer in layers}
         for layer in layers:
             if isinstance(layer, nn.ReLU | nn.LeakyReLU):
-                layer.inplace = False
+                layer.inplace = type(layer) is nn.ReLU and all(before[id(layer)])
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Replica:
         self.seed = seed
         self.model = model
         self.device = next(model.parameters()).device
-        self.optimizer = optimizer(model, training, fused=self.device.type == "cuda")
+        self.optimizer = optimizer(model, training)
         self.draw_anew()
 
     def draw_anew(self) -> None:
@@ -92,10 +92,7 @@ class Replica:
         """Set the rate and seed the random streams for ``epoch``; the model goes to train mode."""
         self.model.train()
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+            group["lr"].fill_(lr)
         for purpose, generator in self.streams.items():
             generator.manual_seed(seeding.number(self.seed, purpose, epoch))
 
@@ -114,14 +111,12 @@ class Replica:
                 tensor.copy_(state[name])
 
 
-def optimizer(model: nn.Module, training: Training, *, fused: bool) -> torch.optim.SGD:
-    """SGD with momentum; fused: all weights in one kernel, which reads the rate on the device when it runs.
+def optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
+    """SGD with momentum; all weights in one kernel, once through memory, which reads the rate where it runs.
 
     A captured step then follows the rate from epoch to epoch, and is captured once.
     """
     parameters = list(model.parameters())
-    if not fused:
-        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum)
     lr = torch.tensor(training.lr, dtype=torch.float32, device=parameters[0].device)
     return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, fused=True)
 

@@ -21,7 +21,7 @@ from tune_interpreg.config import Attack, MapSettings, Study
 from tune_interpreg.data import Dataset, Split
 from tune_interpreg.items import Recipe
 from tune_interpreg.layers import set_dropout_generator
-from tune_interpreg.training import Batch, Trainer
+from tune_interpreg.training import Batch, Trainer, optimizer
 
 CLASSES, STRENGTH = 10, 0.1
 
@@ -152,12 +152,14 @@ class Case:
     def step(self, name: str) -> Row:
         """A training step: the loss, its gradients, and SGD."""
         work, losses = self.work(name), {"ours": self.method(name)} | self.rivals(name)
-        sgd = torch.optim.SGD(self.net.parameters(), lr=1e-5, momentum=0.9)
+        own = optimizer(self.net, self.setting.training.model_copy(update={"lr": 1e-5}))
+        theirs = torch.optim.SGD(self.plain.parameters(), lr=1e-5, momentum=0.9)
 
         def run(who: str) -> None:
+            model, sgd = (self.net, own) if who == "ours" else (self.plain, theirs)
             set_dropout_generator(self.net.train(), self.noise())
             sgd.zero_grad(set_to_none=True)
-            losses[who](self.net if who == "ours" else self.plain).backward()
+            losses[who](model).backward()
             sgd.step()
 
         label = f"{name}, {FEW} steps of attack" if name == "adversarial" else name
