@@ -249,8 +249,9 @@ def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
         assert not Dispatcher(other, store, "f").progress.belongs(made)
 
 
-def test_a_log_tells_how_many_warn() -> None:
-    found = [{"check": "steps", "state": "WARN"}, {"check": "ball", "state": "PASS"}]
+def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
+    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
+    found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     record = ledger.record(item(), "done", seconds=2.0)
     assert (
         display.summary(item(), record | {"checks": {"3": found}})

@@ -106,7 +106,9 @@ def test_validate_says_what_a_sound_study_holds(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(TINY)
     result = told("validate", "tiny.yaml", "--set", "seeds=[0, 1]")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "tiny: valid; 1 arms (standard), 2 seeds\n"
+    untried = "its data are looked for by plan and run, or here with --data-root"
+    assert result.stdout == f"tiny: valid; 1 arms (standard), 2 seeds; {untried}\n"
+    assert told("validate", "tiny.yaml", "--data-root", ".").stdout == "tiny: valid; 1 arms (standard), 5 seeds\n"
     assert [path.name for path in folder.iterdir()] == ["tiny.yaml"]
 
 
@@ -167,11 +169,19 @@ def test_what_does_not_fit_the_data_is_refused(folder: Path, override: str, said
     assert said in refused("run", "tiny.yaml", "--set", override)
 
 
+@pytest.mark.parametrize("command", ["run", "validate"])
 @pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\"", "{brace"])
-def test_a_missing_data_folder_is_named_as_given(folder: Path, root: str) -> None:
-    said = refused("run", "mnist", "--data-root", root)
+def test_a_missing_data_folder_is_named_as_given(folder: Path, root: str, command: str) -> None:
+    said = refused(command, "mnist", "--data-root", root)
     where = f"--data-root {root}: data.root"
     assert said == f"error: {where}: must be an existing folder, got {folder / root}; mend --data-root or drop it"
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("data", [(), ("--set", "data.name=image_folder")])
+def test_a_data_folder_without_the_files_is_refused(data: tuple[str, ...], command: str) -> None:
+    said = refused(command, "mnist-small", "--data-root", ".", *data)
+    assert "lacks train-images-idx3-ubyte" in said or "lacks train and test; mend it or --data-root" in said
 
 
 def test_a_store_of_another_study_is_refused_with_what_differs(folder: Path) -> None:

@@ -26,6 +26,7 @@ def run(script: str, folder: Path) -> str:
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "PIP_TARGET": str(site),
         "PYTHONPATH": str(site),
+        "HOME": str(folder),
         "COLUMNS": "200",
     }  # fmt: skip
     ran = subprocess.run(["sh", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
@@ -53,6 +54,14 @@ def test_a_guide_runs_as_it_is_written(tmp_path: Path, name: str) -> None:
             assert re.search(pattern(text), printed, re.DOTALL), printed
         done.append(language)
     assert "sh" in done
+
+
+def test_no_ray_is_started_in_the_guide_on_clusters_before_there_is_a_token_to_ask_for() -> None:
+    made, *uses = [text for language, _, text in BLOCK.findall(guides.text("cluster")) if language == "sh"]
+    assert made.startswith("ray get-auth-token --generate ")
+    for script in uses:
+        if "ray start" in script or "--cluster" in script:
+            assert script.startswith("export RAY_AUTH_MODE=token\n")
 
 
 def test_all_guides_are_listed_and_printed() -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ checks: null
 arms:
   standard: {method: standard}
 """
+
+#: Nodes with GPUs are for trials that use them.
+GPU = ("--set", "resources.gpus=1")
 
 #: Two hosts on this machine: what Slurm would start there is a session of its own, which hears of SIGTERM as a whole.
 SRUN = """\
@@ -81,13 +85,14 @@ def directives(script: str) -> dict[str, str]:
 
 def test_the_sbatch_script_asks_for_what_it_is_told() -> None:
     sizes = ("--nodes", "4", "--cpus-per-node", "6", "--gpus-per-node", "2")
-    script = printed("slurm", "mnist", *sizes, "--time", "1-0", "--partition", "gpu", "--store", "/shared/mnist")
+    script = printed("slurm", "mnist", *sizes, *GPU, "--time", "1-0", "--partition", "gpu", "--store", "/shared/mnist")
     asked = directives(script)
     assert (asked["nodes"], asked["cpus-per-task"], asked["gpus-per-node"]) == ("4", "6", "2")
     assert (asked["time"], asked["partition"], asked["ntasks-per-node"]) == ("1-0", "gpu", "1")
     assert {"requeue", "signal"} <= asked.keys()
     assert "--num-cpus=6 --num-gpus=2" in script
-    assert "\ntune-interpreg run mnist --cluster auto --store /shared/mnist &\n" in script
+    command = "tune-interpreg run mnist --cluster auto --store /shared/mnist --set resources.gpus=1"
+    assert f"\n{command} &\n" in script
     assert not {"gpus-per-node", "partition"} & directives(printed("slurm", "mnist")).keys()
 
 
@@ -103,17 +108,8 @@ def test_the_sbatch_script_quotes_what_a_shell_would_read(folder: Path) -> None:
 
 
 def test_in_an_image_ray_and_the_study_run_alike() -> None:
-    image = (
-        "--image",
-        "docker://me/study:1",
-        "--gpus-per-node",
-        "1",
-        "--store",
-        "/shared/mnist",
-        "--data-root",
-        "/data",
-    )
-    script = printed("slurm", "mnist", *image)
+    image = ("--image", "docker://me/study:1", "--gpus-per-node", "1", *GPU)
+    script = printed("slurm", "mnist", *image, "--store", "/shared/mnist", "--data-root", "/data")
     within = "apptainer exec --nv --bind /shared,/data docker://me/study:1 "
     assert f" {within}ray start " in script
     assert f"\n{within}tune-interpreg run mnist " in script
@@ -183,9 +179,11 @@ def wait(condition: Any, job: subprocess.Popen[bytes], log: Path, seconds: float
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_the_rayjob_is_as_kuberay_documents_it(gpus: int) -> None:
     sizes = ("--nodes", "3", "--cpus-per-node", "4", "--gpus-per-node", str(gpus))
-    manifest = yaml.safe_load(printed("kuberay", "mnist", "--image", "me/study:1", *sizes))
+    asked = GPU if gpus else ()
+    manifest = yaml.safe_load(printed("kuberay", "mnist", "--image", "me/study:1", *sizes, *asked))
     jsonschema.validate(manifest, RAYJOB)
     cluster = manifest["spec"]["rayClusterSpec"]
+    assert manifest["spec"]["backoffLimit"] == 1  # KubeRay also tries again what ended with failed items
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == ray.__version__
     assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
@@ -194,7 +192,15 @@ def test_the_rayjob_is_as_kuberay_documents_it(gpus: int) -> None:
     (container,) = workers["template"]["spec"]["containers"]
     gpu = {"nvidia.com/gpu": "2"} if gpus else {}
     assert container["resources"]["limits"] == {"cpu": "4", "memory": "16Gi"} | gpu
-    assert manifest["spec"]["entrypoint"] == "tune-interpreg run mnist --cluster auto --store /shared/mnist"
+    command = ["tune-interpreg", "run", "mnist", "--cluster", "auto", "--store", "/shared/mnist", *asked]
+    assert shlex.split(manifest["spec"]["entrypoint"]) == command
+
+
+def test_the_image_that_the_rayjob_shows_copies_the_sources_for_its_user_alone() -> None:
+    lines = [line.removeprefix("#").strip() for line in printed("kuberay", "mnist", "--image", "a").splitlines()]
+    assert [line for line in lines if line.startswith("COPY")] == ["COPY --chown=ray . tune-interpreg"]
+    left_out = (Path(__file__).parents[1] / ".dockerignore").read_text().splitlines()
+    assert {".git", ".venv", "build", "dist", "runs"} <= set(left_out)
 
 
 def test_a_rayjob_brings_a_study_file_along() -> None:
@@ -234,8 +240,11 @@ def test_the_cluster_of_ones_own_hosts_is_as_ray_up_wants_it() -> None:
     assert (config["max_workers"], config["auth"]["ssh_user"]) == (2, "me")
     study = str(Path.cwd() / "My study's.yaml")
     assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token", study: study}
-    for starting in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
-        assert "export RAY_AUTH_MODE=token; ray start " in starting[1]
+    environment = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; export RAY_AUTH_MODE=token; "
+    for stop, start in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert stop == f"{environment}ray stop"  # each in a shell of its own
+        assert f"{environment}ray start " in start
+    assert "ssh without a password from here to all machines, and from the head to the others" in text
     (line,) = re.findall(r"^#   (ray exec FILE .*)$", text, flags=re.M)
     *_, run = shlex.split(line)
     assert shlex.split(run.rpartition("; ")[2])[:3] == ["tune-interpreg", "run", study]
@@ -247,6 +256,7 @@ def test_the_cluster_of_ec2_is_as_ray_up_wants_it() -> None:
         "4",
         "--gpus-per-node",
         "1",
+        *GPU,
         "--image",
         "me/study:1",
         "--nfs",
@@ -270,23 +280,59 @@ def test_a_study_that_cannot_run_is_refused_before_it_is_launched(kind: str, fol
     image = ("--image", "a") if kind == "kuberay" else ()
     assert "error: wrong.yaml:1: data: unknown dataset" in refused(kind, "wrong.yaml", *image)
     said = refused(kind, "mnist", "--set", "resources.gpus=0.5", *image)
-    assert "a trial asks for 1 CPUs and 0.5 GPUs, a node has 8 and 0; give --cpus-per-node or --gpus-per-node" in said
+    assert "a trial asks for 0.5 GPUs, a node has 0: raise --gpus-per-node, or lower resources.gpus" in said
+    said = refused(kind, "mnist", "--set", "resources.cpus=9", "--gpus-per-node", "1", *image)
+    assert "a trial asks for 9 CPUs, a node has 8: raise --cpus-per-node, or lower resources.cpus; a node" in said
+    assert "a node has 1 GPUs, trials ask for none: add --set resources.gpus=1, or drop --gpus-per-node" in said
+
+
+EC2 = ("ray-cluster", "mnist", "--image", "a", "--nfs", "b:/")
+HOSTS = ("ray-cluster", "mnist", "--hosts", "a,b")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (GPU, "a trial asks for 1 GPUs, a node has 0: raise --gpus-per-node"),
+        (("--gpus-per-node", "1"), "a node has 1 GPUs, trials ask for none: add --set resources.gpus=1"),
+        ((*GPU, "--gpus-per-node", "0", "--instance-type", "m"), "a trial asks for 1 GPUs, a node has 0"),
+    ],
+)
+def test_instances_of_ec2_have_the_gpus_that_trials_use(options: tuple[str, ...], said: str) -> None:
+    assert said in refused(*EC2, *options)
+
+
+def test_a_type_that_is_named_and_hosts_of_ones_own_may_have_gpus() -> None:
+    assert "InstanceType: p9.large" in printed(*EC2, *GPU, "--instance-type", "p9.large")
+    assert "worker_ips: [b]" in printed(*HOSTS, *GPU)
+
+
+@pytest.mark.parametrize(
+    "option", [("--nodes", "2"), ("--gpus-per-node", "2"), ("--instance-type", "m"), ("--region", "r")]
+)
+def test_what_ec2_alone_takes_is_refused_beside_hosts(option: tuple[str, str]) -> None:
+    assert f"{option[0]} tell what to rent of EC2; drop them, or --hosts" in refused(*HOSTS, *option)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("slurm", "mnist", "--store", "runs/a"), "takes an absolute path, as the cluster has it, got 'runs/a'"),
+        (
+            ("slurm", "mnist", "--store", "runs/a"),
+            "takes an absolute path without .., as the cluster has it, got 'runs/a'",
+        ),
+        (("slurm", "mnist", "--store", "/a/../b/c"), "takes an absolute path without .., as the cluster has it, got"),
+        (("slurm", "mnist", "--store", "/top"), "takes a folder in one that nodes share, such as /shared/top, got"),
+        ((*HOSTS, "--nfs", "h:/e", "--store", "/top"), "takes a folder in one that nodes share"),
+        (("kuberay", "mnist", "--image", "a", "--store", "/shared/../b"), "takes an absolute path without .."),
+        (("kuberay", "mnist", "--image", "a", "--mount", "/b/c", "--store", "/b/c"), "takes a path below --mount"),
         (("slurm", "mnist", "--time", "8h"), "takes a time as Slurm writes it, 8:00:00 or 1-0, got '8h'"),
         (("slurm", "mnist", "--partition", "a;b"), "takes letters, digits and"),
         (("slurm", "mnist", "--nodes", "0"), "--nodes"),
         (("kuberay", "mnist"), "--image"),
         (("kuberay", "mnist", "--image", "a", "--store", "/b/c"), "takes a path below --mount, /shared, got '/b/c'"),
         (("ray-cluster", "mnist"), "EC2's machines share nothing: give --image and --nfs, or --hosts"),
-        (
-            ("ray-cluster", "mnist", "--image", "a", "--nfs", "b:/", "--gpus-per-node", "3"),
-            "no type with 3 GPUs is known",
-        ),
+        ((*EC2, "--gpus-per-node", "3"), "no type with 3 GPUs is known"),
     ],
 )
 def test_what_a_cluster_would_not_take_is_refused(arguments: tuple[str, ...], said: str) -> None:

@@ -144,7 +144,7 @@ def test_seeds_that_trained_together_are_a_point_each(tmp_path: Path) -> None:
 
 def test_what_is_shown_elsewhere_is_told_all_the_same(tmp_path: Path) -> None:
     dispatcher, told = drive(study("standard"), Store(tmp_path / "store"))
-    assert dispatcher.drained
+    assert not dispatcher.is_open()
     assert told.lines.count("started") == 2
     assert sum("repeat, seed" in line for line in told.lines) == 2
     dispatcher.display.epoch(worker, {"epoch": 1})

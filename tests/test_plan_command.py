@@ -50,6 +50,22 @@ def test_a_plan_shows_the_tree_and_what_it_takes(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["here.json", "tiny.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("named", "workers", "whence"),
+    [
+        ((), 2, "as many as here.json was measured with; --workers or --cluster says otherwise"),
+        (("--cluster", "in-process"), 1, "as many as --cluster in-process has room for"),
+        (("--cluster", "in-process", "--workers", "3"), 3, "as --workers says"),
+    ],
+)
+def test_what_is_named_says_how_many_run_at_once_before_what_was_measured(
+    folder: Path, named: tuple[str, ...], workers: int, whence: str
+) -> None:
+    text = told("plan", "tiny.yaml", "--costs", "here.json", *named).stdout
+    assert f"\nworkers      {workers}, {whence}\n" in text
+    assert f" on {workers} worker" in text
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_money_is_the_price_of_all_that_is_held_while_it_runs(folder: Path, workers: int) -> None:
     gpu = "resources.gpus=0.5"

@@ -35,10 +35,15 @@ arms:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which pip has installed the README's package, and a stale one beside it."""
+    """The folder in which pip has installed the README's package, and a stale one beside it.
+
+    Pip finds it as a user's folder is after a while: with a store of results, and the README's other script.
+    """
     lab, stale, site = (tmp_path_factory.mktemp(name) for name in ("lab", "stale", "site"))
     for name, text in re.findall(r"```\w+ (\S+)\n(.*?)```", SECTION, flags=re.DOTALL):
         (lab / name).write_text(text)
+    (lab / "runs" / "first").mkdir(parents=True)
+    (lab / "notebook.py").touch()
     (stale / "pyproject.toml").write_text(STALE)
     (stale / "stale_lab.py").write_text("")
     offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")

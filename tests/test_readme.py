@@ -1,6 +1,7 @@
 """What the README shows is true of the program."""
 
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_every_command_exists_and_every_study_takes_what_it_is_given(line: str) 
     if command == "run" and not words[0].endswith(".yaml"):
         assert words[0] in study_file.shipped()
         study_file.read(words[0], [value for option, value in pairwise(words) if option == "--set"])
+
+
+@pytest.mark.parametrize("line", re.findall(r"^tune-interpreg (launch .*)$", README, flags=re.MULTILINE))
+def test_every_launch_shown_prints_its_file(line: str) -> None:
+    shown = CliRunner().invoke(app, shlex.split(re.split(r" [|>] ", line)[0]))
+    assert (shown.exit_code, shown.stderr) == (0, "")
 
 
 def test_every_method_and_study_has_its_line() -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from closed_form import ARMS, TWINS, drain, failing, steps, study, worker
+from closed_form import ARMS, TWINS, Worker, drain, failing, steps, study, worker
 from observed import arm, driving, finished, told
 
 from tune_interpreg import graph, lock, places, stages
@@ -150,6 +150,34 @@ def test_what_can_never_run_ends_a_study_with_its_reason(store: Store) -> None:
     found = Observer(store).look()
     assert found.state == "ended"
     assert arm(found, "robust").waits == "has no target maps: the teacher adversarial gave none"
+
+
+def timed(wrong: str) -> Worker:
+    """Each item takes 100 s; those of the arm ``wrong`` fail."""
+    answer = failing(lambda item: item.arm == wrong)
+    return lambda item: answer(item) | {"seconds": 100.0}
+
+
+def test_no_time_is_left_of_a_study_whose_rest_cannot_run(store: Store) -> None:
+    of = study("standard", "adversarial", "robust", checks="{images: 10}")
+    with driving(store, of):
+        drain(of, store, timed("adversarial"))
+    found = Observer(store).look()
+    assert (found.state, found.seconds_left, found.untimed) == ("ended", None, {})
+    assert found.settled < found.total
+    assert " left" not in text.header(found)[0].replace("what is left", "")
+
+
+def test_no_time_is_counted_for_arms_that_nothing_can_open_any_more(store: Store) -> None:
+    """Of standard one seed is left, at the pace of three items in 100 s; what needs adversarial's models never runs."""
+    with driving(store, study(seeds="[0, 1]")) as dispatcher:
+        began = datetime.now(UTC) - timedelta(seconds=300)
+        store.write_json(store.driver_file, store.signed() | {"since": began.isoformat()})
+        running = steps(dispatcher, timed("adversarial"))
+        assert [next(running).arm for _ in range(4)] == ["adversarial", "adversarial", "standard", "standard"]
+        found = Observer(store).look()
+        assert (found.state, found.settled) == ("running", 3)
+        assert (found.seconds_left, found.untimed) == (pytest.approx(100 / 3, rel=0.05), {})
 
 
 def test_time_left_is_what_such_parts_took_at_the_pace_seen(store: Store) -> None:

@@ -98,8 +98,8 @@ class Attack(Frozen):
     step_size: null stands for 2.5·eps/steps. direction: a step follows the gradient over its ``l2`` norm, or its
     ``sign`` (null: l2 under l2, sign under linf). start: ``sphere`` projects uniform pixels to the ball, so that most
     starts lie at its surface; ``ball`` draws uniformly from within it. precision: in what the network multiplies while
-    training attacks it: ``bfloat16`` is 1.6 times as fast, or more, on a processor that has it, and less exact; models
-    are judged in ``float32`` whatever stands here.
+    training attacks it: ``bfloat16`` is less exact, and about 1.4 to 1.8 times as fast on the CPUs tried, which have it
+    (tests/benchmarks/steps.md); models are judged in ``float32`` whatever stands here.
     """
 
     norm: Literal["l2", "linf"] = "l2"
@@ -137,7 +137,8 @@ class Evaluation(Frozen):
 
 
 class Checks(Frozen):
-    """Whether each repeat's adversarial accuracy can be believed: nine checks of its model, which change no metric.
+    """Whether each repeat's adversarial accuracy can be believed: eight checks of its model, nine with AutoAttack,
+    which change no metric.
 
     images: validation images that they rest on, a stratified subset (all, where there are fewer). autoattack: those of
     them that the AutoAttack ensemble attacks as well (null: none; needs the extra ``autoattack``).

@@ -63,7 +63,7 @@ def summary(item: Item, record: Record) -> str:
     if record["state"] in ("failed", "diverged"):
         reason = (record["error"] or "").splitlines()[:1]
         return f"{name(item)}: {record['state'].upper()}: {' '.join(reason)}"
-    if checks := [one for found in record.get("checks", {}).values() for one in found]:
+    if checks := [one for found in record.get("checks", {}).values() for one in found if one["n"]]:
         warned = [one["check"] for one in checks if one["state"] == "WARN"]
         told = f"{len(warned)} of {len(checks)} warn ({', '.join(warned)})" if warned else f"{len(checks)} passed"
         return f"{name(item)}: {told} ({record['seconds']:.1f} s)"

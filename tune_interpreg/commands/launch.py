@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from tune_interpreg import study_file
 from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, Told
 
 if TYPE_CHECKING:
+    from tune_interpreg.config import Resources
     from tune_interpreg.launching.jobs import Job
 
 launch = typer.Typer(
@@ -27,9 +29,17 @@ INSTANCES = {0: "m6i.2xlarge", 1: "g5.2xlarge", 4: "g5.12xlarge", 8: "g5.48xlarg
 
 def _path(given: str | None) -> str | None:
     """Paths are the cluster's own: they need not exist here."""
-    if given is not None and not re.fullmatch(r"/[^\n:]*[^\n:/]", given):
-        raise typer.BadParameter(f"takes an absolute path, as the cluster has it, got {given!r}")
+    if given is not None and (not re.fullmatch(r"(/[^\n:/]+)+", given) or {".", ".."} & {*given.split("/")}):
+        raise typer.BadParameter(f"takes an absolute path without .., as the cluster has it, got {given!r}")
     return given
+
+
+def _store(given: str | None) -> str | None:
+    """Nodes share the folder above it, which must not be all that they have."""
+    path = _path(given)
+    if path is not None and PurePosixPath(path).parent == PurePosixPath("/"):
+        raise typer.BadParameter(f"takes a folder in one that nodes share, such as /shared{path}, got {path!r}")
+    return path
 
 
 def _time(given: str) -> str:
@@ -49,7 +59,12 @@ CpusOption = Annotated[int, typer.Option("--cpus-per-node", min=1, metavar="N", 
 GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs of each.")]
 RootOption = Annotated[
     str | None,
-    typer.Option("--data-root", metavar="PATH", callback=_path, help="Folder of the data set's files, on the cluster."),
+    typer.Option(
+        "--data-root",
+        metavar="PATH",
+        callback=_path,
+        help="Folder of the data set's files, on every node (kuberay: below --mount, or in the image).",
+    ),
 ]
 STORE = "Folder for all results, which all nodes share"
 
@@ -62,7 +77,7 @@ def slurm(
     cpus: CpusOption = 8,
     gpus: GpusOption = 0,
     store: Annotated[
-        str | None, typer.Option(metavar="PATH", callback=_path, help=f"{STORE}; default runs/NAME, here.")
+        str | None, typer.Option(metavar="PATH", callback=_store, help=f"{STORE}; default runs/NAME, here.")
     ] = None,
     data_root: RootOption = None,
     image: Annotated[
@@ -78,7 +93,7 @@ def slurm(
 ) -> None:
     """Print an sbatch script: its nodes form a Ray cluster with a token of its own, and the study runs on it.
 
-    Example:  tune-interpreg launch slurm mnist --nodes 4 --gpus-per-node 1 > job.sh && sbatch job.sh
+    Example:  tune-interpreg launch slurm mnist --nodes 4 --gpus-per-node 1 --set resources.gpus=1 > job.sh
     """
     from tune_interpreg.launching import jobs
 
@@ -105,17 +120,17 @@ def kuberay(
     ] = "tune-interpreg",
     mount: Annotated[str, typer.Option(metavar="PATH", callback=_path, help="Where nodes mount it.")] = "/shared",
     store: Annotated[
-        str | None, typer.Option(metavar="PATH", callback=_path, help=f"{STORE}; default MOUNT/NAME.")
+        str | None, typer.Option(metavar="PATH", callback=_store, help=f"{STORE}; default MOUNT/NAME.")
     ] = None,
     data_root: RootOption = None,
 ) -> None:
     """Print a RayJob for KubeRay: a cluster that asks for a token, and the study on it.
 
-    Example:  tune-interpreg launch kuberay mnist --image ghcr.io/me/study:1 --gpus-per-node 1 | kubectl apply -f -
+    Example:  tune-interpreg launch kuberay mnist --image me/study:1 --gpus-per-node 1 --set resources.gpus=1 > job.yaml
     """
     from tune_interpreg.launching import jobs
 
-    if store and not PurePosixPath(store).is_relative_to(mount):
+    if store and PurePosixPath(mount) not in PurePosixPath(store).parents:
         raise typer.BadParameter(f"takes a path below --mount, {mount}, got {store!r}", param_hint="--store")
     with Told():
         job = _job(study, overrides, store, mount, data_root, nodes, cpus, gpus, image)
@@ -130,19 +145,26 @@ def ray_cluster(
         str | None,
         typer.Option(metavar="A,B,…", callback=_word, help="Machines that ssh reaches, the head first; else EC2's."),
     ] = None,
-    nodes: NodesOption = 2,
-    gpus: GpusOption = 0,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, metavar="N", help="Machines that run trials, of EC2; default 2.")
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs of each, which choose EC2's type; default 0."),
+    ] = None,
     instance: Annotated[
         str | None, typer.Option("--instance-type", metavar="TYPE", callback=_word, help="Of EC2; default by its GPUs.")
     ] = None,
-    region: Annotated[str, typer.Option(metavar="NAME", callback=_word, help="Of EC2.")] = "us-west-2",
+    region: Annotated[
+        str | None, typer.Option(metavar="NAME", callback=_word, help="Of EC2; default us-west-2.")
+    ] = None,
     user: Annotated[str, typer.Option(metavar="NAME", callback=_word, help="Of ssh.")] = "ubuntu",
     image: Annotated[
         str | None,
         typer.Option(metavar="IMAGE", callback=_word, help="For docker, with this package; EC2 needs one."),
     ] = None,
     store: Annotated[
-        str | None, typer.Option(metavar="PATH", callback=_path, help=f"{STORE}; default /shared/NAME.")
+        str | None, typer.Option(metavar="PATH", callback=_store, help=f"{STORE}; default /shared/NAME.")
     ] = None,
     nfs: Annotated[
         str | None,
@@ -156,16 +178,36 @@ def ray_cluster(
     """
     from tune_interpreg.launching import jobs
 
-    machines = hosts.split(",") if hosts else []
-    missing = [f"--{name}" for name, given in (("image", image), ("nfs", nfs)) if not (given or hosts)]
+    if hosts:
+        _refuse_beside_hosts({"nodes": nodes, "gpus-per-node": gpus, "instance-type": instance, "region": region})
+        machines, there = hosts.split(","), None
+    else:
+        machines, there = [], gpus if instance else gpus or 0
+        _require_of_ec2({"image": image, "nfs": nfs})
+    kind = instance or _instance(there or 0)
+    with Told():
+        job = _job(study, overrides, store, "/shared", data_root, len(machines) or nodes or 2, None, there, image)
+        text = jobs.ray_cluster(job, hosts=machines, user=user, instance=kind, region=region or "us-west-2", nfs=nfs)
+        typer.echo(text, nl=False)
+
+
+def _refuse_beside_hosts(options: Mapping[str, object]) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{' and '.join(given)} tell what to rent of EC2; drop them, or --hosts")
+
+
+def _require_of_ec2(options: Mapping[str, object]) -> None:
+    missing = [f"--{name}" for name, value in options.items() if not value]
     if missing:
         raise typer.BadParameter(f"EC2's machines share nothing: give {' and '.join(missing)}, or --hosts")
-    if not instance and gpus not in INSTANCES:
+
+
+def _instance(gpus: int) -> str:
+    """EC2's type of a host with so many GPUs."""
+    if gpus not in INSTANCES:
         raise typer.BadParameter(f"no type with {gpus} GPUs is known; name one", param_hint="--instance-type")
-    with Told():
-        job = _job(study, overrides, store, "/shared", data_root, len(machines) or nodes, 0, gpus, image)
-        kind = instance or INSTANCES[gpus]
-        typer.echo(jobs.ray_cluster(job, hosts=machines, user=user, instance=kind, region=region, nfs=nfs), nl=False)
+    return INSTANCES[gpus]
 
 
 def _job(
@@ -175,31 +217,37 @@ def _job(
     folder: Path | str,
     data_root: str | None,
     nodes: int,
-    cpus: int,
-    gpus: int,
+    cpus: int | None,
+    gpus: int | None,
     image: str | None,
 ) -> Job:
-    """What is launched, once the study is known to be sound and its trials to fit a node, of which ``cpus`` may be 0.
+    """What is launched, once the study is known to be sound and its trials to fit the nodes.
 
-    folder: where stores lie unless one is named.
+    folder: where stores lie unless one is named. cpus, gpus: of a node; None where that is not known.
     """
     from tune_interpreg.launching.jobs import Job
 
     study = study_file.read(source, overrides or ()).study
-    asked = study.resources
-    if cpus and (asked.cpus > cpus or asked.gpus > gpus):
-        raise typer.BadParameter(
-            f"a trial asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs, a node has {cpus} and {gpus}; "
-            "give --cpus-per-node or --gpus-per-node, or lower resources in the study"
-        )
+    if problems := list(_misfits(study.resources, cpus, gpus)):
+        raise typer.BadParameter("; ".join(problems))
     return Job(
         study=source if source in study_file.shipped() else str(Path(source).absolute()),
         name=study.name,
         store=PurePosixPath(store or f"{folder}/{study.name}"),
         nodes=nodes,
-        cpus=cpus,
-        gpus=gpus,
+        cpus=cpus or 0,
+        gpus=gpus or 0,
         image=image,
         data_root=PurePosixPath(data_root) if data_root else None,
         overrides=tuple(overrides or ()),
     )
+
+
+def _misfits(asked: Resources, cpus: int | None, gpus: int | None) -> Iterator[str]:
+    """Why trials cannot run on a node of so many, or leave its GPUs idle."""
+    if cpus is not None and asked.cpus > cpus:
+        yield f"a trial asks for {asked.cpus:g} CPUs, a node has {cpus}: raise --cpus-per-node, or lower resources.cpus"
+    if gpus is not None and asked.gpus > gpus:
+        yield f"a trial asks for {asked.gpus:g} GPUs, a node has {gpus}: raise --gpus-per-node, or lower resources.gpus"
+    if gpus and not asked.gpus:
+        yield f"a node has {gpus} GPUs, trials ask for none: add --set resources.gpus=1, or drop --gpus-per-node"

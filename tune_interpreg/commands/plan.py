@@ -12,18 +12,23 @@ from tune_interpreg.commands.run import place_to_run
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told, console
 
 
+def _place_to_run(cluster: str | None) -> str | None:
+    return None if cluster is None else place_to_run(cluster)
+
+
 def plan(
     study: StudyArgument,
     store: Annotated[Path | None, typer.Option(help="Folder of the results so far; default runs/NAME.")] = None,
     overrides: SetOption = None,
     data_root: RootOption = None,
     cluster: Annotated[
-        str,
+        str | None,
         typer.Option(
-            callback=place_to_run,
-            help="Where trials would run, which says how many at once: local, in-process, auto or HOST:PORT.",
+            callback=_place_to_run,
+            help="Where trials would run, which says how many at once: local, in-process, auto or HOST:PORT; default "
+            "local, or where --costs was measured.",
         ),
-    ] = "local",
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="How many trials would run at once, instead.")] = None,
     costs: Annotated[
         Path | None, typer.Option(help="Take the times of another device, from a file that --save wrote there.")
@@ -32,7 +37,9 @@ def plan(
     dollars_per_gpu_hour: Annotated[float | None, typer.Option(min=0, help="The price of a GPU.")] = None,
     dollars_per_cpu_hour: Annotated[float | None, typer.Option(min=0, help="The price of a CPU core.")] = None,
 ) -> None:
-    """Say what would run of STUDY, how long it takes, and what it costs; nothing runs and nothing is written.
+    """Say what would run of STUDY, how long it takes, and what it costs; nothing runs.
+
+    Nothing is written but what --save names, and data that have to be downloaded.
 
     What records of the study do not tell is measured: a few real steps of each method on this machine.
 

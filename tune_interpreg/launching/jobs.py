@@ -20,6 +20,12 @@ import yaml
 #: Where Ray looks for its token.
 TOKEN = "~/.ray/auth_token"
 
+#: What `ray up` needs to reach hosts of one's own; the head starts Ray on the others.
+BY_SSH = (
+    "ssh without a password from here to all machines, and from the head to the others: by keys that lie there,\n"
+    "#   or by one from here, which `ray up` takes along, as ssh_private_key: PATH beside ssh_user"
+)
+
 #: Where a Kubernetes node finds a study's file.
 STUDY = "/study"
 
@@ -146,11 +152,13 @@ def ray_cluster(job: Job, *, hosts: Sequence[str], user: str, instance: str, reg
         job,
         run=shlex.quote(before + job.command()),
         needs=f"docker and the image {job.image}" if job.image else f"the environment in {_programs()}",
+        access=BY_SSH if hosts else "AWS's credentials here; Ray itself makes the key for ssh",
         shared=f"{job.store.parent}, {f'which they mount from {nfs}' if nfs else 'which is to be there already'}",
         workers=job.nodes - 1,
         settings=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=1000).rstrip(),
         files=json.dumps({one: one for one in (TOKEN, job.file and str(job.file)) if one}),
         preparations=json.dumps(_mounting(str(job.store.parent), nfs) if nfs else []),
+        stop=json.dumps(f"{before}ray stop"),
         start_head=json.dumps(f"{start} {head}"),
         start_worker=json.dumps(f"{start} --address=$RAY_HEAD_IP:6379"),
     )

@@ -36,11 +36,11 @@ START = 4.0
 class Question:
     """What `plan` is asked beside the study.
 
-    where: as for `run`. workers: how many trials at once, in place of those that there is room for. known: a file with
-    the costs of a device, in place of a measurement. save: where to keep a measurement.
+    where: as for `run`, None where it is not named. workers: how many trials at once, in place of those that there is
+    room for. known: a file with the costs of a device, in place of a measurement. save: where to keep a measurement.
     """
 
-    where: str = "local"
+    where: str | None = None
     workers: int | None = None
     known: Path | None = None
     save: Path | None = None
@@ -50,14 +50,15 @@ class Question:
 class Plan:
     """What is left of a study, and what it takes.
 
-    schedule: on the workers. chain: the seconds of the longest chain of items that wait for each other. around: those
-    before and after all items. disk: bytes that the store grows by. costs: what was measured, now or earlier; None
-    where the store's own records tell all.
+    whence: what says how many workers there are. schedule: on them. chain: the seconds of the longest chain of items
+    that wait for each other. around: those before and after all items. disk: bytes that the store grows by. costs: what
+    was measured, now or earlier; None where the store's own records tell all.
     """
 
     study: Study
     state: State
     workers: int
+    whence: str
     schedule: Schedule
     chain: float
     around: float
@@ -93,7 +94,7 @@ def planned(file: StudyFile, store: Store, asked: Question, console: Console) ->
     with collecting.paused():
         images = running.checked_data(file)
         so_far = simulation.so_far(study, store, images.fingerprint)
-    workers = asked.workers or (known.workers if known else cluster.room(study, asked.where))
+    workers, whence = _workers(study, asked, known)
     tests = data.test_images(study.data) or len(images.validation)
     prices = Prices(study, tests, () if known else so_far.records.values(), ray=asked.where != "in-process")
     left = [task for task, _ in simulation.schedule(study, so_far.state, lambda _: 1.0, math.inf).tasks]
@@ -110,12 +111,23 @@ def planned(file: StudyFile, store: Store, asked: Question, console: Console) ->
         study,
         so_far.state,
         workers,
+        whence,
         simulation.schedule(study, so_far.state, prices, workers),
         simulation.schedule(study, so_far.state, prices, math.inf).end,
         AROUND * (known.processes["start"] if known else START),
         _disk(study, images, left),
         known,
     )
+
+
+def _workers(study: Study, asked: Question, known: Costs | None) -> tuple[int, str]:
+    """How many trials run at once, and what says so: what is named, before what a file of costs was measured with."""
+    if asked.workers:
+        return asked.workers, "as --workers says"
+    if known and asked.where is None:
+        return known.workers, f"as many as {asked.known} was measured with; --workers or --cluster says otherwise"
+    where = asked.where or "local"
+    return cluster.room(study, where), f"as many as --cluster {where} has room for"
 
 
 def _all(study: Study, tests: int) -> dict[str, Piece]:

@@ -60,6 +60,7 @@ def summary(plan: Plan, gpu_hour: float | None = None, cpu_hour: float | None = 
     if not plan.schedule.tasks:
         yield "nothing is left to run"
         return
+    yield f"workers      {plan.workers}, {plan.whence}"
     yield f"time         {_at_most(plan)}{duration(plan.seconds)} on {_counted(plan.workers, 'worker')}: {_parts(plan)}"
     gpus, cpus = plan.study.resources.gpus, plan.study.resources.cpus
     if gpus:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 
+from tune_interpreg import graph, stages
+from tune_interpreg.config import Study
+from tune_interpreg.graph import State
 from tune_interpreg.items import Role
 from tune_interpreg.status.facts import Arm, Driver, UnderWay
 from tune_interpreg.status.standing import Standing
@@ -20,6 +24,7 @@ def left(
 ) -> tuple[float | None, dict[Role, int]]:
     """Seconds until the rest is done, and by role how many parts are left out of it: none of that role has been timed.
 
+    The rest is what runs and what can still run; what waits for something that was lost is no part of it.
     A part is taken to need the mean of its arm's parts of that role, else of all arms'; an item under way, what is left
     of that. Their sum goes on at the pace seen so far: seconds of work a second, of all workers together.
 
@@ -28,15 +33,38 @@ def left(
     records, means = standing.all(), _means(standing.all())
     untimed: Counter[Role] = Counter()
     needed: list[float] = []
-    for name, stage in ((arm.name, stage) for arm in arms for stage in arm.stages):
-        mean, parts = _mean(means, name, stage.role), max(0, stage.total - stage.settled)
+    for (name, role), parts in _to_come(standing, arms).items():
+        mean = _mean(means, name, role)
         if mean is None:
-            untimed.update({stage.role: parts} if parts else {})
+            untimed.update({role: parts} if parts else {})
         elif parts:
             needed.append(parts * mean)
     begun = sum(min(one.seconds, len(one.seeds) * (_mean(means, one.arm, one.role) or 0.0)) for one in under_way)
     pace = _pace(records, under_way, driver, now or datetime.now(UTC))
     return round(max(0.0, sum(needed) - begun) / pace, 1) if needed else None, dict(untimed)
+
+
+def _to_come(standing: Standing, arms: Sequence[Arm]) -> dict[tuple[str, Role], int]:
+    """How many parts of each arm and role run or can still run."""
+    study, last, found = standing.study, _at_best(standing.study, standing.state), {}
+    for arm in arms:
+        for now, then in zip(arm.stages, stages.stages(study, last, arm.name), strict=True):
+            found[arm.name, now.role] = then.settled - now.settled
+    return found
+
+
+def _at_best(study: Study, state: State) -> State:
+    """What the study comes to where nothing more is lost: what runs ends well, and all that then can start."""
+    state = deepcopy(state)
+    maps = {name: state.maps[key] for name, arm in study.arms.items() if (key := graph.maps_of(arm))}
+    tallies = {"search": state.searches, "repeat": state.repeats, "targets": maps, "checks": state.checks}
+    for tally in (one for of_role in tallies.values() for one in of_role.values()):
+        tally.done |= tally.running
+        tally.running.clear()
+    while ready := list(graph.ready(study, state)):
+        for task in ready:
+            tallies[task.role][task.arm].done.update(task.parts)
+    return state
 
 
 def _means(records: Sequence[Record]) -> Means:
