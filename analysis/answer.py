@@ -13,7 +13,7 @@ from analysis.intervals import Interval, differences, student_t
 from analysis.pairs import Comparison, holm
 from analysis.results import Results
 from analysis.settings import match
-from analysis.tables import notes, teacher_note
+from analysis.tables import lacking, teacher_note
 
 #: Two clean accuracies count as equal where the 95% interval of their difference lies within this many points.
 MARGIN = 1.0
@@ -41,7 +41,7 @@ class Match:
     """One arm that matches another's training loss, against that arm.
 
     permuted: whether its targets are the reference's, permuted. residual: of training losses, in their unit.
-    verdict: as ``settings.match`` says it. tolerance: how far off the search let a loss be; None before it ended.
+    verdict: as ``settings.match`` says it.
     compat, strict: of adversarial accuracy, fractions.
     """
 
@@ -50,16 +50,8 @@ class Match:
     permuted: bool
     residual: Interval | None
     verdict: str
-    tolerance: float | None
     compat: Comparison
     strict: Comparison
-
-    @property
-    def is_close(self) -> bool:
-        """Whether the mean residual lies within the tolerance; else PASS says only that no difference is shown."""
-        if self.residual is None or self.tolerance is None:
-            return False
-        return abs(self.residual.mean) <= self.tolerance
 
 
 def points(one: Comparison) -> Interval | None:
@@ -90,9 +82,8 @@ def matches(results: Results) -> list[Match]:
             continue
         compat, strict = (results.compare(name, reference, metric) for metric in (paper.ADV_COMPAT, paper.ADV_STRICT))
         residual = results.compare(name, reference, arm.search.matched).difference
-        tolerance = results.choices.get(name, {}).get("tolerance")
         permuted, verdict = _permutes(results, name, reference), match(results, name)
-        found.append(Match(name, reference, permuted, residual, verdict, tolerance, compat, strict))
+        found.append(Match(name, reference, permuted, residual, verdict, compat, strict))
     return found
 
 
@@ -123,7 +114,7 @@ def gain_table(results: Results) -> Table:
     )
     title = f"Answer. Gains over {results.title(results.standard)}, points" if results.standard else "Answer. Gains"
     metrics = (paper.ACCURACY, paper.ADV_COMPAT, paper.ADV_STRICT)
-    told = (*_gain_notes(body), *teacher_note(results), *notes(results, metrics)[1:])
+    told = (*_gain_notes(body), *teacher_note(results), *lacking(results, metrics))
     return Table(title, columns, body, told)
 
 
@@ -144,14 +135,14 @@ def match_table(results: Results) -> Table:
     )
     note = (
         "Arm − reference, paired by seed: mean ± half-width of the 95% Student t interval. Residual: of their training"
-        " losses; Match: as under the settings. Adv. Acc.: points, at equal training loss where the mean residual lies"
-        " within the tolerance, at losses not shown to differ where PASS rests on the interval alone, and at different"
-        " ones where it says MISSED. p: two-sided paired t test, not corrected."
+        " losses; Match: as under the settings. Adv. Acc.: points, at equal training loss where it says PASS, at losses"
+        " shown neither equal nor different where it says NOT SHOWN, and at different ones where it says MISSED. p:"
+        " two-sided paired t test, not corrected."
     )
     named = {arm for one in found for arm in (one.arm, one.reference)}
     losses = [_matched(results, one.arm) for one in found]
     metrics = dict.fromkeys([*losses, paper.ADV_COMPAT, paper.ADV_STRICT])
-    return Table("Answer. At matched training loss", columns, body, (note, *notes(results, metrics, named)[1:]))
+    return Table("Answer. At matched training loss", columns, body, (note, *lacking(results, metrics, named)))
 
 
 def _estimate(

@@ -8,7 +8,7 @@ from analysis import paper
 from analysis.cells import Cell, Estimate, Probability, Source, Table
 from analysis.pairs import Comparison, holm
 from analysis.results import Results
-from analysis.tables import notes
+from analysis.tables import lacking
 
 #: What is compared: heading → metric, each a fraction of the test images.
 METRICS = {
@@ -46,7 +46,7 @@ def _table(results: Results, heading: str, metric: str) -> Table:
         for sources in [(Source(arm, metric, 100), Source(other, metric, 100))]
     )
     tests = sum(p is not None for p in corrected)
-    told = (_method_note(tests), *_untested(results, compared), *notes(results, [metric])[1:])
+    told = (_method_note(tests), *_untested(results, compared), *lacking(results, [metric]))
     return Table(f"Comparisons. {heading} on {results.study.data.name}", COLUMNS, body, told, long=True)
 
 

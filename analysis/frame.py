@@ -33,8 +33,8 @@ def results(store: str | Path) -> pd.DataFrame:
     repeats under several recipes only the latest. Raises ``StoreError`` where it is no store.
     """
     found = Results.of(Store(store))
-    held = {record["key"]: record for record in found.records if record["role"] == "repeat"}
-    done = [_done(found, row, held[row["key"]]) for row in found.frame.to_dict(orient="records")]
+    held = {(arm, record["key"]): record for arm, group in found.current.repeats.items() for record in group}
+    done = [_done(found, row, held[row["arm"], row["key"]]) for row in found.frame.to_dict(orient="records")]
     missing = [_described(found, gap.arm) | {"seed": gap.seed, "state": gap.state} for gap in found.missing]
     frame = pd.DataFrame([*done, *missing], columns=list(COLUMNS))
     frame["finished"] = pd.to_datetime(frame["finished"], utc=True).dt.as_unit("s")

@@ -9,10 +9,13 @@ from analysis import rows
 from analysis.cells import ABSENT, Table
 from analysis.intervals import wilson
 from analysis.results import Results
-from analysis.tables import attack_note
+from analysis.tables import attack_said, listed
 
 #: seed → the checks of that seed's model, each {check, state, n, said, values}.
 Checks = Mapping[int, list[Mapping[str, Any]]]
+
+#: The check that AutoAttack makes, on images of its own number.
+ENSEMBLE = "ensemble"
 
 
 def honesty_table(results: Results) -> Table:
@@ -27,15 +30,11 @@ def honesty_table(results: Results) -> Table:
 def checks(results: Results) -> dict[str, Checks]:
     """arm → seed → checks, of the models that the tables rest on; arms without any are left out.
 
-    A record of role ``checks`` counts where it is done and checked a model of the arm's repeats; of a seed that was
-    checked twice the later counts.
+    Of a seed that was checked twice the later counts.
     """
     found: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
-    for arm, repeats in rows.repeats(results.records, results.study).items():
-        models = {record["key"] for record in repeats}
-        own = [r for r in results.records if (r["arm"], r["role"], r["state"]) == (arm, "checks", "done")]
-        known = (record for record in own if record["recipe"]["checked"]["model"] in models)
-        for record in sorted(known, key=lambda record: str(record["finished"])):
+    for arm, group in results.current.checks.items():
+        for record in [record for record in group if record["state"] == "done"]:
             held = {int(seed): list(done) for seed, done in record["checks"].items()}
             found.setdefault(arm, {}).update({s: done for s, done in held.items() if s in results.study.seeds})
     return {arm: seeds for arm, seeds in found.items() if seeds}
@@ -57,14 +56,37 @@ def _notes(results: Results, found: Mapping[str, Checks]) -> Iterable[str]:
     yield (
         f"PASS: of all {results.asked} seeds' models, or of (n=…) of them; {ABSENT}: did not run; WARN: in words below."
     )
-    yield attack_note(results)
-    images = sorted({int(one["n"]) for seeds in found.values() for one in _all(seeds) if one["n"]})
-    reach = ", ".join(f"{50 * _width(n):.2g} points on {n}" for n in images)
+    images, of_ensemble = _images(found, ensemble=False), _images(found, ensemble=True)
+    ensemble = f" AutoAttack: {listed(of_ensemble)} of them." if of_ensemble else ""
+    yield attack_said(results, f"{listed(images)} validation images") + ensemble
+    reach = ", ".join(f"{50 * _width(n):.2g} points on {n}" for n in sorted({*images, *of_ensemble}))
     yield f"Half-width of Wilson's 95% interval of one model's accuracy of one half, by images: {reach}."
     yield from _told(found)
-    for arm, seeds in found.items():
-        if lacking := [seed for seed in results.study.seeds if seed not in seeds]:
-            yield f"{arm}: {_named(lacking)} not checked yet."
+    yield from _unchecked(results, found)
+
+
+def _images(found: Mapping[str, Checks], *, ensemble: bool) -> list[int]:
+    """On how many images the checks were made, AutoAttack's or the others."""
+    ran = [one for seeds in found.values() for one in _all(seeds) if one["n"]]
+    return sorted({int(one["n"]) for one in ran if (one["check"] == ENSEMBLE) == ensemble})
+
+
+def _unchecked(results: Results, found: Mapping[str, Checks]) -> Iterable[str]:
+    """The models that the tables rest on without checks, and why, where the study asks for any."""
+    why: dict[tuple[str, str], list[int]] = {}
+    for arm, repeats in results.current.repeats.items():
+        for seed in rows.done(repeats, results.study.seeds) if results.study.checks else ():
+            if seed not in found.get(arm, {}):
+                why.setdefault((arm, _reason(results.current.checks[arm], seed)), []).append(seed)
+    return [f"{arm}: {_named(seeds)} not checked{reason}." for (arm, reason), seeds in why.items()]
+
+
+def _reason(tried: Iterable[Mapping[str, Any]], seed: int) -> str:
+    ended = [record for record in tried if seed in record["seeds"]]
+    if not ended:
+        return " yet"
+    error = rows.first_line(ended[-1].get("error"))
+    return f", {ended[-1]['state']}" + (f": {error}" if error else "")
 
 
 def _told(found: Mapping[str, Checks]) -> Iterable[str]:

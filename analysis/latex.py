@@ -65,7 +65,8 @@ def _formula(found: re.Match[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    return "-{}-".join("".join(CHARACTERS.get(one) or _character(one) for one in part) for part in text.split("--"))
+    apart = re.split("(?<=[-–—])(?=[-–—])", text)  # TeX would join them to another dash
+    return "{}".join("".join(CHARACTERS.get(one) or _character(one) for one in part) for part in apart)
 
 
 def _character(one: str) -> str:

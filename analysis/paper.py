@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.intervals import Interval
-from tune_interpreg.config import Arm, Study
+from tune_interpreg.config import Arm, Augment, MapSettings, Model, Study
 
 SEEDS = 5
 
@@ -77,7 +77,8 @@ _COLUMNS = ((ACCURACIES, (ACCURACY, ADV_COMPAT)), (GRADIENT_NORMS, (GRAD_LABEL, 
 class Setup:
     """Sections 4.1, 4.2: eps is an l2 radius, pixels in [0, 1]; None where the paper does not say.
 
-    train_images, test_images: the size of the data set, none held out.
+    train_images, test_images: the size of the data set, none held out. model_options: (option, value) of the network.
+    steps, step_size: of the evaluation's attack. maps_sigma and what follows: of SmoothGrad (Eq. 4).
     """
 
     train_images: int
@@ -86,19 +87,40 @@ class Setup:
     eps: float
     batch_size: int
     norm: str = "l2"
+    model_options: tuple[tuple[str, Any], ...] = ()
     steps: int = 40
+    steps_in_training: int = 40
     step_size: float | None = None
     epochs: int | None = None
     lr: float = 0.01
     momentum: float = 0.9
     lr_decay: float = 0.1
     decay_every: int = 10
+    schedule: str = "step"
+    maps_sigma: float = 0.15
+    maps_samples: int = 50
+    maps_clamp: bool = False
+    maps_include_clean: bool = False
+    maps_sign: str = "abs"
     device: str | None = None
+
+
+#: What the paper does not state, told only where a study has it otherwise than so.
+UNSTATED: dict[str, Any] = {
+    "direction": "l2",
+    "start": "sphere",
+    "restarts": 1,
+    "augmentation": "none",
+    "matmul": "float32",
+    "precision_in_training": "float32",
+    "maps_output": "logits",
+    "maps_precision": "float32",
+}
 
 
 SETUPS = {
     "mnist": Setup(60_000, 10_000, "mnist_cnn", eps=1.5, batch_size=64),
-    "cifar10": Setup(50_000, 10_000, "cifar_cnn", eps=0.314, batch_size=100),
+    "cifar10": Setup(50_000, 10_000, "cifar_cnn", eps=0.314, batch_size=100, model_options=(("fc_relu", True),)),
 }
 
 
@@ -133,18 +155,51 @@ def differences(study: Study, facts: Mapping[str, Collection[Any]]) -> list[str]
     setup = SETUPS.get(study.data.name)
     if setup is None:
         return []
-    ours = {field: {value} for field, value in _settings(study).items()} | {k: set(v) for k, v in facts.items()}
+    ours = _settings(study, setup) | {field: set(values) for field, values in facts.items()}
+    known = [(field, theirs, theirs) for field, theirs in vars(setup).items()]
     return [
         f"{field.replace('_', ' ')}: {_printed(values)} (paper: {_printed({theirs})})"
-        for field, theirs in vars(setup).items()
-        if (values := ours.get(field)) and values != {theirs}
+        for field, usual, theirs in (*known, *((field, usual, None) for field, usual in UNSTATED.items()))
+        if (values := ours.get(field)) and values != {usual}
     ]
 
 
-def _settings(study: Study) -> dict[str, Any]:
-    attack = study.evaluation_attack
-    own = {"model": study.model.name, "norm": attack.norm, "eps": attack.eps, "steps": attack.steps}
-    return own | {"step_size": attack.step} | study.training.model_dump()
+def _settings(study: Study, setup: Setup) -> dict[str, set[Any]]:
+    """All values that a study has of each field of Setup and UNSTATED; a cosine has no steps of its rate."""
+    judged, attacked, training = study.evaluation_attack, study.attack, study.training
+    rate = {"lr_decay", "decay_every"} if training.schedule == "step" else set()
+    trained = training.model_dump(include={"epochs", "batch_size", "lr", "momentum", "schedule", "matmul"} | rate)
+    own: dict[str, Any] = {
+        "model": _model(study.model, setup),
+        "norm": judged.norm,
+        "eps": judged.eps,
+        "steps": judged.steps,
+        "step_size": judged.step,
+        "restarts": study.evaluation.restarts,
+        "steps_in_training": attacked.steps,
+        "precision_in_training": attacked.precision,
+        "direction": attacked.direction or "l2",
+        "start": attacked.start,
+        "augmentation": _augmentation(training.augment),
+    }
+    return {field: {value} for field, value in (trained | own).items()} | _maps(study)
+
+
+def _model(model: Model, setup: Setup) -> str:
+    """A network, with those of its options that are not the paper's."""
+    own = [f"{name} {value}" for name, value in model.options.items() if (name, value) not in setup.model_options]
+    return " with ".join([model.name, *([", ".join(own)] if own else [])])
+
+
+def _augmentation(augment: Augment | None) -> str:
+    flip, crop = (augment.flip, augment.crop) if augment else (False, 0)
+    return " and ".join([*(["flip"] if flip else []), *([f"crop {crop}"] if crop else [])]) or "none"
+
+
+def _maps(study: Study) -> dict[str, set[Any]]:
+    """Of the maps that arms learn from, all values of each setting."""
+    targets = [arm.targets for arm in study.arms.values() if arm.targets]
+    return {f"maps_{name}": {getattr(one, name) for one in targets} for name in MapSettings.model_fields}
 
 
 def _printed(values: Collection[Any]) -> str:

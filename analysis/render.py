@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import rich.table
 from rich.text import Text
 
 from analysis.cells import Cell, Estimate, Probability, Table
+
+#: What Markdown would read: emphasis, code, cells, formulas, links, and a heading or list where a line begins so. An
+#: underscore within a word is none of them.
+MARKUP = re.compile(r"[\\|*`~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(|^[#+>-]")
 
 #: What a measured cell holds unrounded, beside its text.
 NUMBERS = ("mean", "half_width", "low", "high", "n", "p")
@@ -58,7 +63,8 @@ def numbers(cell: Cell) -> dict[str, object]:
 
 def escape(text: str) -> str:
     """Text that GitHub Markdown shows as it is, on one line."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    entities = " ".join(text.splitlines()).replace("&", "&amp;").replace("<", "&lt;")
+    return MARKUP.sub(r"\\\g<0>", entities)
 
 
 def _measured(cell: Cell) -> bool:

@@ -123,7 +123,8 @@ def _status(results: Results) -> tuple[str, ...]:
     counts = [f"{done} of {asked} repeats done", *(f"{count} {state}" for state, count in states.items())]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
     damaged = [f"Left out: {said}." for lines in results.damaged.values() for said in lines]
-    return (", ".join(counts) + ".", *empty, *damaged, *rows.troubles(results.records, results.study))
+    foreign = [f"Left out: {arm}: {said}." for arm, said in rows.foreign(results.current).items()]
+    return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.troubles(results.current))
 
 
 # ------------------------------------------------------------------------------- files

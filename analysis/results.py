@@ -11,9 +11,10 @@ import pandas as pd
 
 from analysis import paper, rows
 from analysis.cells import Estimate, Source
+from analysis.current import Current, Record
 from analysis.intervals import student_t, wilson
 from analysis.pairs import Comparison
-from analysis.rows import Missing, Record
+from analysis.rows import Missing
 from tune_interpreg.config import Study
 from tune_interpreg.store import Store, StoreError
 
@@ -24,18 +25,22 @@ class Results:
 
     choices: by arm, what its search chose (the fields of the store's choice file), where it has ended.
     damaged: by arm, which of its files are damaged and left out, one line each.
+    current: what of the records and choices belongs to the study as it stands.
     """
 
     study: Study
     records: tuple[Record, ...]
     choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    current: Current = field(init=False)
     frame: pd.DataFrame = field(init=False)
     missing: tuple[Missing, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frame", rows.rows(self.records, self.study))
-        object.__setattr__(self, "missing", tuple(rows.missing(self.records, self.study)))
+        current = Current(self.study, self.records, self.choices)
+        object.__setattr__(self, "current", current)
+        object.__setattr__(self, "frame", rows.rows(current))
+        object.__setattr__(self, "missing", tuple(rows.missing(current)))
 
     @classmethod
     def of(cls, store: Store, study: Study | None = None) -> Results:

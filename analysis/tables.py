@@ -34,7 +34,7 @@ def gradient_table(results: Results) -> Table:
     """Table 3: mean l2 norms of the logits' input gradients, of the label and of the other labels."""
     metrics = {"‖∇f_c‖ label": paper.GRAD_LABEL, "‖∇f_k‖ other": paper.GRAD_OTHER}
     columns, cells = _beside_paper(results, metrics, scale=1)
-    images = _listed(rows.facts(results.records, results.study)["gradient_images"])
+    images = listed(rows.facts(results.current)["gradient_images"])
     note = (
         f"Gradients of logits by pixels in [0, 1] at {images} training images: per image ‖∇f_c(x)‖₂ and the mean"
         " of ‖∇f_k(x)‖₂ over k ≠ c, averaged over images, then over seeds."
@@ -77,19 +77,26 @@ def notes(results: Results, metrics: Iterable[str], arms: Collection[str] | None
         f"Mean ± half-width of the 95% interval: Student t over n = {results.asked} seeds ({seeds}), unless a cell says"
         " otherwise."
     )
-    return (n, *_wilson_note(results, metrics, named), *gaps(results, metrics, named), *_left_out(results, named))
+    return (n, *_wilson_note(results, metrics, named), *lacking(results, metrics, named))
+
+
+def lacking(results: Results, metrics: Iterable[str], arms: Collection[str] | None = None) -> tuple[str, ...]:
+    """What is missing under a table, of means or of differences: seeds, and records that no number rests on."""
+    named = results.study.arms if arms is None else arms
+    return (*gaps(results, list(metrics), named), *_left_out(results, named))
 
 
 def _wilson_note(results: Results, metrics: list[str], arms: Collection[str]) -> list[str]:
     single = [(arm, metric) for arm in arms for metric in metrics if len(results.values(arm, metric)) == 1]
     images = {results.images(arm, metric) for arm, metric in single if "accuracy" in metric} - {0}
     said = "of one seed's model on {} images: 95% interval of Wilson; it does not tell what another seed would reach."
-    return [f"[low, high] {said.format(_listed(sorted(images)))}"] if images else []
+    return [f"[low, high] {said.format(listed(sorted(images)))}"] if images else []
 
 
 def _left_out(results: Results, arms: Collection[str]) -> list[str]:
-    others = rows.left_out(results.records, results.study).items()
-    stale = [f"{arm}: {count} done repeats under another recipe are left out." for arm, count in others if arm in arms]
+    others = {arm: f"{count} done repeats under another recipe" for arm, count in results.current.others.items()}
+    both = (*others.items(), *rows.foreign(results.current).items())
+    stale = [f"{arm}: {said} are left out." for arm, said in both if arm in arms]
     return [*stale, *(f"{arm}: left out: {said}." for arm in arms for said in results.damaged.get(arm, ()))]
 
 
@@ -125,25 +132,31 @@ def teacher_note(results: Results) -> list[str]:
 
 
 def attack_note(results: Results) -> str:
-    """The attack of the evaluation, and what its two forms are."""
+    """The attack of the tables' accuracies."""
+    ensemble = results.study.evaluation.autoattack
+    images = listed(rows.facts(results.current)["test_images"])
+    return attack_said(results, f"{images} test images") + (f" AutoAttack: {ensemble} test images." if ensemble else "")
+
+
+def attack_said(results: Results, images: str) -> str:
+    """The attack of the evaluation on images, and what its two forms are."""
     attack, evaluation = results.study.evaluation_attack, results.study.evaluation
     restarts = f" from {evaluation.restarts} starts, of which the worst counts," if evaluation.restarts > 1 else ""
     direction = "" if attack.direction is None else f" along the {attack.direction} direction"
-    ensemble = f" AutoAttack: {evaluation.autoattack} test images." if evaluation.autoattack else ""
-    images = _listed(rows.facts(results.records, results.study)["test_images"])
     return (
         f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps of"
-        f" {attack.step:.3g}{direction},{restarts} on {images} test images. compat: gradient of the mean loss of a"
+        f" {attack.step:.3g}{direction},{restarts} on {images}. compat: gradient of the mean loss of a"
         f" batch of {evaluation.batch_size}, floor 1e-6, last iterate; strict:"
         " each image's own gradient whatever its size, an image is lost if any iterate is misclassified."
-        f"{ensemble}"
     )
 
 
 def _paper_note(results: Results) -> list[str]:
-    departures = paper.differences(results.study, rows.facts(results.records, results.study))
+    departures = paper.differences(results.study, rows.facts(results.current))
     return ["Set-up where it is not the paper's: " + "; ".join(departures) + "."] if departures else []
 
 
-def _listed(values: Iterable[object]) -> str:
+def listed(values: Iterable[object]) -> str:
+    """Counts that differ between records: 10000, or 1000 or 10000, or no."""
+    """Counts that differ between records: 10000, or 1000 or 10000, or no."""
     return " or ".join(map(str, values)) or "no"

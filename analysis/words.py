@@ -28,15 +28,17 @@ def _gain(results: Results, one: Gain) -> str:
     strict, compat = points(one.strict), points(one.compat)
     if strict is None or compat is None:
         return f"{ours}: no seed has a result both of it and of {theirs} yet."
-    if not _has_width(strict):
-        both = f"{_said(strict)} points under strict, {_said(compat)} under compat"
-        return f"{ours} against {theirs}: {both}, {_why(strict)}."
     claim = _claim(ours, theirs, strict, compat)
     return f"{claim}{_corrected(one, strict, compat)}{_clean(points(one.clean))}; {_count(strict, results)}."
 
 
 def _claim(ours: str, theirs: str, strict: Interval, compat: Interval) -> str:
     """Who is more robust, under strict and, where it says the same, in brackets under compat."""
+    if not (_has_width(strict) or _has_width(compat)):
+        both = f"{_said(strict)} points under strict, {_said(compat)} under compat"
+        return f"{ours} against {theirs}: {both}, {_why(strict)}"
+    if not (_has_width(strict) and _has_width(compat)):
+        return f"{ours} against {theirs}: {_clause(strict)} under strict, {_clause(compat)} under compat"
     if strict.sign != compat.sign:
         return f"{ours} against {theirs}: {_clause(strict)} under strict, but {_clause(compat)} under compat"
     if strict.sign == 0:
@@ -49,6 +51,8 @@ def _claim(ours: str, theirs: str, strict: Interval, compat: Interval) -> str:
 
 
 def _clause(interval: Interval) -> str:
+    if not _has_width(interval):
+        return f"{_said(interval)} points, {_why(interval)},"
     if interval.sign == 0:
         return f"no difference in robustness shown ({_said(interval)} points)"
     return f"{_size(interval)} points {'more' if interval.sign > 0 else 'less'} robust"
@@ -57,8 +61,14 @@ def _clause(interval: Interval) -> str:
 def _corrected(one: Gain, strict: Interval, compat: Interval) -> str:
     """Where an interval shows a gain that the test, corrected over all arms and both attacks, does not."""
     both = (("strict", strict, one.p_strict), ("compat", compat, one.p_compat))
-    weak = [f"p = {p:.2f} under {form}" for form, interval, p in both if interval.sign and p and p > ALPHA]
+    weak = [f"p = {_above_alpha(p)} under {form}" for form, interval, p in both if interval.sign and p and p > ALPHA]
     return f", which does not withstand Holm's correction ({', '.join(weak)})" if weak else ""
+
+
+def _above_alpha(p: float) -> str:
+    """A p > ALPHA to two decimals, or to as many as show that it is."""
+    texts = (f"{p:.{decimals}f}" for decimals in range(2, 17))
+    return next((text for text in texts if float(text) > ALPHA), str(p))
 
 
 def _clean(clean: Interval | None) -> str:
@@ -78,10 +88,11 @@ def _match(results: Results, one: Match, found: list[Gain]) -> str:
     if one.residual is None or strict is None:
         return f"{ours} is to match the training loss of {theirs}, but no seed has a result of both yet."
     residual = f"residual {_said(one.residual)}, {one.verdict}; {_count(one.residual, results)}"
-    if not one.verdict.startswith("PASS"):
+    if one.verdict.startswith("MISSED"):
         return f"{ours} misses the training loss of {theirs} ({residual}): at equal loss the two cannot be compared."
     whose = f"{ours}, towards the same maps permuted," if one.permuted else ours
-    loss = "At matched training loss" if one.is_close else "At training losses not shown to differ"
+    passed = one.verdict.startswith("PASS")
+    loss = "At matched training loss" if passed else "At training losses shown neither equal nor different"
     return f"{loss} ({residual}), {whose} {_beside(strict, theirs)}{_kept(results, one, found)}."
 
 
@@ -111,9 +122,9 @@ def _parting(results: Results, found: list[Gain]) -> list[str]:
     if not known:
         return []
     parted = [
-        f"{_size(parts)} points {'larger' if parts.sign > 0 else 'smaller'} for {results.title(arm)}"
+        f"{_size(parts)} points {'larger' if parts.mean > 0 else 'smaller'} for {results.title(arm)}{_always(parts)}"
         for arm, parts in known.items()
-        if parts.sign
+        if _differs(parts)
     ]
     if parted:
         return [f"Compat and strict part: under strict the gain is {_listed(parted)}{_flattery(results)}."]
@@ -125,8 +136,9 @@ def _parting(results: Results, found: list[Gain]) -> list[str]:
 
 
 def _flattery(results: Results) -> str:
-    own = {arm: interval for arm in results.study.arms if (interval := flattered(results, arm)) and interval.sign > 0}
-    named = [f"{results.title(arm)} by {_size(interval)} points" for arm, interval in own.items()]
+    known = {arm: interval for arm in results.study.arms if (interval := flattered(results, arm))}
+    own = {arm: interval for arm, interval in known.items() if _differs(interval) and interval.mean > 0}
+    named = [f"{results.title(arm)} by {_size(one)} points{_always(one)}" for arm, one in own.items()]
     return f"; compat flatters {_listed(named)}" if named else ""
 
 
@@ -142,6 +154,15 @@ def _size(interval: Interval) -> str:
 
 def _has_width(interval: Interval) -> bool:
     return bool(interval.half_width)
+
+
+def _differs(interval: Interval) -> bool:
+    """Whether an interval excludes 0, or all of its seeds, more than one, have the same value beside 0."""
+    return interval.sign != 0 or (interval.half_width == 0 and interval.mean != 0)
+
+
+def _always(interval: Interval) -> str:
+    return "" if _has_width(interval) else f" in all {interval.n} seeds"
 
 
 def _why(interval: Interval) -> str:

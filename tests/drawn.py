@@ -4,7 +4,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tune_interpreg.config import Study
-from tune_interpreg.items import Checked, Item, Maps, Recipe
+from tune_interpreg.items import FORMAT, Checked, Item, Maps, Recipe
 from tune_interpreg.store import Store
 
 HOSTILE = "<script>window.harmed = true</script>"
@@ -68,7 +68,7 @@ SEARCHED = ((0.99, 0.5), (0.97, 0.7), (0.96, 0.6))
 
 def record(work, state="done", **own):
     return {
-        "format": 2,
+        "format": FORMAT,
         "key": work.key,
         "recipe_key": work.recipe.key,
         **work.model_dump(mode="json"),
@@ -144,6 +144,13 @@ def records():
         told = {"state": "diverged"} if loss is None else {"metrics": {"0": {"train/loss": loss}}}
         made.append(record(work, **told))
     return made
+
+
+def searching(arm, search, **own):
+    """The study with another search of an arm, and what else the arm has of its own."""
+    changed = STUDY.model_dump()
+    changed["arms"][arm] |= {"search": search} | own
+    return Study.model_validate(changed)
 
 
 def preview():

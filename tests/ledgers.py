@@ -1,8 +1,9 @@
 """Hand-made ledgers of an MNIST study, for the tests of its tables."""
 
+from analysis.current import Current
 from analysis.tables import Results
 from tune_interpreg.config import Study
-from tune_interpreg.items import Item, Maps, Recipe
+from tune_interpreg.items import FORMAT, Item, Maps, Recipe
 
 T4 = 2.7764451
 
@@ -31,14 +32,15 @@ STUDY = Study(
 )
 
 
-def item(arm, seeds, params=None, role="repeat", teacher=None):
-    maps = Maps(teacher=teacher, teacher_seed=0, sigma=0.15, samples=50) if teacher else None
+def item(arm, seeds, params=None, role="repeat", teacher=None, teacher_seed=0, number=0):
+    maps = Maps(teacher=teacher, teacher_seed=teacher_seed, sigma=0.15, samples=50) if teacher else None
     recipe = Recipe.of(STUDY, method=STUDY.arms[arm].method, params=params or {}, maps=maps)
-    return Item(arm=arm, role=role, recipe=recipe, seeds=seeds)
+    return Item(arm=arm, role=role, recipe=recipe, seeds=seeds, number=number)
 
 
 def record(work, metrics=None, state="done", error=None, day=1):
     return {
+        "format": FORMAT,
         "key": work.key,
         "recipe_key": work.recipe.key,
         **work.model_dump(mode="json"),
@@ -61,6 +63,10 @@ STANDARD = [record(item("standard", (seed,)), {seed: accuracies(clean)}) for see
 
 def row_of(table, title):
     return dict(zip(table.columns, next(row for row in table.rows if row[0] == title), strict=True))
+
+
+def current(records, study=STUDY, choices=None):
+    return Current(study, records, choices)
 
 
 def results(records):

@@ -5,6 +5,7 @@ import math
 import pytest
 from ledgers import T4, accuracies, record, row_of
 
+from analysis import words
 from analysis.answer import gain_table, gains, match_table, matches
 from analysis.results import Results
 from analysis.words import sentences
@@ -27,6 +28,8 @@ STUDY = Study(
         "flat": {"method": "jacobian", "search": {"space": {"lambda_j": {"log_uniform": [0.01, 1]}}, **MATCH}},
     },
 )
+#: What the repeats of the searched arms were made with.
+CHOSEN = {"shuffled": {"lambda": 0.1}, "flat": {"lambda_j": 0.1}}
 PLAIN = [0.60, 0.61, 0.62, 0.63, 0.64]
 LOSS = [1.0, 1.1, 1.2, 1.3, 1.4]
 
@@ -34,8 +37,11 @@ LOSS = [1.0, 1.1, 1.2, 1.3, 1.4]
 def repeats(arm, strict, *, compat=None, clean=(0.99,) * 5, loss=LOSS):
     """One repeat a value of ``strict``, of seeds 0, 1, …; compat: the same unless given."""
     work = [
-        Item(arm=arm, role="repeat", recipe=Recipe.of(STUDY, method=STUDY.arms[arm].method), seeds=(seed,))
+        Item(
+            arm=arm, role="repeat", recipe=Recipe.of(STUDY, method=STUDY.arms[arm].method, params=params), seeds=(seed,)
+        )
         for seed in range(5)
+        for params in [CHOSEN.get(arm, {})]
     ]
     both = zip(work, clean, compat or strict, strict, loss, strict=False)
     return [record(one, {one.seeds[0]: accuracies(*three) | {"train/loss": train}}) for one, *three, train in both]
@@ -47,6 +53,10 @@ def above(values, *differences):
 
 def results(*groups, choices=None):
     return Results(STUDY, tuple(one for group in groups for one in group), choices or {})
+
+
+def within(tolerance):
+    return {"flat": {"params": CHOSEN["flat"], "tolerance": tolerance}}
 
 
 def said_of(found, start):
@@ -143,15 +153,55 @@ def test_lost_seeds_are_told_in_the_sentence_the_cell_and_below():
 
 def test_one_seed_shows_nothing():
     found = results(repeats("plain", PLAIN[:1]), repeats("taught", [0.9]))
-    assert "taught against plain: 30 points under strict, 30 under compat, with one seed only." in sentences(found)
+    assert said_of(found, "taught against") == (
+        "taught against plain: 30 points under strict, 30 under compat, with one seed only; clean accuracy: 0 points,"
+        " with one seed only; n = 1 of 5 seeds."
+    )
     row = row_of(gain_table(found), "taught")
     assert (row["Within ±1"], row["p, strict"].p) == ("–", None)
 
 
 def test_the_same_gain_in_every_seed_is_no_interval():
     found = results(repeats("plain", PLAIN), repeats("taught", above(PLAIN, *[0.25] * 5)))
-    assert "taught against plain: 25 points under strict, 25 under compat, the same in all 5 seeds." in sentences(found)
+    assert said_of(found, "taught against") == (
+        "taught against plain: 25 points under strict, 25 under compat, the same in all 5 seeds; clean accuracy: 0"
+        " points, the same in all 5 seeds; n = 5."
+    )
     assert row_of(gain_table(found), "taught")["Within ±1"] == "not shown"
+
+
+def test_a_gain_without_a_spread_under_one_attack_is_told_for_that_one_alone():
+    plain = repeats("plain", [0.0] * 5, compat=PLAIN)
+    clean = [0.97, 0.96, 0.97, 0.98, 0.97]
+    none = repeats("taught", [0.0] * 5, compat=above(PLAIN, 0.10, 0.11, 0.12, 0.13, 0.14), clean=clean)
+    assert said_of(results(plain, none), "taught against") == (
+        "taught against plain: 0 points, the same in all 5 seeds, under strict, 12.0 ± 2.0 points more robust under"
+        " compat, at a clean accuracy 2.00 ± 0.88 points lower; n = 5."
+    )
+    strict = above(PLAIN, 0.10, 0.11, 0.12, 0.13, 0.14)
+    same = repeats("taught", strict, compat=above(PLAIN, *[0.25] * 5))
+    assert said_of(results(repeats("plain", PLAIN), same), "taught against").startswith(
+        "taught against plain: 12.0 ± 2.0 points more robust under strict, 25 points, the same in all 5 seeds, under"
+        " compat"
+    )
+
+
+def test_attacks_that_part_by_the_same_in_every_seed_are_said_to():
+    strict = above(PLAIN, 0.10, 0.11, 0.12, 0.13, 0.14)
+    taught = repeats("taught", strict, compat=above(strict, *[0.05] * 5))
+    assert sentences(results(repeats("plain", PLAIN), taught))[-1] == (
+        "Compat and strict part: under strict the gain is 5 points smaller for taught in all 5 seeds;"
+        " compat flatters taught by 5 points in all 5 seeds."
+    )
+
+
+def test_a_p_that_does_not_withstand_is_printed_above_its_level():
+    assert [words._above_alpha(p) for p in (0.11, 0.0502, 0.0500004)] == ["0.11", "0.0502", "0.0500004"]
+
+
+def test_of_a_single_seed_no_bracket_is_explained_that_no_cell_has():
+    found = results(repeats("plain", PLAIN[:1]), repeats("taught", [0.9]), repeats("flat", [0.9]))
+    assert [note for table in (gain_table(found), match_table(found)) for note in table.notes if "Wilson" in note] == []
 
 
 def test_nothing_finished_says_so():
@@ -186,11 +236,11 @@ def test_permuted_maps_are_known_by_their_targets_and_keep_what_they_keep(gained
     found = results(*gained, repeats("shuffled", above(PLAIN, 0.15, 0.15, 0.16, 0.17, 0.17), loss=loss))
     assert [one.permuted for one in matches(found)] == [True, False]
     row = row_of(match_table(found), "shuffled")
-    assert (row["Reference"], row["Match"], str(row["Residual"])) == ("taught", "PASS", "0.000 ± 0.020")
+    assert (row["Reference"], row["Match"], str(row["Residual"])) == ("taught", "PASS (±0.071)", "0.000 ± 0.020")
     assert row["Adv. Acc. (strict)"].interval.mean == pytest.approx(-6.0)
-    said = said_of(found, "At training losses")
+    said = said_of(found, "At matched")
     assert said == (
-        "At training losses not shown to differ (residual 0.000 ± 0.020, PASS; n = 5), shuffled, towards the"
+        "At matched training loss (residual 0.000 ± 0.020, PASS (±0.071); n = 5), shuffled, towards the"
         " same maps permuted, is 6.00 ± 0.88 points less robust than taught under strict:"
         " permuted maps keep 16.0 ± 1.2 of the 22.0 ± 2.0 points over plain."
     )
@@ -198,17 +248,17 @@ def test_permuted_maps_are_known_by_their_targets_and_keep_what_they_keep(gained
 
 def test_a_missed_match_is_not_compared(gained):
     found = results(*gained, repeats("flat", PLAIN, loss=above(LOSS, 0.2, 0.21, 0.2, 0.19, 0.2)))
-    assert row_of(match_table(found), "flat")["Match"] == "MISSED"
+    assert row_of(match_table(found), "flat")["Match"] == "MISSED (±0.071)"
     said = said_of(found, "flat misses")
     assert said == (
-        "flat misses the training loss of taught (residual 0.2000 ± 0.0088, MISSED; n = 5): at equal loss the two"
-        " cannot be compared."
+        "flat misses the training loss of taught (residual 0.2000 ± 0.0088, MISSED (±0.071); n = 5): at equal loss the"
+        " two cannot be compared."
     )
 
 
 def test_no_difference_at_matched_loss_is_not_called_equal(gained):
     strict = above(PLAIN, 0.20, 0.22, 0.21, 0.24, 0.23)
-    said = said_of(results(*gained, repeats("flat", strict, loss=above(LOSS, 0.01, -0.01, 0, 0, 0))), "At tr")
+    said = said_of(results(*gained, repeats("flat", strict, loss=above(LOSS, 0.01, -0.01, 0, 0, 0))), "At m")
     assert "flat shows no difference in robustness from taught under strict (0.0 ± 1.2 points)." in said
 
 
@@ -218,14 +268,14 @@ def test_seeds_lost_in_the_reference_count_in_no_residual_and_are_named(gained):
     row = row_of(match_table(found), "flat")
     assert str(row["Residual"]).endswith("(n=2)")
     assert "taught: seeds 0, 3, 4 not in the ledger yet." in match_table(found).notes
-    assert "n = 2 of 5 seeds" in said_of(found, "At training losses")
+    assert "n = 2 of 5 seeds" in said_of(found, "At matched")
 
 
 def test_the_tolerance_of_the_search_is_in_the_verdict(gained):
     found = results(
         *gained,
         repeats("flat", PLAIN, loss=above(LOSS, 0.02, 0.021, 0.02, 0.019, 0.02)),
-        choices={"flat": {"tolerance": 0.05}},
+        choices=within(0.05),
     )
     assert row_of(match_table(found), "flat")["Match"] == "PASS (±0.05)"
     assert said_of(found, "At matched training loss (residual 0.02000 ± 0.00088, PASS (±0.05); n = 5), flat")
@@ -233,6 +283,9 @@ def test_the_tolerance_of_the_search_is_in_the_verdict(gained):
 
 def test_a_residual_that_only_holds_0_by_its_width_is_not_called_a_match(gained):
     loss = above(LOSS, 0.3, -0.2, 0.4, -0.3, 0.2)
-    found = results(*gained, repeats("flat", PLAIN, loss=loss), choices={"flat": {"tolerance": 0.05}})
-    assert row_of(match_table(found), "flat")["Match"] == "PASS (±0.05)"
-    assert said_of(found, "At training losses not shown to differ (residual 0.08 ± 0.39, PASS (±0.05); n = 5), flat")
+    found = results(*gained, repeats("flat", PLAIN, loss=loss), choices=within(0.05))
+    assert row_of(match_table(found), "flat")["Match"] == "NOT SHOWN (±0.05)"
+    start = (
+        "At training losses shown neither equal nor different (residual 0.08 ± 0.39, NOT SHOWN (±0.05); n = 5), flat"
+    )
+    assert said_of(found, start)

@@ -21,7 +21,7 @@ def kept(path, records, study=STUDY):
     store = Store(path)
     store.save_study(study)
     for one in records:
-        store.write_record({"format": 2, "seconds": 12.5} | one)
+        store.write_record({"seconds": 12.5} | one)
     return store
 
 
@@ -54,6 +54,15 @@ def test_a_value_that_is_not_finite_stays_a_row(tmp_path):
     found = frame.results(kept(tmp_path / "store", [blown]).path)
     assert found[found.metric == "test/accuracy"].value.isna().all()
     assert len(found[found.state == "done"]) == 3
+
+
+def test_arms_that_share_a_recipe_have_each_its_own_seconds(tmp_path):
+    arms = STUDY.arms | {"again": STUDY.arms["standard"]}
+    twins = [one | {"arm": "again", "seconds": 0.0} for one in STANDARD]
+    found = frame.results(kept(tmp_path / "store", [*STANDARD, *twins], STUDY.model_copy(update={"arms": arms})).path)
+    assert found.groupby("arm").seconds.max().to_dict() == {"again": 0.0, "standard": 12.5} | dict.fromkeys(
+        ("adversarial", "interp_robust", "jacobian"), pytest.approx(float("nan"), nan_ok=True)
+    )
 
 
 def test_an_empty_store_has_its_missing_seeds_and_the_same_types(tmp_path):

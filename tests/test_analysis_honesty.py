@@ -48,6 +48,30 @@ def test_seeds_that_are_not_checked_are_told():
     assert "standard: seeds 1, 3, 4 not checked yet." in table.notes
 
 
+def test_an_arm_whose_models_are_not_checked_is_told():
+    models = [record(item("adversarial", (seed,)), {seed: {}}) for seed in (0, 1, 2)]
+    lost = checked((2,), arm="adversarial", state="failed") | {"error": "OSError: disk\ndetails"}
+    ledger = (*STANDARD, *models, checked(range(5), found()), lost)
+    notes = honesty_table(Results(STUDY, ledger)).notes
+    assert [note for note in notes if "not checked" in note] == [
+        "adversarial: seeds 0, 1 not checked yet.",
+        "adversarial: seed 2 not checked, failed: OSError: disk.",
+    ]
+    unasked = STUDY.model_copy(update={"checks": None})
+    assert not any("not checked" in note for note in honesty_table(Results(unasked, ledger)).notes)
+
+
+def test_the_images_of_the_checks_are_told_and_not_those_of_the_tables():
+    study = STUDY.model_copy(update={"evaluation": STUDY.evaluation.model_copy(update={"autoattack": 7})})
+    ensemble = found(check="ensemble", n=20)
+    notes = " ".join(honesty_table(Results(study, (*STANDARD, checked(range(5), found(n=100), ensemble)))).notes)
+    assert "on 100 validation images" in notes
+    assert "AutoAttack: 20 of them." in notes
+    assert "test images" not in notes
+    without = honesty_table(Results(study, (*STANDARD, checked(range(5), found(n=100)))))
+    assert "AutoAttack" not in " ".join(without.notes)
+
+
 def test_a_check_that_did_not_run_passes_nothing():
     table = honesty_table(results([*STANDARD, checked(range(5), found(check="ensemble", n=0, said="asked for none"))]))
     assert row_of(table, "ensemble")["Std. Training"] == "–"

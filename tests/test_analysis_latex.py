@@ -35,6 +35,8 @@ def test_a_table_has_booktabs_rules_and_its_notes():
         ("ε = 1.5, 95%", r"$\varepsilon$ = 1.5, 95\%"),
         ("C:\\x_y {a} #1 $2 ~^", r"C:\textbackslash{}x\_y \{a\} \#1 \$2 \textasciitilde{}\textasciicircum{}"),
         ("two\nlines --store", "two lines -{}-store"),
+        ("a---b ----", "a-{}-{}-b -{}-{}-{}-"),
+        ("1–-2", "1--{}-2"),
         ("中", "{[}U+4E2D{]}"),
     ],
 )

@@ -4,6 +4,8 @@ import pytest
 
 from analysis import paper
 from analysis.intervals import Interval
+from analysis.results import Results
+from analysis.tables import accuracy_table
 from tune_interpreg.config import Arm, Study
 
 
@@ -72,6 +74,60 @@ def test_differences_name_what_departs_and_nothing_else():
         "epochs: 6 (paper: not stated)",
         "device: cpu (paper: not stated)",
     ]
+
+
+A = {"standard": {"method": "standard"}}
+
+
+def taught(**targets):
+    return A | {"taught": {"method": "interpretation", "targets": {"teacher": "standard"} | targets}}
+
+
+PAPERS = {"data": "mnist", "model": "mnist_cnn", "attack": {"steps": 40, "step_size": 0.5}, "arms": A}
+ALWAYS = ["step size: 0.5 (paper: not stated)", "epochs: 30 (paper: not stated)"]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, []),
+        ({"attack": {"steps": 40, "step_size": 0.5, "direction": "l2", "start": "sphere"}}, []),
+        ({"attack": {"steps": 5}, "evaluation": {"steps": 40, "step_size": 0.5}}, ["steps in training: 5 (paper: 40)"]),
+        ({"training": {"schedule": "cosine", "decay_every": 3}}, ["schedule: cosine (paper: step)"]),
+        ({"training": {"matmul": "tf32"}}, ["matmul: tf32 (paper: not stated)"]),
+        ({"training": {"augment": {"flip": True}}}, ["augmentation: flip (paper: not stated)"]),
+        ({"training": {"augment": {"flip": True, "crop": 4}}}, ["augmentation: flip and crop 4 (paper: not stated)"]),
+        ({"training": {"augment": {}}}, []),
+        ({"evaluation": {"restarts": 3}}, ["restarts: 3 (paper: not stated)"]),
+        (
+            {"attack": {"steps": 40, "step_size": 0.5, "start": "ball", "direction": "sign", "precision": "bfloat16"}},
+            [
+                "direction: sign (paper: not stated)",
+                "start: ball (paper: not stated)",
+                "precision in training: bfloat16 (paper: not stated)",
+            ],
+        ),
+        ({"arms": taught()}, []),
+        (
+            {"arms": taught(sigma=0.3, samples=10, clamp=True)},
+            ["maps sigma: 0.3 (paper: 0.15)", "maps samples: 10 (paper: 50)", "maps clamp: True (paper: False)"],
+        ),
+    ],
+)
+def test_every_departure_is_told(own, said):
+    assert sorted(paper.differences(Study.model_validate(PAPERS | own), {})) == sorted(ALWAYS + said)
+
+
+def test_a_network_with_options_of_its_own_is_not_the_papers():
+    for fc_relu, said in ((True, []), (False, ["model: cifar_cnn with fc_relu False (paper: cifar_cnn)"])):
+        model = {"name": "cifar_cnn", "fc_relu": fc_relu}
+        told = paper.differences(Study(data="cifar10", model=model, arms=A), {})
+        assert [one for one in told if one.startswith("model")] == said
+
+
+def test_a_table_of_an_augmented_study_has_its_note():
+    study = Study(data="cifar10", model="cifar_cnn", training={"augment": {"flip": True}}, arms=A)
+    assert any("augmentation: flip" in note for note in accuracy_table(Results(study, ())).notes)
 
 
 def test_no_differences_are_told_for_other_data():

@@ -12,8 +12,8 @@ from rich.console import Console
 from analysis.report import build, print_report, print_tables
 from tune_interpreg import integrity
 from tune_interpreg.config import Study
-from tune_interpreg.items import Item, Recipe
-from tune_interpreg.store import Store, StoreError
+from tune_interpreg.items import FORMAT, Checked, Item, Recipe
+from tune_interpreg.store import Store, StoreError, resolved
 
 FILES = ["tables.md", "tables.tex", "tables.csv", "tables.json", "rows.json"]
 
@@ -28,7 +28,7 @@ def record(arm, seed, state="done", error=None, role="repeat"):
     work = Item(arm=arm, role=role, recipe=Recipe.of(STUDY, method=arm), seeds=(seed,))
     metrics = {"test/accuracy": 0.9 + seed / 100, "grad_norm/label": 2.0}
     return {
-        "format": 1,
+        "format": FORMAT,
         "key": work.key,
         "recipe_key": work.recipe.key,
         **work.model_dump(mode="json"),
@@ -39,6 +39,9 @@ def record(arm, seed, state="done", error=None, role="repeat"):
         "device": "cpu",
         "finished": "2026-01-01T00:00:00+00:00",
     }
+
+
+CHECKS = Recipe.of(STUDY, method="checks", checked=Checked(model=record("standard", 0)["key"], seed=0, images=100))
 
 
 @pytest.fixture
@@ -58,9 +61,10 @@ def test_an_empty_store_says_so(store):
 def test_a_study_under_way_is_reported_with_what_it_lacks(store):
     store.write_record(record("standard", 0))
     store.write_record(record("standard", 1, "failed", "OSError: [disk] full"))
-    store.write_record(record("adversarial", 0, "failed", "no maps", role="targets"))
+    work = Item(arm="standard", role="checks", recipe=CHECKS, seeds=(0,))
+    store.write_record(record("standard", 0, "failed", "no model") | {"key": work.key} | work.model_dump(mode="json"))
     report = build(store.path)
-    assert report.status == ("1 of 6 repeats done, 1 failed, 4 absent.", "adversarial: 1 targets failed: no maps")
+    assert report.status == ("1 of 6 repeats done, 1 failed, 4 absent.", "standard: 1 checks failed: no model")
     text = (store.report_dir / "tables.md").read_text(encoding="utf-8")
     assert "90.00 [86.47, 92.69] (n=1)" in text
     assert "standard: seed 1 failed: OSError: [disk] full." in text
@@ -75,7 +79,7 @@ def test_the_files_agree_with_the_tables(store):
     clean = next(cell for cell in cells if (cell["row"], cell["column"]) == ("Std. Training", "Std. Acc."))
     assert (float(clean["mean"]), clean["n"]) == (pytest.approx(91.0), "3")
     content = json.loads(report.paths[4].read_text(encoding="utf-8"))
-    assert Study.model_validate(content["study"]) == STUDY
+    assert Study.model_validate(content["study"]) == resolved(STUDY)
     assert content["rows"][0] | {"key": "", "recipe_key": ""} == {
         "arm": "standard", "seed": 0, "metric": "test/accuracy", "value": 0.9, "images": 360,
         "key": "", "recipe_key": "",
@@ -199,7 +203,8 @@ def test_five_thousand_records_take_seconds_and_little_memory(tmp_path):
     curve = [dict.fromkeys(("train/loss", "train/ce", "val/accuracy"), epoch / 7) for epoch in range(30)]
     for number in range(5000):
         own = {"key": f"{number:016x}", "number": number, "curves": {"0": curve}, "versions": {}, "files": {}}
-        work = record("adversarial", 0, role="search") | own | {"arm": "jacobian"}
+        work = record("jacobian", 0, role="search") | own
+        work["recipe"]["params"]["lambda_j"] = 0.1
         path = store.record_file("jacobian", work["key"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(integrity.sealed(work)), encoding="utf-8")

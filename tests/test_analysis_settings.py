@@ -81,8 +81,9 @@ def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
         (0.2, 0.0, 0.1, "MISSED (±0.1)"),
         (-0.2, 0.0, 0.1, "MISSED (±0.1)"),
         (0.2, 0.3, 0.1, "PASS (±0.1)"),  # the interval, ±2.776·0.3·√(10/4)/√5, holds 0
-        (0.2, 0.0, None, "MISSED"),
-        (0.0, 0.0, None, "PASS"),
+        (0.35, 0.3, 0.1, "NOT SHOWN (±0.1)"),  # that it holds 0 says little: it is too wide
+        (0.2, 0.0, None, "MISSED (±0.071)"),  # the reference's standard error, 0.1·√(10/4)/√5
+        (0.07, 0.0, None, "PASS (±0.071)"),
     ],
 )
 def test_the_repeats_pass_where_their_loss_is_the_references_as_far_as_one_can_tell(off, spread, tolerance, said):
@@ -97,6 +98,33 @@ def test_the_repeats_pass_where_their_loss_is_the_references_as_far_as_one_can_t
     table = settings_table(Results(STUDY, tuple(ledger), {"jacobian": choice}))
     assert row_of(table, "Jacobian Reg.")["Match"] == said
     assert row_of(table, "Interp. Reg. R.")["Match"] == "–"
+
+
+def test_of_one_seed_a_match_is_never_missed_nor_passed_by_chance():
+    ledger = [
+        *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, [1.0]),
+        *losses("jacobian", {"lambda_j": 0.1}, [2.0]),
+    ]
+    assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Match"] == "NOT SHOWN (±0)"
+
+
+def test_trials_of_an_earlier_search_are_not_counted():
+    ledger = [
+        record(item("jacobian", (0,), params, "search", number=number), {0: {"train/loss": 0.9}})
+        for number, params in enumerate([{"lambda_j": 0.1}, {"lambda_g": 0.1}, *({"lambda_j": 0.2},) * 7])
+    ]
+    assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Trials"] == "3 of 4"
+
+
+def test_what_is_fixed_in_words_stands_below_the_numbers():
+    arms = {
+        name: arm.model_copy(update={"params": {"norm": "batch", **arm.params}}) for name, arm in STUDY.arms.items()
+    }
+    params = {"lambda": 0.5, "phi": 1.0, "norm": "batch"}
+    ledger = (record(item("interp_robust", (0,), params), {0: {}}),)
+    table = settings_table(Results(STUDY.model_copy(update={"arms": arms}), ledger))
+    assert row_of(table, "Interp. Reg. R.")["Chosen"] == "λ 0.5, φ 1"
+    assert "interp_robust, jacobian: norm batch." in table.notes
 
 
 def test_a_front_of_several_metrics_is_told():

@@ -4,13 +4,13 @@ import math
 import re
 
 import pytest
-from ledgers import CLEAN, STANDARD, STUDY, T4, accuracies, item, record, results, row_of
+from ledgers import CLEAN, STANDARD, STUDY, T4, accuracies, current, item, record, results, row_of
 from rich.console import Console
 
 from analysis import rows
 from analysis.cells import Estimate, Probability, Table
 from analysis.intervals import Interval
-from analysis.render import NUMBERS, to_csv, to_json, to_markdown, to_rich
+from analysis.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
 from analysis.settings import settings_table
 from analysis.tables import Results, accuracy_table, gradient_table
 from tune_interpreg.config import Study
@@ -18,7 +18,7 @@ from tune_interpreg.config import Study
 
 # ------------------------------------------------------------------------------- rows
 def test_rows_are_tidy():
-    frame = rows.rows(STANDARD, STUDY)
+    frame = rows.rows(current(STANDARD))
     assert tuple(frame.columns) == rows.COLUMNS
     assert len(frame) == 5 * 3
     assert rows.values(frame, "standard", "test/accuracy") == dict(enumerate(CLEAN))
@@ -26,7 +26,7 @@ def test_rows_are_tidy():
 
 def test_a_record_of_several_seeds_gives_a_row_for_each():
     together = record(item("standard", (0, 1)), {0: accuracies(0.9), 1: accuracies(0.8)})
-    assert rows.values(rows.rows([together], STUDY), "standard", "test/accuracy") == {0: 0.9, 1: 0.8}
+    assert rows.values(rows.rows(current([together])), "standard", "test/accuracy") == {0: 0.9, 1: 0.8}
 
 
 def test_only_finished_repeats_of_asked_seeds_and_arms_count():
@@ -34,11 +34,11 @@ def test_only_finished_repeats_of_asked_seeds_and_arms_count():
     failed = record(item("standard", (1,)), {1: accuracies(0.1)}, state="failed")
     unasked = record(item("standard", (7,)), {7: accuracies(0.1)})
     stranger = record(item("standard", (2,)), {2: accuracies(0.1)}) | {"arm": "removed"}
-    assert rows.rows([search, failed, unasked, stranger], STUDY).empty
+    assert rows.rows(current([search, failed, unasked, stranger])).empty
 
 
 def test_an_empty_ledger_gives_an_empty_frame_with_its_columns():
-    frame = rows.rows([], STUDY)
+    frame = rows.rows(current([]))
     assert frame.empty
     assert tuple(frame.columns) == rows.COLUMNS
 
@@ -46,14 +46,14 @@ def test_an_empty_ledger_gives_an_empty_frame_with_its_columns():
 def test_repeats_of_two_recipes_are_never_mixed():
     old = [record(item("jacobian", (s,), {"lambda_j": 0.1}), {s: accuracies(0.1)}, day=1) for s in range(5)]
     new = [record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: accuracies(0.9)}, day=2)]
-    assert rows.values(rows.rows(old + new, STUDY), "jacobian", "test/accuracy") == {0: 0.9}
-    assert rows.left_out(old + new, STUDY) == {"jacobian": 5}
+    assert rows.values(rows.rows(current(old + new)), "jacobian", "test/accuracy") == {0: 0.9}
+    assert current(old + new).others == {"jacobian": 5}
 
 
 def test_repeats_that_contradict_the_arm_are_left_out_however_new():
     good = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 1.0}), {0: accuracies(0.9)}, day=1)
     other_phi = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 2.0}), {0: accuracies(0.1)}, day=2)
-    assert rows.values(rows.rows([good, other_phi], STUDY), "interp_robust", "test/accuracy") == {0: 0.9}
+    assert rows.values(rows.rows(current([good, other_phi])), "interp_robust", "test/accuracy") == {0: 0.9}
 
 
 def test_repeats_of_a_former_teacher_are_left_out():
@@ -65,7 +65,7 @@ def test_repeats_of_a_former_teacher_are_left_out():
         record(taught, {0: accuracies(0.9)}),
         record(orphan, {0: accuracies(0.1)}, day=2),
     ]
-    assert rows.values(rows.rows(ledger, STUDY), "interp_robust", "test/accuracy") == {0: 0.9}
+    assert rows.values(rows.rows(current(ledger)), "interp_robust", "test/accuracy") == {0: 0.9}
 
 
 def test_missing_seeds_say_why():
@@ -74,7 +74,7 @@ def test_missing_seeds_say_why():
         record(item("standard", (2,)), state="failed", error="ValueError: no\ndetails"),
         record(item("standard", (3,)), state="diverged", error="loss is nan"),
     ]
-    found = [gap for gap in rows.missing(ledger, STUDY) if gap.arm == "standard"]
+    found = [gap for gap in rows.missing(current(ledger)) if gap.arm == "standard"]
     assert found == [
         rows.Missing("standard", 2, "failed", "ValueError: no"),
         rows.Missing("standard", 3, "diverged", "loss is nan"),
@@ -84,12 +84,13 @@ def test_missing_seeds_say_why():
 
 def test_a_seed_that_failed_and_then_finished_is_not_missing():
     failed = record(item("standard", (0, 1)), state="failed", error="lost")
-    assert {gap.seed for gap in rows.missing([failed, *STANDARD], STUDY) if gap.arm == "standard"} == set()
+    assert {gap.seed for gap in rows.missing(current([failed, *STANDARD])) if gap.arm == "standard"} == set()
 
 
 def test_troubles_before_the_repeats_are_told_once_with_their_number():
-    lost = [record(item("jacobian", (0,), {"lambda_j": x}, "search"), state="failed", error="boom") for x in (0.1, 0.2)]
-    assert rows.troubles([*lost, *STANDARD], STUDY) == ["jacobian: 2 search failed: boom"]
+    works = [item("jacobian", (0,), {"lambda_j": x}, "search", number=n) for n, x in enumerate((0.1, 0.2))]
+    lost = [record(work, state="failed", error="boom") for work in works]
+    assert rows.troubles(current([*lost, *STANDARD])) == ["jacobian: 2 search failed: boom"]
 
 
 # ----------------------------------------------------------------------------- tables
@@ -190,7 +191,10 @@ def test_repeats_with_a_teacher_each_are_one_row():
     arms["interp_robust"] = arms["interp_robust"].model_copy(update={"targets": targets})
     teachers = [record(item("adversarial", (seed,)), {seed: accuracies(0.9)}) for seed in range(2)]
     pupils = [
-        record(item("interp_robust", (seed,), {"lambda": 0.1, "phi": 1.0}, teacher=one["key"]), {seed: accuracies(0.9)})
+        record(
+            item("interp_robust", (seed,), {"lambda": 0.1, "phi": 1.0}, teacher=one["key"], teacher_seed=seed),
+            {seed: accuracies(0.9)},
+        )
         for seed, one in enumerate(teachers)
     ]
     assert pupils[0]["recipe_key"] != pupils[1]["recipe_key"]
@@ -271,6 +275,21 @@ def test_markdown_escapes_what_would_break_it():
     text = to_markdown(Table("T", ("Arm", "x"), (("a|b", "1"),), ("bad | <b>\nnext",)))
     assert "| a\\|b | 1 |" in text
     assert "- bad \\| &lt;b> next" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("TypeError: Net.__init__() got *x*", r"TypeError: Net.\_\_init\_\_() got \*x\*"),
+        ("a &lt; b & `c`", r"a &amp;lt; b &amp; \`c\`"),
+        ("~~x~~ $y$ [z](w)", r"\~\~x\~\~ \$y\$ [z]\(w)"),
+        ("# one", r"\# one"),
+        ("- one", r"\- one"),
+        ("λ_J of interp_robust: 3.0 [1, 2] (n=1)", "λ_J of interp_robust: 3.0 [1, 2] (n=1)"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text, said):
+    assert escape(text) == said
 
 
 def test_csv_keeps_numbers_unrounded():

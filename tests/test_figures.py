@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
+from safetensors.numpy import save_file
 
 from analysis.figures import accuracies, curves, draw, gradients, maps, matching, radii
 from analysis.figures.canvas import NothingToDraw, looks, spread
+from analysis.figures.draw import FIGURES
 from analysis.results import Results
 from tune_interpreg import saliency
 from tune_interpreg.config import Study
@@ -107,14 +109,19 @@ def test_a_matched_search_is_told_by_its_trials_target_and_match(results):
 
 def test_trials_of_choices_not_taken_stand_beside(results):
     choice = {**drawn.CHOICE, "params": {"lambda_j": 0.03, "norm": "sample"}}
-    work = drawn.item("jacobian", role="search", params={"lambda_j": 0.2, "norm": "sample"})
-    taken = drawn.record(work, metrics={"0": {"train/loss": 0.7}})
-    others = [
-        {**r, "recipe": {**r["recipe"], "params": {**r["recipe"]["params"], "norm": "batch"}}} for r in results.records
+    space = {"lambda_j": {"log_uniform": [0.001, 1]}, "norm": {"choice": ["batch", "sample"]}}
+    study = drawn.searching("jacobian", {"space": space, "match_loss_of": "interp_robust", "trials": 8})
+    tried = [
+        drawn.record(
+            drawn.item("jacobian", role="search", number=number, params={"lambda_j": strength, "norm": norm}),
+            metrics={"0": {"train/loss": 0.7}},
+        )
+        for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")])
     ]
-    (found,) = matching.searches(Results(results.study, (*others, taken), {"jacobian": choice}))
+    others = [record for record in results.records if (record["arm"], record["role"]) != ("jacobian", "search")]
+    (found,) = matching.searches(Results(study, (*others, *tried), {"jacobian": choice}))
     assert found.trials == [(0.2, 0.7)]
-    assert len(found.beside) == 3
+    assert found.beside == [(0.1, 0.7), (0.3, 0.7)]
 
 
 def test_a_curve_is_the_mean_of_its_seeds_in_their_band_from_epoch_1(results):
@@ -148,6 +155,79 @@ def test_a_teacher_is_shown_at_the_papers_threshold_and_its_students(results, st
     (teacher,) = maps.teachers(results, store)
     assert (teacher.arm, teacher.phis) == ("adversarial", (1.0, 2.0))
     assert teacher.smoothgrad_NCHW.shape == (2, 1, 4, 4)
+
+
+# ------------------------------------------------------------------------ what is missing
+def without(results, *lost):
+    """The results without the repeats of these (arm, seed)."""
+    kept = [r for r in results.records if r["role"] != "repeat" or (r["arm"], r["seeds"][0]) not in lost]
+    return Results(results.study, tuple(kept), results.choices)
+
+
+CAPTIONED = {"accuracies": accuracies, "gradients": gradients, "curves": curves}
+
+
+@pytest.mark.parametrize("name", CAPTIONED)
+def test_captions_name_the_arms_with_fewer_seeds(results, store, name):
+    _, caption = CAPTIONED[name].figure(without(results, ("standard", 1)), store)
+    assert "over n = 2 seeds (but Std. Training 1)" in caption
+    of_one = without(results, *((arm, 1) for arm in results.study.arms))
+    assert "over n = 1 of 2 seeds" in CAPTIONED[name].figure(of_one, store)[1]
+
+
+def test_the_interval_of_a_single_seed_is_called_what_it_is(results, store):
+    some, one = without(results, ("standard", 1)), without(results, *((arm, 1) for arm in results.study.arms))
+    assert "Student t intervals, of a single seed Wilson's over its images" in accuracies.figure(some, store)[1]
+    assert "with 95% intervals of Wilson" in accuracies.figure(one, store)[1]
+    assert "Student" not in accuracies.figure(one, store)[1]
+    assert "Student t intervals, of a single seed none" in gradients.figure(some, store)[1]
+
+
+def test_the_caption_of_the_radii_counts_checked_seeds(results, store):
+    kept = [r for r in results.records if (r["role"], r["seeds"]) != ("checks", [1])]
+    assert "over n = 1 of 2 seeds" in radii.figure(Results(results.study, tuple(kept)), store)[1]
+
+
+def test_the_caption_of_the_matches_counts_the_references_seeds(results, store):
+    caption = matching.figure(without(results, ("interp_robust", 1)), store)[1]
+    assert "the mean over n = 1 of 2 seeds of the reference" in caption
+
+
+def test_teachers_whose_maps_differ_are_captioned_each(results, tmp_path):
+    study = Study.model_validate(results.study.model_dump())
+    arms = {**study.model_dump()["arms"]}
+    arms["interp_plain"] = {"method": "interpretation", "targets": {"teacher": "standard", "sigma": 0.3}, "lambda": 1.0}
+    plain = drawn.maps().model_copy(update={"teacher": drawn.item("standard").key, "sigma": 0.3})
+    made = drawn.record(drawn.item("standard", role="targets", maps=plain))
+    store = drawn.store_at(tmp_path / "store")
+    save_file(drawn.preview(), store.preview_file(plain.key))
+    both = Results(Study.model_validate(study.model_dump() | {"arms": arms}), (*results.records, made))
+    caption = maps.figure_1(both, store)[1]
+    assert "Adv. Training: σ = 0.15, N = 50, seed 0; Std. Training: σ = 0.3, N = 50, seed 0" in caption
+
+
+# ------------------------------------------------------------------ after the study changed
+def test_trials_of_a_former_search_are_in_no_figure(results, store):
+    search = {"space": {"lambda_g": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
+    changed = Results(drawn.searching("jacobian", search, method="input_gradient"), results.records, results.choices)
+    assert matching.searches(changed) == []
+    narrowed = {"space": {"lambda": {"log_uniform": [0.001, 0.25]}}, "maximize": "val/adv_accuracy", "trials": 1}
+    assert (
+        len(accuracies.trials(Results(drawn.searching("interp_robust", narrowed), results.records))["interp_robust"])
+        == 1
+    )
+    assert {one.name: one.caption for one in draw(changed, store)}["matching"].startswith("Left out: no search")
+
+
+def test_a_figure_that_cannot_be_drawn_ends_no_report(results, store, monkeypatch):
+    def broken(*_):
+        raise KeyError("lambda_g")
+
+    monkeypatch.setitem(FIGURES, "curves", ("Learning curves", broken))
+    found = {one.name: one for one in draw(results, store)}
+    assert found["curves"].caption == "Left out: it could not be drawn (KeyError('lambda_g'))."
+    assert found["curves"].paths == ()
+    assert found["gradients"].paths
 
 
 # --------------------------------------------------------------------------------- ink
@@ -200,7 +280,7 @@ def test_drawing_functions_return_the_axes_they_took(results):
     assert accuracies.draw_trials(one, accuracies.trials(results), look) is one
     assert accuracies.draw_finals(two, accuracies.finals(results), look, titles) is two
     assert gradients.draw_norms(three, gradients.norms(results), look, titles) is three
-    assert matching.draw_search(four, matching.searches(results)[0], look["jacobian"]) is four
+    assert matching.draw_search(four, matching.searches(results)[0], look["jacobian"], "reference") is four
     assert radii.draw_falls(five, radii.falls(results), look, titles) is five
 
 

@@ -14,6 +14,7 @@ from analysis.cells import Estimate, Probability, Source, Table
 from analysis.figures import Drawn, draw
 from analysis.intervals import Interval
 from analysis.page import svg, tables
+from analysis.page.provenance import provenance
 from analysis.page.write import to_html
 from analysis.report import build
 from analysis.results import Results
@@ -142,6 +143,12 @@ def test_an_arm_tells_what_it_was_made_with(data):
     assert arm["params"] == {"lambda_j": 0.03}
     assert arm["search"] == {"trials": {"done": 3, "diverged": 1}, "chosen": {"lambda_j": 0.03}}
     assert data["arms"]["standard"]["search"] is None
+
+
+def test_trials_of_a_former_search_are_not_told(store):
+    narrowed = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 2}
+    results = replace(Results.of(store), study=drawn.searching("jacobian", narrowed))
+    assert provenance(results)["arms"]["jacobian"]["search"]["trials"] == {"done": 2}
 
 
 def test_every_measured_cell_names_sources_that_the_page_holds(document, data):

@@ -2,6 +2,7 @@
 
 <store>/study.yaml                         as resolved
 <store>/driver.json                        who runs it, or ran it last
+<store>/driver.lock                        held by who runs it
 <store>/ledger/<arm>/<key>.json            one file a finished item: the truth
 <store>/ledger/<arm>/<key>-<number>.json   of a later proposal that equals an earlier one
 <store>/choices/<arm>.json                 what the arm's search chose
@@ -32,8 +33,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from tune_interpreg import integrity
-from tune_interpreg.config import Study
+from tune_interpreg import integrity, registry
+from tune_interpreg.config import Arm, Study
 from tune_interpreg.integrity import Damaged
 from tune_interpreg.items import FORMAT, Item
 from tune_interpreg.layout import FOLDERS, Layout
@@ -97,9 +98,9 @@ class Store(Layout):
         return f"{damaged.path}: {damaged.reason}; set aside as {place.relative_to(self.path)}"
 
     def sweep(self) -> None:
-        """Drop what runs and workers that were killed have left: temporary files, and what Tune kept for itself."""
+        """Drop what runs and workers that were killed have left: temporary files, locks, what Tune kept for itself."""
         self.check_driver()
-        for left in self.path.rglob(".*.part"):
+        for left in (*self.path.rglob(".*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
             left.unlink(missing_ok=True)
         shutil.rmtree(self.tune_dir, ignore_errors=True)
 
@@ -136,7 +137,7 @@ class Store(Layout):
         More arms, seeds or trials are growth of the same study; another setting is another study.
         """
         if not self.study_file.exists():
-            if self.path.exists() and not self.driver_file.exists() and not self._is_unused():
+            if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
             return
         there, here = _flat(self.study().setting()), _flat(study.setting())
@@ -148,12 +149,13 @@ class Store(Layout):
                 "Name another folder with --store, or restore the setting"
             )
 
-    def _is_unused(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether the folder holds nothing but what a driver leaves that was killed at once."""
-        return self.path.is_dir() and all(path.suffix == ".part" for path in self.path.iterdir())
+        return self.path.is_dir() and all(path.suffix in (".part", ".lock") for path in self.path.iterdir())
 
     def save_study(self, study: Study) -> None:
-        text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """Write the study as ``resolved``, so that who reads it later needs none of the methods' code."""
+        text = yaml.safe_dump(resolved(study).model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         self.write_text(self.study_file, integrity.sealed_text(text))
 
     def study(self) -> Study:
@@ -257,6 +259,17 @@ class Store(Layout):
     def under_way(self) -> set[str]:
         """The keys of all items of which something is kept, whole or not."""
         return {folder.name for folder in (self.path / "checkpoints").glob("*/")}
+
+
+def resolved(study: Study) -> Study:
+    """The study with the defaults of its methods' parameters, but for those that its arms give or search."""
+    return study.model_copy(update={"arms": {name: _resolved(arm) for name, arm in study.arms.items()}})
+
+
+def _resolved(arm: Arm) -> Arm:
+    known, searched = registry.method(arm.method).parameters, arm.search.ranges if arm.search else {}
+    defaults = {name: one.default for name, one in known.items() if one.default is not None and name not in searched}
+    return arm.model_copy(update={"params": defaults | arm.params})
 
 
 def _sorted_out(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[Damaged]]:

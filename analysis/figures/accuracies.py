@@ -17,6 +17,7 @@ from analysis.figures.canvas import (
     Ink,
     Look,
     NothingToDraw,
+    counted,
     label,
     looks,
     panels,
@@ -39,15 +40,20 @@ class Final:
     clean: Interval
     adversarial: Interval
 
+    @property
+    def n(self) -> int:
+        """The seeds that both rest on."""
+        return min(self.clean.n, self.adversarial.n)
+
 
 def trials(results: Results) -> dict[str, Array]:
     """arm → (clean, adversarial) validation accuracy of its finished search trials, T×2, percent."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for record in results.records:
-        if record["role"] == "search" and record["state"] == "done" and record["arm"] in results.study.arms:
+    for arm, tried in results.current.trials.items():
+        for record in [record for record in tried if record["state"] == "done"]:
             clean, adversarial = (ledger.mean(record, f"val/{name}") for name in ("accuracy", "adv_accuracy"))
             if clean is not None and adversarial is not None:
-                found.setdefault(record["arm"], []).append((100 * clean, 100 * adversarial))
+                found.setdefault(arm, []).append((100 * clean, 100 * adversarial))
     return {arm: np.asarray(points) for arm, points in found.items()}
 
 
@@ -94,10 +100,17 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
         draw_finals(axes[-1], repeated, look, titles(results))
         attack = results.study.evaluation_attack
         said.append(
-            f"Repeats: means over n = {len(results.study.seeds)} seeds on test images with 95% Student t intervals,"
-            f" strict attack, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps."
+            f"Repeats: means over {counted({arm: one.n for arm, one in repeated.items()}, results)} on test images with"
+            f" {_intervals(repeated)}, strict attack, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps."
         )
     return drawing, " ".join([*said, "Colours are those of the arms in every figure."])
+
+
+def _intervals(repeated: dict[str, Final]) -> str:
+    single = [one.n == 1 for one in repeated.values()]
+    if all(single):
+        return "95% intervals of Wilson, of one model over its images"
+    return "95% Student t intervals" + (", of a single seed Wilson's over its images" if any(single) else "")
 
 
 def draw_trials(axes: Axes, tried: dict[str, Array], look: dict[str, Look]) -> Axes:

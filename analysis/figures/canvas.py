@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,17 @@ def titles(results: Results, longest: int = 32) -> dict[str, str]:
     """What each arm is called in a figure: its title on one line, cut to so many characters."""
     whole = {arm: " ".join(results.title(arm).split()) for arm in results.study.arms}
     return {arm: name if len(name) <= longest else f"{name[: longest - 1]}…" for arm, name in whole.items()}
+
+
+def counted(found: Mapping[str, int], results: Results) -> str:
+    """Over how many seeds the arms are drawn: n = 5 seeds; fewer than asked, or of some arms fewer, are told.
+
+    found: arm → n; several of an arm's means may rest on different seeds, then the least.
+    """
+    most, names = max(found.values()), titles(results)
+    fewer = [f"{names[arm]} {n}" for arm, n in found.items() if n < most]
+    asked = f" of {results.asked}" if most < results.asked else ""
+    return f"n = {most}{asked} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
 
 
 def panels(count: int, *, height: float, columns: int = 2, sharey: bool = False) -> tuple[Figure, list[Axes]]:

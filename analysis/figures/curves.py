@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis import rows
-from analysis.figures.canvas import Ink, Look, NothingToDraw, label, log_ticks, looks, panels, room, titles
+from analysis.figures.canvas import Ink, Look, NothingToDraw, counted, label, log_ticks, looks, panels, room, titles
 from analysis.results import Results
 from tune_interpreg.store import Store
 
@@ -34,12 +34,12 @@ class Curve:
 def curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curve]:
     """arm → the metric's curve over its finished repeats; epochs that a seed lacks are left out."""
     found: dict[str, Curve] = {}
-    for arm, group in rows.repeats(results.records, results.study).items():
+    for arm, group in results.current.repeats.items():
+        trained = rows.done(group, results.study.seeds)
         by_seed = {
             seed: record["curves"][str(seed)]
-            for record in group
-            for seed in record["seeds"]
-            if record["state"] == "done" and seed in results.study.seeds and str(seed) in record.get("curves", {})
+            for seed, record in trained.items()
+            if str(seed) in record.get("curves", {})
         }
         lines = [[epoch.get(metric, np.nan) for epoch in curve] for curve in by_seed.values()]
         if lines and (curve := _curve(lines, factor)):
@@ -61,11 +61,12 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     if "train/loss" in known and spans_decades(known["train/loss"]):
         log_ticks(axes[-1], "y")
     name_ends(axes[-1], by_arm, look, titles(results))
-    n = len(results.study.seeds)
+    shown = [(arm, curve.n) for curves_of in known.values() for arm, curve in curves_of.items()]
+    counts = {arm: min(n for name, n in shown if name == arm) for arm, _ in shown}
     caption = (
-        f"Repeats by epoch: mean over n = {n} seeds, in a band from the lowest to the highest seed. The training loss"
-        " holds each arm's own penalty, and that of adversarial training its attack, so its level compares matched"
-        " arms only."
+        f"Repeats by epoch: mean over {counted(counts, results)}, in a band from the lowest to the highest seed. The"
+        " training loss holds each arm's own penalty, and that of adversarial training its attack, so its level"
+        " compares matched arms only."
     )
     return drawing, caption
 

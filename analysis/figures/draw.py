@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from analysis.figures import accuracies, curves, gradients, maps, matching, radii
 from analysis.figures.canvas import STYLE, Drawn, NothingToDraw, folder, save
 from analysis.results import Results
-from tune_interpreg.store import Store
+from analysis.rows import first_line
+from tune_interpreg.store import Store, StoreError
 
 #: name → (title, what draws it and words its caption), in the report's order.
 FIGURES: dict[str, tuple[str, Callable[[Results, Store], tuple[Figure, str]]]] = {
@@ -34,8 +35,13 @@ def _drawn(name: str, results: Results, store: Store) -> Drawn:
     with matplotlib.rc_context(STYLE):
         try:
             figure, caption = made(results, store)
+            return Drawn(name, title, caption, save(figure, store, name))
         except NothingToDraw as missing:
-            for stale in folder(store).glob(f"{name}.*"):
-                stale.unlink()
-            return Drawn(name, title, f"Left out: {missing}.")
-    return Drawn(name, title, caption, save(figure, store, name))
+            reason = str(missing)
+        except (OSError, StoreError):  # the store takes no more
+            raise
+        except Exception as error:  # one figure's fault must not end the report
+            reason = f"it could not be drawn ({first_line(repr(error))})"
+    for stale in folder(store).glob(f"{name}.*"):
+        stale.unlink()
+    return Drawn(name, title, f"Left out: {reason}.")

@@ -9,7 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import paper
-from analysis.figures.canvas import FONT, INK, MUTED, WIDTH, Ink, Look, NothingToDraw, looks, panels, reach, titles
+from analysis.figures.canvas import (
+    FONT,
+    INK,
+    MUTED,
+    WIDTH,
+    Ink,
+    Look,
+    NothingToDraw,
+    counted,
+    looks,
+    panels,
+    reach,
+    titles,
+)
 from analysis.intervals import Interval
 from analysis.results import Results
 from tune_interpreg.store import Store
@@ -46,9 +59,11 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     drawing, (axes,) = panels(1, height=0.85 + 0.34 * len(found))
     drawing.set_figwidth(WIDTH)
     draw_norms(axes, found, looks(results.study), titles(results))
+    counts = {arm: min(one.n for one in norms.ours.values()) for arm, norms in found.items()}
+    single = ", of a single seed none" if 1 in counts.values() else ""
     caption = (
         "Mean l2 norms of the logits' input gradients on training images: filled, of the label's logit; hollow, the"
-        f" mean over the other logits; means over n = {len(results.study.seeds)} seeds with 95% Student t intervals."
+        f" mean over the other logits; means over {counted(counts, results)} with 95% Student t intervals{single}."
     )
     printed = any(one.theirs for one in found.values())
     return drawing, caption + (" Upright ticks: the paper's Table 3, its set-up aside." if printed else "")

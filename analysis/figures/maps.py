@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from analysis import rows
 from analysis.figures.canvas import FONT, MUTED, WIDTH, Ink, NothingToDraw, titles
 from analysis.results import Results
 from tune_interpreg.items import Maps
@@ -54,14 +53,12 @@ class Row:
 
 def teachers(results: Results, store: Store) -> list[Teacher]:
     """The study's teachers with their previews, robust ones first. Raises ``NothingToDraw`` where there are none."""
-    arm_of = {r["key"]: arm for arm, group in rows.repeats(results.records, results.study).items() for r in group}
     found: dict[str, Teacher] = {}
-    for record in results.records:
-        maps = Maps.model_validate(record["recipe"]["maps"]) if record["role"] == "targets" else None
-        arm = arm_of.get(maps.teacher) if maps else None
-        path = store.preview_file(maps.key) if maps else None
-        if maps and arm and path and arm not in found and path.exists():
-            found[arm] = _read(results, arm, maps, store)
+    for arm, made in results.current.maps.items():
+        known = [Maps.model_validate(record["recipe"]["maps"]) for record in made]
+        there = [maps for maps in known if store.preview_file(maps.key).exists()]
+        if there:
+            found[arm] = _read(results, arm, min(there, key=lambda maps: maps.teacher_seed), store)
     if not found:
         raise NothingToDraw("no teacher's maps are in the store yet")
     return sorted(found.values(), key=lambda one: results.study.arms[one.arm].method == "standard")
@@ -87,11 +84,9 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     shown = [_images(known[0])]
     for one in known:
         shown += _map_rows(one.title, "SmoothGrad", one.smoothgrad_NCHW, one.phis)
-    first = known[0].settings
     caption = (
-        f"The first {len(shown[0].tiles)} validation images of {results.study.data.name}, and the SmoothGrad maps"
-        f" (σ = {first.sigma:g}, N = {first.samples}) of the teachers' label gradients, each of one model"
-        f" (seed {first.teacher_seed}). {_HOW}"
+        f"The first {len(shown[0].tiles)} validation images of {results.study.data.name}, and the SmoothGrad maps of"
+        f" the teachers' label gradients, each of one model ({_settings(known)}). {_HOW}"
     )
     return _mosaic(shown), caption
 
@@ -112,6 +107,17 @@ _HOW = (
     "Thresholded: values below mean + φ·std of their map are set to 0. Brightness: sum over channels, from 0 to the"
     " 99th percentile of each raw map."
 )
+
+
+def _settings(known: list[Teacher]) -> str:
+    """What the maps are made of, of each teacher where they differ."""
+    made = {
+        one.title: f"σ = {one.settings.sigma:g}, N = {one.settings.samples}, seed {one.settings.teacher_seed}"
+        for one in known
+    }
+    if len(set(made.values())) == 1:
+        return next(iter(made.values()))
+    return "; ".join(f"{title}: {said}" for title, said in made.items())
 
 
 def draw_rows(axes: Axes, shown: list[Row]) -> Axes:
@@ -166,7 +172,7 @@ def _read(results: Results, arm: str, maps: Maps, store: Store) -> Teacher:
 
 def _phis(results: Results, teacher: str) -> tuple[float, ...]:
     """The paper's φ, and that of the first arm taught by these maps, unpermuted, if it is another."""
-    repeats = rows.repeats(results.records, results.study)
+    repeats = results.current.repeats
     taught = [arm for arm, one in results.study.arms.items() if one.targets and one.targets.teacher == teacher]
     plain = [group[-1]["recipe"] for arm in taught if (group := repeats[arm])]
     used = [recipe["params"].get("phi") for recipe in plain if not recipe["maps"]["permute"]]

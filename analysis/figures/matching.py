@@ -11,10 +11,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import rows
-from analysis.figures.canvas import FONT, INK, MANY, MUTED, Ink, Look, NothingToDraw, log_ticks, looks, panels, titles
+from analysis.current import Record
+from analysis.figures.canvas import (
+    FONT,
+    INK,
+    MANY,
+    MUTED,
+    Ink,
+    Look,
+    NothingToDraw,
+    counted,
+    log_ticks,
+    looks,
+    panels,
+    titles,
+)
 from analysis.results import Results
-from analysis.rows import Record
 from analysis.settings import SYMBOLS
 from tune_interpreg import config, ledger
 from tune_interpreg.store import Store
@@ -27,7 +39,8 @@ class Search:
     """What a search that matches a loss has seen; points are (strength, training loss).
 
     reference: the arm whose loss is the target. beside: trials of other choices beside the strength.
-    diverged: strengths without a loss. target, error: the mean of the reference's repeats, and its standard error.
+    diverged: strengths without a loss. target, error: the mean of the reference's repeats, and its standard error; n:
+    how many there are.
     match, interval: the matched point and the 90% interval of its strength, or None while the search goes on.
     reason: why nothing matches. repeats: points of the arm's finished repeats.
     """
@@ -40,6 +53,7 @@ class Search:
     diverged: list[float]
     target: float
     error: float
+    n: int
     match: tuple[float, float] | None
     interval: tuple[float, float]
     reason: str | None
@@ -60,21 +74,22 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     look, named = looks(results.study), titles(results)
     drawing, axes = panels(len(found), height=2.55)
     for one, place in zip(found, axes, strict=True):
-        draw_search(place, one, look[one.arm])
+        draw_search(place, one, look[one.arm], named[one.reference])
         place.set_title(named[one.arm])
+    of = {one.reference: one.n for one in found}
     caption = (
         "Training loss (mean over the last epoch) of every search trial, one seed each, by strength. Dashed: the loss"
-        f" to match, the mean over n = {results.asked} seeds of the reference, in a band of its standard error. Cross:"
+        f" to match, the mean over {counted(of, results)} of the reference, in a band of its standard error. Cross:"
         " the matched strength, with its 90% interval. Rings: the repeats at the strength they used. Paler: trials of"
         " choices that were not taken. Ticks at the top: trials that diverged."
     )
     return drawing, caption
 
 
-def draw_search(axes: Axes, one: Search, look: Look) -> Axes:
-    """One search; returns the axes."""
+def draw_search(axes: Axes, one: Search, look: Look, reference: str) -> Axes:
+    """One search, and the name of its reference; returns the axes."""
     _draw_trials(axes, one, look)
-    _draw_target(axes, one)
+    _draw_target(axes, one, reference)
     if one.match:
         span: Ink = {"xerr": [[one.match[0] - one.interval[0]], [one.interval[1] - one.match[0]]], "capsize": 3}
         axes.errorbar(*one.match, fmt="x", color=INK, markersize=7, markeredgewidth=1.8, elinewidth=1.6, **span)
@@ -100,13 +115,11 @@ def _draw_trials(axes: Axes, one: Search, look: Look) -> None:
         axes.plot(one.diverged, [1.0] * len(one.diverged), "|", color=INK, **top)
 
 
-def _draw_target(axes: Axes, one: Search) -> None:
+def _draw_target(axes: Axes, one: Search, reference: str) -> None:
     axes.axhspan(one.target - one.error, one.target + one.error, color=MUTED, alpha=0.25, linewidth=0)
     axes.axhline(one.target, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     spot: Ink = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "ha": "right"}
-    name = axes.annotate(
-        f"loss of {one.reference}", (0.99, one.target), (0, -4), fontsize=FONT - 1, color=MUTED, **spot
-    )
+    name = axes.annotate(f"loss of {reference}", (0.99, one.target), (0, -4), fontsize=FONT - 1, color=MUTED, **spot)
     name.set_in_layout(False)
 
 
@@ -114,10 +127,10 @@ def _search(results: Results, arm: str) -> Search | None:
     search = results.study.arms[arm].search
     assert search
     assert search.match_loss_of
-    choice = results.choices.get(arm, {})
+    choice = results.current.choices.get(arm, {})
     losses = list(results.values(search.match_loss_of, search.matched).values())
     target = choice.get("target") or (statistics.fmean(losses) if losses else None)
-    tried = [r for r in results.records if (r["arm"], r["role"]) == (arm, "search")]
+    tried = results.current.trials[arm]
     taken, beside = _trials(tried, search, choice.get("params", {}))
     if target is None or not taken + beside:
         return None
@@ -125,12 +138,13 @@ def _search(results: Results, arm: str) -> Search | None:
     return Search(
         arm,
         SYMBOLS.get(search.strength, search.strength),
-        titles(results)[search.match_loss_of],
+        search.match_loss_of,
         trials=taken,
         beside=beside,
         diverged=[_strength(record, search) for record in tried if record["state"] == "diverged"],
         target=target,
         error=statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0,
+        n=len(losses),
         match=(choice["params"][search.strength], target + choice["expected_residual"]) if matched else None,
         interval=(choice["low"], choice["high"]) if matched else (math.nan, math.nan),
         reason=choice.get("reason"),
@@ -150,7 +164,7 @@ def _trials(tried: list[Record], search: config.Search, chosen: Mapping[str, Any
 
 
 def _repeats(results: Results, arm: str, search: config.Search) -> Points:
-    done = [r for r in rows.repeats(results.records, results.study)[arm] if r["state"] == "done"]
+    done = [record for record in results.current.repeats[arm] if record["state"] == "done"]
     losses = results.values(arm, search.matched).values()
     return [(_strength(done[-1], search), loss) for loss in losses] if done else []
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.canvas import FONT, MUTED, Ink, Look, NothingToDraw, label, looks, panels, room, titles
+from analysis.figures.canvas import FONT, MUTED, Ink, Look, NothingToDraw, counted, label, looks, panels, room, titles
 from analysis.honesty import checks
 from analysis.intervals import student_t
 from analysis.results import Results
@@ -52,11 +52,12 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
         "va": "top",
     }
     axes.annotate(f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), color=MUTED, **spot)
-    counts = sorted({fall.n for fall in found.values()})
-    seeds = " or ".join(map(str, counts))
+    counts = {arm: fall.n for arm, fall in found.items()}
+    single = ", of a single seed none" if 1 in counts.values() else ""
     caption = (
-        f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps): means over n ="
-        f" {seeds} checked seeds, in a band of their 95% Student t interval. Dashed: the radius of the tables."
+        f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps), on the validation"
+        f" images of the checks: means over {counted(counts, results)}, in a band of their 95% Student t"
+        f" interval{single}. Dashed: the radius of the tables."
     )
     return drawing, caption
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import rows
+from analysis.current import Record
 from analysis.results import Results
-from analysis.rows import Record
 
 
 def provenance(results: Results) -> dict[str, Any]:
@@ -17,18 +17,12 @@ def provenance(results: Results) -> dict[str, Any]:
     versions: of the software, each set once.
     """
     versions: list[dict[str, str]] = []
-    current = rows.repeats(results.records, results.study)
-    arms = {arm: _arm(results, arm, group, versions) for arm, group in current.items()}
+    arms = {arm: _arm(results, arm, group, versions) for arm, group in results.current.repeats.items()}
     return {"arms": arms, "versions": versions}
 
 
 def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[str, str]]) -> dict[str, Any]:
-    trials = {
-        seed: _trial(record, versions)
-        for record in group
-        for seed in record["seeds"]
-        if record["state"] == "done" and seed in results.study.seeds and str(seed) in record["metrics"]
-    }
+    trials = {seed: _trial(record, versions) for seed, record in rows.done(group, results.study.seeds).items()}
     metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     recipe = group[-1]["recipe"] if group else {}
     return {
@@ -54,6 +48,6 @@ def _trial(record: Record, versions: list[dict[str, str]]) -> dict[str, Any]:
 def _search(results: Results, arm: str) -> dict[str, Any] | None:
     if results.study.arms[arm].search is None:
         return None
-    states = [r["state"] for r in results.records if (r["arm"], r["role"]) == (arm, "search")]
+    states = [record["state"] for record in results.current.trials[arm]]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
-    return {"trials": counts, "chosen": results.choices.get(arm, {}).get("params", {})}
+    return {"trials": counts, "chosen": results.current.choices.get(arm, {}).get("params", {})}

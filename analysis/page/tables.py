@@ -8,8 +8,8 @@ from html import escape
 from analysis.cells import Cell, Estimate, Probability, Table
 from analysis.results import Results
 
-#: First word of a cell → its look, beside what it says.
-VERDICTS = {"PASS": ' class="pass"', "WARN": ' class="warn"', "MISSED": ' class="warn"'}
+#: First word of a cell → its look, beside what it says; NOT is that of NOT SHOWN.
+VERDICTS = {"PASS": ' class="pass"', "WARN": ' class="warn"', "MISSED": ' class="warn"', "NOT": ' class="warn"'}
 
 
 def to_html(table: Table, results: Results) -> str:
