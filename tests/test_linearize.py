@@ -121,6 +121,24 @@ def test_relu_before_and_after_pooling_agree() -> None:
     assert_close([before, *torch.autograd.grad(before, x, v)], [after, *torch.autograd.grad(after, x, v)])
 
 
+def test_relu_works_in_place_only_where_nothing_keeps_its_input() -> None:
+    """One layer that stands in two places does so where both allow it; images and kept activations stay as they are."""
+    shared, after, first = nn.ReLU(), nn.ReLU(), nn.ReLU(inplace=True)
+    leaky = nn.LeakyReLU(inplace=True)
+    chain = [first, nn.Conv2d(1, 2, 1), after, nn.Conv2d(2, 2, 1), shared, leaky, shared, nn.Flatten(), nn.Linear(8, 3)]
+    net = models.PiecewiseLinear(chain)
+    assert [layer.inplace for layer in (first, after, shared, leaky)] == [False, True, False, False]
+    x = torch.randn(4, 1, 2, 2, generator=seeding.generator(0, "x"))
+    before = x.clone()
+    z, adjoint = net.linearize(x)
+    rows = [adjoint(torch.eye(3)[k].expand(4, 3)) for k in range(3)]
+    assert torch.equal(x, before)
+    leaf = x.clone().requires_grad_()
+    for k, row in enumerate(rows):
+        torch.testing.assert_close(torch.autograd.grad(net(leaf)[:, k].sum(), leaf)[0], row)
+    torch.testing.assert_close(z, net(x))
+
+
 def test_jacobian_of_a_linear_map_is_its_matrix() -> None:
     """f(x) = Wx has J = W at every x; the adjoint of the K one-hots returns W's rows."""
     layer = nn.Linear(12, CLASSES)

@@ -40,10 +40,12 @@ class PiecewiseLinear(nn.Module):
         problems = [f"layers.{i}: {why}" for i, layer in enumerate(layers) if (why := problem(layer))]
         if problems:
             raise TypeError("PiecewiseLinear: " + "\n".join(problems))
-        before = {id(layer): [type(a) in NEW for a, b in pairwise([None, *layers]) if b is layer] for layer in layers}
         for layer in layers:
             if isinstance(layer, nn.ReLU | nn.LeakyReLU):
-                layer.inplace = type(layer) is nn.ReLU and all(before[id(layer)])
+                layer.inplace = isinstance(layer, nn.ReLU)
+        for before, layer in pairwise([None, *layers]):
+            if isinstance(layer, nn.ReLU) and type(before) not in NEW:
+                layer.inplace = False
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
