@@ -61,7 +61,6 @@ class Current:
         arm, search = self.study.arms[name], self.study.arms[name].search
         if search is None:
             return []
-        told = search.combinations() if search.grid or search.match_loss_of else [{}]  # by a trial's number, in turn
         own = {
             record["number"]: record
             for record in records
@@ -69,7 +68,8 @@ class Current:
             and record["seeds"] == [self.study.seeds[0]]
             and self._agrees(record, arm)
             and _could_propose(search, record["recipe"]["params"])
-            and _contradicts_nothing(record["recipe"]["params"], told[record["number"] % len(told)])
+            and _contradicts_nothing(record["recipe"]["params"], search.fixed(record["number"]))
+            and (record["state"] != "pruned" or search.pruner != "none")
         }
         return [own[number] for number in sorted(own)]
 

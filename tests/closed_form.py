@@ -66,7 +66,7 @@ def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) 
             yield item
         if not under_way:
             assert dispatcher.next() is Pause.DRAINED
-            assert dispatcher.drained
+            assert not dispatcher.is_open()
             return
         item = under_way.pop(0)
         record = answer(item)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,88 @@ def test_a_pruned_trial_is_settled_where_it_stood(store: Store) -> None:
     assert dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.1})
     assert dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.1})["metrics"] == {"0": {"val/adv_accuracy": 0.1}}
     assert [one.number for one in drain(of, store) if one.role == "search"] == [7]
+
+
+MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")
+
+
+def told_epochs(item: Item) -> Record:
+    """As the closed form answers, with a curve that rises to .6 in the second epoch."""
+    curve = [{"val/adv_accuracy": value} for value in (0.5, 0.6, 0.6)]
+    return worker(item) | {"curves": {str(seed): curve for seed in item.seeds}}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_pruner_hears_of_all_epochs_whoever_reported_them(store: Store, interrupted: bool) -> None:
+    """A trial whose best epoch lies before a kill goes on; one that a kill saved from its pruner is stopped there."""
+    of = study("adversarial", robust=MEDIAN)
+    dispatcher = Dispatcher(of, store, "f")
+    trials = {
+        item.number: item for item in islice(steps(dispatcher, told_epochs, workers=2), 11) if item.role == "search"
+    }
+    good, bad = max(trials), max(trials) - 1
+    first, second = ({"epoch": epoch, "val/adv_accuracy": value} for epoch, value in ((1, 0.9), (2, 0.3)))
+    poor = {"epoch": 1, "val/adv_accuracy": 0.1}
+    assert dispatcher.epoch(trials[good], first) is None
+    if interrupted:
+        dispatcher = Dispatcher(of, store, "f")
+        assert [dispatcher.next(), dispatcher.next()] == [trials[bad], trials[good]]
+        assert dispatcher.epoch(trials[good], first, second) is None
+    else:
+        assert dispatcher.epoch(trials[good], second) is None
+    assert dispatcher.epoch(trials[bad], poor, second) == poor
+    assert dispatcher.prune(trials[bad], poor, seconds=2.0, spent={"train": 2.0})["epochs"] == 1
+    (record,) = [one for one in store.records() if one["state"] == "pruned"]
+    assert (record["metrics"], record["spent"]) == ({"0": {"val/adv_accuracy": 0.1}}, {"train": 2.0})
+
+
+def pruned(of: Study, store: Store, count: int) -> list[Item]:
+    """The trials of ``robust`` that the study begins with, of which every second is stopped early."""
+    dispatcher = Dispatcher(of, store, "f")
+    trials = []
+    while len(trials) < count and isinstance(item := dispatcher.next(), Item):
+        if item.role == "search" and item.number % 2:
+            dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.9})
+        else:
+            store.write_record(worker(item))
+            dispatcher.finish(item, worker(item))
+        trials += [item] * (item.role == "search")
+    return trials
+
+
+def test_without_a_pruner_trials_that_stopped_early_run_again(store: Store) -> None:
+    before = pruned(study("adversarial", robust=MEDIAN), store, 6)
+    of = study("adversarial", robust=MEDIAN.replace(", pruner: median", ""))
+    again = next(item for item in steps(Dispatcher(of, store, "f")) if item.role == "search")
+    assert again.number == 1
+    assert [item.number for item in drain(of, store) if item.role == "search"] == [1, 3, 5, 6, 7]
+    assert {record["state"] for record in settled(of, store, "search", "robust").values()} == {"done"}
+    kept = {item.number: item.key for item in before if item.number % 2 == 0}
+    assert kept.items() <= {n: one["key"] for n, one in settled(of, store, "search", "robust").items()}.items()
+    assert drain(of, store) == []
+
+
+GRID = "{method: jacobian, search: {maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.1]}%s}}"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_trial_that_stopped_early_is_no_result_of_an_arm_without_a_pruner(store: Store, at_once: bool) -> None:
+    of = study("standard", early=GRID % ", pruner: median", late=GRID % "", seeds="[0]")
+    dispatcher = Dispatcher(of, store, "f")
+    items = [item for item in (dispatcher.next() for _ in range(3)) if isinstance(item, Item)]
+    assert [item.arm for item in items] == ["standard", "early", "early"]
+    if at_once:
+        assert dispatcher.next() is Pause.WAIT  # the other arm's trials are the same
+    for item in items[1:]:
+        dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.9})
+    store.write_record(worker(items[0]))
+    dispatcher.finish(items[0], worker(items[0]))
+    if not at_once:
+        dispatcher = Dispatcher(of, store, "f")
+    again = [item for item in steps(dispatcher) if item.role == "search"]
+    assert [(item.arm, item.number, item.key) for item in again] == [("late", n, items[1 + n].key) for n in (0, 1)]
+    assert {record["state"] for record in settled(of, store, "search", "late").values()} == {"done"}
+    assert drain(of, store) == []
 
 
 def test_a_record_of_another_format_is_left_alone(store: Store) -> None:

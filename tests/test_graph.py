@@ -173,6 +173,31 @@ def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them
     assert graph.waiting(of, state) == {"match": "no trial of its search finished"}
 
 
+def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> None:
+    of = study(MATCH.replace("trials: 3", "trials: 9"), TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    search = state.searches["match"]
+    search.done |= {0, 1, 2}
+    state.found.add("match")
+    state.begun["match"] = {3, 5}
+    assert ready(of, state) == [("match", "search", (3,))]
+    search.running.add(3)
+    assert ready(of, state) == [("match", "search", (5,))]
+    search.running.clear()
+    search.done |= {3, 5}
+    assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
+
+
+def test_a_search_that_is_over_and_chose_nothing_is_told() -> None:
+    of = study(MATCH, TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    state.searches["match"].done |= {0, 1, 2}
+    told = "its search chose nothing: no trial that finished has train/loss"
+    assert graph.waiting(of, state) == {"match": told}
+
+
 def test_what_most_arms_wait_for_comes_first() -> None:
     deeper = MATCH.replace("match:", "deeper:").replace("match_loss_of: teacher", "match_loss_of: match")
     of = study("  alone: {method: standard}\n", deeper, MATCH, TEACHER)

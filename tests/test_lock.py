@@ -1,5 +1,6 @@
 """One driver a store: a second one is refused and told of the first; a dead one holds nothing."""
 
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.storages.journal import JournalFileSymlinkLock
 
 from trainables.job import Job
 from tune_interpreg import lock, study_file
@@ -69,6 +71,28 @@ def test_a_driver_that_died_at_once_leaves_a_folder_that_the_next_one_takes(tmp_
         pass
     assert list(store.path.iterdir()) == []
     store.check(study_file.parse("arms: {a: {method: standard}}", where="t.yaml"))
+
+
+def test_what_is_locked_is_a_file_for_folders_cannot_be_on_all_file_systems(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with lock.held(store):
+        lock.sign(store)
+        with (tmp_path / lock.LOCK).open("r+") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+    assert lock.lives(store) is False
+    assert (tmp_path / lock.LOCK).exists()
+
+
+def test_what_a_driver_left_that_died_while_it_wrote_optunas_journal_holds_up_nobody(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    own = JournalFileSymlinkLock(str(store.journal))
+    own.acquire()
+    store.sweep()
+    with pytest.raises(RuntimeError, match="did not possess"):
+        own.release()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

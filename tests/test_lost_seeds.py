@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from closed_form import drain, study, worker
 from contract import data
-from ledgers import STUDY, accuracies, item, record, results
+from ledgers import STUDY, accuracies, current, item, record, results
 from torch import Tensor, nn
 
 from analysis import rows
@@ -102,8 +102,8 @@ def test_a_lost_teacher_seed_gives_no_maps(tmp_path: Path) -> None:
 
 def test_a_report_tells_which_seed_is_missing_and_why() -> None:
     together = record(item("standard", (0, 1, 2)), {0: accuracies(0.9), 2: accuracies(0.8)}) | {"error": LOST}
-    assert rows.values(rows.rows([together], STUDY), "standard", "test/accuracy") == {0: 0.9, 2: 0.8}
-    found = {gap.seed: gap for gap in rows.missing([together], STUDY) if gap.arm == "standard"}
+    assert rows.values(rows.rows(current([together])), "standard", "test/accuracy") == {0: 0.9, 2: 0.8}
+    found = {gap.seed: gap for gap in rows.missing(current([together])) if gap.arm == "standard"}
     assert found[1] == rows.Missing("standard", 1, "diverged", LOST)
     assert found.keys() == set(STUDY.seeds) - {0, 2}
     assert provenance.provenance(results([together]))["arms"]["standard"]["trials"].keys() == {0, 2}

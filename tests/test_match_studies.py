@@ -4,16 +4,20 @@ The closed form's loss is 1 + √λ + 0.001·seed, so the reference at λ = 0.1 
 """
 
 import shutil
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from closed_form import Worker, drain, failing, steps, strength, study, worker
+from closed_form import Worker, drain, failing, outcome, steps, strength, study, worker
+from rich.console import Console
 
-from tune_interpreg import graph, ledger
+from tune_interpreg import cluster, graph, ledger, running, study_file
 from tune_interpreg.dispatch import Dispatcher
 from tune_interpreg.items import Item
 from tune_interpreg.store import Record, Store
+from tune_interpreg.target import NoLoss
+from tune_interpreg.yaml_file import StudyError
 
 REFERENCE = "{method: jacobian, lambda_j: 0.1}"
 
@@ -52,6 +56,55 @@ def test_a_tighter_tolerance_takes_up_the_search_again_and_a_looser_one_runs_not
     more = searched(drain(tight, store))
     assert more
     assert {item.number for item in few}.isdisjoint(item.number for item in more)
+
+
+def test_more_trials_take_up_a_match_that_ran_out_and_leave_one_that_was_found(tmp_path: Path) -> None:
+    store = Store(tmp_path / "few")
+    few, more = (study("standard", ref=REFERENCE, arm=match(trials=trials, tolerance="1.0e-9")) for trials in (4, 6))
+    assert len(searched(drain(few, store))) == 4
+    assert [item.number for item in searched(drain(more, store))] == [4, 5]
+    found, more = (study("standard", ref=REFERENCE, arm=match(trials=trials, tolerance="0.02")) for trials in (30, 40))
+    assert len(searched(drain(found, Store(tmp_path / "found")))) < 30
+    assert drain(more, Store(tmp_path / "found")) == []
+
+
+def test_a_match_of_a_match_is_found_again_by_the_next_run(tmp_path: Path) -> None:
+    """Also where the reference's only record has to be made anew first."""
+    store, second = (
+        Store(tmp_path),
+        match(trials=30, tolerance="0.02").replace("match_loss_of: ref", "match_loss_of: arm"),
+    )
+    of = study("standard", ref=REFERENCE, arm=match(trials=30, tolerance="0.02"), second=second, seeds="[0]")
+    drain(of, store)
+    assert drain(of, store) == []
+    (record,) = store.path.glob("ledger/ref/*.json")
+    record.write_text("{")
+    assert [(item.arm, item.role) for item in drain(of, store)] == [("ref", "repeat")]
+
+
+class Killed(BaseException):
+    """Ends a driver at once."""
+
+
+def test_trials_under_way_when_a_match_is_found_go_on_after_a_kill(tmp_path: Path) -> None:
+    of = study("standard", ref=REFERENCE, arm=match(trials=40, tolerance="0.02"))
+    whole, store = Store(tmp_path / "whole"), Store(tmp_path / "killed")
+    drain(of, whole, workers=3)
+    dispatcher = Dispatcher(of, store, "f")
+
+    def answer(item: Item) -> Record:
+        if "arm" in dispatcher.state.found:
+            raise Killed
+        return worker(item)
+
+    with pytest.raises(Killed):
+        list(steps(dispatcher, answer, workers=3))
+    left = {item.key for item in store.begun()}
+    assert len(left) == 2
+    assert {item.key for item in drain(of, store, workers=3)[:2]} == left
+    assert outcome(store) == outcome(whole)
+    assert store.choice("arm") == whole.choice("arm")
+    assert store.under_way() == set()
 
 
 def test_a_range_without_a_root_is_widened_once(tmp_path: Path) -> None:
@@ -94,6 +147,18 @@ def test_a_strength_is_matched_within_each_choice_and_robustness_chooses_among_t
     assert repeated(ran) == pytest.approx(0.4, rel=0.1)
 
 
+@pytest.mark.parametrize("changed", ["[sample, batch]", "[batch, sample, squared]"])
+def test_where_choices_change_no_trial_is_taken_for_one_of_another_choice(tmp_path: Path, changed: str) -> None:
+    space = "norm: {choice: [batch, sample]}, lambda_j: {log_uniform: [0.001, 1.0]}"
+    drain(study("standard", ref=REFERENCE, arm=match(trials=9, space=space)), Store(tmp_path))
+    of = study("standard", ref=REFERENCE, arm=match(trials=9, space=space.replace("[batch, sample]", changed)))
+    drain(of, Store(tmp_path))
+    search, found = of.arms["arm"].search, Dispatcher(of, Store(tmp_path), "f").progress.settled_of("arm", "search")
+    assert search is not None
+    for record in found:
+        assert record["recipe"]["params"]["norm"] == search.fixed(record["number"])["norm"]
+
+
 def test_an_anchor_is_waited_for_and_its_loss_is_known_to_the_search(tmp_path: Path) -> None:
     of = study("standard", ref=REFERENCE, arm=match(anchor="standard"))
     ran = drain(of, Store(tmp_path))
@@ -102,6 +167,36 @@ def test_an_anchor_is_waited_for_and_its_loss_is_known_to_the_search(tmp_path: P
     assert target is not None
     assert target.anchor == pytest.approx(1.0005)
     assert repeated(ran) == pytest.approx(0.1, rel=0.15)
+    next(iter(Store(tmp_path).path.glob("ledger/standard/*.json"))).unlink()
+    assert Dispatcher(of, Store(tmp_path), "f").progress.target("arm") is None
+
+
+@pytest.mark.parametrize("has_none", ["ref", "arm"])
+def test_a_loss_that_a_method_does_not_have_is_told_with_its_first_training(tmp_path: Path, has_none: str) -> None:
+    def answer(item: Item) -> Record:
+        made = worker(item)
+        for metrics in made["metrics"].values():
+            metrics |= {} if item.arm == has_none else {"train/ce": 1.0}
+        return made
+
+    of = study("standard", ref=REFERENCE, arm=match(loss="ce"))
+    told = rf"^study: arms\.arm\.search\.loss: {has_none} trains without train/ce: .* no such term; match loss: total$"
+    with pytest.raises(NoLoss, match=told):
+        drain(of, Store(tmp_path), answer)
+    with pytest.raises(NoLoss, match=told):
+        Dispatcher(of, Store(tmp_path), "f")
+    assert drain(study("standard", ref=REFERENCE, arm=match()), Store(tmp_path), answer)
+
+
+def test_a_run_tells_where_in_the_file_a_loss_is_matched_that_no_training_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"seeds: [0]\nchecks: null\narms:\n  ref: {REFERENCE}\n  arm: {match(loss='ce')}\n"
+    (tmp_path / "own.yaml").write_text(f"data: {{name: digits, train_limit: 64}}\n{text}")
+    monkeypatch.setattr(cluster, "drain", lambda dispatcher, where: list(steps(dispatcher)))
+    file, console = study_file.read(str(tmp_path / "own.yaml")), Console(file=StringIO())
+    with pytest.raises(StudyError, match=r"own.yaml:6: arms\.arm\.search\.loss: ref trains without train/ce"):
+        running.run(file, Store(tmp_path / "store"), where="in-process", retry_failed=False, console=console)
 
 
 NOISY: Worker = failing(lambda item: item.arm == "arm" and item.role == "search" and item.number == 2, "diverged")

@@ -1,7 +1,7 @@
 """A teacher for each seed: maps, keys and repeats go by the seed, through the whole dispatcher."""
 
 import pytest
-from closed_form import drain, failing, study
+from closed_form import drain, failing, steps, study
 
 from tune_interpreg import graph
 from tune_interpreg.dispatch import Dispatcher
@@ -49,6 +49,30 @@ def test_a_seed_without_a_teacher_is_told_and_holds_up_nothing_else(tmp_path) ->
     assert graph.waiting(of, state) == {"own": "has no target maps for seed 4: the teacher adversarial gave none"}
     assert {item.seeds for item in ran if (item.arm, item.role) == ("own", "repeat")} == {(3,)}
     assert {item.seeds for item in ran if (item.arm, item.role) == ("matched", "repeat")} == {(3,), (4,)}
+
+
+def test_from_one_teacher_a_seed_to_a_shared_one_the_other_seeds_train_anew(tmp_path) -> None:
+    """The maps of the other seeds are no part of the study any more, and count for nothing."""
+    store, of = Store(tmp_path), study("adversarial", own=OWN.replace(", teachers: per_seed", ""), seeds="[3, 4, 5]")
+    drain(study("adversarial", own=OWN, seeds="[3, 4, 5]"), store)
+    dispatcher = Dispatcher(of, store, "f")
+    assert (dispatcher.settled(), dispatcher.total()) == (5, 7)
+    assert dispatcher.is_open()
+    assert [(item.arm, item.role, item.seeds) for item in drain(of, store)] == [
+        ("own", "repeat", (4,)),
+        ("own", "repeat", (5,)),
+    ]
+    assert not Dispatcher(of, store, "f").is_open()
+
+
+def test_maps_that_were_begun_come_before_others(tmp_path) -> None:
+    of, store = study("adversarial", own=OWN, seeds="[3, 4]"), Store(tmp_path)
+    for item in steps(Dispatcher(of, store, "f"), workers=4):
+        if item.role == "targets" and item.seeds == (4,):
+            break
+    (first,) = [one for one in store.begun() if one.role == "targets" and one.seeds == (3,)]
+    store.end(first.key)
+    assert [item.seeds for item in drain(of, store) if item.role == "targets"] == [(4,), (3,)]
 
 
 def test_from_one_shared_teacher_to_one_a_seed_only_what_changes_runs(tmp_path) -> None:

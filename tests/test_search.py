@@ -234,6 +234,14 @@ def test_the_median_pruner_stops_a_trial_that_is_clearly_worse(path: Path, resum
     assert reports(arm, 5, [0.7, 0.8]) == [False, False]
 
 
+def test_an_epoch_that_is_told_again_is_heard_once() -> None:
+    arm = opened(Path("memory"), MEDIAN, searched(MEDIAN, 6, []))
+    arm.propose(6)
+    assert reports(arm, 6, [0.7]) == [False]
+    assert reports(arm, 6, [0.0, 0.0]) == [False, False]
+    assert arm._live[6].study.trials[6].intermediate_values == {1: 0.7, 2: 0.0}
+
+
 def test_nothing_is_pruned_that_did_not_ask_for_it() -> None:
     for search in (BEST, MATCH):
         arm = opened(Path("memory"), search, searched(search, 6, []))

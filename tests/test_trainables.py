@@ -164,6 +164,17 @@ def test_a_repeat_leaves_its_model_and_a_whole_record(make: Make, tmp_path: Path
     assert result["val/accuracy"] == pytest.approx(mean)
 
 
+def test_a_search_that_goes_on_tells_first_what_epochs_there_were(make: Make, tmp_path: Path) -> None:
+    """Its pruner may not have heard of the last of them."""
+    config = study(Store(tmp_path / "store"), role="search", training=Training(epochs=4, batch_size=50, lr=0.05))
+    whole = make(StandardTrainable, config)
+    told = [whole.step() for _ in range(2)]
+    assert whole.earlier is None
+    again = make(StandardTrainable, config)
+    shown = {"train/loss", "train/ce", "val/accuracy", "epoch"}
+    assert again.earlier == [{name: one[name] for name in shown} for one in told]
+
+
 def test_a_search_sees_no_test_data_and_leaves_no_model(make: Make, tmp_path: Path) -> None:
     """A search trial is judged on the validation split alone."""
     store = Store(tmp_path / "store")

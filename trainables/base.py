@@ -99,6 +99,7 @@ class MethodTrainable(tune.Trainable):
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what they were spent on
         self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.job.item.seeds}
         self.warning: str | None = None  # for the user, with the next result
+        self.earlier: list[dict[str, float]] | None = None  # the epochs before an interruption, with the next result
         self._resume()
         self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
@@ -262,6 +263,9 @@ class MethodTrainable(tune.Trainable):
             self._load(path)
         except Damaged as error:
             self.warning = f"{store.set_aside(error)}; its training starts anew"
+            return
+        epochs = enumerate(zip(*self.curves.values(), strict=False), start=1)
+        self.earlier = [_mean(dict(enumerate(one))) | {"epoch": epoch} for epoch, one in epochs]
 
     def _save_model(self, seed: int, model: nn.Module) -> None:
         if store := self.job.store:

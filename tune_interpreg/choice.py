@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
 
 from tune_interpreg import matches, outcome, pareto
 from tune_interpreg.outcome import Choice, basis
 from tune_interpreg.space import Search
-from tune_interpreg.store import Record
+from tune_interpreg.store import Damaged, Record, Store
 from tune_interpreg.target import Target
 
-__all__ = ["Choice", "basis", "choose"]
+__all__ = ["Choice", "basis", "choose", "kept"]
+
+
+def kept(store: Store, arm: str, say: Callable[[str], object]) -> Choice | None:
+    """The choice of the arm's search in the store; one that is damaged is set aside, and the user told."""
+    try:
+        found = store.choice(arm)
+        return Choice.model_validate(found) if found else None
+    except Damaged as error:
+        damaged = error
+    except ValidationError:
+        damaged = Damaged(store.choice_file(arm), "is no choice of this version")
+    say(f"{store.set_aside(damaged)}; {arm}'s search chooses again")
+    return None
 
 
 def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
@@ -40,6 +55,7 @@ def _matched(search: Search, records: Sequence[Record], target: Target) -> Choic
     return Choice(
         params={search.strength: match.lambda_hat, **combination.fixed},
         trials=basis(search, records, target.reference),
+        found=matches.is_found(search, records, target),
         parameter=search.strength,
         target=target.loss,
         tolerance=matches.tolerance(search, target),

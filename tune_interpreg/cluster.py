@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +29,8 @@ from tune_interpreg.tuning import (
     GraphSearcher,
     StudyTrainable,
     configuration,
-    hear,
     last_error,
-    numbers,
+    take,
 )
 
 #: What Ray and Tune read from the environment; set unless the user has.
@@ -102,31 +100,37 @@ def _in_process(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
 
 
 def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop) -> None:
-    for _ in range(1 + RETRIES):
-        try:
-            with refusing(dispatcher.store.path):
-                _run(dispatcher, item, StudyTrainable(config), stop)
+    """Run an item to its end: with a new worker where one raises, ``RETRIES`` times since its last epoch."""
+    failures = 0
+    while failures <= RETRIES:
+        with closing(_results(dispatcher.store.path, config)) as results:
+            for result in results:
+                failures = 0
+                if take(dispatcher, item, result):
+                    return
+                stop.check()
+        if dispatcher.recover(item):
             return
-        except Refused:
-            raise
-        except Exception:
-            continue
+        failures += 1
     dispatcher.fail(item, last_error(dispatcher.store, item))
 
 
-def _run(dispatcher: Dispatcher, item: Item, trainable: StudyTrainable, stop: Stop) -> None:
+def _results(folder: Path, config: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """What a worker tells, step by step, until it raises; raises ``Refused`` where it cannot write."""
+    trainable = None
     try:
-        while "record" not in (result := trainable.step()):
-            stop.check()
-            hear(dispatcher, result)
-            if dispatcher.epoch(item, numbers(result)):
-                dispatcher.prune(item, numbers(result), result.get("seconds", 0.0))
-                return
-        hear(dispatcher, result)
-        dispatcher.finish(item, json.loads(result["record"]))
+        with refusing(folder):
+            trainable = StudyTrainable(config)
+            while True:
+                yield trainable.step()
+    except Refused:
+        raise
+    except Exception:  # it is noted
+        return
     finally:
-        trainable.cleanup()
-        shutil.rmtree(trainable.logdir, ignore_errors=True)  # Tune's own folder for it, empty
+        if trainable is not None:
+            trainable.cleanup()
+            shutil.rmtree(trainable.logdir, ignore_errors=True)  # Tune's own folder for it, empty
 
 
 # ------------------------------------------------------------------------- on Ray

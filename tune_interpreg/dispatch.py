@@ -39,7 +39,6 @@ class Dispatcher:
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         self.study, self.store, self.say = study, store, say
         self.display: Display | None = None  # told of all that happens from now on
-        self.drained = False  # whether the last call of ``next`` found nothing open
         self.progress = Progress(study, store, fingerprint, say)
         self.state = self.progress.state
         self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
@@ -51,11 +50,12 @@ class Dispatcher:
         records, damaged = store.ledger()
         begun, torn = store.notes()
         self._damaged = self._set_aside([*damaged, *torn])  # keys
-        held = [(item, record) for record in records if (item := store.item(record))]
-        self._known = {record["key"]: record for _, record in held}
-        self._left = held
+        self._left = [(item, record) for record in records if (item := store.item(record))]
+        self._known: dict[str, Record] = {}  # by key
+        for _, record in self._left:
+            self._know(record)
+        self.progress.begun = self._unfinished(begun)
         self._adopt()
-        self._begun = self._unfinished(begun)
 
     # ------------------------------------------------------------------ asking
     def next(self) -> Item | Pause:
@@ -69,21 +69,24 @@ class Dispatcher:
             self.progress.start(item)
             if damaged:
                 self._give_up(item, damaged)
-            elif item.key in self._known:
-                self._settle(item, self.store.write_twin(item, self._known[item.key]))
+            elif known := self._result(item):
+                self._settle(item, self.store.write_twin(item, known))
                 self._adopt()
             elif item.key in self._running:
                 self._twins.setdefault(item.key, []).append(item)
             else:
                 return self._start(item)
-        self.drained = not self.state.under_way
-        return Pause.DRAINED if self.drained else Pause.WAIT
+        return Pause.WAIT if self.state.under_way else Pause.DRAINED
+
+    def is_open(self) -> bool:
+        """Whether anything is under way, or may start now."""
+        return self.state.under_way > 0 or self._task() is not None
 
     def _task(self) -> Task | None:
         """The next task: what an earlier run began, before anything new."""
         self.progress.look()
         tasks = list(graph.ready(self.study, self.state))
-        begun = {Task(item.arm, item.role, item.parts) for item in self._begun}
+        begun = set(map(self.progress.task, self.progress.begun))
         first = (task for task in tasks if task in begun)
         return next(filter(self.progress.may_start, (*first, *tasks)), None)
 
@@ -103,13 +106,17 @@ class Dispatcher:
         return self.state.settled
 
     # ----------------------------------------------------------------- telling
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> bool:
-        """Take an epoch's report; True asks to stop the trial."""
-        if self.display:
-            self.display.epoch(item, metrics)
+    def epoch(self, item: Item, *reports: Mapping[str, float]) -> Mapping[str, float] | None:
+        """Take reports of epochs, in order; the one at which the trial is to stop, if at any.
+
+        After an interruption a worker tells of all epochs before, of which a pruner may not have heard.
+        """
+        if self.display and reports:
+            self.display.epoch(item, reports[-1])
         if item.role != "search":
-            return False
-        return self._search(item.arm).should_prune(item.number, int(metrics["epoch"]), metrics)
+            return None
+        search = self._search(item.arm)
+        return next((one for one in reports if search.should_prune(item.number, int(one["epoch"]), one)), None)
 
     def finish(self, item: Item, record: Record) -> None:
         """Take the record that a worker has written."""
@@ -121,12 +128,19 @@ class Dispatcher:
         if self.display:
             self.display.settle(item, record, self.settled(), self.total())
 
-    def prune(self, item: Item, metrics: Mapping[str, float], seconds: float = 0.0) -> Record:
-        """Settle a trial that was stopped early."""
-        means = {name: value for name, value in metrics.items() if "/" in name}
+    def prune(self, item: Item, report: Mapping[str, float], **took: Any) -> Record:
+        """Settle a trial that is stopped early, after the epoch of this report; took: ``seconds`` and ``spent``."""
+        means = {name: value for name, value in report.items() if "/" in name}
         by_seed = dict.fromkeys(item.seeds, means)
-        record = ledger.record(item, "pruned", metrics=by_seed, epochs=int(metrics["epoch"]), seconds=seconds)
-        return self._write(item, record)
+        return self._write(item, ledger.record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **took))
+
+    def recover(self, item: Item) -> bool:
+        """Take the record that a worker wrote before it ended without telling so; whether there is one."""
+        record = self.store.record_of(item)
+        if record is None or not self.progress.takes(item, record):
+            return False
+        self.finish(item, record)
+        return True
 
     def fail(self, item: Item, error: str) -> Record | None:
         """Settle an item that was given up; None where its inputs are damaged: it waits until they are made anew."""
@@ -138,7 +152,6 @@ class Dispatcher:
         self._remake(damaged)
         self._running.discard(item.key)
         self.progress.give_back(item)
-        self._begun.append(item)
         return None
 
     def _give_up(self, item: Item, damaged: Sequence[Damaged]) -> Record:
@@ -154,11 +167,11 @@ class Dispatcher:
     # ------------------------------------------------------------------- state
     def _adopt(self) -> None:
         """Settle all records left that belong to the study as far as it is now, prerequisites first."""
-        before = (-1, -1)
-        while (now := (len(self._left), len(self.state.found))) != before:
+        before = None
+        while (now := (len(self._left), frozenset(self.state.found))) != before:
             before, held, self._left = now, self._left, []
             for item, record in held:
-                if self.progress.belongs(item):
+                if self.progress.takes(item, record) and self.progress.belongs(item):
                     self._settle(item, record)
                 else:
                     self._left.append((item, record))
@@ -168,19 +181,35 @@ class Dispatcher:
     def _settle(self, item: Item, record: Record) -> None:
         key = record["key"]
         self.progress.settle(item, record)
-        self.records[item.arm, key, item.number] = self._known[key] = record
+        self.records[item.arm, key, item.number] = record
+        self._know(record)
         self._inputs.add(record)
         self._running.discard(key)
         if item.role == "search" and item.arm in self._searches:
             self._searches[item.arm].tell(record)
         for twin in self._twins.pop(key, []):
-            self._settle(twin, self.store.write_twin(twin, record))
+            if self.progress.takes(twin, record):
+                self._settle(twin, self.store.write_twin(twin, record))
+            else:
+                self.progress.give_back(twin)
+
+    def _know(self, record: Record) -> None:
+        """Keep the record for items of its key; one that stopped early tells less than one that did not."""
+        if record["state"] != "pruned" or record["key"] not in self._known:
+            self._known[record["key"]] = record
+
+    def _result(self, item: Item) -> Record | None:
+        """The record of an equal item, if there is one and the arm takes it."""
+        known = self._known.get(item.key)
+        return known if known and self.progress.takes(item, known) else None
 
     def _unfinished(self, begun: Sequence[Item]) -> list[Item]:
         """What an earlier run began and did not settle; what it left of settled items is dropped."""
-        for key in self.store.under_way() & self._known.keys():  # a run that was killed may have dropped its note alone
+        left = [item for item in begun if not self._result(item)]
+        settled = self._known.keys() - {item.key for item in left}
+        for key in self.store.under_way() & settled:  # a run that was killed may have dropped its note alone
             self.store.end(key)
-        return [item for item in begun if item.key not in self._known]
+        return left
 
     # ------------------------------------------------------------------ damage
     def _set_aside(self, damaged: Sequence[Damaged]) -> set[str]:
@@ -211,7 +240,7 @@ class Dispatcher:
         if task.role == "repeat":
             return self.progress.repeat_item(task.arm, task.parts)
         (number,) = task.parts
-        same = (item for item in self._begun if Task(item.arm, item.role, item.parts) == task)
+        same = (item for item in self.progress.begun if self.progress.task(item) == task)
         begun = next((item for item in same if self.progress.belongs(item)), None)
         before = begun.recipe.params if begun else self._proposed(task.arm, number)
         searched = self._search(task.arm).propose(number, before)

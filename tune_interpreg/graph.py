@@ -42,7 +42,8 @@ class Tally:
 class State:
     """What a study has so far: search trials by number, repeats and their checks by seed, maps by the teacher's seed.
 
-    found: the arms whose search knows enough before all of its trials have run.
+    found: the arms whose search knows enough before all of its trials have run. begun: of these, the trials that
+    were begun and wait to go on.
     """
 
     searches: dict[str, Tally]
@@ -50,6 +51,7 @@ class State:
     maps: dict[MapsOf, Tally]
     checks: dict[str, Tally]
     found: set[str] = field(default_factory=set)
+    begun: dict[str, set[int]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, study: Study) -> State:
@@ -87,6 +89,11 @@ class Task:
 def maps_of(arm: Arm) -> MapsOf | None:
     """What the arm's maps are made of, or None if it needs none."""
     return (arm.targets.teacher, arm.targets.maps) if arm.targets else None
+
+
+def consumer(study: Study, key: MapsOf) -> str:
+    """The first arm that needs these maps; they are made for it."""
+    return next(name for name, arm in study.arms.items() if maps_of(arm) == key)
 
 
 def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
@@ -145,11 +152,11 @@ def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
 
 
 def _maps(study: Study, state: State, teacher: str) -> Iterator[Task]:
-    """The maps of a teacher that are open, made in the name of the first arm that needs them."""
+    """The maps of a teacher that are open."""
     for key, tally in state.maps.items():
         for seed in maps_seeds(study, key) if key[0] == teacher else ():
             if seed in state.repeats[teacher].done and tally.is_open(seed):
-                yield Task(next(name for name, arm in study.arms.items() if maps_of(arm) == key), "targets", (seed,))
+                yield Task(consumer(study, key), "targets", (seed,))
 
 
 def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
@@ -159,9 +166,11 @@ def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
 
 
 def is_searched(study: Study, state: State, name: str) -> bool:
-    """Whether the arm's search is over: all trials are settled, or it found what it sought and none runs any more."""
+    """Whether the arm's search is over: all trials are settled, or it found what it sought and none is under way."""
     search, tally = study.arms[name].search, state.searches[name]
-    return search is None or len(tally.settled) >= search.trials or (name in state.found and not tally.running)
+    if search is None or len(tally.settled) >= search.trials:
+        return True
+    return name in state.found and not tally.running and state.begun.get(name, set()) <= tally.settled
 
 
 def _has_loss(study: Study, state: State, arm: Arm) -> bool:
@@ -191,9 +200,11 @@ def _is_out_of_reach(study: Study, state: State, name: str, seed: int) -> bool:
 
 
 def _search(study: Study, state: State, name: str) -> Iterator[Task]:
+    """The next trial; of a search that found what it sought, only what was begun before it had."""
     search, tally = study.arms[name].search, state.searches[name]
-    trials = range(search.trials if search and name not in state.found else 0)
-    number = next(filterfalse((tally.settled | tally.running).__contains__, trials), None)
+    trials = range(search.trials if search else 0)
+    wanted = sorted(state.begun.get(name, ())) if name in state.found else trials
+    number = next(filterfalse((tally.settled | tally.running).__contains__, wanted), None)
     if number is not None:
         yield Task(name, "search", (number,))
 
@@ -251,4 +262,7 @@ def waiting(study: Study, state: State) -> Mapping[str, str]:
             blocked[name] = f"has no loss to match: no seed of {arm.search.match_loss_of} finished"
         elif arm.search and not state.searches[name].done:
             blocked[name] = "no trial of its search finished"
+        elif arm.search and is_searched(study, state, name):
+            needed = ", ".join(arm.search.goals or (arm.search.matched,))
+            blocked[name] = f"its search chose nothing: no trial that finished has {needed}"
     return blocked

@@ -13,26 +13,28 @@ from datetime import UTC, datetime
 
 from tune_interpreg.store import Store, StoreError
 
+#: What is locked: a file, for network folders tell other hosts of no lock on a folder. It stays, whoever holds it.
+LOCK = "driver.lock"
+
 
 @contextmanager
 def held(store: Store) -> Iterator[None]:
-    """Hold the store's folder as its only driver; the system frees it when this process ends, however it ends.
+    """Hold the store as its only driver; the system frees it when this process ends, however it ends.
 
     On a file system without locks (some network folders) nothing is held.
 
     Raises ``StoreError`` with process, host and start of the driver that holds it, or where it cannot be made.
     """
+    file = _opened(store)
     try:
-        store.path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(store.path, os.O_RDONLY)
-    except OSError as error:
-        message = f"{store.path}: cannot be written ({error.strerror}); name another folder with --store"
-        raise StoreError(message) from None
-    try:
-        _take(store, folder)
-        yield
+        _take(store, file)
+        try:
+            yield
+        finally:
+            if store.is_unused():
+                (store.path / LOCK).unlink(missing_ok=True)
     finally:
-        os.close(folder)
+        os.close(file)
 
 
 def sign(store: Store) -> None:
@@ -63,19 +65,35 @@ def lives(store: Store) -> bool | None:
         return False
     except PermissionError:
         pass  # another user's
-    folder = os.open(store.path, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        file = os.open(store.path / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # held, or without locks, where the process is all that is known
         return True
     finally:
-        os.close(folder)
+        os.close(file)
     return False
 
 
-def _take(store: Store, folder: int) -> None:
+def _opened(store: Store) -> int:
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        store.path.mkdir(parents=True, exist_ok=True)
+        return os.open(store.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if store.path.is_dir():
+            store.check_access()
+        message = f"{store.path}: cannot be written ({error.strerror}); name another folder with --store"
+        raise StoreError(message) from None
+
+
+def _take(store: Store, file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(file).st_nlink:
+            raise OSError("whoever held it has just removed it, and another may hold its successor")
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             return

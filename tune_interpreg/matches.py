@@ -1,7 +1,7 @@
 """The matches of one search: a strength for each combination of the choices beside it.
 
 A search without such choices has one combination, the empty one. Trials take the combinations in turn, so a trial's
-number tells its own.
+number tells its own (``Search.fixed``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tune_interpreg import ledger, matching
+from tune_interpreg import ledger, matching, signs
 from tune_interpreg.matching import Match
-from tune_interpreg.space import Param, Search
+from tune_interpreg.space import Param, Range, Search
 from tune_interpreg.store import Record
 from tune_interpreg.target import Target
 
@@ -21,10 +21,22 @@ from tune_interpreg.target import Target
 STARTUP = 4
 
 
-def combination(search: Search, number: int) -> dict[str, Param]:
-    """The choices that trial ``number`` of a match is made with."""
-    combinations = search.combinations()
-    return combinations[number % len(combinations)]
+def proposes(search: Search, searched: Mapping[str, Param], number: int | None = None) -> bool:
+    """Whether a search could have proposed these parameters in trial ``number``, or chosen them where that is None."""
+    if number is not None and any(searched[name] != value for name, value in search.fixed(number).items()):
+        return False
+    return all(
+        span.holds(searched[name]) or (bool(search.match_loss_of) and _is_beyond(span, searched[name]))
+        for name, span in search.ranges.items()
+    )
+
+
+def _is_beyond(span: Range, value: Param) -> bool:
+    """Whether a widened range holds a strength that its own does not."""
+    if span.log_uniform is None or isinstance(value, str):
+        return False
+    low, high = signs.reach(span.log_uniform)
+    return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ def bounds(search: Search, records: Mapping[int, Record], target: Target, number
     """The range that trial ``number`` is proposed within, from the settled trials before it; records: by number."""
     own = range(number % len(search.combinations()), number, len(search.combinations()))
     first = islice((records[one] for one in own if one in records), STARTUP)
-    return Combination(search, target, combination(search, number), list(first)).bounds
+    return Combination(search, target, search.fixed(number), list(first)).bounds
 
 
 def is_found(search: Search, records: Sequence[Record], target: Target) -> bool:

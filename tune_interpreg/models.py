@@ -43,7 +43,7 @@ class PiecewiseLinear(nn.Module):
         for layer in layers:
             if isinstance(layer, nn.ReLU | nn.LeakyReLU):
                 layer.inplace = isinstance(layer, nn.ReLU)
-        for before, layer in pairwise([None, *layers]):
+        for before, layer in pairwise((None, *layers)):
             if isinstance(layer, nn.ReLU) and type(before) not in NEW:
                 layer.inplace = False
         self.layers = nn.Sequential(*layers)

@@ -15,6 +15,7 @@ class Choice(Frozen):
     """The outcome of a search.
 
     params: what was searched, as the repeats use it. trials: names what it rests on (see ``basis``).
+    found: these trials were enough for a match, however many more it may have.
     front: the numbers of the trials on the Pareto front, where several metrics were maximized.
     parameter: the strength that was matched. target, low, high, expected_residual, feasible, reason: of the match (see
     ``matching.Match``). tolerance: how far off a loss may be and still match.
@@ -22,6 +23,7 @@ class Choice(Frozen):
 
     params: dict[str, Param]
     trials: str
+    found: bool = False
     front: tuple[int, ...] = ()
     parameter: str | None = None
     target: float | None = None

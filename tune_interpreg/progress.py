@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from tune_interpreg import choice, graph, ledger, matches, registry, signs
+from tune_interpreg import choice, graph, ledger, matches, registry
 from tune_interpreg.choice import Choice
 from tune_interpreg.config import Study, Targets
 from tune_interpreg.fields import Param
 from tune_interpreg.graph import State, Task
 from tune_interpreg.items import Checked, Item, Maps, Recipe, Role
-from tune_interpreg.space import Range, Search
-from tune_interpreg.store import Damaged, Record, Store
-from tune_interpreg.target import Target
+from tune_interpreg.space import Search
+from tune_interpreg.store import Record, Store
+from tune_interpreg.target import Target, check_loss
 
 
 class Progress:
@@ -31,11 +29,13 @@ class Progress:
         self.state = State.empty(study)
         self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
         self._choices: dict[str, Choice] = {}
-        self._looked: dict[str, int] = {}
+        self._looked: dict[str, tuple[Any, ...]] = {}  # what it rests on that a match is found, or is not
+        self.begun: list[Item] = []  # what was begun, by an earlier run or this one, and waits to go on
 
     # ------------------------------------------------------------ what is settled
     def settle(self, item: Item, record: Record) -> None:
-        """Take the record of an item of this study."""
+        """Take the record of an item of this study; raises ``NoLoss`` where it lacks a loss that is matched."""
+        check_loss(self.study, item, record)
         tally, parts = self.tally(item), item.parts
         tally.running.difference_update(parts)
         lost = ledger.lost(record) if record["state"] == "done" else set(parts)
@@ -48,8 +48,9 @@ class Progress:
         self.tally(item).running.update(item.parts)
 
     def give_back(self, item: Item) -> None:
-        """Note that an item does not run after all."""
+        """Note that an item does not run after all, but will."""
         self.tally(item).running.difference_update(item.parts)
+        self.begun.append(item)
 
     def reopen(self, item: Item) -> None:
         """Forget that an item is done, so that it runs again."""
@@ -93,12 +94,11 @@ class Progress:
     def belongs(self, item: Item) -> bool:
         """Whether the study as it is now would make this very item."""
         if item.role == "targets":
-            named = [name for name, arm in self.study.arms.items() if arm.targets and arm.targets.teacher == item.arm]
             return any(
-                self.maps_item(name, seed).key == item.key
-                for name in named
-                for seed in item.seeds
-                if seed in self.state.repeats[item.arm].done
+                self.maps_item(graph.consumer(self.study, key), seed).key == item.key
+                for key in self.state.maps
+                for seed in set(item.seeds) & set(graph.maps_seeds(self.study, key))
+                if key[0] == item.arm and seed in self.state.repeats[item.arm].done
             )
         if item.role == "checks":
             (seed,), known = item.seeds, item.arm in self.study.arms and item.seeds[0] in self.study.seeds
@@ -108,7 +108,7 @@ class Progress:
             return False
         search = self.study.arms[item.arm].search
         searched = {name: item.recipe.params.get(name, "") for name in search.ranges} if search else {}
-        if search and not self._proposes(item, searched):
+        if search and not matches.proposes(search, searched, item.number if item.role == "search" else None):
             return False
         if item.role == "search":
             known = search is not None and item.number < search.trials
@@ -117,6 +117,19 @@ class Progress:
         if not set(item.seeds) <= set(self.study.seeds) or (search and self.chosen(item.arm) != searched):
             return False
         return self.repeat_item(item.arm, item.seeds).key == item.key
+
+    def takes(self, item: Item, record: Record) -> bool:
+        """Whether a record of the item's key is its result: one that stopped early is none where no pruner is asked."""
+        search = self.study.arms[item.arm].search if item.arm in self.study.arms else None
+        return record["state"] != "pruned" or search is None or search.pruner != "none"
+
+    def task(self, item: Item) -> Task:
+        """The task that an item of this study is made for; maps are made in their teacher's name."""
+        if item.role != "targets":
+            return Task(item.arm, item.role, item.parts)
+        assert item.recipe.maps is not None
+        key = (item.arm, item.recipe.maps.maps)
+        return Task(graph.consumer(self.study, key) if key in self.state.maps else item.arm, item.role, item.parts)
 
     # ------------------------------------------------------------------- items
     def trial_item(self, arm: str, number: int, searched: Mapping[str, Param]) -> Item:
@@ -203,7 +216,7 @@ class Progress:
         records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
         basis = choice.basis(search, records, reference)
         if name not in self._choices or self._choices[name].trials != basis:
-            kept = self._kept(name)
+            kept = choice.kept(self.store, name, self.say)
             made = kept if kept and kept.trials == basis else self._choose(name, records)
             if made is None:
                 return None
@@ -213,25 +226,13 @@ class Progress:
     def _choose(self, name: str, records: list[Record]) -> Choice | None:
         search = self.study.arms[name].search
         assert search is not None
-        target = self.target(name)
-        if search.match_loss_of and target is None:
+        matched = self.target(name)
+        if search.match_loss_of and matched is None:
             return None
-        made = choice.choose(search, records, target)
+        made = choice.choose(search, records, matched)
         if made is not None:
             self.store.write_sealed(self.store.choice_file(name), made.model_dump(mode="json"))
         return made
-
-    def _kept(self, name: str) -> Choice | None:
-        """The choice in the store; one that is damaged is set aside."""
-        try:
-            kept = self.store.choice(name)
-            return Choice.model_validate(kept) if kept else None
-        except Damaged as error:
-            damaged = error
-        except ValidationError:
-            damaged = Damaged(self.store.choice_file(name), "is no choice of this version")
-        self.say(f"{self.store.set_aside(damaged)}; {name}'s search chooses again")
-        return None
 
     def _reference(self, arm: str | None) -> str | None:
         """Names the recipe whose loss is matched, or None where no seed of it is done."""
@@ -239,11 +240,12 @@ class Progress:
         return done[0]["recipe_key"] if done else None
 
     def target(self, name: str) -> Target | None:
-        """The loss that the arm's search matches; None where it matches none, or its reference is not settled yet."""
+        """The loss that the arm's search matches; None without one, or while reference or anchor are not settled."""
         search = self.study.arms[name].search
         if search is None or search.match_loss_of is None:
             return None
-        if not graph.is_over(self.study, self.state, search.match_loss_of):
+        needed = [arm for arm in (search.match_loss_of, search.anchor) if arm]
+        if not all(graph.is_over(self.study, self.state, arm) for arm in needed):
             return None
         done = self._done_repeats(search.match_loss_of)
         anchors = self._done_repeats(search.anchor) if search.anchor else []
@@ -255,33 +257,23 @@ class Progress:
             tally = self.state.searches[name]
             if arm.search is None or arm.search.match_loss_of is None or len(tally.settled) >= arm.search.trials:
                 self.state.found.discard(name)
-            elif self._looked.get(name) != len(tally.settled):
-                self._looked[name] = len(tally.settled)
+                continue
+            rests_on = len(tally.settled), self._reference(arm.search.match_loss_of), self.target(name)
+            if self._looked.get(name) != rests_on:
+                self._looked[name] = rests_on
                 (self.state.found.add if self._is_found(name, arm.search) else self.state.found.discard)(name)
+            self.state.begun[name] = self._begun_of(name) if name in self.state.found else set()
 
     def _is_found(self, name: str, search: Search) -> bool:
         """A kept choice that rests on these very trials says so too: it must not depend on the last digit either."""
-        records, target = self.settled_of(name, "search"), self.target(name)
-        kept = self._kept(name)
-        if kept and kept.trials == choice.basis(search, records, self._reference(search.match_loss_of)):
+        records, matched = self.settled_of(name, "search"), self.target(name)
+        kept = choice.kept(self.store, name, self.say)
+        if kept and kept.found and kept.trials == choice.basis(search, records, self._reference(search.match_loss_of)):
             return True
-        return target is not None and matches.is_found(search, records, target)
+        return matched is not None and matches.is_found(search, records, matched)
 
-    def _proposes(self, item: Item, searched: Mapping[str, Param]) -> bool:
-        """Whether the arm's search could have proposed these parameters, or chosen them."""
-        search = self.study.arms[item.arm].search
-        assert search is not None
-        if item.role == "search" and search.grid and searched != search.combinations()[item.number % search.trials]:
-            return False
-        return all(
-            span.holds(searched[name]) or (bool(search.match_loss_of) and self._is_beyond(span, searched[name]))
-            for name, span in search.ranges.items()
-        )
-
-    @staticmethod
-    def _is_beyond(span: Range, value: Param) -> bool:
-        """Whether a widened range holds a strength that its own does not."""
-        if span.log_uniform is None or isinstance(value, str):
-            return False
-        low, high = signs.reach(span.log_uniform)
-        return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+    def _begun_of(self, name: str) -> set[int]:
+        """The trials of an arm that were begun and wait to go on."""
+        tally = self.state.searches[name]
+        own = [item for item in self.begun if (item.arm, item.role) == (name, "search") and tally.is_open(item.number)]
+        return {item.number for item in own if self.belongs(item)}

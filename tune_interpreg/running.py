@@ -17,6 +17,7 @@ from tune_interpreg.stopping import Stop
 from tune_interpreg.storage import refusing
 from tune_interpreg.store import Damaged, Store
 from tune_interpreg.study_file import StudyFile
+from tune_interpreg.target import NoLoss
 from tune_interpreg.yaml_file import StudyError
 
 DONE, GAPS = 0, 1
@@ -26,14 +27,18 @@ def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, consol
     """Run what is left of a study and print its tables; returns the exit code.
 
     Raises ``StudyError`` or ``StoreError`` before anything is written, also where another driver holds the store;
-    ``ClusterError`` before anything runs; ``Refused`` where the disk takes no more, or another driver took over.
+    ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to match;
+    ``Refused`` where the disk takes no more, or another driver took over.
     """
     with refusing(store.path):
         _damaged_study(file.study, store)
     with collecting.paused():
         fingerprint = checked_data(file).fingerprint
     with refusing(store.path), lock.held(store):
-        return _run(file.study, store, fingerprint, where, retry_failed, console)
+        try:
+            return _run(file.study, store, fingerprint, where, retry_failed, console)
+        except NoLoss as error:
+            raise StudyError([file.locate(error.place, error.message)]) from None
 
 
 def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed: bool, console: Console) -> int:
@@ -54,10 +59,10 @@ def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed:
         dispatcher = Dispatcher(study, store, fingerprint, say)
     store.save_study(study)
     stop, account = None, None
-    if dispatcher.settled() < dispatcher.total():
+    if dispatcher.is_open():
         stop, account = _drain(dispatcher, where, console)
         store.sweep()  # of workers that died in this run
-    if stop and dispatcher.settled() < dispatcher.total() and not dispatcher.drained:
+    if stop and dispatcher.is_open():
         say(f"{stopping.GO_ON}; tune-interpreg report {store.path} prints the tables so far")
         return stop.code
     with collecting.paused():

@@ -95,7 +95,7 @@ class ArmSearch:
         """The searched parameters of trial ``number``; ``params`` repeats a proposal that was begun before."""
         if number in self._live:  # it was given back
             return dict(self._live[number].params)
-        fixed = self._fixed(number) if params is None else {name: params[name] for name in self.search.ranges}
+        fixed = self.search.fixed(number) if params is None else {name: params[name] for name in self.search.ranges}
         if self._some_lost and not self._is_whole(fixed):
             fixed = self._around_lost(number, fixed)
         # Of a whole proposal a sampler would think for nothing.
@@ -126,13 +126,15 @@ class ArmSearch:
             self._known.settle(trial.number, frozen)
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Whether the arm's pruner gives up on a trial that has just reported ``epoch``."""
+        """Whether the arm's pruner gives up on a trial at ``epoch``; of each trial the epochs come in order."""
         if self.search.pruner == "none" or not (known := [goal for goal in self.search.goals if goal in metrics]):
             return False
         (metric,) = known
-        trial = self._live[number]
+        trial, reported = self._live[number], self._reported.setdefault(number, set())
+        if epoch in reported:  # told again by a worker that went on after an interruption
+            return False
         trial.report(metrics[metric], epoch)
-        self._reported.setdefault(number, set()).add(epoch)
+        reported.add(epoch)
         return trial.should_prune()
 
     # ------------------------------------------------------------------ Optuna
@@ -202,12 +204,6 @@ class ArmSearch:
         return [abs(residual)]
 
     # --------------------------------------------------------------- proposals
-    def _fixed(self, number: int) -> dict[str, Param]:
-        """What no sampler decides: the grid's combination of this trial, or that of a match's choices."""
-        if self.search.grid:
-            return self.search.combinations()[number]
-        return {} if self.target is None else matches.combination(self.search, number)
-
     def _is_whole(self, fixed: Mapping[str, Param]) -> bool:
         return fixed.keys() >= self.search.ranges.keys()
 
@@ -247,7 +243,7 @@ class ArmSearch:
                 anchor=self.target.anchor,
                 startup=matches.STARTUP,
                 seed=self.seed,
-                among=matches.combination(self.search, number),
+                among=self.search.fixed(number),
             )
         startup = max(4, self.search.trials // 3)
         if self.search.sampler == "gp":

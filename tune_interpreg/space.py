@@ -135,6 +135,11 @@ class Search(Frozen):
         chosen = {name: span.choice for name, span in self.ranges.items() if span.choice}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
+    def fixed(self, number: int) -> dict[str, Param]:
+        """What no sampler decides of trial ``number``: of a grid and of a match's choices, the combinations in turn."""
+        combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
+        return combinations[number % len(combinations)]
+
     @model_validator(mode="before")
     @classmethod
     def _trials_of_a_grid(cls, given: Any) -> Any:

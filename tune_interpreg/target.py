@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tune_interpreg import ledger
+from tune_interpreg.config import Study
+from tune_interpreg.items import Item
 from tune_interpreg.store import Record
+from tune_interpreg.yaml_file import Problem, StudyError
 
 #: Of the loss: the noise assumed where the reference has a single seed, or seeds that agree to the last digit.
 LEAST_NOISE = 1e-3
@@ -45,6 +48,31 @@ class Target:
             return math.inf
         loss = ledger.mean(record, self.metric)
         return None if loss is None else loss - self.loss
+
+
+class NoLoss(StudyError):
+    """A training that ended without the loss that is matched; ``place`` and ``message`` are of the arm that matches."""
+
+    def __init__(self, study: str, place: tuple[str, ...], message: str):
+        self.place, self.message = place, message
+        super().__init__([Problem(study, ".".join(place), message)])
+
+
+def check_loss(study: Study, item: Item, record: Record) -> None:
+    """Raise ``NoLoss`` where the record of a trial, or of a reference or an anchor, lacks the loss to match.
+
+    Which terms a method has, it tells with its first training.
+    """
+    if record["state"] != "done":
+        return
+    for name, arm in study.arms.items():
+        search = arm.search
+        if search is None or search.match_loss_of is None:
+            continue
+        concerned = {"search": (name,), "repeat": (search.match_loss_of, search.anchor)}.get(item.role, ())
+        if item.arm in concerned and any(search.matched not in one for one in record["metrics"].values()):
+            rule = f"{item.arm} trains without {search.matched}: {item.recipe.method} has no such term"
+            raise NoLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
 
 
 def _losses(records: Sequence[Record], metric: str) -> list[float]:

@@ -38,8 +38,10 @@ ERROR_FILE = "error.txt"
 REASON = 100
 
 #: How often an item that raises is started again before it is given up, and how often one whose worker was killed, by
-#: the system or by whoever wants the machine back. An epoch that is done in between begins the count anew.
+#: the system or by whoever wants the machine back. An epoch that is done in between begins both counts anew.
 RETRIES, REVIVALS = 2, 8
+
+KILLED = "the worker died without an exception (killed, or out of memory)"
 
 
 def configuration(item: Item, store: Store, device: str) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class StudyTrainable(tune.Trainable):
     It does so with the first step, not before: Tune may set a worker up for a trial that another one, free in
     the meantime, then runs.
 
-    A result may say more than the item's own: ``warning`` is for the user; ``refused`` says why the store takes nothing
+    A result may say more than the item's own: ``warning`` is for the user; ``earlier`` are the epochs before an
+    interruption, and ``spent`` what the item took so far, both in JSON; ``refused`` says why the store takes nothing
     more, which no retry mends and which says nothing against the item.
     """
 
@@ -79,11 +82,13 @@ class StudyTrainable(tune.Trainable):
 
     def _step(self) -> dict[str, Any]:
         worker = self._worker()
-        result, warning = worker.step(), getattr(worker, "warning", None)
-        if warning is None:
-            return result
-        worker.warning = None
-        return result | {"warning": warning}
+        result = worker.step()
+        self._error_file.unlink(missing_ok=True)
+        told = {name: json.dumps(one) for name in ("earlier", "spent") if (one := getattr(worker, name, None))}
+        if warning := getattr(worker, "warning", None):
+            told["warning"] = warning
+        worker.warning = worker.earlier = None
+        return result | told
 
     def _worker(self) -> tune.Trainable:
         if self._inner is None:
@@ -101,9 +106,13 @@ class StudyTrainable(tune.Trainable):
 
     def _note_error(self) -> None:
         """Leave the traceback where the driver finds it, should Tune give the trial up."""
-        item = Item.model_validate(self._config["item"])
         store = Store(self._config["store"], self._config.get("driver"))
-        store.write_text(store.checkpoint_dir(item.key) / ERROR_FILE, traceback.format_exc())
+        store.write_text(self._error_file, traceback.format_exc())
+
+    @property
+    def _error_file(self) -> Path:
+        item = Item.model_validate(self._config["item"])
+        return Store(self._config["store"]).checkpoint_dir(item.key) / ERROR_FILE
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -149,7 +158,7 @@ def last_error(store: Store, item: Item) -> str:
     """Why an item was given up, as its worker noted it: the exception, then the traceback."""
     path = store.checkpoint_dir(item.key) / ERROR_FILE
     if not path.exists():
-        return "the worker died without an exception (killed, or out of memory)"
+        return KILLED
     text = path.read_text(encoding="utf-8", errors="replace").strip()
     return f"{(text.splitlines() or ['no reason was noted'])[-1]}\n{text}"
 
@@ -169,7 +178,7 @@ class GraphSearcher(Searcher):
         self.errors: dict[str, Exception | None] = {}
         self.failure: Exception | None = None
         self._again: deque[Item] = deque()
-        self._failures: Counter[str] = Counter()  # by key
+        self._failures: Counter[tuple[str, bool]] = Counter()  # by key, and whether the worker was killed
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self.failure and len(self.items) >= self.nodes.room():
@@ -194,8 +203,8 @@ class GraphSearcher(Searcher):
         try:
             if error:
                 self._retry(item, self.errors.pop(trial_id, None))
-            else:
-                self._settle(item, result or {})
+            elif not take(self.dispatcher, item, result or {}):
+                raise RuntimeError(f"{display.name(item)}: Tune ended it without a result")
         except Exception as failure:
             self.failure = failure
 
@@ -204,32 +213,29 @@ class GraphSearcher(Searcher):
 
         A worker that died after it had written its record, and before it told so, has done its work.
         """
-        if record := self.dispatcher.store.record_of(item):
-            self.dispatcher.finish(item, record)
+        if self.dispatcher.recover(item):
             return
         killed = isinstance(error, RayActorError) and not error.actor_init_failed
         if nodes.took(error):
             self.dispatcher.say(f"{display.name(item)}: lost its node, goes on elsewhere from its last checkpoint")
         else:
-            self._failures[item.key] += 1
-        if self._failures[item.key] <= (REVIVALS if killed else RETRIES):
+            self._failures[item.key, killed] += 1
+        if self._failures[item.key, killed] <= (REVIVALS if killed else RETRIES):
             self._again.append(item)
         elif killed or isinstance(error, RayTaskError):
-            self.dispatcher.fail(item, last_error(self.dispatcher.store, item))
+            self.dispatcher.fail(item, KILLED if killed else last_error(self.dispatcher.store, item))
         else:
             raise ClusterError(f"no worker can be started: {' '.join(str(error).split()[:REASON])}")
 
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> bool:
-        """Take an epoch's report; True asks to stop the trial."""
-        self._failures.pop(item.key, None)
-        return self.dispatcher.epoch(item, metrics)
-
-    def _settle(self, item: Item, result: dict[str, Any]) -> None:
-        hear(self.dispatcher, result)
-        if "record" in result:
-            self.dispatcher.finish(item, json.loads(result["record"]))
-        else:
-            self.dispatcher.prune(item, numbers(result), result.get("seconds", 0.0))
+    def epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Take an epoch's result; whether its arm's pruner gives the trial up, which is settled then."""
+        item = self.items[trial_id]
+        for killed in (True, False):
+            self._failures.pop((item.key, killed), None)
+        settled = take(self.dispatcher, item, result)
+        if settled:
+            del self.items[trial_id]
+        return settled
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that is never used."""
@@ -263,9 +269,7 @@ class GraphScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if self._searcher.failure:
             return TrialScheduler.STOP
-        item = self._searcher.items.get(trial.trial_id)
-        hear(self._searcher.dispatcher, result)
-        stop = item is not None and self._searcher.epoch(item, numbers(result))
+        stop = trial.trial_id in self._searcher.items and self._searcher.epoch(trial.trial_id, result)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
@@ -277,14 +281,33 @@ def _error(trial: Any) -> Exception:
     return RuntimeError(text.partition("\n")[2] or "Tune noted no reason")  # below a line of its own
 
 
-def hear(dispatcher: Dispatcher, result: Mapping[str, Any]) -> None:
-    """Tell the user a result's warning; raises ``Refused`` where its worker could not write."""
+def take(dispatcher: Dispatcher, item: Item, result: Mapping[str, Any]) -> bool:
+    """Take what a worker tells after a step; whether its item is settled now, at its end or by its arm's pruner.
+
+    Raises ``Refused`` where the worker could not write.
+    """
     if "warning" in result:
         dispatcher.say(result["warning"])
     if "refused" in result:
         raise Refused(result["refused"])
+    if pruned := dispatcher.epoch(item, *_reports(result)):
+        spent = json.loads(result.get("spent", "{}"))
+        dispatcher.prune(item, pruned, seconds=sum(spent.values()), spent=spent)
+    elif "record" in result:
+        dispatcher.finish(item, json.loads(result["record"]))
+    return pruned is not None or "record" in result
 
 
-def numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The trial's own metrics in a Tune result: those with a slash in their name, the epoch, and of how many it is."""
-    return {name: value for name, value in result.items() if "/" in name or name in ("epoch", "of", "maps")}
+def _reports(result: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The epochs that a result tells of, in order; the last of a trial is its end, which no pruner is asked about."""
+    own = [] if "record" in result else [_numbers(result)]
+    return [*json.loads(result.get("earlier", "[]")), *own]
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The trial's own metrics in a Tune result: those with a slash in their name, the epoch, and of how many it is.
+
+    Tune adds to it the trial's configuration, and puts a slash between its levels.
+    """
+    own = {name: value for name, value in result.items() if not name.startswith("config/")}
+    return {name: value for name, value in own.items() if "/" in name or name in ("epoch", "of", "maps")}

@@ -107,11 +107,12 @@ class _View:
         )
 
     def _word(self) -> str:
-        if self.state.settled >= graph.total(self.study, self.state):
+        ready = any(graph.ready(self.study, self.state))
+        if self.state.settled >= graph.total(self.study, self.state) and not ready:
             return "finished"
         if self.driver.alive is not False:
             return "running" if self.driver.alive else "unknown"
-        return "stopped" if any(graph.ready(self.study, self.state)) else "ended"
+        return "stopped" if ready else "ended"
 
     def _arm(self, name: str, parent: str | None) -> Arm:
         return Arm(

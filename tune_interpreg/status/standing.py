@@ -106,7 +106,7 @@ class Standing:
             reference = self._reference(search.match_loss_of)
             if reference and choice.trials == outcome.basis(search, self.of(name, "search"), reference):
                 self.chosen[name] = choice
-                self.state.found |= {name} if len(settled) < search.trials else set()
+                self.state.found |= {name} if choice.found and len(settled) < search.trials else set()
         elif len(settled) >= search.trials:
             self.chosen[name] = choice
 
@@ -118,11 +118,11 @@ class Standing:
         arm = self.study.arms[record["arm"]]
         if arm.search is None or record["number"] >= arm.search.trials or not self._agrees(record, arm):
             return False
-        if record["seeds"] != [self.study.seeds[0]]:
+        if record["seeds"] != [self.study.seeds[0]] or (record["state"] == "pruned" and arm.search.pruner == "none"):
             return False
-        params, number = record["recipe"]["params"], record["number"]
-        if arm.search.grid:
-            return {name: params.get(name) for name in arm.search.ranges} == arm.search.combinations()[number]
+        params = record["recipe"]["params"]
+        if any(params.get(name) != value for name, value in arm.search.fixed(record["number"]).items()):
+            return False
         matched = arm.search.strength if arm.search.match_loss_of else None  # its range may have been widened
         return all(
             name in params and (name == matched or span.holds(params[name])) for name, span in arm.search.ranges.items()
