@@ -43,9 +43,9 @@ class PiecewiseLinear(nn.Module):
         for layer in layers:
             if isinstance(layer, nn.ReLU | nn.LeakyReLU):
                 layer.inplace = isinstance(layer, nn.ReLU)
-        for before, layer in pairwise((None, *layers)):
-            if isinstance(layer, nn.ReLU) and type(before) not in NEW:
-                layer.inplace = False
+        for before, after in pairwise((None, *layers)):
+            if isinstance(after, nn.ReLU) and type(before) not in NEW:
+                after.inplace = False
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
