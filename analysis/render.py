@@ -20,8 +20,9 @@ NUMBERS = ("mean", "half_width", "low", "high", "n", "p")
 
 def to_markdown(table: Table) -> str:
     """A table as GitHub Markdown: heading, pipe table, notes."""
-    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    body = ["| " + " | ".join(escape(str(cell)) for cell in line) + " |" for line in lines]
+    heading, *rows = ([escape(str(cell)) for cell in line] for line in (table.columns, *table.rows))
+    aligned = ["---", *["---:"] * (len(table.columns) - 1)]
+    body = ["| " + " | ".join(line) + " |" for line in (heading, aligned, *rows)]
     notes = [f"- {escape(note)}" for note in table.notes]
     return "\n".join([f"## {escape(table.title)}", "", *body, "", *notes]) + "\n"
 
