@@ -85,7 +85,7 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     for one in known:
         shown += _map_rows(one.title, "SmoothGrad", one.smoothgrad_NCHW, one.phis)
     caption = (
-        f"The first {len(shown[0].tiles)} validation images of {results.study.data.name}, and the SmoothGrad maps of"
+        f"{len(shown[0].tiles)} validation images of {results.study.data.name}, and the SmoothGrad maps of"
         f" the teachers' label gradients, each of one model ({_settings(known)}). {_HOW}"
     )
     return _mosaic(shown), caption
