@@ -57,7 +57,7 @@ def numbered(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
 
 
 @given(st.lists(st.tuples(params, ends), max_size=60), st.integers(0, 99))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_tpe_proposes_what_optunas_own_does(drawn: list, seed: int) -> None:
     trials = numbered([trial(one) for one in drawn])
     lean = TPESampler(Known(SPACE, trials), startup=STARTUP, seed=seed)
@@ -66,7 +66,7 @@ def test_tpe_proposes_what_optunas_own_does(drawn: list, seed: int) -> None:
 
 
 @given(st.lists(st.tuples(params, ends), min_size=5, max_size=40), st.randoms())
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_it_is_the_same_in_whatever_order_trials_end(drawn: list, order) -> None:
     trials = [trial(one) for one in drawn]
     known = Known(SPACE)

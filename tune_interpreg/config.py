@@ -98,8 +98,8 @@ class Attack(Frozen):
     step_size: null stands for 2.5·eps/steps. direction: a step follows the gradient over its ``l2`` norm, or its
     ``sign`` (null: l2 under l2, sign under linf). start: ``sphere`` projects uniform pixels to the ball, so that most
     starts lie at its surface; ``ball`` draws uniformly from within it. precision: in what the network multiplies while
-    training attacks it: ``bfloat16`` is less exact, and about 1.4 to 1.8 times as fast on the CPUs tried, which have it
-    (tests/benchmarks/steps.md); models are judged in ``float32`` whatever stands here.
+    training attacks it: ``bfloat16`` is less exact, and 1.4 to 1.8 times as fast on a CPU that multiplies it fast (AMD
+    EPYC), but slower on one that does not (Intel Xeon without AMX); models are judged in ``float32`` whatever it is.
     """
 
     norm: Literal["l2", "linf"] = "l2"
