@@ -38,7 +38,7 @@ class Current:
         self.repeats: dict[str, list[Record]] = {name: [] for name in study.arms}
         self.foreign: Counter[str] = Counter()
         held = self._by_role(records)
-        for name in _teachers_first(study):
+        for name in study.needed_first():
             self.trials[name] = self._of_search(name, held[name, "search"])
             self.repeats[name] = self._of_arm(name, held[name, "repeat"])
         self.maps = {name: list(filter(self._is_taught, held[name, "targets"])) for name in study.arms}
@@ -67,7 +67,7 @@ class Current:
             if record["number"] < search.trials
             and record["seeds"] == [self.study.seeds[0]]
             and self._agrees(record, arm)
-            and _could_propose(search, record["recipe"]["params"])
+            and search.may_hold(record["recipe"]["params"])
             and _contradicts_nothing(record["recipe"]["params"], search.fixed(record["number"]))
             and (record["state"] != "pruned" or search.pruner != "none")
         }
@@ -80,7 +80,7 @@ class Current:
             record
             for record in records
             if self._agrees(record, arm)
-            and (arm.search is None or _could_propose(arm.search, record["recipe"]["params"]))
+            and (arm.search is None or arm.search.may_hold(record["recipe"]["params"]))
             and _contradicts_nothing(record["recipe"]["params"], chosen)
         ]
         return [record for record in own if _without_teacher(record) == _without_teacher(own[-1])]
@@ -126,30 +126,9 @@ class Current:
         return sum(record["state"] == "done" for record in records)
 
 
-def _teachers_first(study: Study) -> list[str]:
-    order: list[str] = []
-
-    def visit(name: str) -> None:
-        targets = study.arms[name].targets
-        if targets and targets.teacher not in order:
-            visit(targets.teacher)
-        if name not in order:
-            order.append(name)
-
-    for name in study.arms:
-        visit(name)
-    return order
-
-
 def _is_of(choice: Choice, search: Search | None) -> bool:
     """Whether a choice can be the search's, which may have changed since."""
-    return search is not None and _could_propose(search, choice["params"])
-
-
-def _could_propose(search: Search, params: Mapping[str, Any]) -> bool:
-    """Whether a search's space holds the parameters; the range of a strength that matches a loss may be widened."""
-    widened = search.strength if search.match_loss_of else None
-    return all(name in params and (name == widened or span.holds(params[name])) for name, span in search.ranges.items())
+    return search is not None and search.may_hold(choice["params"])
 
 
 def _contradicts_nothing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

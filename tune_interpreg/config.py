@@ -7,6 +7,7 @@ every problem with its line.
 from __future__ import annotations
 
 import math
+from graphlib import TopologicalSorter
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -269,6 +270,11 @@ class Study(Frozen):
         same = steps == self.attack.steps
         step_size = own.step_size or (self.attack.step_size if same else None)
         return self.attack.model_copy(update={"steps": steps, "step_size": step_size, "precision": "float32"})
+
+    def needed_first(self) -> list[str]:
+        """The arms, each after those that it needs."""
+        order = TopologicalSorter({name: arm.needs for name, arm in self.arms.items()}).static_order()
+        return [name for name in order if name in self.arms]
 
     def setting(self) -> dict[str, Any]:
         """What all trials share; a store holds trials of one setting only."""

@@ -86,8 +86,8 @@ class Known:
         done, diverged = states == self.DONE, states == self.DIVERGED
         if done.any():
             values[diverged], states[diverged] = values[done].min(), self.DONE
-        number_R = np.concatenate([np.flatnonzero((states <= self.RUNNING) & ~diverged), np.flatnonzero(diverged)])
-        number_R = number_R[states[number_R] <= self.RUNNING]
+        counts = states <= self.RUNNING
+        number_R = np.concatenate([np.flatnonzero(counts & ~diverged), np.flatnonzero(counts & diverged)])
         states, values, epochs = states[number_R], values[number_R], epochs[number_R]
         ended = int((states < self.RUNNING).sum())
         if ended < startup:

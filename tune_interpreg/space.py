@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationInfo, field_validator, model_validator
@@ -139,6 +139,13 @@ class Search(Frozen):
         """What no sampler decides of trial ``number``: of a grid and of a match's choices, the combinations in turn."""
         combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
         return combinations[number % len(combinations)]
+
+    def may_hold(self, params: Mapping[str, Param]) -> bool:
+        """Whether the space holds the parameters, as far as is known: the range of a matched strength may be wider."""
+        widened = self.strength if self.match_loss_of else None
+        return all(
+            name in params and (name == widened or span.holds(params[name])) for name, span in self.ranges.items()
+        )
 
     @model_validator(mode="before")
     @classmethod

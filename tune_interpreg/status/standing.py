@@ -7,7 +7,7 @@ one of another version of the code or of a plugin still counts here, and `run` m
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -33,7 +33,7 @@ class Standing:
         for record in records:
             if record["format"] == FORMAT and "recipe" in record:
                 self._held[record["arm"], record["role"]].append(record)
-        for name in self._needed_first():
+        for name in study.needed_first():
             self._take(name, "search", self.state.searches[name])
             self._end_search(name, choices.get(name))
             self._take(name, "repeat", self.state.repeats[name])
@@ -67,19 +67,6 @@ class Standing:
         return stages[item.role].get(item.arm)
 
     # --------------------------------------------------------------- what counts
-    def _needed_first(self) -> Iterator[str]:
-        """The arms, each after those that it needs."""
-        order: dict[str, None] = {}
-
-        def visit(name: str) -> None:
-            for needed in self.study.arms[name].needs:
-                visit(needed)
-            order[name] = None
-
-        for name in self.study.arms:
-            visit(name)
-        return iter(order)
-
     def _take(self, name: str, role: Role, tally: Tally) -> None:
         counts = {"search": self._is_trial, "repeat": self._is_repeat, "checks": self._is_check}[role]
         for record in filter(counts, self._held[name, role]):
@@ -123,10 +110,7 @@ class Standing:
         params = record["recipe"]["params"]
         if any(params.get(name) != value for name, value in arm.search.fixed(record["number"]).items()):
             return False
-        matched = arm.search.strength if arm.search.match_loss_of else None  # its range may have been widened
-        return all(
-            name in params and (name == matched or span.holds(params[name])) for name, span in arm.search.ranges.items()
-        )
+        return arm.search.may_hold(params)
 
     def _is_repeat(self, record: Record) -> bool:
         name, arm = record["arm"], self.study.arms[record["arm"]]
