@@ -165,6 +165,8 @@ class Round:
             return
         self.kills.append((kind, moment if on_time else "whenever"))
         self.say(f"  {len(self.kills):3}: {' at '.join(self.kills[-1])}; {len(self.ledger)} records so far")
+        if kind == "driver":
+            run.process.wait()  # a kill takes its time, and what comes after it must not be told of this run
         if kind == "driver" and self.rng.random() < 0.5:  # else the next driver comes while they live
             self.orphans.append(self._seconds_until(lambda: not run.workers()))
         elif kind == "raylet":
@@ -196,7 +198,7 @@ class Round:
         deadline = time.monotonic() + STUCK
         while not until():
             if run.process.poll() is not None:
-                return until()
+                return False
             self._watch_ledger()
             assert time.monotonic() < deadline, f"nothing new for {STUCK} s: {self.log()}"
             time.sleep(0.02)
