@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tune_interpreg import layers, models, registry, seeding
+from tune_interpreg import layers, models, registry, seeding, transposes
 from tune_interpreg.config import Model
 
 CLASSES = 4
@@ -73,6 +73,43 @@ def test_each_layer_equals_double_backpropagation(kind: str, height: int, width:
     g, g2 = (models.linearize(rewound(m), x)[1](e) for m in (net, nn.Sequential(net)))
     assert g.shape == (*e.shape[:-1], *x.shape[1:])
     assert_close([g, *gradients(net, g.pow(3).sum())], [g2, *gradients(net, g2.pow(3).sum())])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    blocks=st.tuples(st.integers(2, 3), st.integers(2, 3)),
+    kernel=st.tuples(st.integers(5, 7), st.integers(5, 7)),
+    channels=st.integers(1, 3),
+    padding=st.integers(0, 4),
+)
+def test_a_convolution_block_by_block_equals_autograd(
+    blocks: tuple[int, int], kernel: tuple[int, int], channels: int, padding: int
+) -> None:
+    """For few channels, sides of whole blocks and large kernels: value, and gradients by e and the weights."""
+    size, layer = torch.Size([channels, *(4 * n for n in blocks)]), nn.Conv2d(channels, 3, kernel, padding=padding)
+    models.initialize(layer.double(), seeding.generator(0, "init"))
+    make = seeding.generator(1, "images")
+    x = torch.randn(2, *size, generator=make, dtype=torch.float64, requires_grad=True)
+    assert transposes.fastest(layer, size, {"padding": (padding, padding)}) is transposes._blocks
+    y, adjoint = layers.rule(layer)(layer, x)
+    e = torch.randn(y.shape, generator=make, dtype=torch.float64, requires_grad=True)
+    one, two = adjoint(e), torch.autograd.grad(y, x, e, create_graph=True)[0]
+    by = (e, layer.weight)
+    assert_close([one, *torch.autograd.grad(one.pow(3).sum(), by)], [two, *torch.autograd.grad(two.pow(3).sum(), by)])
+
+
+def test_adjoints_without_gradients_overwrite_nothing_of_the_callers() -> None:
+    """A ReLU's works in place where nobody keeps what reaches it: the same numbers, e untouched, again and again."""
+    chain = [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.Identity(), nn.ReLU(), nn.Flatten()]
+    net = models.PiecewiseLinear([*chain, nn.Linear(12, 6), nn.ReLU(), nn.ReLU()])
+    models.initialize(net.double(), seeding.generator(0, "init"))
+    x, e = (torch.randn(*size, generator=seeding.generator(1, "x")).double() for size in [(2, 2, 6, 6), (3, 2, 6)])
+    kept, wanted = e.clone(), net.linearize(x)[1](e)
+    with torch.no_grad():
+        adjoint = net.linearize(x)[1]
+        for _ in range(2):
+            assert torch.equal(adjoint(e), wanted)
+    assert torch.equal(e, kept)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

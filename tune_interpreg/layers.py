@@ -75,7 +75,7 @@ def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     size = x.shape[1:]
     geometry = {name: getattr(layer, name) for name in ("stride", "dilation", "groups")} | {"padding": _padding(layer)}
-    way = fastest(layer, geometry)
+    way = fastest(layer, size, geometry)
 
     def adjoint(e: Tensor) -> Tensor:
         out: Tensor = ConvTranspose.apply(channels_last(e.flatten(0, -4)), layer.weight, size, geometry, way)
@@ -89,11 +89,23 @@ def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Adjoint]:
     return layer(x), lambda e: e @ weight
 
 
+class ReLUAdjoint:
+    """e where y > 0, else 0, of a ReLU's result y; autograd's own rule is twice as fast as a product with a mask."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y.detach()
+
+    def __call__(self, e: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward(e, self.y, 0)
+
+    def overwrite(self, e: Tensor) -> Tensor:
+        """The same in e's own memory, which halves its time; autograd must not record it."""
+        return torch.ops.aten.threshold_backward.grad_input(e, self.y, 0, grad_input=e)
+
+
 def _relu(layer: nn.ReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
     y = layer(x)
-    saved = y.detach()
-    # Autograd's own rule: e where y > 0, else 0. Twice as fast as a product with a mask.
-    return y, lambda e: torch.ops.aten.threshold_backward(e, saved, 0)
+    return y, ReLUAdjoint(y)
 
 
 def _leaky_relu(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
@@ -180,7 +192,7 @@ RULES: dict[type[nn.Module], Rule] = {
     Dropout2d: _dropout,
 }
 
-#: Layers whose result is a new tensor that neither autograd nor their own adjoint keeps.
+#: Layers whose result, and that of their adjoint, is a new tensor that neither autograd nor the adjoint keeps.
 NEW = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tune_interpreg import registry
 from tune_interpreg.config import Model, Precision
-from tune_interpreg.layers import NEW, Adjoint, Dropout, own_dropout, problem, rule
+from tune_interpreg.layers import NEW, Adjoint, Dropout, ReLUAdjoint, own_dropout, problem, rule
 from tune_interpreg.transposes import channels_last
 from tune_interpreg.vetting import vet
 
@@ -63,11 +63,16 @@ class PiecewiseLinear(nn.Module):
         y, adjoints = channels_last(x_BCHW), []
         for layer in self.layers:
             y, adjoint = rule(layer)(layer, y)
-            adjoints.append(adjoint)
+            adjoints.append((adjoint, type(layer) in NEW))
 
         def compose(e: Tensor) -> Tensor:
-            for adjoint in reversed(adjoints):
-                e = adjoint(e)
+            spare = False  # e is the caller's, or kept
+            for adjoint, new in reversed(adjoints):
+                if spare and isinstance(adjoint, ReLUAdjoint) and not torch.is_grad_enabled():
+                    e = adjoint.overwrite(e)
+                else:
+                    e = adjoint(e)
+                spare = new
             return e
 
         return y, compose
