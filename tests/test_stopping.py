@@ -79,6 +79,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, where: st
     assert not list((tmp_path / "store").rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once_and_the_next_run_goes_on(tmp_path: Path) -> None:
     """The next run takes up each checkpoint: no training begins anew, and all are there in the end."""
     process = started(tmp_path, "local")

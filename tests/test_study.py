@@ -135,6 +135,7 @@ def test_another_setting_is_refused_and_nothing_changes(folder: Path) -> None:
     assert len(ledger(folder / "store")) == ALL
 
 
+@pytest.mark.slow
 def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path) -> None:
     """One arm and one seed more, without a cluster: the old records stay, and equal bits come from either place."""
     before = set(ledger(folder / "store"))
@@ -153,6 +154,7 @@ def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path)
         assert there[arm, 1] == here[arm, 1]
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     """kill -9 of the driver in the middle: what was done stays, and the numbers are those of no kill."""
     (tmp_path / "slice.yaml").write_text(STUDY)
