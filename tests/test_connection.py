@@ -13,7 +13,9 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from ray._private import node
 
+from tune_interpreg import connection
 from tune_interpreg.connection import PATIENCE, ClusterError, join
 
 STUDY = """\
@@ -144,3 +146,19 @@ def test_a_local_ray_has_no_dashboard_and_tells_nobody(local: set[int]) -> None:
     assert all(b"--disable-frontend" in command for command in commands.values() if b"dashboard.py" in command)
     for pid in parts:
         assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+# ------------------------------------------------------------------- the start of Ray
+def test_a_signal_is_heard_while_ray_waits_for_its_heads_port(tmp_path: Path) -> None:
+    """Ray itself waits in foreign code that holds Python's lock; in turns it comes to the same end, in its time."""
+    place, began = (str(tmp_path), "0" * 56, "gcs_server"), time.monotonic()
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with connection._interruptible(), pytest.raises(KeyboardInterrupt):
+            node.wait_for_persisted_port(*place, timeout_ms=20_000)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 5
+    with connection._interruptible(), pytest.raises(RuntimeError, match="Timed out"):
+        node.wait_for_persisted_port(*place, timeout_ms=500)

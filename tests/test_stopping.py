@@ -145,3 +145,16 @@ def test_a_run_whose_raylet_dies_ends_and_says_how_to_go_on(tmp_path: Path) -> N
     _, complained = process.communicate(timeout=60)
     assert process.returncode == 2, complained
     assert complained.strip().splitlines()[-1].endswith("run the same command again to go on")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_as_it_starts_holds_up_no_run(tmp_path: Path) -> None:
+    """Ray notices after a minute, and starts another; left to itself, its driver would wait for ever."""
+    process = started(tmp_path, "local")
+    while not (workers := [pid for pid, command in kills.of_ray(process.pid).items() if command == "ray::IDLE"]):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert kills.kill(workers[0])
+    printed, complained = process.communicate(timeout=200)
+    assert process.returncode == 0, complained
+    assert "2 of 2 repeats done" in printed

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import node, ray_constants, services
 
 #: What HTTP/2, which Ray speaks, begins with: the preface and empty settings; and the answer's type of frame.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", 4
@@ -36,7 +38,7 @@ class ClusterError(RuntimeError):
 
 def start() -> None:
     """Start Ray on this machine with all its cores and GPUs, without a dashboard, out of reach of other machines."""
-    with _loopback(), _told("local"):
+    with _loopback(), _interruptible(), _told("local"):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -68,6 +70,31 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = usual
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Signals are heard while Ray waits for its head's port, half a minute where a signal ended the head too.
+
+    Python's lock is held all that time, so that neither a handler nor another thread would run.
+    """
+    usual = node.wait_for_persisted_port
+    node.wait_for_persisted_port = partial(_wait_for_port, usual)
+    try:
+        yield
+    finally:
+        node.wait_for_persisted_port = usual
+
+
+def _wait_for_port(wait: Callable[..., int], *place: str, timeout_ms: int) -> int:
+    """What Ray's ``wait`` does, in turns of a fifth of a second; raises ``RuntimeError`` where the port never comes."""
+    until = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            return wait(*place, timeout_ms=200)
+        except RuntimeError:
+            if time.monotonic() > until:
+                raise
 
 
 @contextmanager
