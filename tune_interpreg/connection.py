@@ -78,7 +78,10 @@ def _interruptible() -> Iterator[None]:
 
     Python's lock is held all that time, so that neither a handler nor another thread would run.
     """
-    usual = node.wait_for_persisted_port
+    usual = getattr(node, "wait_for_persisted_port", None)
+    if usual is None:  # it is Ray's own, and may have another name one day
+        yield
+        return
     node.wait_for_persisted_port = partial(_wait_for_port, usual)
     try:
         yield
