@@ -167,8 +167,8 @@ class Round:
         self.say(f"  {len(self.kills):3}: {' at '.join(self.kills[-1])}; {len(self.ledger)} records so far")
         if kind == "driver":
             run.process.wait()  # a kill takes its time, and what comes after it must not be told of this run
-        if kind == "driver" and self.rng.random() < 0.5:  # else the next driver comes while they live
-            self.orphans.append(self._seconds_until(lambda: not run.workers()))
+            if self.rng.random() < 0.5:  # else the next driver comes while they live
+                self.orphans.append(self._seconds_until(lambda: not run.workers()))
         elif kind == "raylet":
             self.hangs.append(self._seconds_until(lambda: run.process.poll() is not None))
 

@@ -90,7 +90,8 @@ def test_a_convolution_block_by_block_equals_autograd(
     models.initialize(layer.double(), seeding.generator(0, "init"))
     make = seeding.generator(1, "images")
     x = torch.randn(2, *size, generator=make, dtype=torch.float64, requires_grad=True)
-    assert transposes.fastest(layer, size, {"padding": (padding, padding)}) is transposes._blocks
+    geometry = {"padding": (padding, padding), "dilation": (1, 1)}
+    assert transposes.fastest(layer, size, geometry) is transposes._blocks
     y, adjoint = layers.rule(layer)(layer, x)
     e = torch.randn(y.shape, generator=make, dtype=torch.float64, requires_grad=True)
     one, two = adjoint(e), torch.autograd.grad(y, x, e, create_graph=True)[0]

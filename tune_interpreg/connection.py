@@ -6,8 +6,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -62,31 +63,30 @@ def join(where: str, environment: Mapping[str, Any]) -> None:
         ray.init(address=where, runtime_env=dict(environment), log_to_driver=False, logging_level="ERROR")
 
 
-@contextmanager
-def _loopback() -> Iterator[None]:
+def _loopback() -> AbstractContextManager[None]:
     """Servers started meanwhile listen on 127.0.0.1 alone, which Ray offers for other systems than Linux."""
-    usual, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = usual
+    return _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> AbstractContextManager[None]:
     """Signals are heard while Ray waits for its head's port, half a minute where a signal ended the head too.
 
     Python's lock is held all that time, so that neither a handler nor another thread would run.
     """
-    usual = getattr(node, "wait_for_persisted_port", None)
-    if usual is None:  # it is Ray's own, and may have another name one day
-        yield
-        return
-    node.wait_for_persisted_port = partial(_wait_for_port, usual)
+    if (wait := getattr(node, "wait_for_persisted_port", None)) is None:
+        return nullcontext()  # it is Ray's own, and may have another name one day
+    return _replaced(node, "wait_for_persisted_port", partial(_wait_for_port, wait))
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """A name of Ray's that stands for another value meanwhile."""
+    usual = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        node.wait_for_persisted_port = usual
+        setattr(module, name, usual)
 
 
 def _wait_for_port(wait: Callable[..., int], *place: str, timeout_ms: int) -> int:

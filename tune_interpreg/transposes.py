@@ -62,16 +62,14 @@ def _blocks(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any
     c, i, j, o, h, w = blocks.stride()
     # A pixel's kernel lies as far down and to the right as its pixel does within the block.
     kernels = blocks.as_strided((inputs, BLOCK, BLOCK, outputs, *kernel), (c, i + h, j + w, o, h, w))
-    kernels.copy_(weight.flip(2, 3).transpose(0, 1)[:, None, None])
-    padding = [k - 1 - p for k, p in zip(kernel, geometry["padding"], strict=True)]
-    return F.pixel_shuffle(F.conv2d(e, blocks.flatten(0, 2), padding=padding, stride=BLOCK), BLOCK)
+    kernels.copy_(_turn(weight)[:, None, None])
+    y = F.conv2d(e, blocks.flatten(0, 2), padding=_margins(weight, geometry), stride=BLOCK)
+    return F.pixel_shuffle(y, BLOCK)
 
 
 def _turned(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
     """A convolution with the kernels turned by 180°."""
-    dilation = geometry["dilation"]
-    padding = [reach - p for reach, p in zip(_reach(weight, dilation), geometry["padding"], strict=True)]
-    return F.conv2d(e, weight.flip(2, 3).transpose(0, 1), padding=padding, dilation=dilation)
+    return F.conv2d(e, _turn(weight), padding=_margins(weight, geometry), dilation=geometry["dilation"])
 
 
 def _transposed(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
@@ -87,8 +85,7 @@ def fastest(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> Con
     weight = layer.weight
     if weight.device.type != "cpu" or layer.groups > 1:
         return _transposed
-    fits = all(p <= reach for p, reach in zip(geometry["padding"], _reach(weight, layer.dilation), strict=True))
-    turns = fits and layer.stride == (1, 1)
+    turns = layer.stride == (1, 1) and min(_margins(weight, geometry)) >= 0
     divides = all(side % BLOCK == 0 for side in size[1:])
     if turns and divides and layer.dilation == (1, 1) and layer.in_channels <= 4 and min(layer.kernel_size) >= 5:
         return _blocks  # a smaller kernel would be lost among its zeros
@@ -97,9 +94,15 @@ def fastest(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> Con
     return _turned if turns else _transposed
 
 
-def _reach(weight: Tensor, dilation: tuple[int, ...]) -> list[int]:
-    """How far a kernel's last row and column lie from its first, in pixels."""
-    return [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
+def _turn(weight: Tensor) -> Tensor:
+    """The kernels turned by 180°, from outputs to inputs."""
+    return weight.flip(2, 3).transpose(0, 1)
+
+
+def _margins(weight: Tensor, geometry: dict[str, Any]) -> list[int]:
+    """The turned convolution's padding: how far a kernel's last row and column lie from its first, less padding."""
+    places = zip(weight.shape[2:], geometry["dilation"], geometry["padding"], strict=True)
+    return [d * (k - 1) - p for k, d, p in places]
 
 
 class MaxPoolTranspose(torch.autograd.Function):
