@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.intervals import Interval
-from tune_interpreg.config import Arm, Augment, MapSettings, Model, Study
+from analysis.statistics.intervals import Interval
+from tune_interpreg.study.config import Arm, Augment, MapSettings, Model, Study
 
 SEEDS = 5
 

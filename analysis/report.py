@@ -12,17 +12,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from analysis import latex, rows, words
-from analysis.answer import gain_table, match_table
-from analysis.cells import Table
-from analysis.comparisons import comparison_tables
-from analysis.honesty import honesty_table
-from analysis.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
-from analysis.results import Results
-from analysis.settings import settings_table
-from analysis.tables import accuracy_table, gradient_table
-from tune_interpreg.config import Study
-from tune_interpreg.store import Store, StoreError
+from analysis.formats import latex
+from analysis.formats.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
+from analysis.results import rows
+from analysis.results.results import Results
+from analysis.tables import words
+from analysis.tables.accuracy import accuracy_table, gradient_table
+from analysis.tables.answer import gain_table, match_table
+from analysis.tables.cells import Table
+from analysis.tables.comparisons import comparison_tables
+from analysis.tables.honesty import honesty_table
+from analysis.tables.settings import settings_table
+from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.study.config import Study
 
 CSV_FIELDS = ("table", "row", "column", "text", *NUMBERS)
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import tune_interpreg
-from tune_interpreg import guides, study_file
+from tune_interpreg import guides
+from tune_interpreg.study.file import read as study_file
 
 ROOT = Path(__file__).parents[1]
 DATA = {

@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from trainables import JacobianTrainable
-from trainables.plain import job
-from tune_interpreg import registry, study_file
+from trainables.base.plain import job
+from tune_interpreg import registry
 from tune_interpreg.cli import app
+from tune_interpreg.study.file import read as study_file
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tune_interpreg import registry, study_file
-from tune_interpreg.items import Recipe
+from tune_interpreg import registry
 from tune_interpreg.registry import Broken, UnknownName
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.items import Recipe
 
 
 @pytest.fixture
@@ -16,7 +17,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two installed packages, as their metadata tell; the registry reads them anew, before and after."""
     install(tmp_path, "lab-one", "1.5", models="lab_net = lab:net\njacobian = lab:net", methods="odd = lab:net")
     install(tmp_path, "lab-two", "2.0", methods="jacobian = lab:Jacobian\nraises = raising_lab:Method")
-    (tmp_path / "lab.py").write_text("from tune_interpreg.models import digits_cnn as net\nJacobian = None\n")
+    (tmp_path / "lab.py").write_text(
+        "from tune_interpreg.networks.piecewise_linear import digits_cnn as net\nJacobian = None\n"
+    )
     (tmp_path / "raising_lab.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     forget()

@@ -1,7 +1,7 @@
 """One Trainable a training method: each also works alone under a plain ``ray.tune.Tuner``."""
 
 from trainables.adversarial import AdversarialTrainable
-from trainables.base import MethodTrainable
+from trainables.base.trainable import MethodTrainable
 from trainables.combination import combined
 from trainables.cosine import CosineTrainable
 from trainables.fast_adversarial import FastAdversarialTrainable
@@ -9,11 +9,15 @@ from trainables.input_gradient import InputGradientTrainable
 from trainables.interpretation import InterpretationTrainable
 from trainables.jacobian import JacobianTrainable
 from trainables.jacobian_projections import JacobianProjectionsTrainable
+from trainables.stages.targets import TargetsTrainable
 from trainables.standard import StandardTrainable
-from trainables.targets import TargetsTrainable
+from tune_interpreg.gradients import penalties
+from tune_interpreg.study.space import Parameter
+from tune_interpreg.training.trainer import Batch
 
 __all__ = [
     "AdversarialTrainable",
+    "Batch",
     "CosineTrainable",
     "FastAdversarialTrainable",
     "InputGradientTrainable",
@@ -21,7 +25,9 @@ __all__ = [
     "JacobianProjectionsTrainable",
     "JacobianTrainable",
     "MethodTrainable",
+    "Parameter",
     "StandardTrainable",
     "TargetsTrainable",
     "combined",
+    "penalties",
 ]

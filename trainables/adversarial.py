@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import MethodTrainable
-from tune_interpreg import attacks
-from tune_interpreg.evaluation import eval_mode
-from tune_interpreg.space import Parameter
-from tune_interpreg.training import Batch
+from trainables.base.trainable import MethodTrainable
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.evaluation.measures import eval_mode
+from tune_interpreg.study.space import Parameter
+from tune_interpreg.training.trainer import Batch
 
 #: By mode of the model while it is attacked: what surrounds the attack.
 MODES: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {"train": nullcontext, "eval": eval_mode}

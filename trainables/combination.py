@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import MethodTrainable
+from trainables.base.trainable import MethodTrainable
 from trainables.standard import StandardTrainable
-from tune_interpreg.training import Batch
+from tune_interpreg.training.trainer import Batch
 
 Method = type[MethodTrainable]
 

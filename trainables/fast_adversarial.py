@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.adversarial import MODE, MODES
-from trainables.base import MethodTrainable
-from tune_interpreg import attacks
-from tune_interpreg.config import Attack
-from tune_interpreg.space import Parameter
-from tune_interpreg.training import Batch
+from trainables.base.trainable import MethodTrainable
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.study.config import Attack
+from tune_interpreg.study.space import Parameter
+from tune_interpreg.training.trainer import Batch
 
 
 class FastAdversarialTrainable(MethodTrainable):

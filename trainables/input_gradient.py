@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import NORM, MethodTrainable
-from tune_interpreg import penalties
-from tune_interpreg.space import Parameter
-from tune_interpreg.training import Batch
+from trainables.base.trainable import NORM, MethodTrainable
+from tune_interpreg.gradients import penalties
+from tune_interpreg.study.space import Parameter
+from tune_interpreg.training.trainer import Batch
 
 
 class InputGradientTrainable(MethodTrainable):

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import NORM, OUTPUT, MethodTrainable
-from tune_interpreg import penalties, saliency
-from tune_interpreg.space import Parameter
-from tune_interpreg.training import Batch
+from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
+from tune_interpreg.gradients import penalties, saliency
+from tune_interpreg.study.space import Parameter
+from tune_interpreg.training.trainer import Batch
 
 #: Which of a map's values become 0: those below mean + φ·std, or those within φ·std of the mean.
 THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import MethodTrainable
-from tune_interpreg.training import Batch
+from trainables.base.trainable import MethodTrainable
+from tune_interpreg.training.trainer import Batch
 
 
 class StandardTrainable(MethodTrainable):

@@ -22,5 +22,5 @@ def results(store: str | Path) -> pd.DataFrame:
     store: a study's store, such as runs/digits, while it runs or when it is done; nothing is written.
     Raises ``store.StoreError`` where the folder is no store.
     """
-    frame: pd.DataFrame = import_module("tune_interpreg.reports").results(store)
+    frame: pd.DataFrame = import_module("tune_interpreg.commands.reports").results(store)
     return frame

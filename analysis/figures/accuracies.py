@@ -25,10 +25,10 @@ from analysis.figures.canvas import (
     room,
     titles,
 )
-from analysis.intervals import Interval
-from analysis.results import Results
-from tune_interpreg import ledger
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from analysis.statistics.intervals import Interval
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Store
 
 Array = np.ndarray
 

@@ -16,10 +16,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
-from analysis.intervals import Interval
-from analysis.results import Results
-from tune_interpreg.config import Study
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from analysis.statistics.intervals import Interval
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Study
 
 Array = np.ndarray
 Ink = dict[str, Any]  # keywords of matplotlib

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis import rows
 from analysis.figures.canvas import Ink, Look, NothingToDraw, counted, label, log_ticks, looks, panels, room, titles
-from analysis.results import Results
-from tune_interpreg.store import Store
+from analysis.results import rows
+from analysis.results.results import Results
+from tune_interpreg.store.store import Store
 
 Array = np.ndarray
 

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from analysis.figures import accuracies, curves, gradients, maps, matching, radii
 from analysis.figures.canvas import STYLE, Drawn, NothingToDraw, folder, save
-from analysis.results import Results
-from analysis.rows import first_line
-from tune_interpreg.store import Store, StoreError
+from analysis.results.results import Results
+from analysis.results.rows import first_line
+from tune_interpreg.store.store import Store, StoreError
 
 #: name → (title, what draws it and words its caption), in the report's order.
 FIGURES: dict[str, tuple[str, Callable[[Results, Store], tuple[Figure, str]]]] = {

@@ -23,9 +23,9 @@ from analysis.figures.canvas import (
     reach,
     titles,
 )
-from analysis.intervals import Interval
-from analysis.results import Results
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from analysis.statistics.intervals import Interval
+from tune_interpreg.store.store import Store
 
 METRICS = {"label": paper.GRAD_LABEL, "other": paper.GRAD_OTHER}
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from analysis.figures.canvas import FONT, MUTED, WIDTH, Ink, NothingToDraw, titles
-from analysis.results import Results
-from tune_interpreg.items import Maps
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.items import Maps
 
 Array = np.ndarray
 SHOWN = 8  # images in a row

@@ -11,7 +11,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.current import Record
 from analysis.figures.canvas import (
     FONT,
     INK,
@@ -26,10 +25,12 @@ from analysis.figures.canvas import (
     panels,
     titles,
 )
-from analysis.results import Results
-from analysis.settings import SYMBOLS
-from tune_interpreg import config, ledger
-from tune_interpreg.store import Store
+from analysis.results.current import Record
+from analysis.results.results import Results
+from analysis.tables.settings import SYMBOLS
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Store
+from tune_interpreg.study import config
 
 Points = list[tuple[float, float]]
 

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.canvas import FONT, MUTED, Ink, Look, NothingToDraw, counted, label, looks, panels, room, titles
-from analysis.honesty import checks
-from analysis.intervals import student_t
-from analysis.results import Results
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from analysis.statistics.intervals import student_t
+from analysis.tables.honesty import checks
+from tune_interpreg.store.store import Store
 
 Array = np.ndarray
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis import rows
-from analysis.current import Record
-from analysis.results import Results
+from analysis.results import rows
+from analysis.results.current import Record
+from analysis.results.results import Results
 
 
 def provenance(results: Results) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from html import escape
 
-from analysis.cells import Cell, Estimate, Probability, Table
-from analysis.results import Results
+from analysis.results.results import Results
+from analysis.tables.cells import Cell, Estimate, Probability, Table
 
 #: First word of a cell → its look, beside what it says; NOT is that of NOT SHOWN.
 VERDICTS = {"PASS": ' class="pass"', "WARN": ' class="warn"', "MISSED": ' class="warn"', "NOT": ' class="warn"'}

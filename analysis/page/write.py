@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from analysis.cells import Table
 from analysis.figures import Drawn
 from analysis.page import svg, tables
 from analysis.page.provenance import provenance
-from analysis.results import Results
-from tune_interpreg.store import Store
+from analysis.results.results import Results
+from analysis.tables.cells import Table
+from tune_interpreg.store.store import Store
 
 if TYPE_CHECKING:
     from analysis.report import Report

@@ -28,12 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg import attacks, data, evaluation, gpu, penalties, registry, seeding
-from tune_interpreg.config import Attack, Data, Model, Training
-from tune_interpreg.data import Dataset, Split
-from tune_interpreg.items import Recipe
-from tune_interpreg.models import linearize
-from tune_interpreg.training import Guidance, Trainer
+from tune_interpreg import registry, seeding
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import Dataset, Split
+from tune_interpreg.evaluation import measures as evaluation
+from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.piecewise_linear import linearize
+from tune_interpreg.study.config import Attack, Data, Model, Training
+from tune_interpreg.study.items import Recipe
+from tune_interpreg.training import device as gpu
+from tune_interpreg.training.trainer import Guidance, Trainer
 
 SHAPE, CLASSES = (1, 28, 28), 10
 METHODS: dict[str, dict[str, Any]] = {

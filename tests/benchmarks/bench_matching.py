@@ -34,7 +34,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
-from tune_interpreg.matching import LossMatchSampler, best_match
+from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match
 
 CURVES = Path(__file__).with_name("matching_curves.csv")
 LOW, HIGH = 1e-4, 10.0

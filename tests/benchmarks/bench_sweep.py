@@ -26,7 +26,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from tune_interpreg.store import Store
+from tune_interpreg.store.store import Store
 
 STUDY = """\
 training: {{epochs: 1}}

@@ -24,17 +24,19 @@ from typing import Any
 
 from rich.console import Console
 
-from analysis import rows
-from analysis.cells import ABSENT, Table
+from analysis.formats.render import to_markdown
 from analysis.paper import ACCURACY, ADV_COMPAT, ADV_STRICT, GRAD_LABEL, GRAD_OTHER
-from analysis.render import to_markdown
-from analysis.settings import SYMBOLS
-from analysis.tables import Results
-from tune_interpreg import registry, running, study_file
-from tune_interpreg.cluster import ClusterError
-from tune_interpreg.config import Arm, Study
-from tune_interpreg.store import Store, StoreError
-from tune_interpreg.yaml_file import StudyError
+from analysis.results import rows
+from analysis.tables.accuracy import Results
+from analysis.tables.cells import ABSENT, Table
+from analysis.tables.settings import SYMBOLS
+from tune_interpreg import registry
+from tune_interpreg.cluster.drain import ClusterError
+from tune_interpreg.running import run as running
+from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.study.config import Arm, Study
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.yaml_lines import StudyError
 
 STUDY = Path(__file__).with_suffix(".yaml")
 STANDARD = "standard"

@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from analysis.intervals import Interval, paired, student_t
 from analysis.paper import ACCURACY, ADV_COMPAT, ADV_STRICT
-from tune_interpreg import running, study_file
-from tune_interpreg.connection import ClusterError
-from tune_interpreg.store import Store, StoreError
-from tune_interpreg.yaml_file import StudyError
+from analysis.statistics.intervals import Interval, paired, student_t
+from tune_interpreg.cluster.connection import ClusterError
+from tune_interpreg.running import run as running
+from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.yaml_lines import StudyError
 
 STUDY = Path(__file__).with_suffix(".yaml")
 SHOWN = {ACCURACY: "clean", ADV_STRICT: "adversarial, strict", ADV_COMPAT: "adversarial, compat"}

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from trainables import AdversarialTrainable, InterpretationTrainable, JacobianTrainable, MethodTrainable
-from tune_interpreg import saliency, seeding
-from tune_interpreg.config import MapSettings
-from tune_interpreg.data import pixels
-from tune_interpreg.training import Diverged
+from tune_interpreg import seeding
+from tune_interpreg.data.dataset import pixels
+from tune_interpreg.gradients import saliency
+from tune_interpreg.study.config import MapSettings
+from tune_interpreg.training.trainer import Diverged
 
 FILE = Path(__file__).with_name("matching_curves.csv")
 COLUMNS = ("curve", "strength", "seed", "loss")

@@ -15,13 +15,18 @@ from steps_floor import Row, operations
 from torch import Tensor, nn
 
 from trainables import MethodTrainable
-from trainables.partial_maps import BLOCK
-from tune_interpreg import attacks, balls, models, penalties, registry, saliency, seeding, study_file
-from tune_interpreg.config import Attack, MapSettings, Study
-from tune_interpreg.data import Dataset, Split
-from tune_interpreg.items import Recipe
-from tune_interpreg.layers import set_dropout_generator
-from tune_interpreg.training import Batch, Trainer, optimizer
+from trainables.stages.partial_maps import BLOCK
+from tune_interpreg import registry, seeding
+from tune_interpreg.attacks import balls
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.data.dataset import Dataset, Split
+from tune_interpreg.gradients import penalties, saliency
+from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.layers import set_dropout_generator
+from tune_interpreg.study.config import Attack, MapSettings, Study
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.items import Recipe
+from tune_interpreg.training.trainer import Batch, Trainer, optimizer
 
 CLASSES, STRENGTH = 10, 0.1
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg import memory
+from tune_interpreg.training import memory
 
 #: The sides of the square matrices whose product's rate is the machine's: the best of them counts.
 SIDES = (512, 1024, 2048)

@@ -13,7 +13,10 @@ from steps_cases import STRENGTH, Case
 from steps_floor import Row
 from torch import Tensor, nn
 
-from tune_interpreg import attacks, balls, models, penalties
+from tune_interpreg.attacks import balls
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.gradients import penalties
+from tune_interpreg.networks import piecewise_linear as models
 
 #: Steps of the attacks that are timed.
 STEPS = 2

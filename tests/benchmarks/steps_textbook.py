@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from tune_interpreg.config import Attack
+from tune_interpreg.study.config import Attack
 
 
 # -------------------------------------------------------------------- losses

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from trainables import MethodTrainable
-from tune_interpreg.space import Parameter
-from tune_interpreg.tensorboard_log import TrialLog
+from tune_interpreg.display.trial_log import TrialLog
+from tune_interpreg.study.space import Parameter
 
 SEED = 0
 LOW, HIGH = -1.0, 1.0  # of both coordinates

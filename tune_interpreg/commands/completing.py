@@ -6,7 +6,8 @@ import glob
 import os
 from collections.abc import Iterable
 
-from tune_interpreg import registry, study_file
+from tune_interpreg import registry
+from tune_interpreg.study.file import read as study_file
 
 
 def studies(incomplete: str) -> list[str]:

@@ -17,7 +17,7 @@ def dashboard(store: StoreArgument, port: PortOption = None) -> None:
 
     Example:  tune-interpreg dashboard runs/digits
     """
-    from tune_interpreg.store import Store, StoreError
+    from tune_interpreg.store.store import Store, StoreError
 
     with Told():
         if find_spec("optuna_dashboard") is None:

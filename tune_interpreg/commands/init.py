@@ -30,8 +30,8 @@ def init(
 
     Example:  tune-interpreg init digits --output my-study.yaml
     """
-    from tune_interpreg.drafts import draft
-    from tune_interpreg.yaml_file import Problem, StudyError
+    from tune_interpreg.study.file.draft import draft
+    from tune_interpreg.study.file.yaml_lines import Problem, StudyError
 
     with Told():
         text, path = draft(dataset), output or Path(f"{dataset}.yaml")

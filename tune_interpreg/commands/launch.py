@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune_interpreg import study_file
 from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, Told
+from tune_interpreg.study.file import read as study_file
 
 if TYPE_CHECKING:
-    from tune_interpreg.config import Resources
     from tune_interpreg.launching.jobs import Job
+    from tune_interpreg.study.config import Resources
 
 launch = typer.Typer(
     name="launch",

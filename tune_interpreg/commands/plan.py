@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tune_interpreg import collecting, stopping, study_file
+from tune_interpreg import stopping
 from tune_interpreg.commands.run import place_to_run
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told, console
+from tune_interpreg.running import startup as collecting
+from tune_interpreg.study.file import read as study_file
 
 
 def _place_to_run(cluster: str | None) -> str | None:
@@ -48,7 +50,7 @@ def plan(
     with stopping.heard() as stop, Told(stop):
         with collecting.paused():
             from tune_interpreg.planning import forecast, text
-            from tune_interpreg.store import Store
+            from tune_interpreg.store.store import Store
 
             file = study_file.read(study, overrides or (), data_root)
         place = Store(store or Path("runs") / file.study.name)

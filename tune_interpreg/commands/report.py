@@ -10,8 +10,8 @@ def report(store: StoreArgument) -> None:
 
     Example:  tune-interpreg report runs/digits
     """
-    from tune_interpreg import reports
-    from tune_interpreg.store import Store
+    from tune_interpreg.commands import reports
+    from tune_interpreg.store.store import Store
 
     with Told():
         reports.print_all(Store(store), console(), pictures=True)

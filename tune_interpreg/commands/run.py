@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from tune_interpreg import collecting, stopping, study_file
+from tune_interpreg import stopping
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told, console, leave
+from tune_interpreg.running import startup as collecting
+from tune_interpreg.study.file import read as study_file
 
 
 def place_to_run(cluster: str) -> str:
@@ -47,8 +49,8 @@ def run(
     """
     with stopping.heard() as stop, Told(stop):
         with collecting.paused():
-            from tune_interpreg import running
-            from tune_interpreg.store import Store
+            from tune_interpreg.running import run as running
+            from tune_interpreg.store.store import Store
 
             file = study_file.read(study, overrides or (), data_root)
         place = Store(store or Path("runs") / file.study.name)

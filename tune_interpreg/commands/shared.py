@@ -12,8 +12,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from tune_interpreg import stopping, study_file
+from tune_interpreg import stopping
 from tune_interpreg.commands import completing
+from tune_interpreg.study.file import read as study_file
 
 EPILOG = (
     "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM "

@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import typer
 
-from tune_interpreg import study_file
-from tune_interpreg.config import Study
-from tune_interpreg.yaml_file import File
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.yaml_lines import File
 
 
 def spaces() -> None:

@@ -40,7 +40,7 @@ def status(
 
         from tune_interpreg.status import text
         from tune_interpreg.status.observer import Observer
-        from tune_interpreg.store import Store
+        from tune_interpreg.store.store import Store
 
         observer = Observer(Store(store))
         if watch:

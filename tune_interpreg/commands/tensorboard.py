@@ -22,7 +22,7 @@ def tensorboard(store: StoreArgument, port: PortOption = None) -> None:
 
     Example:  tune-interpreg tensorboard runs/digits
     """
-    from tune_interpreg.store import Store
+    from tune_interpreg.store.store import Store
 
     with Told():
         place = Store(store)

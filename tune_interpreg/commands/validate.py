@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from tune_interpreg import study_file
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told
-from tune_interpreg.study_file import StudyFile
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import StudyFile
 
 
 def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootOption = None) -> None:
@@ -31,8 +31,8 @@ def _look_for_data(file: StudyFile) -> None:
 
     Raises ``StudyError`` where it finds them wanting.
     """
-    from tune_interpreg import data
-    from tune_interpreg.yaml_file import StudyError
+    from tune_interpreg.data import dataset as data
+    from tune_interpreg.study.file.yaml_lines import StudyError
 
     try:
         data.test_images(file.study.data.model_copy(update={"test_limit": None}))

@@ -10,15 +10,16 @@ from statistics import fmean
 
 from pydantic import ValidationError
 
-from tune_interpreg import __version__, integrity
-from tune_interpreg.config import Study
-from tune_interpreg.fields import Frozen
-from tune_interpreg.graph import Task
-from tune_interpreg.items import Role
+from tune_interpreg import __version__
 from tune_interpreg.planning.pieces import Piece, pieces
-from tune_interpreg.space import Search
-from tune_interpreg.storage import StoreError
-from tune_interpreg.store import Damaged, Record
+from tune_interpreg.schedule.graph import Task
+from tune_interpreg.store import files as integrity
+from tune_interpreg.store.storage import StoreError
+from tune_interpreg.store.store import Damaged, Record
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.fields import Frozen
+from tune_interpreg.study.items import Role
+from tune_interpreg.study.space import Search
 
 #: Of the files that costs are kept in.
 FORMAT = 1

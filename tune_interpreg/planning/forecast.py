@@ -14,16 +14,21 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from tune_interpreg import cluster, collecting, data, models, running, seeding
-from tune_interpreg.config import Study
-from tune_interpreg.data import Dataset
-from tune_interpreg.graph import State, Task
+from tune_interpreg import seeding
+from tune_interpreg.cluster import drain as cluster
+from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import Dataset
+from tune_interpreg.networks import piecewise_linear as models
 from tune_interpreg.planning import costs, measuring, simulation
 from tune_interpreg.planning.costs import AROUND, Costs, CostsError, Prices
 from tune_interpreg.planning.pieces import Piece, probe
 from tune_interpreg.planning.simulation import Schedule
-from tune_interpreg.store import Store
-from tune_interpreg.study_file import StudyFile
+from tune_interpreg.running import run as running
+from tune_interpreg.running import startup as collecting
+from tune_interpreg.schedule.graph import State, Task
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.read import StudyFile
 
 #: Bytes that an item leaves beside models and maps: its record, and what TensorBoard shows of it.
 NOTES = 48 * 1024

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_interpreg.items import Item
 from tune_interpreg.planning import timing
 from tune_interpreg.planning.costs import CostsError
 from tune_interpreg.planning.pieces import Piece
 from tune_interpreg.planning.timing import BLOCK, Seconds
-from tune_interpreg.store import Store
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.items import Item
 
 
 def measure(

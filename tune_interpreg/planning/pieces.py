@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tune_interpreg import graph, registry
-from tune_interpreg.config import Arm, MapSettings, Study, Training
-from tune_interpreg.fields import Frozen, Param
-from tune_interpreg.graph import MapsOf, Task
-from tune_interpreg.items import Checked, Item, Maps, Recipe, digest
-from tune_interpreg.space import Parameter
+from tune_interpreg import registry
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.graph import MapsOf, Task
+from tune_interpreg.study.config import Arm, MapSettings, Study, Training
+from tune_interpreg.study.fields import Frozen, Param
+from tune_interpreg.study.items import Checked, Item, Maps, Recipe, digest
+from tune_interpreg.study.space import Parameter
 
 #: The key of the model that is judged and explained while it is measured, and the strength of all penalties.
 MODEL, STRENGTH = "probe", 0.01

@@ -10,11 +10,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_interpreg import graph
-from tune_interpreg.config import Study
-from tune_interpreg.dispatch import Dispatcher
-from tune_interpreg.graph import State, Tally, Task
-from tune_interpreg.store import Damaged, Store
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.schedule.graph import State, Tally, Task
+from tune_interpreg.store.store import Damaged, Store
+from tune_interpreg.study.config import Study
 
 Seconds = Callable[[Task], float]
 

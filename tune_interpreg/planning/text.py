@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg import branches, graph, stages
-from tune_interpreg.accounting import duration
-from tune_interpreg.branches import Branch
-from tune_interpreg.config import Study
-from tune_interpreg.items import Role
+from tune_interpreg.display import tree as branches
+from tune_interpreg.display.account import duration
+from tune_interpreg.display.tree import Branch
 from tune_interpreg.planning.costs import like
 from tune_interpreg.planning.forecast import Plan
-from tune_interpreg.stages import NAMES, Stage
+from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule.stages import NAMES, Stage
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Role
 
 #: What a part of each role is called.
 PARTS: dict[Role, str] = {"search": "trial", "repeat": "seed", "targets": "set", "checks": "model"}

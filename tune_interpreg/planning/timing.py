@@ -19,14 +19,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tune_interpreg import autoattack, evaluation, registry, saliency, seeding
-from tune_interpreg.attacks import Form
-from tune_interpreg.data import Split, pixels
-from tune_interpreg.items import Checked, Item
+from tune_interpreg import registry, seeding
+from tune_interpreg.attacks import autoattack
+from tune_interpreg.attacks.pgd import Form
+from tune_interpreg.cluster.tune import configuration
+from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.evaluation import measures as evaluation
+from tune_interpreg.gradients import saliency
 from tune_interpreg.planning.pieces import MODEL, Piece
-from tune_interpreg.store import Store
-from tune_interpreg.training import Diverged, Trainer
-from tune_interpreg.tuning import configuration
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.items import Checked, Item
+from tune_interpreg.training.trainer import Diverged, Trainer
 
 #: What takes no longer than WHOLE seconds, if all parts took as long as the first ones, is done whole, RUNS times where
 #: that takes less than SECONDS.

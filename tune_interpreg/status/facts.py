@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune_interpreg.fields import Param
-from tune_interpreg.items import Role
-from tune_interpreg.stages import Stage
+from tune_interpreg.schedule.stages import Stage
+from tune_interpreg.study.fields import Param
+from tune_interpreg.study.items import Role
 
 
 @dataclass(frozen=True)

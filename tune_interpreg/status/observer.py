@@ -14,16 +14,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tune_interpreg import display, graph, lock, places, stages
-from tune_interpreg.config import Study
-from tune_interpreg.items import Item, Role
-from tune_interpreg.outcome import Choice
+from tune_interpreg.display import lines as display
+from tune_interpreg.schedule import graph, stages
+from tune_interpreg.search.choice import Choice
 from tune_interpreg.status import reading, searches
 from tune_interpreg.status.facts import Arm, Driver, Status, Trouble, UnderWay
 from tune_interpreg.status.reading import Ledger
 from tune_interpreg.status.remaining import left
 from tune_interpreg.status.standing import Standing
-from tune_interpreg.store import Damaged, Record, Store
+from tune_interpreg.store import lock, places
+from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Item, Role
 
 #: Characters of an error that are told.
 WIDTH = 160

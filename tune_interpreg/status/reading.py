@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_interpreg import integrity
-from tune_interpreg.items import Item
-from tune_interpreg.store import FIELDS, Damaged, Record, Store
+from tune_interpreg.store import files as integrity
+from tune_interpreg.store.store import FIELDS, Damaged, Record, Store
+from tune_interpreg.study.items import Item
 
 
 class Ledger:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 
-from tune_interpreg import graph, stages
-from tune_interpreg.config import Study
-from tune_interpreg.graph import State
-from tune_interpreg.items import Role
+from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule.graph import State
 from tune_interpreg.status.facts import Arm, Driver, UnderWay
 from tune_interpreg.status.standing import Standing
-from tune_interpreg.store import Record
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Role
 
 Means = dict[tuple[str | None, Role], float]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tune_interpreg import graph, ledger, outcome
-from tune_interpreg.space import Search
+from tune_interpreg.schedule import graph
+from tune_interpreg.search import choice as outcome
+from tune_interpreg.search.target import Target
 from tune_interpreg.status.facts import Best, Match, Tried
 from tune_interpreg.status.standing import Standing
-from tune_interpreg.store import Record
-from tune_interpreg.target import Target
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.space import Search
 
 
 def best(standing: Standing, name: str) -> Best | None:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
-from tune_interpreg import graph, outcome
-from tune_interpreg.config import Arm, Study
-from tune_interpreg.graph import State, Tally
-from tune_interpreg.items import FORMAT, Checked, Item, Maps, Role
-from tune_interpreg.outcome import Choice
-from tune_interpreg.store import Record
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.graph import State, Tally
+from tune_interpreg.search import choice as outcome
+from tune_interpreg.search.choice import Choice
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.config import Arm, Study
+from tune_interpreg.study.items import FORMAT, Checked, Item, Maps, Role
 
 
 class Standing:

@@ -9,12 +9,12 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg import branches
-from tune_interpreg.accounting import duration
-from tune_interpreg.branches import Branch
-from tune_interpreg.fields import Param
-from tune_interpreg.stages import NAMES
+from tune_interpreg.display import tree as branches
+from tune_interpreg.display.account import duration
+from tune_interpreg.display.tree import Branch
+from tune_interpreg.schedule.stages import NAMES
 from tune_interpreg.status.facts import Arm, Driver, Match, Status, Tried, UnderWay
+from tune_interpreg.study.fields import Param
 
 UNITS = {"search": "epochs", "repeat": "epochs", "targets": "blocks", "checks": "checks"}
 STATES = {

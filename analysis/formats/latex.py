@@ -1,0 +1,76 @@
+"""Tables as LaTeX, to be \\input: booktabs rules, notes beneath, all text escaped."""
+
+from __future__ import annotations
+
+import re
+
+from analysis.tables.cells import Table
+
+PREAMBLE = "% \\usepackage[utf8]{inputenc} \\usepackage{booktabs} \\usepackage{graphicx}\n"
+
+#: What a table's text holds beyond ASCII, and what TeX reads as commands.
+CHARACTERS = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''", "`": r"\`{}",
+    "[": "{[}", "]": "{]}", "–": "--", "—": "---", "…": r"\dots{}", "’": "'", "‘": "`", "“": "``", "”": "''",
+    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "÷": r"$\div$", "√": r"$\surd$", "∞": r"$\infty$",
+    "≠": r"$\neq$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\to$", "‖": r"$\|$", "∇": r"$\nabla$",
+    "∂": r"$\partial$", "ℓ": r"$\ell$", "²": "$^2$", "₁": "$_1$", "₂": "$_2$", "°": r"$^\circ$",
+    "ε": r"$\varepsilon$", "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "η": r"$\eta$",
+    "θ": r"$\theta$", "λ": r"$\lambda$", "μ": r"$\mu$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$",
+    "φ": r"$\varphi$", "ω": r"$\omega$", "Σ": r"$\Sigma$", "Δ": r"$\Delta$",
+}  # fmt: skip
+
+#: A symbol with its index, which stays one formula: λ_J, g_z, ∇f_c, ‖∇f_k(x)‖₂.
+FORMULA = re.compile(r"‖∇f_(\w)(\(x\))?‖(₂)?|\b([λδg])_(J|cs|gm|g|z)\b")
+
+
+def to_latex(table: Table) -> str:
+    """A table as a float: caption, booktabs rows no wider than the line, notes beneath.
+
+    Characters of other scripts than Latin, which pdflatex cannot print, stand as their code: [U+4E2D].
+    """
+    lines = [" & ".join(escape(str(cell)) for cell in line) + r" \\" for line in (table.columns, *table.rows)]
+    notes = [rf"{{\footnotesize {escape(note)}\par}}" for note in table.notes]
+    return "\n".join(
+        [
+            r"\begin{table}[htbp]",
+            r"\centering",
+            rf"\caption{{{escape(table.title)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
+            r"\end{tabular}}",
+            *(r"\par\smallskip\raggedright", *notes),
+            r"\end{table}",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Text that pdflatex prints as it is, on one line."""
+    parts, done = [], 0
+    for found in FORMULA.finditer(text):
+        parts += [_plain(text[done : found.start()]), _formula(found)]
+        done = found.end()
+    return "".join([*parts, _plain(text[done:])])
+
+
+def _formula(found: re.Match[str]) -> str:
+    label, argument, squared, symbol, index = found.groups()
+    if label:
+        return rf"$\|\nabla f_{label}{argument or ''}\|{'_2' if squared else ''}$"
+    letter = CHARACTERS.get(symbol, symbol).strip("$")
+    return rf"${letter}_{{{index}}}$"
+
+
+def _plain(text: str) -> str:
+    apart = re.split("(?<=[-–—])(?=[-–—])", text)  # TeX would join them to another dash
+    return "{}".join("".join(CHARACTERS.get(one) or _character(one) for one in part) for part in apart)
+
+
+def _character(one: str) -> str:
+    if one.isspace():
+        return " "
+    printed = " " < one <= "~" or ("À" <= one <= "ÿ" and one not in "ÐðÞþ")
+    return one if printed else f"{{[}}U+{ord(one):04X}{{]}}"

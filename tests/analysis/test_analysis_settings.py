@@ -1,0 +1,133 @@
+"""What searches chose, and how well a loss was matched: numbers by hand, verdicts on both sides."""
+
+import math
+
+import pytest
+from helpers.ledgers import STUDY, T4, item, record, results, row_of
+
+from analysis.tables.accuracy import Results
+from analysis.tables.settings import settings_table
+
+
+def losses(arm, params, values):
+    return [record(item(arm, (s,), params), {s: {"train/loss": value}}) for s, value in enumerate(values)]
+
+
+def test_settings_show_what_was_chosen_and_the_paired_residual():
+    ledger = [
+        *losses("interp_robust", {"lambda": 0.0712345, "phi": 1.0}, [0.30, 0.40, 0.50, 0.60, 0.70]),
+        *losses("jacobian", {"lambda_j": 0.033}, [0.31, 0.41, 0.52, 0.61, 0.70]),
+        record(item("jacobian", (0,), {"lambda_j": 0.5}, "search"), {0: {"train/loss": 0.9}}),
+    ]
+    table = settings_table(results(ledger))
+    robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
+    assert (robust["Chosen"], robust["paper"]) == ("λ 0.0712, φ 1", "λ 0.07, φ 1")
+    assert (jacobian["Chosen"], jacobian["paper"]) == ("λ_J 0.033", "–")
+    assert (jacobian["Search"], jacobian["Trials"]) == ("match interp_robust", "1 of 4")
+    assert robust["Loss"].interval.mean == pytest.approx(0.5)
+    assert jacobian["Loss"].interval.mean == pytest.approx(0.51)
+    # differences .01, .01, .02, .01, 0: mean .01, s² = 2·10⁻⁴/4
+    assert jacobian["Residual"].interval.half_width == pytest.approx(T4 * math.sqrt(0.5e-4 / 5), rel=1e-5)
+    assert str(jacobian["Residual"]) == "0.0100 ± 0.0088"
+
+
+def test_a_match_of_the_cross_entropy_is_judged_by_it():
+    arms = dict(STUDY.arms)
+    search = arms["jacobian"].search.model_copy(update={"loss": "ce"})
+    arms["jacobian"] = arms["jacobian"].model_copy(update={"search": search})
+    ledger = [
+        record(item(arm, (seed,), params), {seed: {"train/loss": 9.0 * seed, "train/ce": ce + seed / 10}})
+        for arm, params, ce in (
+            ("interp_robust", {"lambda": 0.1, "phi": 1.0}, 0.5),
+            ("jacobian", {"lambda_j": 1.0}, 0.25),
+        )
+        for seed in range(5)
+    ]
+    jacobian = row_of(settings_table(Results(STUDY.model_copy(update={"arms": arms}), tuple(ledger))), "Jacobian Reg.")
+    assert jacobian["Search"] == "match interp_robust (ce)"
+    assert jacobian["Loss"].interval.mean == pytest.approx(0.45)
+    assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
+
+
+def test_settings_of_a_study_under_way_are_dashes():
+    table = settings_table(results([]))
+    jacobian = row_of(table, "Jacobian Reg.")
+    assert {str(jacobian[column]) for column in ("Chosen", "Loss", "Residual")} == {"–"}
+
+
+def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
+    choice = {
+        "params": {"lambda_j": 0.0421, "norm": "batch"},
+        "parameter": "lambda_j",
+        "target": 2.0,
+        "tolerance": 0.1,
+        "low": 0.04,
+        "high": 0.05,
+        "feasible": True,
+        "reason": None,
+    }
+    failed = choice | {"feasible": False, "reason": "the loss lies above the target at every λ tried"}
+    for known, said in ((choice, "[0.04, 0.05]."), (failed, "NO MATCH: the loss lies above the target")):
+        (line,) = [
+            note for note in settings_table(Results(STUDY, (), {"jacobian": known})).notes if "λ_J = 0.0421" in note
+        ]
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("off", "spread", "tolerance", "said"),
+    [
+        (0.05, 0.0, 0.1, "PASS (±0.1)"),  # within the tolerance
+        (0.2, 0.0, 0.1, "MISSED (±0.1)"),
+        (-0.2, 0.0, 0.1, "MISSED (±0.1)"),
+        (0.2, 0.3, 0.1, "PASS (±0.1)"),  # the interval, ±2.776·0.3·√(10/4)/√5, holds 0
+        (0.35, 0.3, 0.1, "NOT SHOWN (±0.1)"),  # that it holds 0 says little: it is too wide
+        (0.2, 0.0, None, "MISSED (±0.071)"),  # the reference's standard error, 0.1·√(10/4)/√5
+        (0.07, 0.0, None, "PASS (±0.071)"),
+    ],
+)
+def test_the_repeats_pass_where_their_loss_is_the_references_as_far_as_one_can_tell(off, spread, tolerance, said):
+    theirs = [1.0, 1.1, 1.2, 1.3, 1.4]
+    ours = [loss + off + spread * step for loss, step in zip(theirs, (-2, -1, 0, 1, 2), strict=True)]
+    ledger = [
+        *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, theirs),
+        *losses("jacobian", {"lambda_j": 0.1}, ours),
+    ]
+    known = {"params": {"lambda_j": 0.1}, "parameter": "lambda_j", "target": 1.2, "low": 0.05, "high": 0.2}
+    choice = known | {"feasible": True, "reason": None, "front": (), "tolerance": tolerance}
+    table = settings_table(Results(STUDY, tuple(ledger), {"jacobian": choice}))
+    assert row_of(table, "Jacobian Reg.")["Match"] == said
+    assert row_of(table, "Interp. Reg. R.")["Match"] == "–"
+
+
+def test_of_one_seed_a_match_is_never_missed_nor_passed_by_chance():
+    ledger = [
+        *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, [1.0]),
+        *losses("jacobian", {"lambda_j": 0.1}, [2.0]),
+    ]
+    assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Match"] == "NOT SHOWN (±0)"
+
+
+def test_trials_of_an_earlier_search_are_not_counted():
+    ledger = [
+        record(item("jacobian", (0,), params, "search", number=number), {0: {"train/loss": 0.9}})
+        for number, params in enumerate([{"lambda_j": 0.1}, {"lambda_g": 0.1}, *({"lambda_j": 0.2},) * 7])
+    ]
+    assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Trials"] == "3 of 4"
+
+
+def test_what_is_fixed_in_words_stands_below_the_numbers():
+    arms = {
+        name: arm.model_copy(update={"params": {"norm": "batch", **arm.params}}) for name, arm in STUDY.arms.items()
+    }
+    params = {"lambda": 0.5, "phi": 1.0, "norm": "batch"}
+    ledger = (record(item("interp_robust", (0,), params), {0: {}}),)
+    table = settings_table(Results(STUDY.model_copy(update={"arms": arms}), ledger))
+    assert row_of(table, "Interp. Reg. R.")["Chosen"] == "λ 0.5, φ 1"
+    assert "interp_robust, jacobian: norm batch." in table.notes
+
+
+def test_a_front_of_several_metrics_is_told():
+    choice = {"params": {"lambda": 0.1}, "target": None, "front": (1, 4)}
+    table = settings_table(Results(STUDY, (), {"interp_robust": choice}))
+    assert "interp_robust: 2 trials on the Pareto front." in table.notes

@@ -1,0 +1,180 @@
+"""The page in a real browser: sorting, provenance, colours, keyboard, and a silent console."""
+
+import pytest
+from helpers import browser, drawn
+from helpers.browser import Browser
+
+from analysis import page
+from analysis.figures import draw
+from analysis.report import build
+from analysis.results.results import Results
+
+pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
+
+TABLE = "#results table"
+ESCAPE, ENTER, TAB = "\ue00c", "\ue007", "\ue004"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    store = drawn.store_at(tmp_path_factory.mktemp("page") / "store")
+    results = Results.of(store)
+    return page.write(build(store.path), results, store, draw(results, store))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def shown(chromium, written):
+    chromium.open(written)
+    chromium.run("localStorage.clear(); document.documentElement.removeAttribute('data-theme')")
+    chromium.open(written)
+    chromium.log()
+    return chromium
+
+
+def column(shown, place):
+    script = (
+        "return [...document.querySelector(arguments[0]).tBodies[0].rows].map(r => r.cells[arguments[1]].innerText)"
+    )
+    return shown.run(script, TABLE, place)
+
+
+def orders(shown):
+    script = (
+        "return [...document.querySelector(arguments[0]).tHead.rows[0].cells].map(c => c.getAttribute('aria-sort'))"
+    )
+    return shown.run(script, TABLE)
+
+
+def has_focus(shown, selector):
+    return shown.run("return document.activeElement === document.querySelector(arguments[0])", selector)
+
+
+def ground(shown):
+    return shown.run("return getComputedStyle(document.body).backgroundColor")
+
+
+def test_the_console_is_silent_and_nothing_is_fetched(shown):
+    assert shown.run("return performance.getEntriesByType('resource').length") == 0
+    assert shown.log() == []
+    assert shown.run("return window.harmed === undefined") is True
+    assert drawn.HOSTILE in shown.text(TABLE)
+
+
+def test_a_heading_sorts_up_then_down_then_as_written(shown):
+    written = column(shown, 1)
+    assert [float(one.split()[0]) for one in written] == [99.2, 99.08, 98.1, 97.1]
+    heading = f"{TABLE} thead th:nth-child(2) button"
+    shown.click(heading)
+    assert column(shown, 1) == sorted(written)
+    assert orders(shown)[:2] == ["none", "ascending"]
+    shown.click(heading)
+    assert column(shown, 1) == written
+    assert orders(shown)[1] == "descending"
+    shown.click(f"{TABLE} thead th:nth-child(1) button")
+    assert orders(shown)[:2] == ["ascending", "none"]
+    assert column(shown, 0)[:2] == [drawn.HOSTILE, "Adv. Training"]
+
+
+def test_sorting_needs_no_mouse(shown):
+    shown.run("document.querySelector(arguments[0]).focus()", f"{TABLE} thead th:nth-child(2) button")
+    shown.press(ENTER)
+    assert orders(shown)[1] == "ascending"
+
+
+def test_a_number_leads_to_its_trials_and_back(shown):
+    number = f"{TABLE} tbody tr:nth-child(2) td button"
+    shown.click(number)
+    panel = shown.text("#panel")
+    assert "test/accuracy of Adv. Training" in panel
+    assert "98.98" in panel
+    assert "99.18" in panel
+    assert "torch 2.11" in panel
+    assert drawn.item("adversarial", (1,)).key in panel
+    assert has_focus(shown, "#panel")
+    shown.press(ESCAPE)
+    assert shown.run("return document.querySelector('#panel').hidden") is True
+    assert has_focus(shown, number)
+    assert shown.log() == []
+
+
+def test_a_difference_tells_the_values_of_both_sides(shown):
+    shown.click("#answer td button.from")
+    values = [line.split("\t")[1:3] for line in shown.text("#panel").splitlines() if line.startswith(("0\t", "1\t"))]
+    assert values == [
+        ["Adv. Training", "71"],
+        ["Adv. Training", "71.2"],
+        ["Std. Training", "41"],
+        ["Std. Training", "41.2"],
+    ]
+
+
+def test_a_row_leads_to_its_arms_recipe(shown):
+    shown.click(f"{TABLE} tbody tr:nth-child(3) th button")
+    panel = shown.text("#panel")
+    assert "lambda 0.1, phi 2" in panel
+    assert "sigma 0.15" in panel
+    shown.click("h1")
+    assert shown.run("return document.querySelector('#panel').hidden") is True
+
+
+def test_colours_follow_the_system_until_chosen(shown):
+    shown.prefer("light")
+    light = ground(shown)
+    shown.prefer("dark")
+    assert light == "rgb(255, 255, 255)" != ground(shown)
+    shown.click("#theme")
+    assert ground(shown) == light
+    assert shown.text("#theme") == "Dark"
+    shown.run("location.reload()")
+    assert ground(shown) == light, "the choice is remembered"
+
+
+def test_words_and_lines_of_figures_take_the_pages_colour(shown):
+    script = (
+        "const at = (q) => document.querySelector(q); return [getComputedStyle(at('#curves svg text')).fill,"
+        " getComputedStyle(at('#figure-1 svg text')).fill, getComputedStyle(document.body).color]"
+    )
+    for scheme in ("light", "dark"):
+        shown.prefer(scheme)
+        ticks, name, ink = shown.run(script)
+        assert name == ink
+        assert ticks != ink
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(shown, scheme):
+    """WCAG 2 contrast of 4.5 : 1 for all small text."""
+    shown.prefer(scheme)
+    script = """
+    const share = (c) => (c <= 10.3 ? c / 3294.6 : ((c / 255 + .055) / 1.055) ** 2.4);
+    const weights = [.2126, .7152, .0722];
+    const light = (rgb) => rgb.match(/[\\d.]+/g).slice(0, 3)
+      .reduce((sum, c, place) => sum + weights[place] * share(Number(c)), 0);
+    const body = light(getComputedStyle(document.body).backgroundColor);
+    return ['body', '.facts', '.notes', '.warn', '.pass', 'nav a', 'figcaption', '.hint'].map((q) => {
+      const ink = light(getComputedStyle(document.querySelector(q)).color);
+      return [q, (Math.max(ink, body) + .05) / (Math.min(ink, body) + .05)];
+    });
+    """
+    assert [(name, ratio) for name, ratio in shown.run(script) if ratio < 4.5] == []
+
+
+def test_nothing_is_wider_than_a_phone(shown):
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    shown.devtools("Emulation.setDeviceMetricsOverride", metrics)
+    assert shown.run("return document.documentElement.scrollWidth") <= 390
+    shown.devtools("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_print_is_on_white_without_what_needs_a_screen(shown):
+    shown.devtools("Emulation.setEmulatedMedia", {"media": "print"})
+    assert ground(shown) == "rgb(255, 255, 255)"
+    assert shown.run("return getComputedStyle(document.querySelector('.bar')).display") == "none"
+    shown.devtools("Emulation.setEmulatedMedia", {"media": ""})

@@ -1,0 +1,256 @@
+"""PGD against foolbox's, and AutoAttack through its adapter, on a small net trained on the digits.
+
+Shapes: B batch, N images, C·H·W image, K classes.
+"""
+
+import contextlib
+import copy
+import logging
+import random as python_random
+import sys
+import warnings
+from collections.abc import Iterator
+
+import eagerpy
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pyautoattack.square import SquareAttack
+from torch import Tensor, nn
+
+from tune_interpreg import seeding
+from tune_interpreg.attacks import autoattack, balls
+from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.data import shipped as datasets
+from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.study.config import Attack
+
+with warnings.catch_warnings():
+    # foolbox's blurring attack, which nothing here uses, imports it from where SciPy no longer wants it.
+    warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+    import foolbox
+
+PGD = {
+    "l2": foolbox.attacks.L2ProjectedGradientDescentAttack,
+    "linf": foolbox.attacks.LinfProjectedGradientDescentAttack,
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    """The test images."""
+    return datasets.digits(None).test()
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """digits_cnn after six epochs: about 96% of the test images are right."""
+    train, generator = datasets.digits(None).train(), seeding.generator(0, "order")
+    model = models.initialize(models.digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
+    optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), pixels(train.x_NCHW)
+    for _ in range(6):
+        for rows in torch.randperm(len(train), generator=generator).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x_NCHW[rows]), train.y_N[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def linear(inputs: int, classes: int) -> nn.Sequential:
+    """f(x) = Wx + b."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+    models.initialize(net, seeding.generator(0, "initialisation"))
+    return net
+
+
+def foolboxed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:
+    """The last iterates of foolbox's PGD from the given start."""
+    theirs = PGD[attack.norm](abs_stepsize=attack.step, steps=attack.steps, random_start=True)
+    theirs.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
+    adv_BCHW: Tensor = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilon=attack.eps)
+    return adv_BCHW
+
+
+@pytest.mark.parametrize("start", ["sphere", "ball"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm: str, start: str) -> None:
+    """Image by image from the same start, where no pixel meets the box: there the two projections coincide.
+
+    Pixels in [0.4, 0.6] are at least 0.4 from the box, and an iterate goes at most ε + step ≤ 0.4 from x. Ours clamps
+    before the ball and after it, theirs only after it. In double precision, because theirs computes p_y − 1.
+    """
+    step_size = 0.1 if norm == "l2" else 0.04
+    attack = Attack(norm=norm, eps=0.3, steps=10, step_size=step_size, start=start)
+    x, y = (0.4 + 0.2 * pixels(digits.x_NCHW)).double()[:100], digits.y_N[:100]
+    first, model = balls.random_start(x, attack, seeding.generator(0, "start")), copy.deepcopy(trained).double()
+    ours = attacks.perturb_from(model, x, y, first, attack=attack, form="strict")
+    torch.testing.assert_close(ours, foolboxed(model, x, y, first, attack), rtol=0.0, atol=1e-6)
+    assert (ours - first).abs().flatten(1).amax(1).min() > 0.05
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.4), ("l2", 0.8), ("linf", 0.08), ("linf", 0.12)])
+def test_strict_is_never_weaker_than_foolbox(trained: nn.Module, digits: Split, norm: str, eps: float) -> None:
+    """On 360 test images with all of the box, 20 steps from the same start: within 0.2 points at worst."""
+    attack, x, y = Attack(norm=norm, eps=eps, steps=20), pixels(digits.x_NCHW), digits.y_N
+    first = balls.random_start(x, attack, seeding.generator(0, "start"))
+    ours = attacks.broken_from(trained, x, y, first, attack=attack, form="strict")
+    theirs = trained(foolboxed(trained, x, y, first, attack)).argmax(1) != y
+    assert ours.sum() >= theirs.sum() - 0.002 * len(y)
+    assert 0 < theirs.sum() < len(y)
+
+
+def test_autoattack_breaks_no_fewer_than_pgd(trained: nn.Module, digits: Split) -> None:
+    """At l2 0.9 on 40 images, to within one; where it breaks all of them before Square, it takes a second."""
+    x, y, attack = pixels(digits.x_NCHW[:40]), digits.y_N[:40], Attack(norm="l2", eps=0.9, steps=40)
+    adv, broken = autoattack.perturb(trained, x, y, attack=attack, seed=0, batch_size=25)
+    strict = attacks.broken(trained, x, y, attack=attack, form="strict", generator=seeding.generator(0, "start"))
+    assert broken.sum() >= strict.sum() - 1
+    assert strict.sum() > 30
+    assert torch.linalg.vector_norm((adv - x).flatten(1), dim=1).max() <= 0.9 * (1 + 1e-5)
+    assert adv.min() >= 0
+    assert adv.max() <= 1
+    assert torch.equal(trained(adv).argmax(1) != y, broken)
+
+
+def test_autoattack_breaks_the_margins_of_a_linear_model_up_to_eps_times_the_weights_distance() -> None:
+    """Inside the box: m ≤ ε‖w₁ − w₀‖₁ under linf. Square makes its 5,000 queries for what is left."""
+    x, net = 0.4 + 0.2 * torch.rand(20, 1, 4, 4, generator=seeding.generator(0, "x")), linear(16, 2)
+    w, b = net[1].weight.detach(), net[1].bias.detach()
+    b.copy_(-0.5 * w.sum(1))
+    y, margin = net(x).argmax(1), (net(x).detach() @ torch.tensor([-1.0, 1.0])).abs()
+    distance = (w[1] - w[0]).abs().sum()
+    eps = float(margin.sort().values[9:11].mean() / distance)
+    adv, broken = autoattack.perturb(net, x, y, attack=Attack(norm="linf", eps=eps), seed=0, batch_size=20)
+    assert torch.equal(broken, margin <= eps * distance)
+    assert int(broken.sum()) == 10
+    assert torch.equal(adv[~broken], x[~broken])
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+#: A radius at which the ensemble's first attack breaks every image of the net, so that it ends within a second.
+WIDE = {"l2": Attack(norm="l2", eps=2.0), "linf": Attack(norm="linf", eps=0.4)}
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_autoattack_depends_on_its_seed_alone(trained: nn.Module, digits: Split, norm: str) -> None:
+    """The same images again from a disturbed global generator, others from another seed; none of them survives."""
+    x, y = pixels(digits.x_NCHW[:12]), digits.y_N[:12]
+
+    def images(seed: int, disturbance: int) -> Tensor:
+        torch.manual_seed(disturbance)
+        return autoattack.perturb(trained, x, y, attack=WIDE[norm], seed=seed, batch_size=12)[0]
+
+    assert torch.equal(images(0, 1), images(0, 2))
+    assert not torch.equal(images(0, 1), images(1, 1))
+    accuracy = autoattack.adversarial_accuracy(trained, digits.at(slice(12)), attack=WIDE[norm], seed=0, batch_size=12)
+    assert accuracy == 0.0
+
+
+class Stops(nn.Module):
+    """A net that draws from every global generator and, after so many forwards, raises.
+
+    It returns probabilities, of which the library warns.
+    """
+
+    def __init__(self, net: nn.Module, forwards: float) -> None:
+        super().__init__()
+        self.net, self.forwards, self.seen = net, forwards, 0
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        self.seen += 1
+        torch.rand(1), np.random.rand(), python_random.random()
+        if self.seen > self.forwards:
+            raise RuntimeError("stop")
+        p_BK: Tensor = self.net(x_BCHW).softmax(-1)
+        return p_BK
+
+
+def world(model: nn.Module) -> list[object]:
+    """All that an attack must leave as it was."""
+    _, keys, *numbers = np.random.get_state()
+    parameters = [
+        (p.requires_grad, p.tolist(), None if p.grad is None else p.grad.tolist()) for p in model.parameters()
+    ]
+    return [
+        torch.get_rng_state().tolist(),
+        keys.tolist(),
+        numbers,
+        python_random.getstate(),
+        sys.gettrace(),
+        logging.getLogger("auto-attack").disabled,
+        [module.training for module in model.modules()],
+        parameters,
+    ]
+
+
+@pytest.fixture
+def tracer() -> Iterator[None]:
+    """A trace function, as debuggers set it; the library's checks set one of their own, then none."""
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, given: None)
+    yield
+    sys.settrace(before)
+
+
+@pytest.mark.usefixtures("tracer")
+@pytest.mark.parametrize("forwards", [float("inf"), 8, 30], ids=["whole", "in the checks", "in an attack"])
+def test_autoattack_leaves_the_world_as_it_was(
+    trained: nn.Module,
+    digits: Split,
+    forwards: float,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Generators, trace function, modes, requires_grad and grad, also when the model raises; and nothing is printed."""
+    model = Stops(copy.deepcopy(trained).train(), forwards)
+    model.net.layers[0].eval()
+    first, *others = model.parameters()
+    first.requires_grad_(False)
+    others[0].grad = torch.ones_like(others[0])
+    before = world(model)
+    with pytest.raises(RuntimeError, match="stop") if forwards < 99 else contextlib.nullcontext():
+        autoattack.adversarial_accuracy(model, digits.at(slice(6)), attack=WIDE["linf"], seed=0, batch_size=6)
+    assert world(model) == before
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert model.seen > 8
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_autoattack_takes_few_classes(classes: int) -> None:
+    """A linear net of two, three and four classes: without APGD-T, with APGD on DLR in its place, and with it."""
+    x_NCHW, net = torch.rand(8, 1, 6, 6, generator=seeding.generator(0, "x")), linear(36, classes)
+    split = Split(x_NCHW, net(x_NCHW).argmax(1))
+    attack = Attack(norm="l2", eps=3.0)
+    assert autoattack.adversarial_accuracy(net, split, attack=attack, seed=0, batch_size=8) == 0.0
+    dlr = {2: [], 3: ["apgd-dlr"], 4: ["apgd-t"]}[classes]
+    assert autoattack.members(classes) == ["apgd-ce", *dlr, "fab-t", "square"]
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((1, 8, 8), True), ((3, 32, 32), True), ((1, 14, 14), False)])
+def test_square_takes_the_images_that_autoattack_says_it_does(shape: tuple[int, int, int], fits: bool) -> None:
+    """Under l2 its first grid is cut by the edge of an image of 14 pixels; under linf any image does."""
+    why = autoattack.problem(Attack(norm="l2"), shape)
+    assert (why is None) == fits
+    assert autoattack.problem(Attack(norm="linf"), shape) is None
+    model = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 2))
+    square = SquareAttack(model, norm="L2", n_queries=3, eps=1e-3, seed=0, device="cpu")
+    with (
+        torch.random.fork_rng(),
+        contextlib.nullcontext() if fits else pytest.raises(RuntimeError, match=r"size|shape"),
+    ):
+        x = torch.rand(2, *shape)
+        square.perturb(x, model(x).argmax(1))
+
+
+def test_without_the_extra_the_error_says_how_to_install_it(
+    trained: nn.Module, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is attacked."""
+    assert autoattack.available()
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert not autoattack.available()
+    with pytest.raises(autoattack.AutoAttackError, match=r'evaluation.autoattack: .*pip install "tune-interpreg\[auto'):
+        autoattack.adversarial_accuracy(trained, digits, attack=WIDE["l2"], seed=0, batch_size=100)

@@ -1,0 +1,1 @@
+"""Fixtures that all rooms share. This file also puts ``tests/`` on the import path, for ``helpers``."""

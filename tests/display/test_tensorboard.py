@@ -1,0 +1,209 @@
+"""The events of a trial, read back as TensorBoard reads them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_plugin
+from torch import Tensor
+
+from trainables import InterpretationTrainable, MethodTrainable
+from trainables.base.trainable import PREVIEW
+from tune_interpreg.display.trial_log import TrialLog
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Attack, Data, Evaluation, Training
+from tune_interpreg.study.items import Item, Maps, Recipe
+
+N, EPOCHS = 100, 4
+ATTACK = Attack(norm="l2", eps=0.5, steps=2)
+MAPS = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1)
+CURVES = {"train/loss", "train/ce", "train/interpretation", "train/lr", "train/samples_per_second", "val/accuracy"}
+JUDGED = {"test/accuracy", "test/adv_accuracy_compat", "test/adv_accuracy_strict", "grad_norm/label", "grad_norm/other"}
+
+Make = Callable[..., MethodTrainable]
+
+
+def item(role: str = "repeat") -> Item:
+    recipe = Recipe(
+        method="interpretation",
+        params={"lambda": 0.1, "phi": 0.5},
+        data=Data(name="digits", train_limit=N, validation=30, test_limit=20),
+        training=Training(epochs=EPOCHS, batch_size=50, lr=0.04, lr_decay=0.5, decay_every=2),
+        evaluation=Evaluation(gradient_samples=10, adversarial_every=2),
+        evaluation_attack=ATTACK,
+        maps=MAPS,
+    )
+    return Item(arm="interp", role=role, recipe=recipe, seeds=(0,))
+
+
+def raw_maps(images: int) -> np.ndarray:
+    return np.random.default_rng(images).random((images, 1, 8, 8), dtype=np.float32)
+
+
+def store(folder: Path) -> Store:
+    made = Store(folder)
+    made.maps_file(MAPS.key).parent.mkdir(parents=True)
+    np.save(made.maps_file(MAPS.key), raw_maps(N))
+    save_file({"smoothgrad_NCHW": torch.from_numpy(raw_maps(PREVIEW))}, made.preview_file(MAPS.key))
+    return made
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Makes a worker on the trial of a store."""
+    made: list[MethodTrainable] = []
+
+    def one(where: Store, role: str = "repeat") -> MethodTrainable:
+        config = {"item": item(role).model_dump(mode="json"), "store": str(where.path), "device": "cpu"}
+        made.append(InterpretationTrainable(config))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path_factory.mktemp("logs")))
+        yield one
+        for trainable in made:
+            trainable.cleanup()
+
+
+def finish(trainable: MethodTrainable) -> dict[str, Any]:
+    while "record" not in (result := trainable.step()):
+        pass
+    trainable.cleanup()
+    return result
+
+
+def events(folder: Path) -> EventAccumulator:
+    """The events of a folder as TensorBoard reads them, none left out."""
+    return EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0, "images": 0}).Reload()
+
+
+def curve(read: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read.Scalars(tag)]
+
+
+@pytest.fixture(scope="module")
+def repeat(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[EventAccumulator, dict[str, Any]]:
+    """The events and the last result of an uninterrupted repeat."""
+    where = store(tmp_path_factory.mktemp("repeat") / "store")
+    result = finish(make(where))
+    return events(where.trial_log(item())), result
+
+
+def test_each_epoch_has_each_curve_once(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """Loss, its named terms, accuracy, rate and speed at 1 … E; attacks where they were run; test data at the end."""
+    read, _ = repeat
+    expected = {tag: [1, 2, 3, 4] for tag in CURVES} | {"val/adv_accuracy": [2, 4]} | {tag: [4] for tag in JUDGED}
+    assert {tag: [step for step, _ in curve(read, tag)] for tag in read.Tags()["scalars"]} == expected
+
+
+def test_curves_hold_what_was_measured(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """Terms add up to the loss, the rate falls as configured, the last points are the result's."""
+    read, result = repeat
+    loss, ce, penalty = (
+        [value for _, value in curve(read, f"train/{name}")] for name in ("loss", "ce", "interpretation")
+    )
+    assert loss == pytest.approx([a + b for a, b in zip(ce, penalty, strict=True)])
+    assert [value for _, value in curve(read, "train/lr")] == pytest.approx([0.04, 0.04, 0.02, 0.02])
+    assert all(value > 0 for _, value in curve(read, "train/samples_per_second"))
+    metrics = {tag: value for tag, value in result.items() if "/" in tag}
+    assert {tag: curve(read, tag)[-1][1] for tag in metrics} == pytest.approx(metrics)
+
+
+def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """All hyperparameters, defaults too; every metric of the result is a curve, whose last point is its value there.
+
+    The columns are the study's to name, once: TensorBoard shows those of any one run that names some.
+    """
+    read, result = repeat
+    found = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
+    start = found[hparams_plugin.SESSION_START_INFO_TAG]
+    session = hparams_plugin.parse_session_start_info_plugin_data(start)
+    values = {name: value.string_value or value.number_value for name, value in session.hparams.items()}
+    method = {"arm": "interp", "method": "interpretation", "lambda": 0.1, "phi": 0.5, "sign": "abs", "norm": "batch"}
+    method |= {"threshold": "one_sided", "output": "logits"}
+    assert values == method
+    assert {tag for tag in result if "/" in tag} <= set(read.Tags()["scalars"])
+    assert hparams_plugin.EXPERIMENT_TAG not in found
+
+
+def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """Three rows of eight, each image framed by one pixel: 3·(8 + 2) high, 8·(8 + 2) wide."""
+    read, _ = repeat
+    assert read.Tags()["images"] == ["maps/input_target_own"]
+    (image,) = read.Images("maps/input_target_own")
+    assert (image.step, image.height, image.width) == (EPOCHS, 30, 80)
+
+
+@pytest.mark.parametrize("killed_before_its_checkpoint", [False, True])
+@pytest.mark.parametrize("epochs", [0, 1, 3])
+def test_a_resumed_trial_has_each_epoch_once(
+    epochs: int, killed_before_its_checkpoint: bool, make: Make, tmp_path: Path
+) -> None:
+    """A worker dies after ``epochs`` epochs, or in the next one between its events and its checkpoint."""
+    where = store(tmp_path / "store")
+    killed = make(where, "search")
+    for _ in range(epochs):
+        killed.step()
+    if killed_before_its_checkpoint:
+        killed.log.scalars(epochs + 1, {"train/loss": -1.0})
+    killed.cleanup()
+    finish(make(where, "search"))
+    read = events(where.trial_log(item("search")))
+    for tag in CURVES:
+        assert [step for step, _ in curve(read, tag)] == [1, 2, 3, 4], tag
+    assert min(value for _, value in curve(read, "train/loss")) > 0
+
+
+def test_tunes_own_checkpoints_keep_each_epoch_once(make: Make, tmp_path: Path) -> None:
+    """A trial that Tune takes back to an earlier epoch drops the events after it."""
+    where = store(tmp_path / "store")
+    trainable = make(where, "search")
+    trainable.step()
+    trainable.save_checkpoint(str(tmp_path))
+    trainable.step()
+    trainable.load_checkpoint(str(tmp_path))
+    finish(trainable)
+    steps = [step for step, _ in curve(events(where.trial_log(item("search"))), "train/loss")]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_files_of_the_same_second_keep_their_order(tmp_path: Path) -> None:
+    """Restarts at once, and TensorBoard still reads them one after the other."""
+    for epoch in range(3):
+        log = TrialLog(tmp_path, epoch)
+        log.scalars(epoch + 1, {"loss": epoch})
+        log.scalars(epoch + 2, {"loss": -1.0})
+    names = sorted(file.name.split(".")[3] for file in tmp_path.iterdir())
+    assert len(set(names)) == 3
+    assert curve(events(tmp_path), "loss") == [(1, 0.0), (2, 1.0), (3, 2.0), (4, -1.0)]
+
+
+def picture(folder: Path, own: Tensor, target: Tensor | None) -> tuple[str, EventAccumulator]:
+    log = TrialLog(folder)
+    log.maps(1, torch.zeros(2, 3, 4, 4), own, target)
+    read = events(folder)
+    (tag,) = read.Tags()["images"]
+    return tag, read
+
+
+def test_without_targets_there_are_two_rows(tmp_path: Path) -> None:
+    """Inputs and the model's own maps; colours stay side by side."""
+    tag, read = picture(tmp_path, torch.ones(2, 3, 4, 4), None)
+    assert tag == "maps/input_own"
+    (image,) = read.Images(tag)
+    assert (image.height, image.width) == (12, 12)
+
+
+def test_maps_are_scaled_each_to_its_largest_magnitude(tmp_path: Path) -> None:
+    """s·|g| looks the same for every s ≠ 0, and a map of zeros is black."""
+    own = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pictures = [
+        picture(tmp_path / str(scale), scale * own, torch.zeros(2, 3, 4, 4))[1].Images("maps/input_target_own")
+        for scale in (1.0, -1.0, 1e-6)
+    ]
+    assert len({image.encoded_image_string for (image,) in pictures}) == 1

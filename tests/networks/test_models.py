@@ -1,0 +1,236 @@
+"""The shipped nets, and `build`: whatever a builder returns is initialized from one seed, linearized, and vetted."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_interpreg import registry, seeding
+from tune_interpreg.networks import layers, transposes
+from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.study.config import Model
+
+NETS = {"digits_cnn": (1, 8, 8), "mnist_cnn": (1, 12, 12), "cifar_cnn": (3, 16, 16)}
+SHAPE, CLASSES = (2, 6, 6), 4
+
+Build = Callable[[Callable[[], nn.Module]], nn.Module]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Build:
+    """`models.build` of a user's network, for images of SHAPE; it is registered under the test's name."""
+
+    def build_one(make: Callable[[], nn.Module]) -> nn.Module:
+        monkeypatch.setattr(registry, "resolve", lambda group, name: lambda shape, classes: make())
+        return models.build(Model(name=request.node.name), SHAPE, CLASSES, seeding.generator(0, "init"))
+
+    return build_one
+
+
+def linear() -> nn.Linear:
+    return nn.Linear(math.prod(SHAPE), CLASSES)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_initialization_is_pytorchs_own(name: str) -> None:
+    """The draws are those of PyTorch's constructors from an equally seeded generator, up to rounding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        reference = getattr(models, name)(NETS[name], CLASSES)
+    net = models.initialize(getattr(models, name)(NETS[name], CLASSES), torch.Generator().manual_seed(7))
+    for one, two in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_build_depends_on_its_generator_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal seeds give equal bits whatever the global generator; it is left as it was; other seeds differ."""
+    monkeypatch.setattr(registry, "resolve", lambda group, name: getattr(models, name))
+    one = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    torch.rand(1)
+    state = torch.get_rng_state()
+    two = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    other = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(1, "weights"))
+    assert torch.equal(state, torch.get_rng_state())
+    assert one.training
+    for a, b, c in zip(one.parameters(), two.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+
+
+def test_initialize_refuses_what_it_does_not_know() -> None:
+    """A layer with weights that has no scheme is an error that names it, never uninitialized memory."""
+    with pytest.raises(TypeError, match=r"1: Embedding"):
+        models.initialize(nn.Sequential(nn.Linear(2, 2), nn.Embedding(2, 2)), seeding.generator(0, "weights"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"), [("mnist_cnn", (1, 28, 28), 3_274_634), ("cifar_cnn", (3, 32, 32), 1_147_978)]
+)
+def test_the_papers_nets_have_their_size(name: str, shape: tuple[int, int, int], count: int) -> None:
+    """Parameters: Σ (inputs·k² + 1)·outputs over the layers, at the data sets' own sizes."""
+    with torch.device("meta"):
+        net = getattr(models, name)(shape, 10)
+        assert net.eval()(torch.zeros(1, *shape)).shape == (1, 10)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_too_small_images_are_refused(name: str) -> None:
+    """An image that the pools shrink to nothing is an error when the net is built."""
+    with pytest.raises(ValueError, match="too small"):
+        getattr(models, name)((1, 3, 3), CLASSES)
+
+
+@pytest.mark.parametrize("fc_relu", [True, False])
+def test_the_cifar_nets_fully_connected_part_is_linear_without_relu(fc_relu: bool) -> None:
+    """h(u + v) − h(0) = (h(u) − h(0)) + (h(v) − h(0)) in eval mode; the option changes no weight's shape."""
+    model = Model.model_validate({"name": "cifar_cnn", "fc_relu": fc_relu})
+    net = models.build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")).double().eval()
+    kinds = [type(layer) for layer in net.layers]
+    head = net.layers[kinds.index(nn.Flatten) :]
+    u, v = torch.randn(2, 3, 128, 1, 1, generator=seeding.generator(0, "u"), dtype=torch.float64)
+    zero = head(torch.zeros_like(u))
+    excess = (head(u + v) - head(u) - head(v) + zero).abs().max().item()
+    assert excess > 1e-3 if fc_relu else excess < 1e-12
+    assert kinds.count(nn.ReLU) == (6 if fc_relu else 4)
+    whole = models.build(Model(name="cifar_cnn"), NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init"))
+    for one, two in zip(net.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, two.double())
+
+
+def test_a_sequential_becomes_piecewise_linear(build: Build) -> None:
+    """Nested, with PyTorch's dropout, a shared layer, or of a class of its own: the same function in the same order."""
+
+    class Named(nn.Sequential):
+        pass
+
+    def make() -> nn.Module:
+        relu = nn.ReLU(inplace=True)
+        return Named(nn.Sequential(nn.Conv2d(2, 2, 1), relu, nn.Dropout(0.2)), nn.Flatten(), linear(), relu)
+
+    net = build(make)
+    assert isinstance(net, models.PiecewiseLinear)
+    kinds = [nn.Conv2d, nn.ReLU, layers.Dropout, nn.Flatten, nn.Linear, nn.ReLU]
+    assert [type(layer) for layer in net.layers] == kinds
+    plain, x = make().eval(), torch.rand(3, *SHAPE)
+    plain.load_state_dict(dict(zip(plain.state_dict(), net.state_dict().values(), strict=True)))
+    assert torch.equal(net.eval()(x), plain(transposes.channels_last(x)))
+
+
+class Residual(nn.Module):
+    """A network of a class of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.Dropout(0.5), linear()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        z_BK: Tensor = self.head(self.drop(x_BCHW + self.conv(x_BCHW).relu()).flatten(1))
+        return z_BK
+
+
+class Hooked(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), linear())
+        self.register_forward_hook(lambda layer, inputs, z: 2 * z)
+
+
+class Doubled(nn.Sequential):
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return 2 * super().forward(x_BCHW)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Residual, ["Residual has no rule"]),
+        (Hooked, ["Hooked must have no hooks"]),
+        (lambda: Doubled(nn.Flatten(), linear()), ["Doubled has no rule"]),
+        (lambda: nn.Sequential(nn.Flatten(), linear(), nn.Tanh(), nn.Softplus()), ["2: ", "Tanh", "3: ", "Softplus"]),
+        (lambda: nn.Sequential(nn.Sequential(nn.BatchNorm2d(2)), nn.Flatten(), linear()), ["0.0: ", "BatchNorm2d"]),
+        (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, 1, 1, padding_mode="reflect"), nn.Flatten(), linear()), ["reflect"]),
+    ],
+    ids=["residual", "hooked", "doubled", "smooth", "normalized", "reflecting"],
+)
+def test_other_networks_are_as_exact_and_said_once_to_be_slower(
+    make: Callable[[], nn.Module], words: list[str], build: Build, request: pytest.FixtureRequest
+) -> None:
+    """The warning names model, place, type and remedy; the gradients are autograd's, under one dropout mask."""
+    with pytest.warns(models.SlowGradients) as said:
+        net = build(make)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert all(word in str(said[0].message) for word in [*words, request.node.name, "linearize(x)"])
+    assert type(build(make)) is type(net)  # and without another warning
+    generator, x = torch.Generator(), torch.rand(3, *SHAPE, requires_grad=True)
+    layers.set_dropout_generator(net, generator.manual_seed(1))
+    _, adjoint = models.linearize(net, x)
+    layers.set_dropout_generator(net, generator.manual_seed(1))
+    e = torch.rand(3, CLASSES)
+    torch.testing.assert_close(adjoint(e), *torch.autograd.grad(net(x), x, e))
+
+
+def test_a_network_with_its_own_linearize_is_left_alone(build: Build) -> None:
+    """Nothing is said, and nothing changed."""
+
+    class Own(nn.Sequential):
+        def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, layers.Adjoint]:
+            return self(x_BCHW), lambda e: (e @ self[1].weight).unflatten(-1, SHAPE)
+
+    assert type(build(lambda: Own(nn.Flatten(), linear()))) is Own
+
+
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
+def test_dropout_within_any_network_draws_from_the_given_generator(build: Build) -> None:
+    """Equal seeds, equal outputs in train mode, whatever the global generator, which stays as it was."""
+    net, outputs = build(Residual), []
+    for _ in range(2):
+        layers.set_dropout_generator(net, torch.Generator().manual_seed(3))
+        torch.rand(1)
+        state = torch.get_rng_state()
+        outputs.append(net(torch.ones(1, *SHAPE)))
+        assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(*outputs)
+    assert not torch.equal(outputs[0], net(torch.ones(1, *SHAPE)))
+
+
+class Functional(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, training=self.training)
+
+
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
+def test_layers_that_draw_from_the_global_generator_are_refused(build: Build) -> None:
+    """All of them, and no layer around them, with the remedy; the global generator stays as it was."""
+    state = torch.get_rng_state()
+    inner = [nn.AlphaDropout(), nn.RReLU(), nn.Dropout3d(), Functional(), nn.Dropout()]
+    with pytest.raises(ValueError, match=r"global random generator") as error:
+        build(lambda: nn.Sequential(nn.Sequential(*inner), nn.Flatten(), linear()))
+    assert "0.0 (AlphaDropout), 0.1 (RReLU), 0.2 (Dropout3d), 0.3 (Functional); take torch.nn.Dropout" in str(error)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3)), r"\(2, 4\) for 2 images; this one returns \(2, 3\)"),
+        (lambda: nn.Sequential(nn.Conv2d(2, 4, 3)), r"returns \(2, 4, 4, 4\)"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(71, 4)), "shapes cannot be multiplied"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(make: Callable[[], nn.Module], words: str, build: Build) -> None:
+    """Images that its layers do not take, or an output that is not one logit a class."""
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        build(make)
+
+
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
+def test_vetting_leaves_the_statistics_of_normalization(build: Build) -> None:
+    """The network that is returned has seen no image."""
+    net = build(lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), linear()))
+    assert net[0].num_batches_tracked == 0
+    assert net.training

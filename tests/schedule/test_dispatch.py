@@ -1,0 +1,327 @@
+"""Whole studies through the dispatcher, with the closed form of ``closed_form`` in place of trainings."""
+
+import math
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from helpers.closed_form import ARMS, TWINS, drain, failing, steps, strength, study, worker
+
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.dispatch import Dispatcher, Pause
+from tune_interpreg.search.arm_search import journal
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Item
+
+
+def settled(of: Study, store: Store, role: str, arm: str) -> dict[int, Record]:
+    records = Dispatcher(of, store, "f").records.values()
+    return {record["number"]: record for record in records if (record["role"], record["arm"]) == (role, arm)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.mark.parametrize("workers", [1, 20])
+def test_a_study_drains_and_every_part_runs_once(store: Store, workers: int) -> None:
+    of = study()
+    ran = drain(of, store, workers=workers)
+    assert len(ran) == len({item.key for item in ran}) == graph.total(of) == 15 + 10 + 1
+    dispatcher = Dispatcher(of, store, "f")
+    assert dispatcher.settled() == dispatcher.total() == len(dispatcher.records)
+    assert not graph.waiting(of, dispatcher.state)
+    assert not list((store.path / "checkpoints").iterdir())
+
+
+def test_matched_arms_train_at_the_loss_of_their_reference(store: Store) -> None:
+    ran = drain(study(), store)
+    chosen = {item.arm: strength(item) for item in ran if item.role == "repeat"}
+    searched = [item for item in ran if (item.arm, item.role) == ("robust", "search")]
+    assert chosen["robust"] == min(map(strength, searched), key=lambda x: abs(math.log(x / 0.1)))
+    for arm in ("permuted", "jacobian"):
+        assert chosen[arm] == pytest.approx(chosen["robust"], rel=0.25)
+        assert all(not item.adversarial for item in ran if (item.arm, item.role) == (arm, "search"))
+
+
+def test_a_finished_study_runs_nothing_and_leaves_the_journal_closed(store: Store) -> None:
+    of = study(**TWINS)
+    drain(of, store)
+    store.journal.unlink()
+    files = sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*"))
+    assert drain(of, store) == []
+    assert sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*")) == files
+
+
+def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_study(store: Store, tmp_path: Path) -> None:
+    twins = TWINS["one"].replace("trials: 8", "trials: 4").replace("standard", "adversarial")
+    of = study("adversarial", "robust", "permuted", one=twins, seeds="[3]")
+    answer = failing(lambda item: item.number == 3 and item.arm == "robust", "diverged")
+    whole = []
+    for count, item in enumerate(steps(Dispatcher(of, store, "f"), answer)):
+        shutil.copytree(store.path, tmp_path / str(count))
+        whole.append(item)
+    for count in range(len(whole)):
+        assert drain(of, Store(tmp_path / str(count)), answer) == whole[count:]
+        shutil.rmtree(tmp_path / str(count))
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_what_was_begun_comes_back_first_and_nothing_settled_runs_again(
+    store: Store, tmp_path: Path, workers: int
+) -> None:
+    of = study()
+    started = []
+    for count, item in enumerate(steps(Dispatcher(of, store, "f"), workers=workers)):
+        started.append(item)
+        if count % 6:
+            continue
+        killed = Store(shutil.copytree(store.path, tmp_path / str(count)))
+        before = {record["key"] for record in killed.records()}
+        begun = [one for one in started if one.key not in before]
+        again = drain(of, killed, workers=workers)
+        assert {one.key for one in again[: len(begun)]} == {one.key for one in begun}
+        assert before.isdisjoint(one.key for one in again)
+        assert len(again) == graph.total(of) - len(before)
+
+
+def test_a_record_whose_driver_died_before_taking_it_counts(store: Store) -> None:
+    of = study("standard")
+    item = next(steps(Dispatcher(of, store, "f")))
+    store.write_record(worker(item))
+    assert [one.seeds for one in drain(of, store)] == [(1,)]
+    assert store.begun() == []
+
+
+def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> None:
+    """Be it that the run died between the deletion of the note and that of the checkpoint."""
+    of = study("standard")
+    items = drain(of, store)
+    for item, name in zip(items, ("item.json", "epoch.safetensors"), strict=True):
+        store.begin(item)
+        (store.checkpoint_dir(item.key) / "epoch.safetensors").touch()
+        (store.checkpoint_dir(item.key) / name).unlink()
+    assert drain(of, store) == []
+    assert store.under_way() == set()
+
+
+def test_a_new_arm_new_seeds_and_new_trials_run_only_what_is_new(store: Store) -> None:
+    drain(study("standard", "adversarial", "robust"), store)
+    new = drain(study(), store)
+    assert {item.arm for item in new} == {"permuted", "jacobian"}
+    new = drain(study(seeds="[0, 1, 7]"), store)
+    assert sorted((item.arm, item.role, item.seeds) for item in new) == [(arm, "repeat", (7,)) for arm in sorted(ARMS)]
+    longer = {"jacobian": ARMS["jacobian"].replace("trials: 4", "trials: 6, tolerance: 1.0e-9")}
+    new = drain(study(seeds="[0, 1, 7]", **longer), store)
+    assert [item.number for item in new if item.role == "search"] == [4, 5]
+    assert {item.arm for item in new} == {"jacobian"}
+
+
+def test_more_trials_that_choose_the_same_rerun_nothing_downstream(store: Store) -> None:
+    drain(study(), store)
+    worse = failing(lambda item: item.role == "search")
+    new = drain(study(robust=ARMS["robust"].replace("trials: 6", "trials: 8")), store, worse)
+    assert [(item.arm, item.role, item.number) for item in new] == [("robust", "search", 6), ("robust", "search", 7)]
+
+
+def test_a_reference_that_chose_anew_is_matched_anew(store: Store) -> None:
+    drain(study(), store)
+    weak = study(robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.005, 0.02]"))
+    new = drain(weak, store)
+    chosen = {item.arm: strength(item) for item in new if item.role == "repeat"}
+    assert chosen.keys() == {"robust", "permuted", "jacobian"}
+    assert chosen["robust"] <= 0.02
+    assert chosen["permuted"] < 0.05
+
+
+def test_a_changed_range_leaves_out_what_no_longer_belongs(store: Store) -> None:
+    before = {n: r["key"] for n, r in _trials(store, study("adversarial", "robust")).items()}
+    narrow = study("adversarial", robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.08, 0.2]"))
+    trials = _trials(store, narrow)
+    kept = {number for number, record in trials.items() if record["key"] == before[number]}
+    assert 0 < len(kept) < 6 == len(trials)
+    assert all(record["recipe"]["params"]["lambda"] >= 0.08 for record in trials.values())
+    drained = Dispatcher(study("adversarial", "robust"), store, "f")
+    assert drained.next() is Pause.DRAINED
+    assert {key for _, key, _ in drained.records} >= set(before.values())
+
+
+def _trials(store: Store, of: Study) -> dict[int, Record]:
+    drain(of, store)
+    return settled(of, store, "search", "robust")
+
+
+def test_a_choice_grown_by_a_value_goes_on(store: Store) -> None:
+    of = study("adversarial", "robust")
+    for item in steps(Dispatcher(of, store, "f")):
+        if item.number == 3:
+            break
+    grown = study("adversarial", robust=ARMS["robust"].replace("[0.0, 1.0]", "[0.0, 1.0, 2.0]"))
+    assert [item.number for item in drain(grown, store) if item.role == "search"] == [3, 4, 5]
+
+
+def test_a_trial_that_fails_costs_only_itself_and_one_that_diverges_was_too_strong(store: Store) -> None:
+    def answer(item: Item) -> Record:
+        lost: ledger.Settled = "diverged" if strength(item) > 0.17 else "failed"
+        return failing(lambda one: one.role == "search" and (one.number == 2 or strength(one) > 0.17), lost)(item)
+
+    of = study()
+    ran = drain(of, store, answer)
+    assert len(ran) == graph.total(of)
+    assert not graph.waiting(of, Dispatcher(of, store, "f").state)
+    assert {record["state"] for record in store.records()} == {"done", "failed", "diverged"}
+    chosen = {item.arm: strength(item) for item in ran if item.role == "repeat"}
+    assert chosen["permuted"] == pytest.approx(chosen["robust"], rel=0.5)
+
+
+def test_where_all_trials_fail_the_arms_behind_them_wait_and_say_so(store: Store) -> None:
+    of = study()
+    ran = drain(of, store, failing(lambda item: (item.arm, item.role) == ("robust", "search")))
+    assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "adversarial"}
+    waiting = graph.waiting(of, Dispatcher(of, store, "f").state)
+    assert waiting["robust"] == "no trial of its search finished"
+    assert waiting["jacobian"] == waiting["permuted"] == "has no loss to match: no seed of robust finished"
+    assert drain(of, store) == []
+    assert store.forget_failures() == 6
+    assert len(drain(of, store)) == graph.total(of) - len(ran) + 6
+
+
+def test_a_failed_teacher_holds_back_its_pupils_until_it_is_retried(store: Store) -> None:
+    of = study()
+    ran = drain(of, store, failing(lambda item: item.arm == "adversarial" and item.seeds == (0,)))
+    assert sorted({item.arm for item in ran}) == ["adversarial", "standard"]
+    assert graph.waiting(of, Dispatcher(of, store, "f").state).keys() == {"robust", "permuted", "jacobian"}
+    assert store.forget_failures() == 1
+    assert len(drain(of, store)) == graph.total(of) - 3
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_equal_proposals_run_once_and_all_count(store: Store, workers: int) -> None:
+    of = study("standard", **TWINS, two=TWINS["one"], again="{method: standard}")
+    ran = drain(of, store, workers=workers)
+    assert len({item.key for item in ran}) == len(ran)
+    assert sum(item.role == "search" for item in ran) == 2
+    assert sum(item.role == "repeat" and item.recipe.method == "standard" for item in ran) == 2
+    dispatcher = Dispatcher(of, store, "f")
+    assert dispatcher.settled() == dispatcher.total() == len(store.records())
+    for arm in ("one", "two"):
+        assert set(settled(of, store, "search", arm)) == set(range(8))
+        trials = journal(store.journal).get_all_trials(journal(store.journal).get_study_id_from_name(arm))
+        assert sorted(trial.user_attrs["number"] for trial in trials) == list(range(8))
+
+
+def test_a_gpu_repeats_all_seeds_in_one_item_and_adds_only_missing_ones(store: Store) -> None:
+    ran = drain(study(gpus=1), store)
+    assert [item.seeds for item in ran if item.role == "repeat"] == [(0, 1)] * 5
+    assert all(item.seeds == (0,) for item in ran if item.role != "repeat")
+    assert {(item.role, item.seeds) for item in drain(study(gpus=1, seeds="[0, 1, 2, 5]"), store)} == {
+        ("repeat", (2, 5))
+    }
+    assert [(item.role, item.seeds) for item in drain(study(seeds="[0, 1, 2, 5, 6]"), store)] == [("repeat", (6,))] * 5
+
+
+def test_a_pruned_trial_is_settled_where_it_stood(store: Store) -> None:
+    pruned = "trials: 8, pruner: median"
+    of = study("adversarial", robust=ARMS["robust"].replace("trials: 6", pruned))
+    dispatcher = Dispatcher(of, store, "f")
+    for item in steps(dispatcher):
+        if item.role == "search" and item.number == 6:
+            break
+        if item.role == "search":
+            assert not dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.5})
+    assert dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.1})
+    assert dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.1})["metrics"] == {"0": {"val/adv_accuracy": 0.1}}
+    assert [one.number for one in drain(of, store) if one.role == "search"] == [7]
+
+
+MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")
+
+
+def told_epochs(item: Item) -> Record:
+    """As the closed form answers, with a curve that rises to .6 in the second epoch."""
+    curve = [{"val/adv_accuracy": value} for value in (0.5, 0.6, 0.6)]
+    return worker(item) | {"curves": {str(seed): curve for seed in item.seeds}}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_pruner_hears_of_all_epochs_whoever_reported_them(store: Store, interrupted: bool) -> None:
+    """A trial whose best epoch lies before a kill goes on; one that a kill saved from its pruner is stopped there."""
+    of = study("adversarial", robust=MEDIAN)
+    dispatcher = Dispatcher(of, store, "f")
+    trials = {
+        item.number: item for item in islice(steps(dispatcher, told_epochs, workers=2), 11) if item.role == "search"
+    }
+    good, bad = max(trials), max(trials) - 1
+    first, second = ({"epoch": epoch, "val/adv_accuracy": value} for epoch, value in ((1, 0.9), (2, 0.3)))
+    poor = {"epoch": 1, "val/adv_accuracy": 0.1}
+    assert dispatcher.epoch(trials[good], first) is None
+    if interrupted:
+        dispatcher = Dispatcher(of, store, "f")
+        assert [dispatcher.next(), dispatcher.next()] == [trials[bad], trials[good]]
+        assert dispatcher.epoch(trials[good], first, second) is None
+    else:
+        assert dispatcher.epoch(trials[good], second) is None
+    assert dispatcher.epoch(trials[bad], poor, second) == poor
+    assert dispatcher.prune(trials[bad], poor, seconds=2.0, spent={"train": 2.0})["epochs"] == 1
+    (record,) = [one for one in store.records() if one["state"] == "pruned"]
+    assert (record["metrics"], record["spent"]) == ({"0": {"val/adv_accuracy": 0.1}}, {"train": 2.0})
+
+
+def pruned(of: Study, store: Store, count: int) -> list[Item]:
+    """The trials of ``robust`` that the study begins with, of which every second is stopped early."""
+    dispatcher = Dispatcher(of, store, "f")
+    trials = []
+    while len(trials) < count and isinstance(item := dispatcher.next(), Item):
+        if item.role == "search" and item.number % 2:
+            dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.9})
+        else:
+            store.write_record(worker(item))
+            dispatcher.finish(item, worker(item))
+        trials += [item] * (item.role == "search")
+    return trials
+
+
+def test_without_a_pruner_trials_that_stopped_early_run_again(store: Store) -> None:
+    before = pruned(study("adversarial", robust=MEDIAN), store, 6)
+    of = study("adversarial", robust=MEDIAN.replace(", pruner: median", ""))
+    again = next(item for item in steps(Dispatcher(of, store, "f")) if item.role == "search")
+    assert again.number == 1
+    assert [item.number for item in drain(of, store) if item.role == "search"] == [1, 3, 5, 6, 7]
+    assert {record["state"] for record in settled(of, store, "search", "robust").values()} == {"done"}
+    kept = {item.number: item.key for item in before if item.number % 2 == 0}
+    assert kept.items() <= {n: one["key"] for n, one in settled(of, store, "search", "robust").items()}.items()
+    assert drain(of, store) == []
+
+
+GRID = "{method: jacobian, search: {maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.1]}%s}}"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_trial_that_stopped_early_is_no_result_of_an_arm_without_a_pruner(store: Store, at_once: bool) -> None:
+    of = study("standard", early=GRID % ", pruner: median", late=GRID % "", seeds="[0]")
+    dispatcher = Dispatcher(of, store, "f")
+    items = [item for item in (dispatcher.next() for _ in range(3)) if isinstance(item, Item)]
+    assert [item.arm for item in items] == ["standard", "early", "early"]
+    if at_once:
+        assert dispatcher.next() is Pause.WAIT  # the other arm's trials are the same
+    for item in items[1:]:
+        dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.9})
+    store.write_record(worker(items[0]))
+    dispatcher.finish(items[0], worker(items[0]))
+    if not at_once:
+        dispatcher = Dispatcher(of, store, "f")
+    again = [item for item in steps(dispatcher) if item.role == "search"]
+    assert [(item.arm, item.number, item.key) for item in again] == [("late", n, items[1 + n].key) for n in (0, 1)]
+    assert {record["state"] for record in settled(of, store, "search", "late").values()} == {"done"}
+    assert drain(of, store) == []
+
+
+def test_a_record_of_another_format_is_left_alone(store: Store) -> None:
+    of = study("standard")
+    drain(of, store)
+    store.write_record(store.records()[0] | {"format": 0, "recipe": "of old"})
+    assert len(drain(of, store)) == 1

@@ -1,0 +1,317 @@
+"""The graph of arms: what may start when, and that every study drains whatever happens to it."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.graph import State, Tally, Task
+from tune_interpreg.study.config import Arm, Checks, Study, Targets
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.space import Search
+
+TEACHER = "  teacher: {method: adversarial}\n"
+PUPIL = "  pupil: {method: interpretation, lambda: 0.1, targets: {teacher: teacher}}\n"
+MATCH = (
+    "  match: {method: jacobian, search: {match_loss_of: teacher, trials: 3,"
+    " space: {lambda_j: {log_uniform: [0.001, 1.0]}}}}\n"
+)
+
+
+def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
+    text = f"checks: null\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n" + "".join(arms)
+    return study_file.parse(text, where="test.yaml")
+
+
+def tally(state: State, task: Task, of: Study) -> Tally:
+    if task.role == "targets":
+        key = graph.maps_of(of.arms[task.arm])
+        assert key is not None
+        return state.maps[key]
+    return {"search": state.searches, "repeat": state.repeats, "checks": state.checks}[task.role][task.arm]
+
+
+def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(task.arm, task.role, task.parts) for task in graph.ready(of, state)]
+
+
+# ------------------------------------------------------------- what starts when
+def test_arms_without_needs_start_with_all_their_seeds() -> None:
+    of = study(TEACHER, "  other: {method: standard}\n")
+    state = State.empty(of)
+    assert ready(of, state) == [("teacher", "repeat", (s,)) for s in (5, 6)] + [
+        ("other", "repeat", (s,)) for s in (5, 6)
+    ]
+    state.repeats["teacher"].running.add(5)
+    state.repeats["teacher"].lost.add(6)
+    state.repeats["other"].done.add(5)
+    assert ready(of, state) == [("other", "repeat", (6,))]
+    assert (state.under_way, state.settled, graph.total(of)) == (1, 2, 4)
+
+
+def test_on_a_gpu_the_open_seeds_of_an_arm_are_one_task() -> None:
+    of = study(TEACHER, seeds="[5, 6, 7, 8]", gpus=1)
+    state = State.empty(of)
+    state.repeats["teacher"].done.add(6)
+    assert ready(of, state) == [("teacher", "repeat", (5, 7, 8))]
+    state.repeats["teacher"].running |= {5, 7, 8}
+    assert ready(of, state) == []
+
+
+def test_maps_wait_for_the_teachers_first_seed_alone_and_come_before_all_else() -> None:
+    of = study(PUPIL, TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done.add(6)
+    assert ready(of, state) == [("teacher", "repeat", (5,))]
+    state.repeats["teacher"] = Tally(done={5})
+    assert ready(of, state) == [("pupil", "targets", (5,)), ("teacher", "repeat", (6,))]
+    (maps,) = state.maps.values()
+    maps.running.add(5)
+    assert ready(of, state) == [("teacher", "repeat", (6,))]
+    maps.running.clear()
+    maps.done.add(5)
+    assert ready(of, state) == [("teacher", "repeat", (6,)), ("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
+
+
+def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
+    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    for gpus in (0, 1):
+        of = study(TEACHER, own, gpus=gpus)
+        state = State.empty(of)
+        state.repeats["teacher"].done |= {5, 6}
+        assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+        assert graph.total(of) == 6
+        (maps,) = state.maps.values()
+        maps.done.add(6)
+        maps.running.add(5)
+        assert ready(of, state) == [("pupil", "repeat", (6,))]
+        maps.running.clear()
+        maps.lost.add(5)
+        state.repeats["pupil"].done.add(6)
+        assert graph.waiting(of, state) == {"pupil": "has no target maps for seed 5: the teacher teacher gave none"}
+        maps.done.add(5)
+        maps.lost.clear()
+        state.repeats["pupil"].done.clear()
+        assert ready(of, state) == [("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
+
+
+def test_a_match_does_not_wait_for_a_seed_of_its_reference_that_has_no_teacher() -> None:
+    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, own, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
+    state = State.empty(of)
+    state.repeats["teacher"] = Tally(done={6}, running={5})
+    state.repeats["pupil"].done.add(6)
+    (maps,) = state.maps.values()
+    maps.done.add(6)
+    assert ready(of, state) == []
+    state.repeats["teacher"] = Tally(done={6}, lost={5})
+    assert ready(of, state) == [("match", "search", (0,))]
+    state.repeats["teacher"] = Tally(done={5, 6})
+    maps.lost.add(5)
+    assert ready(of, state) == [("match", "search", (0,))]
+
+
+def test_a_shared_and_an_own_teacher_make_no_maps_twice() -> None:
+    own = PUPIL.replace("pupil", "own").replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, PUPIL, own)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+    (maps,) = state.maps.values()
+    maps.done.add(5)
+    assert [task for task in ready(of, state) if task[1] == "repeat"] == [
+        ("pupil", "repeat", (5,)),
+        ("pupil", "repeat", (6,)),
+        ("own", "repeat", (5,)),
+    ]
+
+
+def test_pupils_share_maps_that_are_made_alike() -> None:
+    second = PUPIL.replace("pupil", "second")
+    shared = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, permute: true}"))
+    apart = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, samples: 3}"))
+    assert (len(State.empty(shared).maps), len(State.empty(apart).maps)) == (1, 2)
+    assert (graph.total(shared), graph.total(apart)) == (7, 8)
+
+
+def test_a_match_waits_for_all_repeats_of_its_reference_and_one_that_was_done() -> None:
+    of = study(MATCH, TEACHER)
+    state = State.empty(of)
+    repeats = state.repeats["teacher"]
+    repeats.done.add(5)
+    repeats.running.add(6)
+    assert ready(of, state) == []
+    repeats.running.clear()
+    repeats.lost.add(6)
+    assert ready(of, state) == [("match", "search", (0,))]
+    state.repeats["teacher"] = Tally(lost={5, 6})
+    assert ready(of, state) == []
+    assert graph.waiting(of, state) == {"match": "has no loss to match: no seed of teacher finished"}
+
+
+def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them() -> None:
+    of = study(MATCH, TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    search = state.searches["match"]
+    for number in range(3):
+        assert ready(of, state) == [("match", "search", (number,))]
+        search.running.add(number)
+    assert ready(of, state) == []
+    search.running -= {0, 1}
+    search.done.add(0)
+    search.lost.add(1)
+    assert ready(of, state) == []
+    search.running.clear()
+    search.lost.add(2)
+    assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
+    search.done.clear()
+    search.lost.add(0)
+    assert ready(of, state) == []
+    assert graph.waiting(of, state) == {"match": "no trial of its search finished"}
+
+
+def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> None:
+    of = study(MATCH.replace("trials: 3", "trials: 9"), TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    search = state.searches["match"]
+    search.done |= {0, 1, 2}
+    state.found.add("match")
+    state.begun["match"] = {3, 5}
+    assert ready(of, state) == [("match", "search", (3,))]
+    search.running.add(3)
+    assert ready(of, state) == [("match", "search", (5,))]
+    search.running.clear()
+    search.done |= {3, 5}
+    assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
+
+
+def test_a_search_that_is_over_and_chose_nothing_is_told() -> None:
+    of = study(MATCH, TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    state.searches["match"].done |= {0, 1, 2}
+    told = "its search chose nothing: no trial that finished has train/loss"
+    assert graph.waiting(of, state) == {"match": told}
+
+
+def test_what_most_arms_wait_for_comes_first() -> None:
+    deeper = MATCH.replace("match:", "deeper:").replace("match_loss_of: teacher", "match_loss_of: match")
+    of = study("  alone: {method: standard}\n", deeper, MATCH, TEACHER)
+    assert graph.dependents(of, "teacher") == {"match", "deeper"}
+    assert [task.arm for task in graph.ready(of, State.empty(of))] == ["teacher", "teacher", "alone", "alone"]
+
+
+def test_dependents_of_a_deep_ladder_are_found_at_once() -> None:
+    arms = {"a0": Arm(method="m"), "a1": Arm(method="m")}
+    for n in range(2, 60):
+        search = Search(space={"x": {"log_uniform": (1, 2)}}, match_loss_of=f"a{n - 2}")
+        arms[f"a{n}"] = Arm(method="m", targets=Targets(teacher=f"a{n - 1}"), search=search)
+    assert len(graph.dependents(Study(arms=arms), "a0")) == 58
+
+
+def test_waiting_names_the_teacher_that_gave_no_maps() -> None:
+    of = study(PUPIL, TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"] = Tally(done={6}, lost={5})
+    assert graph.waiting(of, state) == {"pupil": "has no target maps: the teacher teacher gave none"}
+
+
+# ------------------------------------------------------------ whatever happens
+@st.composite
+def studies(draw: st.DrawFn) -> Study:
+    """Any acyclic study of up to six arms, in any order."""
+    arms: dict[str, Arm] = {}
+    for n in range(draw(st.integers(1, 6))):
+        earlier = st.none() | st.sampled_from(sorted(arms)) if arms else st.none()
+        teacher, match = draw(earlier), draw(earlier)
+        goal = {"match_loss_of": match} if match else {"maximize": "val/accuracy"}
+        space = {"lambda": {"log_uniform": (0.1, 1.0)}}
+        search = Search(space=space, trials=draw(st.integers(1, 3)), **goal) if match or draw(st.booleans()) else None
+        made = {"samples": draw(st.sampled_from([3, 4])), "teachers": draw(st.sampled_from(["shared", "per_seed"]))}
+        targets = Targets(teacher=teacher, **made) if teacher else None
+        method = draw(st.sampled_from(["m", "standard", "adversarial"]))
+        arms[f"a{n}"] = Arm(method=method, targets=targets, search=search)
+    shuffled = draw(st.permutations(list(arms)))
+    seeds, gpus = draw(st.sampled_from([(0,), (3, 1), (0, 1, 2)])), draw(st.sampled_from([0, 1]))
+    checks = draw(st.sampled_from([None, Checks()]))
+    return Study(arms={name: arms[name] for name in shuffled}, seeds=seeds, resources={"gpus": gpus}, checks=checks)
+
+
+def assert_prerequisites(of: Study, state: State, task: Task) -> None:
+    arm, seeds = of.arms[task.arm], set(of.seeds)
+    if task.role == "targets":
+        assert arm.targets
+        key = graph.maps_of(arm)
+        alike = [other.targets for other in of.arms.values() if graph.maps_of(other) == key]
+        own = any(targets and targets.teachers == "per_seed" for targets in alike)
+        assert set(task.parts) <= (seeds if own else {of.seeds[0]})
+        assert set(task.parts) <= state.repeats[arm.targets.teacher].done
+        return
+    if task.role == "checks":
+        assert set(task.parts) <= state.repeats[task.arm].done
+        came = [name for name in graph.sources(of) if of.arms[name].search is None or state.searches[name].done]
+        assert all(set(task.parts) <= state.repeats[name].settled for name in came)
+        return
+    if (key := graph.maps_of(arm)) is not None:
+        trained = task.parts if task.role == "repeat" else of.seeds[:1]
+        assert {graph.teacher_seed(of, arm, seed) for seed in trained} <= state.maps[key].done
+    if arm.search and arm.search.match_loss_of:
+        reference = state.repeats[arm.search.match_loss_of]
+        assert reference.done
+        assert not reference.running
+        assert reference.settled == seeds or graph.is_over(of, state, arm.search.match_loss_of)
+    if task.role == "repeat" and arm.search:
+        assert len(state.searches[task.arm].settled) == arm.search.trials
+        assert state.searches[task.arm].done
+
+
+@pytest.mark.parametrize("workers", [1, 3, 100])
+@settings(max_examples=120, deadline=None)
+@given(of=studies(), seed=st.integers(0, 2**32), failures=st.sampled_from([0.0, 0.1, 0.5]))
+def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, failures: float, workers: int) -> None:
+    rng, state = random.Random(seed), State.empty(of)
+    under_way: list[Task] = []
+    seen: Counter[tuple[object, ...]] = Counter()
+    while True:
+        while len(under_way) < workers and (task := next(graph.ready(of, state), None)):
+            assert_prerequisites(of, state, task)
+            maps = graph.maps_of(of.arms[task.arm]) if task.role == "targets" else task.arm
+            seen.update((maps, task.role, part) for part in task.parts)
+            tally(state, task, of).running.update(task.parts)
+            under_way.append(task)
+        assert state.under_way == sum(len(task.parts) for task in under_way)
+        if not under_way:
+            break
+        task = under_way.pop(rng.randrange(len(under_way)))
+        of_task = tally(state, task, of)
+        of_task.running.difference_update(task.parts)
+        (of_task.lost if rng.random() < failures else of_task.done).update(task.parts)
+    assert set(seen.values()) <= {1}
+    assert state.settled == len(seen)
+    unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
+    assert graph.waiting(of, state).keys() == unfinished
+    assert_truthful(of, state)
+    assert all(state.checks[name].settled == (state.repeats[name].done if of.checks else set()) for name in of.arms)
+    if not failures:
+        assert state.settled == graph.total(of)
+
+
+def assert_truthful(of: Study, state: State) -> None:
+    """Each reason that an arm waits for is a part that was given up, or an arm that waits itself."""
+    for name, why in graph.waiting(of, state).items():
+        arm = of.arms[name]
+        if "maps" in why:
+            assert arm.targets
+            assert not {graph.teacher_seed(of, arm, seed) for seed in of.seeds} <= state.maps[graph.maps_of(arm)].done
+            assert arm.targets.teacher in why
+        elif "loss to match" in why:
+            assert arm.search
+            assert not state.repeats[arm.search.match_loss_of or ""].done
+        else:
+            assert arm.search
+            assert len(state.searches[name].lost) == arm.search.trials

@@ -1,0 +1,102 @@
+"""Whatever becomes of any one file of a store, reports and runs say what is wrong, and the study ends the same."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from helpers.closed_form import Leaving, outcome, steps
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tune_interpreg.cluster import drain as cluster
+from tune_interpreg.commands import reports
+from tune_interpreg.running import run as running
+from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.stopping import Stop
+from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.study.file import read as study_file
+
+TINY = """
+data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
+seeds: [0]
+checks: null
+arms:
+  adversarial: {method: adversarial}
+  robust:
+    method: interpretation
+    targets: {teacher: adversarial}
+    search: {maximize: val/adv_accuracy, trials: 3, space: {lambda: {log_uniform: [0.05, 0.2]}}}
+  jacobian:
+    method: jacobian
+    search: {match_loss_of: robust, trials: 2, space: {lambda_j: {log_uniform: [0.001, 1.0]}}}
+"""
+
+
+class Closed:
+    """In place of ``cluster.drain``: workers by closed form, stopped after so many items."""
+
+    def __init__(self) -> None:
+        self.limit = 10**9
+
+    def __call__(self, dispatcher: Dispatcher, where: str) -> Stop:
+        for count, _ in enumerate(steps(dispatcher, Leaving(dispatcher.store)), start=1):
+            if count == self.limit:
+                break
+        return Stop()
+
+
+def run(folder: Path) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    console = Console(file=StringIO(), width=200)
+    (folder / "tiny.yaml").write_text(TINY)
+    file = study_file.read(str(folder / "tiny.yaml"))
+    code = running.run(file, Store(folder / "store"), where="in-process", retry_failed=False, console=console)
+    return code, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A finished store, and one that was left in the midst of its first search."""
+    with pytest.MonkeyPatch.context() as patch:
+        closed = Closed()
+        patch.setattr(cluster, "drain", closed)
+        made = {name: tmp_path_factory.mktemp(name) for name in ("interrupted", "finished")}
+        for (name, folder), closed.limit in zip(made.items(), (4, 10**9), strict=True):
+            run(folder)
+            assert Store(folder / "store").records(), name
+        yield made
+
+
+DAMAGES = {
+    "truncated": lambda content, data: content[: data.draw(st.integers(0, max(0, len(content) - 1)))],
+    "flipped": lambda content, data: flipped(content, data.draw(st.integers(0, 8 * len(content) - 1))),
+    "garbage": lambda content, data: data.draw(st.binary(max_size=200)),
+    "doubled": lambda content, data: content + content,
+}
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+@given(st.data())
+@settings(max_examples=15, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("state", ["interrupted", "finished"])
+def test_whatever_one_file_becomes_the_study_ends_the_same(
+    state: str, stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    store = Store(shutil.copytree(stores[state] / "store", folder / "store"))
+    files = sorted(str(path.relative_to(store.path)) for path in store.path.rglob("*") if path.is_file())
+    path = store.path / data.draw(st.sampled_from([name for name in files if (store.path / name).stat().st_size]))
+    path.write_bytes(DAMAGES[data.draw(st.sampled_from(sorted(DAMAGES)))](path.read_bytes(), data))
+    with suppress(StoreError):
+        reports.print_all(store, Console(file=StringIO()))
+    code, printed = run(folder)
+    assert code == 0, printed
+    assert outcome(store) == outcome(Store(stores["finished"] / "store"))
+    shutil.rmtree(folder)

@@ -1,0 +1,289 @@
+"""A study file with mistakes is refused with all of them at once, each with line, rule, value and remedy."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import StudyError
+
+ARMS = "arms:\n  standard: {method: standard}\n"
+ARM = "  i:\n    method: interpretation\n    targets: {teacher: standard}\n    "
+
+MISTAKES = """\
+data: mnits
+model: mnist_cnn
+training:
+  epochs: 0
+  lr: fast
+atack: {eps: 1.5}
+attack: {norm: l2,
+  eps: -1.5}
+seeds: [0, 1, 0]
+arms:
+  standard: {method: standrad}
+  robust:
+    method: interpretation
+    targets: {teacher: advers}
+    phi: high
+    search:
+      space:
+        lambda: {log_uniform: [1.0, 0.001]}
+      maximize: val/adv_accuracy
+      match_loss_of: standard
+  jacobian:
+    method: jacobian
+    search:
+      space:
+        lamda_j: {log_uniform: [0.0001, 1.0]}
+      match_loss_of: jacobian
+  jacobian: {method: standard, phi: 1.0}
+"""
+TOLD = """\
+s.yaml:1: data: unknown dataset "mnits"; did you mean mnist?
+s.yaml:4: training.epochs: takes a number of at least 1, got 0
+s.yaml:5: training.lr: takes a number, got "fast"
+s.yaml:6: atack: unknown key; did you mean attack?
+s.yaml:8: attack.eps: takes a number above 0, got -1.5
+s.yaml:9: seeds: each seed may stand once, got [0, 1, 0]
+s.yaml:11: arms.standard.method: unknown method "standrad"; did you mean standard?
+s.yaml:14: arms.robust.targets.teacher: unknown arm "advers"; there are: jacobian, robust, standard
+s.yaml:15: arms.robust.phi: takes a number, got "high"
+s.yaml:18: arms.robust.search.space.lambda.log_uniform: low must lie below high, got [1, 0.001]
+s.yaml:20: arms.robust.search.match_loss_of: a search takes exactly one of maximize, match_loss_of, got both
+s.yaml:27: arms.jacobian: stands twice; drop one
+s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes no parameters
+"""
+
+
+def told(text: str, *overrides: str) -> str:
+    """What is said of a study; empty where it is sound."""
+    try:
+        study_file.parse(text, where="s.yaml", overrides=overrides)
+    except StudyError as error:
+        return str(error)
+    return ""
+
+
+def parsed(text: str, *overrides: str) -> Study:
+    return study_file.parse(text, where="s.yaml", overrides=overrides)
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
+    assert told(MISTAKES) == TOLD.rstrip("\n")
+
+
+def test_a_misspelt_parameter_names_file_line_place_and_those_there_are() -> None:
+    search = "search: {maximize: val/accuracy, space: {\n      lamda_j: {log_uniform: [0.1, 1]}}}"
+    assert told(f"arms:\n  jacobian:\n    method: jacobian\n    {search}\n") == (
+        "s.yaml:5: arms.jacobian.search.space.lamda_j: unknown parameter; "
+        "method jacobian takes lambda_j, norm, output, dropout (did you mean lambda_j?)"
+    )
+
+
+BAD = [
+    ("", "s.yaml: a study is a mapping with keys such as data, model, arms; got null"),
+    ("hello", 's.yaml: a study is a mapping with keys such as data, model, arms; got "hello"'),
+    ("- a\n", 's.yaml: a study is a mapping with keys such as data, model, arms; got ["a"]'),
+    ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*; indent by spaces"),
+    ("data: {name: digits\narms: 3\n", "s.yaml:2: not valid YAML: *expected ',' or '}'*"),
+    ("data: 1\n---\nmodel: 2\n", "s.yaml:2: not valid YAML: *another document"),
+    ("data: 1\nmodel: a\0b\n", 's.yaml:2: not valid YAML: a character that no text has, "\\u0000"'),
+    ("data: 1\n? [a, b]\n: 2\n", "s.yaml:2: not valid YAML: a key is plain text"),
+    ("data: &a [*a]\n" + ARMS, "s.yaml: not valid YAML: nested too deeply*"),
+    ("arms: {a: &a {<<: *a}}\n", "s.yaml: not valid YAML: nested too deeply*"),
+    ("[" * 600, "s.yaml: not valid YAML: nested too deeply*"),
+    ("data: !!python/object:os.system x\n", "s.yaml:1: not valid YAML: could not determine a constructor *"),
+    ("\nseeds: [!!int x]\n", 's.yaml:2: not valid YAML: "x" is no int'),
+    ("seeds: [" + "9" * 5000 + "]\n", 's.yaml:1: not valid YAML: "9*… is no int'),
+    ("data: mnist\ndata: digits\n" + ARMS, "s.yaml:2: data: stands twice; drop one"),
+    ("data: mnist\n", "s.yaml: arms: a study needs at least one arm: a mapping from its name to {method: …}"),
+    ("arms:\n", "s.yaml:1: arms: a study needs at least one arm: *"),
+    ("arms: [standard]\n", 's.yaml:1: arms: a study needs at least one arm: *, got ["standard"]'),
+    ("arms: {a: standard}\n", 's.yaml:1: arms.a: takes a mapping such as {method: …}, got "standard"'),
+    ("arms:\n  a:\n", "s.yaml:2: arms.a: takes a mapping such as {method: …}, got null; give it a value, or drop it"),
+    ("arms:\n  a: {title: A}\n", "s.yaml:2: arms.a.method: is required: a training method, such as standard"),
+    ("arms:\n  a: {method: 3}\n", "s.yaml:2: arms.a.method: takes text, got 3"),
+    (f"name: {'x' * 201}\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: name: takes a name that *, got *"),
+    ('name: "a\\0b"\narms:\n  standard: {method: standard}\n', "s.yaml:1: name: takes a name that *, got *"),
+    ("seeds: [1.0e+300]\narms:\n  standard: {method: standard}\n", "s.yaml:1: seeds.0: takes *, got 1e+300"),
+    (f"seeds: [{10**30}]\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: seeds.0: takes a number below *"),
+    (f"arms:\n  {'x' * 65}: {{method: standard}}\n", "s.yaml:2: arms.xxx*: an arm's name takes *, at most 64 of them*"),
+    ('arms:\n  "a\\0": {method: standard}\n', "s.yaml:2: arms.*: an arm's name takes *, got *"),
+    ("arms:\n  ..: {method: standard}\n", "s.yaml:2: arms.*: an arm's name takes *, got *"),
+    ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
+    ("name: ../x\n" + ARMS, "s.yaml:1: name: takes a name that a folder can have, *"),
+    ("1: 2\n" + ARMS, "s.yaml:1: 1: unknown key; there are: arms, attack, *"),
+    ("\n~: 2\n" + ARMS, "s.yaml:2: '~': unknown key; there are: arms, attack, *"),
+    ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),
+    ("training: {epochs:3}\n" + ARMS, "s.yaml:1: training.'epochs:3': unknown key; did you mean epochs?"),
+    ("training:\n" + ARMS, "s.yaml:1: training: takes a mapping such as {epochs: …}, got null; give it a value, *"),
+    ("data: 5\n" + ARMS, "s.yaml:1: data: takes a mapping such as {name: …}, got 5"),
+    ("model:\n  - a\n" + ARMS, 's.yaml:1: model: takes a mapping such as {name: …}, got ["a"]'),
+    ("seeds: 3\n" + ARMS, "s.yaml:1: seeds: takes a list such as [0, 1], got 3"),
+    ("seeds: []\n" + ARMS, "s.yaml:1: seeds: takes at least one value, got []"),
+    ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
+    ("attack: {steps: 0}\n" + ARMS, "s.yaml:1: attack.steps: takes a number of at least 1, got 0"),
+    ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
+    ("training: {epochs: yes}\n" + ARMS, "s.yaml:1: training.epochs: takes a whole number, got true"),
+    ("training: {epochs: 2.5}\n" + ARMS, "s.yaml:1: training.epochs: takes a whole number, got 2.5"),
+    ("training: {lr: '0.1'}\n" + ARMS, 's.yaml:1: training.lr: takes a number, got "0.1"'),
+    ("training: {lr: .inf}\n" + ARMS, "s.yaml:1: training.lr: takes a finite number, got Infinity"),
+    ("training: {lr: 1e999}\n" + ARMS, "s.yaml:1: training.lr: takes a finite number, got Infinity"),
+    ("training: {lr: 2026-99-99}\n" + ARMS, 's.yaml:1: training.lr: takes a number, got "2026-99-99"'),
+    ("training: {momentum: 1}\n" + ARMS, "s.yaml:1: training.momentum: takes a number below 1, got 1"),
+    (ARMS + ARM + "lambda: yes\n", "s.yaml:6: arms.i.lambda: takes a number, got true"),
+    (
+        ARMS + ARM + "targets: 3\n    lambda: 1\n",
+        "s.yaml:6: arms.i.targets: stands twice; drop one\n*: takes a mapping such as {teacher: …}, got 3",
+    ),
+    (ARMS + ARM + "lambda: 1\n    search: {}\n", "*space: is required*match_loss_of: * got neither"),
+    (
+        ARMS + ARM + "search: {maximize: val/accuracy, space: {lambda: 0.3}}\n",
+        "s.yaml:6: arms.i.search.space.lambda: takes a mapping such as {log_uniform: …}, got 0.3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_told_in_a_users_words(text: str, said: str) -> None:
+    pattern = ".*".join(re.escape(part) for part in said.split("*"))
+    assert re.fullmatch(pattern, told(text), re.DOTALL), told(text)
+    assert not re.search(r"Input|valid dictionary|[Tt]uple|instance of|Traceback|None", told(text))
+
+
+# ---------------------------------------------------------- what is read, and how
+@pytest.mark.parametrize(("written", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("5.e-2", 0.05), (".5e0", 0.5)])
+def test_numbers_with_an_exponent_are_numbers(written: str, value: float) -> None:
+    study = parsed(f"training: {{lr: {written}}}\n{ARMS}{ARM}lambda: {written}\n")
+    assert study.training.lr == study.arms["i"].params["lambda"] == value
+    assert parsed(ARMS, f"training.lr={written}").training.lr == value
+
+
+def test_keys_are_the_text_that_is_written() -> None:
+    assert list(parsed("arms:\n  1: {method: standard}\n  no: {method: standard}\n").arms) == ["1", "no"]
+
+
+def test_anchors_and_merges_work_and_mistakes_are_told_where_they_are_written() -> None:
+    text = "arms:\n  a: &a\n    method: jacobian\n    lambda_j: {}\n  b: {{<<: *a, norm: sample}}\n"
+    assert parsed(text.format(1)).arms["b"].params == {"lambda_j": 1, "norm": "sample"}
+    assert [line[:9] for line in told(text.format(-1)).splitlines()] == ["s.yaml:4:"] * 2
+
+
+def test_a_study_is_named_by_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(ARMS)
+    assert study_file.load(str(tmp_path / "mine.yaml")).name == "mine"
+    (tmp_path / "mine.yaml").write_text("\ufeffname: other\n" + ARMS, encoding="utf-8")
+    assert study_file.load(str(tmp_path / "mine.yaml")).name == "other"
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    remedy = "give a YAML file, or the name of a shipped study (cifar10, cifar10-small, digits, mnist, mnist-small)"
+    for source, said in (
+        (str(tmp_path / "binary.yaml"), "is not text in UTF-8; give a YAML file"),
+        (str(tmp_path), f"is a folder: {remedy}"),
+        ("mnits", f"no such file: {remedy}; did you mean mnist?"),
+        ("x" * 5000, f"no such file: {remedy}"),
+    ):
+        with pytest.raises(StudyError) as error:
+            study_file.load(source)
+        assert str(error.value) == f"{source}: {said}"
+
+
+# ---------------------------------------------------------------------- overrides
+def test_an_override_replaces_the_files_value_and_leaves_the_rest() -> None:
+    text = "data: mnist\ntraining: &t {epochs: 9, lr: 0.5}\n" + ARMS
+    study = parsed(text, "training.epochs=2", "data.train_limit=100", "seeds=[7]", "arms.standard.title=Plain")
+    assert (study.training.epochs, study.training.lr, study.seeds) == (2, 0.5, (7,))
+    assert (study.data.name, study.data.train_limit) == ("mnist", 100)
+    assert study.arms["standard"].title == "Plain"
+
+
+def test_an_override_of_an_aliased_section_leaves_its_twin() -> None:
+    text = "arms:\n  a: &a {method: jacobian, lambda_j: 1}\n  b: *a\n"
+    study = parsed(text, "arms.a.lambda_j=2")
+    assert (study.arms["a"].params["lambda_j"], study.arms["b"].params["lambda_j"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epochs", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
+        ("=2", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
+        ("training..epochs=2", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
+        ("trainng.epochs=2", "trainng: unknown key; did you mean training?"),
+        ("training.epoch=2", "training.epoch: unknown key; did you mean epochs?"),
+        ("training.epochs=0", "training.epochs: takes a number of at least 1, got 0"),
+        ("training={epochs: 0}", "training.epochs: takes a number of at least 1, got 0"),
+        ("training=", "training: takes a mapping such as {epochs: …}, got null; give it a value, or drop it"),
+        ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; set it whole: seeds=VALUE"),
+        ("seeds=[x]", 'seeds.0: takes a whole number, got "x"'),
+        ("model.name=a", 'model.name: unknown model "a"; there are: cifar_cnn, digits_cnn, mnist_cnn'),
+        ("model.width=3", "model.width: unknown option; model digits_cnn takes no options"),
+        ("data.name=mnits", 'data.name: unknown dataset "mnits"; did you mean mnist?'),
+        ("data=mnits", 'data: unknown dataset "mnits"; did you mean mnist?'),
+        ("data.train_limit=0", "data.train_limit: takes a number of at least 1, got 0"),
+        ("arms.standard.phi=1", "arms.standard.phi: unknown parameter; method standard takes no parameters"),
+        ("arms.standrd.phi=1", "arms.standrd.method: is required: a training method, such as standard"),
+    ],
+)
+def test_an_override_is_checked_like_the_file_and_named_in_its_message(override: str, said: str) -> None:
+    text = "data: digits\nmodel: digits_cnn\nseeds: [0, 1]\ntraining:\n  epochs: 3\n" + ARMS
+    assert told(text, override) == f"--set {override}: {said}"
+
+
+def test_mistakes_of_overrides_and_file_are_told_together() -> None:
+    said = told("seeds: 3\n" + ARMS, "foo", "training.epochs=0", "attack.norm=[").splitlines()
+    assert [line.split(": ")[0] for line in said] == [
+        "--set foo",
+        "--set attack.norm=[",
+        "--set training.epochs=0",
+        "s.yaml:1",
+    ]
+
+
+# ---------------------------------------------------------------- shipped studies
+@pytest.mark.parametrize("name", study_file.shipped())
+def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) -> None:
+    study = study_file.load(name)
+    assert study.name == name
+    tables_1_and_3 = ["interp_permuted", "interp_nonrobust"] if study.data.name != "cifar10" else []
+    assert list(study.arms) == ["standard", "adversarial", "interp_robust", *tables_1_and_3, "jacobian"]
+    for arm, teacher in {"interp_robust": "adversarial", "interp_nonrobust": "standard"}.items():
+        targets = study.arms[arm].targets if arm in study.arms else None
+        assert arm not in study.arms or (targets is not None and targets.teacher == teacher)
+    assert study.arms["jacobian"].needs == ("interp_robust",)
+
+
+def test_the_cifar_study_holds_the_papers_settings() -> None:
+    """Section 4.2: batches of 100, rate .01 falling by 90% every 10 epochs, 40 steps within l2 80/255 ≈ .314."""
+    study = study_file.load("cifar10")
+    assert (study.data.name, study.data.train_limit, study.model.name) == ("cifar10", None, "cifar_cnn")
+    training, attack = study.training, study.attack
+    assert (training.batch_size, training.lr, training.lr_decay, training.decay_every) == (100, 0.01, 0.1, 10)
+    assert (attack.norm, attack.eps, attack.steps, attack.step) == ("l2", 0.314, 40, 0.04)
+    assert study.arms["jacobian"].method == "jacobian"
+
+
+def test_the_mnist_study_holds_the_papers_settings() -> None:
+    study = study_file.load("mnist")
+    assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
+    training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
+    training |= {"schedule": "step", "augment": None, "matmul": "float32"}
+    assert study.training.model_dump() == training
+    assert study.attack.model_dump() == {"norm": "l2", "eps": 1.5, "steps": 40, "step_size": 0.5} | {
+        "direction": None,
+        "start": "sphere",
+        "precision": "float32",
+    }
+    assert study.evaluation_attack == study.attack
+    assert study.seeds == (0, 1, 2, 3, 4)
+    targets = [arm.targets for arm in study.arms.values() if arm.targets]
+    assert [(t.teacher, t.sigma, t.samples, t.permute) for t in targets] == [
+        ("adversarial", 0.15, 50, None),
+        ("adversarial", 0.15, 50, "fixed"),
+        ("standard", 0.15, 50, None),
+    ]

@@ -1,0 +1,1 @@
+"""The shared Trainable of all training methods."""

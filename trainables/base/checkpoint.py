@@ -1,0 +1,44 @@
+"""An epoch's checkpoint: safetensors whose metadata hold the progress, and a checksum of both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tune_interpreg.store.files import SEAL, Damaged
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+    """Write ``path``; progress is plain JSON."""
+    text = json.dumps(progress)
+    save_file(dict(tensors), path, metadata={"progress": text, SEAL: _checksum(tensors, text)})
+
+
+def load(path: Path, device: str) -> tuple[dict[str, Tensor], Any]:
+    """Tensors on ``device``, and progress; raises ``Damaged`` where they are not what was saved."""
+    try:
+        with safe_open(path, framework="pt", device=device) as opened:
+            known, names = opened.metadata() or {}, opened.keys()
+            tensors = {name: opened.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError) as error:
+        raise Damaged(path, f"is damaged: it is no checkpoint ({error})") from None
+    if known.get(SEAL) != _checksum(tensors, known.get("progress", "")):
+        raise Damaged(path, "is damaged: it has another checksum than its own")
+    return tensors, json.loads(known["progress"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], progress: str) -> str:
+    """Over names, types, shapes and bytes of the tensors, and the progress."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Trainables of the work around training: target maps and checks."""

@@ -1,0 +1,1 @@
+"""Attacks on trained networks: PGD under l2 and l∞, and AutoAttack."""

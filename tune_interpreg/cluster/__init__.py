@@ -1,0 +1,1 @@
+"""Run a study's items on Ray. Nothing else in ``tune_interpreg`` imports Ray."""

@@ -1,0 +1,1 @@
+"""What a running study shows: a live tree, log lines and TensorBoard."""

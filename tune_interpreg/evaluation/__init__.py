@@ -1,0 +1,1 @@
+"""Accuracy, gradient norms and honesty checks of trained networks."""

@@ -1,0 +1,1 @@
+"""Penalties on input gradients, and saliency maps."""

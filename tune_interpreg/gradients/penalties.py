@@ -1,0 +1,222 @@
+"""Penalties on a model's Jacobian, as functions of the adjoint that `models.linearize` returns.
+
+Shapes: B batch, C·H·W image, D = C·H·W, K classes, P projections, R = B·K repeats. J = ∂o/∂x is the Jacobian of the
+output o, the logits or the probabilities (see OUTPUTS), and g = J_c its row of the correct label c; both are per pixel
+value. Every penalty reaches the parameters by one ordinary backward.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tune_interpreg.networks.layers import Adjoint
+from tune_interpreg.networks.piecewise_linear import through_softmax
+
+Entry = TypeVar("Entry")
+
+
+def batch_norm(d: Tensor) -> Tensor:
+    """Return ‖d‖ = √Σ d², the Frobenius norm over the whole batch; its gradient at d = 0 is 0.
+
+    Args:
+        d: shape (B, ...).
+    """
+    norm: Tensor = torch.linalg.vector_norm(d)
+    return norm
+
+
+def sample_norm(d: Tensor) -> Tensor:
+    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient where d_b = 0 is 0.
+
+    Args:
+        d: shape (B, ...).
+    """
+    norm_B: Tensor = torch.linalg.vector_norm(d, dim=tuple(range(1, d.dim())))
+    return norm_B.mean()
+
+
+def squared_norm(d: Tensor) -> Tensor:
+    """Return (1/B) Σ_b ‖d_b‖₂², the mean of the samples' squared norms.
+
+    Args:
+        d: shape (B, ...).
+    """
+    return d.square().sum() / len(d)
+
+
+PENALTY_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch": batch_norm,
+    "sample": sample_norm,
+    "squared": squared_norm,
+}
+SIGNS: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "signed": lambda g: g}
+OUTPUTS: dict[str, Callable[[Tensor, Adjoint], tuple[Tensor, Adjoint]]] = {
+    "logits": lambda z_BK, adjoint: (z_BK, adjoint),
+    "probabilities": through_softmax,
+}
+
+
+def output_of(z_BK: Tensor, adjoint: Adjoint, output: str) -> tuple[Tensor, Adjoint]:
+    """Return the output o whose Jacobian is penalized, and the adjoint e ↦ Jᵀe of that Jacobian.
+
+    Args:
+        z_BK, adjoint: the logits and their adjoint, from `models.linearize`.
+        output: "logits" for o = z, "probabilities" for o = softmax(z).
+
+    Raises:
+        ValueError: an unknown output.
+    """
+    return _choose("output", output, OUTPUTS)(z_BK, adjoint)
+
+
+def label_gradient(adjoint: Adjoint, y_B: Tensor, o_BK: Tensor) -> Tensor:
+    """Return g_BCHW = Jᵀe_c, the gradient of each sample's output of its label c with respect to its pixels.
+
+    Args:
+        adjoint: e ↦ Jᵀe, from `output_of`.
+        y_B: labels, integers in [0, K).
+        o_BK: the output; only its shape, type and device matter.
+    """
+    return adjoint(torch.zeros_like(o_BK).scatter_(1, y_B[:, None], 1.0))
+
+
+def cross_entropy_gradient(adjoint: Adjoint, y_B: Tensor, z_BK: Tensor) -> Tensor:
+    """Return d_BCHW = Jᵀ(softmax(z) − e_c), each sample's ∂CE/∂x (Drucker and LeCun, 1992).
+
+    The softmax is part of the graph. Its label's entry p_c − 1 is written −Σ_{k≠c} p_k, which does not round to 0
+    where the model is confident.
+
+    Args:
+        adjoint: e ↦ Jᵀe of the logits, from `models.linearize`.
+        y_B: labels c, integers in [0, K).
+        z_BK: the logits.
+    """
+    y_B1 = y_B[:, None]
+    others_BK = z_BK.softmax(-1).scatter(-1, y_B1, 0.0)
+    return adjoint(others_BK.scatter(-1, y_B1, -others_BK.sum(-1, keepdim=True)))
+
+
+def magnitude(g: Tensor, *, norm: str = "batch") -> Tensor:
+    """Return ‖g‖, the size of gradients.
+
+    Args:
+        g: shape (B, ...).
+        norm: a key of PENALTY_NORMS.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    return _choose("norm", norm, PENALTY_NORMS)(g)
+
+
+def interpretation(target_BCHW: Tensor, g_BCHW: Tensor, *, norm: str = "batch", sign: str = "abs") -> Tensor:
+    """Return ‖I − |g|‖, the distance of the saliency map from its target (Eq. 3).
+
+    Args:
+        target_BCHW: I, the thresholded maps of the teacher.
+        g_BCHW: the label gradient.
+        norm: a key of PENALTY_NORMS.
+        sign: "abs" for |g|, "signed" for g itself.
+
+    Raises:
+        ValueError: an unknown norm or sign.
+    """
+    distance = _choose("norm", norm, PENALTY_NORMS)
+    return distance(target_BCHW - _choose("sign", sign, SIGNS)(g_BCHW))
+
+
+def cosine(target_BCHW: Tensor, g_BCHW: Tensor) -> Tensor:
+    """Return 1 − (1/B) Σ_b cos(I_b, g_b), in [0, 2]; where I_b or g_b is 0 the cosine and its gradient are 0.
+
+    Args:
+        target_BCHW: I, the signed target maps.
+        g_BCHW: the label gradient, signed.
+    """
+    cosine_B = (_direction(target_BCHW.flatten(1)) * _direction(g_BCHW.flatten(1))).sum(1)
+    return 1 - cosine_B.mean()
+
+
+def jacobian(adjoint: Adjoint, o_BK: Tensor, *, norm: str = "batch") -> Tensor:
+    """Return ‖J‖_F, the norm of the Jacobian of the whole output with respect to the pixels (Eq. 7), exactly.
+
+    The K rows of each sample's J are the adjoint of the K one-hots, all in one call; a sample's norm is
+    taken over K, C, H and W together.
+
+    Args:
+        adjoint: e ↦ Jᵀe, from `output_of`.
+        o_BK: the output; only its shape, type and device matter.
+        norm: a key of PENALTY_NORMS.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    batch, classes = o_BK.shape
+    e_KBK = _onehots(o_BK)[:, None].expand(classes, batch, classes)
+    return magnitude(adjoint(e_KBK).transpose(0, 1), norm=norm)
+
+
+def repeated_jacobian(adjoint: Adjoint, o_RK: Tensor, *, norm: str = "batch") -> Tensor:
+    """Return ‖J‖_F as `jacobian` does, row k of a sample's J taken at the k-th of K repeats of it.
+
+    Repeats differ by their dropout masks alone; without dropout the two agree.
+
+    Args:
+        adjoint: e ↦ Jᵀe at R = B·K images, the K repeats of a sample one after the other.
+        o_RK: their output; only its shape, type and device matter.
+        norm: a key of PENALTY_NORMS.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    repeats, classes = o_RK.shape
+    j_RCHW = adjoint(_onehots(o_RK).repeat(repeats // classes, 1))
+    return magnitude(j_RCHW.unflatten(0, (-1, classes)), norm=norm)
+
+
+def projected_jacobian(adjoint: Adjoint, v_PBK: Tensor, *, norm: str = "batch") -> Tensor:
+    """Return ‖J‖_F by random projections: ‖J_b‖² ≈ (K/P) Σ_i ‖J_bᵀv_i‖₂² (Hoffman, Roberts and Yaida, 2019).
+
+    Of unit vectors that are uniform on the sphere, the squared norm's estimate is unbiased, and its variance falls
+    as 1/P; the other norms are those of the estimate, exact only as P grows.
+
+    Args:
+        adjoint: e ↦ Jᵀe, from `output_of`.
+        v_PBK: P unit vectors for each sample, from `unit_vectors`.
+        norm: a key of PENALTY_NORMS.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    projections, _, classes = v_PBK.shape
+    return magnitude(math.sqrt(classes / projections) * adjoint(v_PBK).transpose(0, 1), norm=norm)
+
+
+def unit_vectors(o_BK: Tensor, projections: int, generator: torch.Generator) -> Tensor:
+    """Draw v_PBK, independent and uniform on the unit sphere of R^K.
+
+    Args:
+        o_BK: the output; only its shape, type and device matter.
+        projections: P ≥ 1, how many for each sample.
+        generator: on o's device.
+    """
+    shape = (projections, *o_BK.shape)
+    return _direction(torch.randn(shape, generator=generator, device=o_BK.device, dtype=o_BK.dtype))
+
+
+def _direction(d: Tensor) -> Tensor:
+    """d / ‖d‖₂ along the last dimension; where d = 0 both it and its gradient are 0."""
+    norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
+    return d / norm.masked_fill(norm == 0, math.inf)
+
+
+def _onehots(o_BK: Tensor) -> Tensor:
+    return torch.eye(o_BK.shape[-1], dtype=o_BK.dtype, device=o_BK.device)
+
+
+def _choose(option: str, value: str, table: dict[str, Entry]) -> Entry:
+    if value not in table:
+        raise ValueError(f"{option} must be one of {', '.join(table)}; it is {value!r}")
+    return table[value]

@@ -1,0 +1,148 @@
+"""Saliency maps: the label's gradient, SmoothGrad, and what is done to maps before training on them.
+
+Shapes: B batch, C·H·W image, D = C·H·W, K classes, M noisy copies in one forward, N noisy copies in all; of a data
+set's maps, N is their number.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_interpreg.networks.piecewise_linear import linearize, multiplying, through_softmax
+from tune_interpreg.study.config import MapSettings
+
+# With the eight-byte numbers that are made of them: some 100 MB while a data set's maps are permuted or compared.
+VALUES_AT_ONCE = 2**22
+
+# Rounding to float16 moves a value by at most 2^-11 of itself, unless it is below 2^-14 or above 65,504.
+HALF_ERROR = 2**-10
+
+
+@torch.no_grad()
+def simple_gradient(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, output: Literal["logits", "probabilities"] = "logits"
+) -> Tensor:
+    """The label's input gradient g = J_c(x) of the logits, or that of the probabilities, p_c·(J_c − Σ_k p_k J_k).
+
+    Args:
+        x_BCHW: images, pixels in [0, 1]. y_B: labels c.
+        output: what is differentiated: the label's logit, or its softmax probability.
+    Returns: g_BCHW, signed, output per pixel, without graph. The model runs in the mode it is in.
+    """
+    z_BK, adjoint = linearize(model, x_BCHW)
+    z_BK = z_BK.to(x_BCHW.dtype)
+    if output == "probabilities":
+        _, adjoint = through_softmax(z_BK, adjoint)
+    return adjoint(F.one_hot(y_B, z_BK.shape[-1]).to(z_BK.dtype)).to(x_BCHW.dtype)
+
+
+@torch.no_grad()
+def smoothgrad(
+    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, settings: MapSettings, generator: torch.Generator, chunk: int
+) -> Tensor:
+    """SmoothGrad I(x) = (1/N) Σ_i |J_c(x + e_i)|, e_i ~ N(0, σ²) (Eq. 4), and its variants.
+
+    Args:
+        x_BCHW: images, pixels in [0, 1]. y_B: labels c.
+        settings: σ in pixels, N = samples, and the variants: ``clamp`` clamps each x + e_i to [0, 1];
+            ``include_clean`` makes the mean one over N + 1 images, of which the last is x; under the sign ``signed``
+            it is the mean of g, not of |g|; ``output`` as in ``simple_gradient``; ``precision`` as in the study.
+        generator: on x's device; its draws do not depend on chunk.
+        chunk: M ≥ 1, noisy copies in one forward: at most chunk·B images are in memory.
+    Returns: I_BCHW, output per pixel, ≥ 0 unless signed, without graph. The model runs in the mode it is in.
+    """
+    copies, total_BCHW = _copies(x_BCHW, settings, generator), torch.zeros_like(x_BCHW)
+    count = settings.samples + settings.include_clean
+    with multiplying(settings.precision, x_BCHW.device):
+        for _ in range(0, count, chunk):
+            noisy_MBCHW = torch.stack(list(islice(copies, chunk)))
+            labels = y_B.repeat(len(noisy_MBCHW))
+            g = simple_gradient(model, noisy_MBCHW.flatten(0, 1), labels, output=settings.output)
+            g_MBCHW = (g.abs() if settings.sign == "abs" else g).view_as(noisy_MBCHW)
+            total_BCHW += g_MBCHW.sum(0)
+    return total_BCHW / count
+
+
+def threshold(maps_BCHW: Tensor, phi: float) -> Tensor:
+    """Each map with its values below mean + φ·std set to 0.
+
+    Mean and (unbiased) std run over the C·H·W values of the one map. Capture-safe.
+
+    Args:
+        maps_BCHW: raw maps.
+        phi: φ, in standard deviations; the larger, the sparser.
+    Returns: maps_BCHW of the same shape and dtype.
+    """
+    std_B111, mean_B111 = torch.std_mean(maps_BCHW, dim=(-3, -2, -1), keepdim=True)
+    return maps_BCHW.masked_fill(maps_BCHW < mean_B111 + phi * std_B111, 0.0)
+
+
+def two_sided_threshold(maps_BCHW: Tensor, phi: float) -> Tensor:
+    """Each map with its values v, |v − mean| < φ·std, set to 0: what stands out to either side stays.
+
+    Mean and (unbiased) std run over the C·H·W values of the one map. Capture-safe.
+
+    Args:
+        maps_BCHW: raw maps, signed.
+        phi: φ ≥ 0, in standard deviations; the larger, the sparser.
+    Returns: maps_BCHW of the same shape and dtype.
+    """
+    std_B111, mean_B111 = torch.std_mean(maps_BCHW, dim=(-3, -2, -1), keepdim=True)
+    return maps_BCHW.masked_fill((maps_BCHW - mean_B111).abs() < phi * std_B111, 0.0)
+
+
+def permute(maps_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Each map with its C·H·W values in a random order of its own, across channels. Capture-safe.
+
+    Args:
+        maps_NCHW: raw maps.
+        generator: on the maps' device; fixes the permutations.
+    Returns: maps_NCHW, a copy; beside it some 100 MB of working memory, however large N is.
+    """
+    maps_ND = maps_NCHW.flatten(1)
+    permuted_ND = torch.empty_like(maps_ND)
+    rows = _rows_at_once(maps_ND)
+    for part, source in zip(permuted_ND.split(rows), maps_ND.split(rows), strict=True):
+        # Equal keys would favour an order; float32 ones tie within most maps of 3,072 values, 62 bits do not.
+        keys = torch.randint(2**62, source.shape, generator=generator, device=source.device)
+        part.copy_(source.gather(1, keys.argsort(1)))
+    return permuted_ND.view_as(maps_NCHW)
+
+
+def fits_half(maps_NCHW: Tensor) -> bool:
+    """Whether float16 keeps every map I: ‖half(I) − I‖_p ≤ 2^-10·‖I‖_p for p = 1 and 2.
+
+    Then no value overflows, no map fades to 0, and sum and l2 norm of each |I| are right to one part in 1,024. Maps
+    whose values lie below float16's normal range (6e-5) may not fit.
+
+    Args:
+        maps_NCHW: maps in float32, which may be mapped from a file: they are read once, a part at a time.
+    """
+    maps_ND = maps_NCHW.flatten(1)
+    return all(_part_fits(part_ND) for part_ND in maps_ND.split(_rows_at_once(maps_ND)))
+
+
+def _part_fits(maps_ND: Tensor) -> bool:
+    # In float64 the square of the smallest float32 is not yet 0.
+    exact_ND, half_ND = maps_ND.double(), maps_ND.half().double()
+    distances = [torch.linalg.vector_norm(half_ND - exact_ND, p, dim=1) for p in (1, 2)]
+    sizes = [torch.linalg.vector_norm(exact_ND, p, dim=1) for p in (1, 2)]
+    return all(bool((d <= HALF_ERROR * s).all()) for d, s in zip(distances, sizes, strict=True))
+
+
+def _copies(x_BCHW: Tensor, settings: MapSettings, generator: torch.Generator) -> Iterator[Tensor]:
+    """The noisy images, then the clean ones where they count."""
+    for _ in range(settings.samples):
+        noise_BCHW = torch.randn(x_BCHW.shape, generator=generator, device=x_BCHW.device, dtype=x_BCHW.dtype)
+        noisy_BCHW = x_BCHW + settings.sigma * noise_BCHW
+        yield noisy_BCHW.clamp(0, 1) if settings.clamp else noisy_BCHW
+    if settings.include_clean:
+        yield x_BCHW
+
+
+def _rows_at_once(maps_ND: Tensor) -> int:
+    return max(1, VALUES_AT_ONCE // maps_ND.shape[1])

@@ -1,0 +1,231 @@
+"""The layers of piecewise-linear networks: for each, its forward and the transpose of the matrix it acts as.
+
+Shapes: `...` any leading dimensions. A rule runs the layer on x, of shape (B, ...), and returns with the result the
+pullback e ↦ Wᵀe of the W that the layer is around x, for e of shape (..., B, ...) with any leading dimensions. At
+kinks and ties W is PyTorch's choice, read off the forward: ReLU has slope 0 at 0, a maximum pulls back to one entry.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_interpreg.networks.transposes import ConvTranspose, MaxPoolTranspose, channels_last, fastest
+
+Adjoint = Callable[[Tensor], Tensor]
+Rule = Callable[[Any, Tensor], tuple[Tensor, Adjoint]]
+
+
+class Dropout(nn.Module):
+    """Zero each entry with probability p in [0, 1) and divide the rest by 1 − p; the identity in eval mode.
+
+    Raises:
+        ValueError: p is outside [0, 1).
+        RuntimeError: in train mode, without a generator from set_dropout_generator.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p must lie in [0, 1); it is {p}")
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Return one draw m of the mask for x: m = 0 with probability p, else 1/(1 − p)."""
+        if self.generator is None:
+            raise RuntimeError("Dropout: train mode needs a generator; call set_dropout_generator(model, generator)")
+        keep = 1 - self.p
+        return torch.empty_like(x).bernoulli_(keep, generator=self.generator).div_(keep)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return m·x in train mode, x in eval mode."""
+        return x * self.mask(x) if self.training else x
+
+
+class Dropout2d(Dropout):
+    """Zero each channel of each sample with probability p in [0, 1), for x of shape (B, C, ...); see Dropout."""
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Return one draw m of the mask, of shape (B, C, 1, ...): m = 0 with probability p, else 1/(1 − p)."""
+        return super().mask(x.flatten(2)[..., 0]).view(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
+def own_dropout(model: nn.Module) -> nn.Module:
+    """Put a Dropout in the place of every torch.nn.Dropout within `model`, likewise Dropout2d; returns the model.
+
+    PyTorch's draw from the global generator, these from their own, with the same probabilities.
+    """
+    own = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
+    for name, layer in [*model.named_modules(remove_duplicate=False)]:
+        if name and type(layer) in own:
+            model.set_submodule(name, own[type(layer)](layer.p))
+    return model
+
+
+def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
+    """Let every Dropout of `model` draw its masks from `generator`, which lies on the model's device."""
+    for layer in model.modules():
+        if isinstance(layer, Dropout):
+            layer.generator = generator
+
+
+def _conv2d(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+    size = x.shape[1:]
+    geometry = {name: getattr(layer, name) for name in ("stride", "dilation", "groups")} | {"padding": _padding(layer)}
+    way = fastest(layer, size, geometry)
+
+    def adjoint(e: Tensor) -> Tensor:
+        out: Tensor = ConvTranspose.apply(channels_last(e.flatten(0, -4)), layer.weight, size, geometry, way)
+        return out.view(*e.shape[:-3], *size)
+
+    return layer(x), adjoint
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Adjoint]:
+    weight = layer.weight
+    return layer(x), lambda e: e @ weight
+
+
+class ReLUAdjoint:
+    """e where y > 0, else 0, of a ReLU's result y; autograd's own rule is twice as fast as a product with a mask."""
+
+    def __init__(self, y: Tensor) -> None:
+        self.y = y.detach()
+
+    def __call__(self, e: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward(e, self.y, 0)
+
+    def overwrite(self, e: Tensor) -> Tensor:
+        """The same in e's own memory, which halves its time; autograd must not record it."""
+        return torch.ops.aten.threshold_backward.grad_input(e, self.y, 0, grad_input=e)
+
+
+def _relu(layer: nn.ReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
+    y = layer(x)
+    return y, ReLUAdjoint(y)
+
+
+def _leaky_relu(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
+    saved = x.detach()
+    return layer(x), lambda e: torch.ops.aten.leaky_relu_backward(e, saved, layer.negative_slope, False)
+
+
+def _max_pool2d(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+    kernel, stride, dilation = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation)
+    geometry = (kernel, stride, _pair(layer.padding), dilation, layer.ceil_mode)
+    y, index = F.max_pool2d_with_indices(x, *geometry, return_indices=True)
+    size = x.shape[1:]
+    if x.device.type == "cpu":
+
+        def on_cpu(e: Tensor) -> Tensor:
+            out: Tensor = MaxPoolTranspose.apply(e.reshape(-1, *y.shape), index, size, geometry)
+            return out.view(*e.shape[:-3], *size)
+
+        return y, on_cpu
+    index = index.flatten(-2)
+    disjoint = all(s > d * (k - 1) for k, s, d in zip(kernel, stride, dilation, strict=True))
+
+    def adjoint(e: Tensor) -> Tensor:
+        flat = e.flatten(-2)
+        out = e.new_zeros(*flat.shape[:-1], size[1:].numel())
+        put = out.scatter_ if disjoint else out.scatter_add_
+        return put(-1, index.expand(flat.shape), flat).unflatten(-1, size[1:])
+
+    return y, adjoint
+
+
+def _avg_pool2d(layer: nn.AvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+    shape = x.shape[-3:]
+    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    options = (layer.ceil_mode, layer.count_include_pad, layer.divisor_override)
+
+    def adjoint(e: Tensor) -> Tensor:
+        batch = e.flatten(0, -4)
+        like = e.new_empty(len(batch), *shape)  # only its shape is read
+        out = torch.ops.aten.avg_pool2d_backward(batch, like, kernel, stride, padding, *options)
+        return out.view(*e.shape[:-3], *shape)
+
+    return layer(x), adjoint
+
+
+def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+    shape = x.shape[-3:]
+
+    def adjoint(e: Tensor) -> Tensor:
+        batch = e.flatten(0, -4)
+        like = e.new_empty(len(batch), *shape)  # only its shape is read
+        return torch.ops.aten._adaptive_avg_pool2d_backward(batch, like).view(*e.shape[:-3], *shape)
+
+    return layer(x), adjoint
+
+
+def _flatten(layer: nn.Flatten, x: Tensor) -> tuple[Tensor, Adjoint]:
+    size = x.shape[1:]
+    return layer(x), lambda e: channels_last(e.reshape(-1, *size)).view(*e.shape[:-1], *size)
+
+
+def _identity(layer: nn.Identity, x: Tensor) -> tuple[Tensor, Adjoint]:
+    return x, lambda e: e
+
+
+def _dropout(layer: Dropout, x: Tensor) -> tuple[Tensor, Adjoint]:
+    if not layer.training:
+        return x, lambda e: e
+    mask = layer.mask(x)
+    return x * mask, lambda e: e * mask
+
+
+RULES: dict[type[nn.Module], Rule] = {
+    nn.Conv2d: _conv2d,
+    nn.Linear: _linear,
+    nn.ReLU: _relu,
+    nn.LeakyReLU: _leaky_relu,
+    nn.MaxPool2d: _max_pool2d,
+    nn.AvgPool2d: _avg_pool2d,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
+    nn.Flatten: _flatten,
+    nn.Identity: _identity,
+    Dropout: _dropout,
+    Dropout2d: _dropout,
+}
+
+#: Layers whose result, and that of their adjoint, is a new tensor that neither autograd nor the adjoint keeps.
+NEW = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    if layer.padding == "same":
+        return tuple(d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return (0, 0) if isinstance(layer.padding, str) else layer.padding
+
+
+def rule(layer: nn.Module) -> Rule:
+    """The layer's own method linearize(x) -> (y, adjoint) where it has one, else its type's rule."""
+    own: Rule | None = getattr(type(layer), "linearize", None)
+    return own or RULES[type(layer)]
+
+
+def problem(layer: nn.Module) -> str | None:
+    """Why the layer cannot be part of a piecewise-linear network, or None."""
+    kind = type(layer).__name__
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        return f"{kind} must have no hooks on its forward; what they change, no rule knows"
+    if hasattr(layer, "linearize"):
+        return None
+    if type(layer) not in RULES:
+        supported = ", ".join(f"{known.__module__.split('.')[0]}.{known.__name__}" for known in RULES)
+        return f"{type(layer).__module__}.{kind} has no rule, nor a linearize of its own; supported: {supported}"
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"{kind} must pad with zeros; its padding_mode is {layer.padding_mode!r}"
+    if isinstance(layer, nn.Conv2d) and layer.padding == "same" and any(k % 2 == 0 for k in layer.kernel_size):
+        return f"{kind} with padding 'same' must have odd kernels; its kernel_size is {layer.kernel_size}"
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
+        return f"{kind} must keep the batch alone; its dimensions are {layer.start_dim} to {layer.end_dim}"
+    return None

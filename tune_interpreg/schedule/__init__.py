@@ -1,0 +1,1 @@
+"""The graph of arms: what is ready to run, and which records count."""

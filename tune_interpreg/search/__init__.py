@@ -1,0 +1,1 @@
+"""Optuna searches, one per arm. Nothing else imports Optuna."""

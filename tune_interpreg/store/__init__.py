@@ -1,0 +1,1 @@
+"""The folder that holds a study: atomic files, checksums, ledger and lock."""

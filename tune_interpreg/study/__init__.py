@@ -1,0 +1,1 @@
+"""What a study file may say, and the items that it becomes."""

@@ -1,0 +1,1 @@
+"""Read a study file in YAML; name every problem with its line."""
