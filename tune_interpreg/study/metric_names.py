@@ -1,0 +1,28 @@
+"""The names of all metrics, as records, TensorBoard, searches and tables use them.
+
+``train/*``: means over the last epoch's batches. ``val/*``: on the validation split. ``test/*``: on the test split, of
+repeats only. Accuracies are fractions in [0, 1]. ``grad_norm/*``: mean norms of input gradients (Table 3).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+TRAIN_LOSS = "train/loss"
+TRAIN_CE = "train/ce"
+LEARNING_RATE = "train/lr"
+SAMPLES_PER_SECOND = "train/samples_per_second"
+
+VAL_ACCURACY: Literal["val/accuracy"] = "val/accuracy"
+VAL_ADV_ACCURACY: Literal["val/adv_accuracy"] = "val/adv_accuracy"
+
+TEST_ACCURACY = "test/accuracy"
+TEST_COMPAT = "test/adv_accuracy_compat"
+TEST_STRICT = "test/adv_accuracy_strict"
+TEST_AUTOATTACK = "test/adv_accuracy_autoattack"
+
+GRAD_NORM_LABEL = "grad_norm/label"
+GRAD_NORM_OTHER = "grad_norm/other"
+
+#: Metrics that a search may maximize. All are read on the validation split; a search never sees test data.
+Selectable = Literal["val/accuracy", "val/adv_accuracy"]
