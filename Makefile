@@ -1,33 +1,41 @@
 # Two commands do all the set-up: `make demo` runs the digits study to its tables, `make test` runs the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests are single-threaded and run in one process per core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo check lint test test-slow bench clean
 
 demo: .venv/installed
 	$(BIN)/tune-interpreg run digits
 
-test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
-
-test-slow: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
-
-# What steps, attacks and maps cost, beside floors and rivals: ten minutes on two cores. torchattacks lies apart, for it
-# pins an old requests; where it cannot be had, its rows say so.
-bench: .venv/installed
-	@test -d .venv/torchattacks || $(BIN)/python -m pip install --quiet --no-deps --target .venv/torchattacks torchattacks || true
-	$(BIN)/python tests/benchmarks/bench_steps.py --torchattacks .venv/torchattacks > tests/benchmarks/steps.md
+# Before each commit: style, types and the tests that do not start Ray. About a minute.
+check: lint
+	$(PYTEST) -q -m "not slow and not ray"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python tests/plain_english.py
+
+test: .venv/installed
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/installed
+	$(PYTEST) -m slow
+
+# Time of steps, attacks and maps next to their floors and to other libraries: ten minutes on two cores. torchattacks
+# pins an old version of requests, so it gets a folder of its own; where it cannot be installed, its rows say so.
+bench: .venv/installed
+	@test -d .venv/torchattacks || $(BIN)/python -m pip install --quiet --no-deps --target .venv/torchattacks torchattacks || true
+	$(BIN)/python tests/benchmarks/bench_steps.py --torchattacks .venv/torchattacks > tests/benchmarks/steps.md
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
-	@echo "installing into .venv: some gigabytes, most of them PyTorch's; takes minutes"
+	@echo "installing into .venv: some gigabytes, most of them PyTorch; this takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
