@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-GO_ON = "interrupted: run the same command again to go on"
+RUN_AGAIN = "interrupted: run the same command again to go on"
 
 #: Seconds after which a stop that was asked once is asked again, and after which the process ends whatever it does.
 PATIENCE, LIMIT = 4.0, 6.0
@@ -72,7 +72,7 @@ _heard: Stop | None = None  # handlers are the whole process's
 
 
 @contextmanager
-def heard() -> Iterator[Stop]:
+def listen_for_stops() -> Iterator[Stop]:
     """While the block runs, Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` and are remembered.
 
     The process ends ``LIMIT`` seconds, and ``FAREWELL``, after the first at the latest, even where a library hangs.
@@ -161,4 +161,4 @@ def _insist(stop: Stop, reader: int, over: threading.Event) -> None:
     assert main is not None
     signal.pthread_kill(main, signal.SIGINT)  # interrupts a system call too
     if not over.wait(LIMIT - PATIENCE):
-        leave(stop.code, GO_ON)
+        leave(stop.code, RUN_AGAIN)

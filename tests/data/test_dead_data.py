@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from trainables.base.job import Job
-from tune_interpreg.cluster import tune as tuning
-from tune_interpreg.data import dataset as data
+from tune_interpreg.cluster import worker
 from tune_interpreg.data import image_folder
 from tune_interpreg.data import shipped as datasets
-from tune_interpreg.data.dataset import DataError
+from tune_interpreg.data.dataset import DataError, load_dataset
 from tune_interpreg.store.store import Store
 from tune_interpreg.study import config
 from tune_interpreg.study.items import Item, Recipe
@@ -69,7 +68,7 @@ def message(call: Callable[[], object]) -> str:
 
 
 def load_mnist(root: Path) -> str:
-    return message(lambda: data.load(config.Data(name="mnist", root=str(root), validation=10)))
+    return message(lambda: load_dataset(config.Data(name="mnist", root=str(root), validation=10)))
 
 
 # ------------------------------------------------------------------------ IDX
@@ -111,7 +110,7 @@ def test_an_idx_file_that_is_gone_when_it_is_read_is_named(mnist: Path) -> None:
 def test_an_image_that_cannot_be_read_is_named(content: bytes, folder: Path) -> None:
     bad = folder / "train" / "bee" / "1.png"
     bad.write_bytes(content)
-    told = message(lambda: data.load(config.Data(name="image_folder", root=str(folder))))
+    told = message(lambda: load_dataset(config.Data(name="image_folder", root=str(folder))))
     assert told.startswith(f"{bad}: must be an image that can be read (")
     assert told.endswith("fetch it again, or delete it")
 
@@ -139,7 +138,7 @@ def test_images_that_are_gone_when_they_are_read_are_named(gone: str, folder: Pa
 def item(name: str, root: Path) -> Item:
     """An item as the driver makes it, after it has looked at the data."""
     wanted = config.Data(name=name, root=str(root), validation=2)
-    recipe = Recipe(method="standard", data=wanted, data_fingerprint=data.load(wanted).fingerprint)
+    recipe = Recipe(method="standard", data=wanted, data_fingerprint=load_dataset(wanted).fingerprint)
     return Item(arm="arm", role="search", recipe=recipe, seeds=(0,))
 
 
@@ -158,11 +157,11 @@ def test_a_worker_that_lacks_the_drivers_data_says_which(
 ) -> None:
     """The driver has read the same data, so nothing is to be said against the trial: the run ends with the message."""
     root: Path = request.getfixturevalue({"mnist": "mnist", "image_folder": "folder"}[name])
-    configuration = tuning.configuration(item(name, root), Store(tmp_path / "store"), "cpu")
+    configuration = worker.worker_config(item(name, root), Store(tmp_path / "store"), "cpu")
     shutil.rmtree(root / gone)
     expected = rule.format(root=root)
     assert expected in message(lambda: Job.of_study(configuration).dataset())
-    result = tuning.StudyTrainable(configuration).step()
+    result = worker.StudyTrainable(configuration).step()
     assert result["done"]
     assert expected in result["refused"]
 
@@ -170,5 +169,5 @@ def test_a_worker_that_lacks_the_drivers_data_says_which(
 def test_images_that_changed_since_the_driver_looked_are_refused(folder: Path, tmp_path: Path) -> None:
     wanted = item("image_folder", folder)
     (folder / "train" / "ant" / "0.png").unlink()
-    job = Job.of_study(tuning.configuration(wanted, Store(tmp_path / "store"), "cpu"))
+    job = Job.of_study(worker.worker_config(wanted, Store(tmp_path / "store"), "cpu"))
     assert "give every machine the same files" in message(job.dataset)

@@ -11,7 +11,7 @@ import pytest
 from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study, worker
 from helpers.observed import arm, driving, finished, told
 
-from tune_interpreg.cluster.tune import StudyTrainable, configuration
+from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import reading, text
@@ -216,7 +216,7 @@ def test_an_item_under_way_tells_epoch_loss_and_place(store: Store, monkeypatch:
         assert isinstance(item, Item)
         (begun,) = arm(Observer(store).look(), "a").running
         assert (begun.epoch, begun.of, begun.host) == (0, 3, None)
-        trainable = StudyTrainable(configuration(item, store, "cpu"))
+        trainable = StudyTrainable(worker_config(item, store, "cpu"))
         trainable.step()
         result = trainable.step()
         (running,) = arm(Observer(store).look(), "a").running

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from trainables.base.trainable import CHECKPOINT
 from trainables.stages.partial_maps import BLOCK, PartialMaps
-from tune_interpreg.cluster.tune import StudyTrainable, configuration
+from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.running import run as running
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Training
@@ -59,7 +59,7 @@ def _logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def results(store: Store, steps: int) -> list[dict]:
     """Of a worker that makes so many steps."""
-    worker = StudyTrainable(configuration(item(), store, "cpu"))
+    worker = StudyTrainable(worker_config(item(), store, "cpu"))
     return [worker.step() for _ in range(steps)]
 
 

@@ -15,7 +15,7 @@ import pytest
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from trainables.base.job import Job
-from tune_interpreg.cluster.tune import StudyTrainable, configuration
+from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.store import lock
 from tune_interpreg.store.store import Refused, Store, StoreError
 from tune_interpreg.study.config import Attack, Data, Training
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def worker_of(store: Store) -> Store:
     """The store as a worker sees it that the driver of ``store`` started."""
     item = Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0,))
-    made = Job.of_study(configuration(item, store, "cpu")).store
+    made = Job.of_study(worker_config(item, store, "cpu")).store
     assert made is not None
     return made
 
@@ -141,7 +141,7 @@ def test_a_worker_that_is_left_over_ends_quietly(tmp_path: Path, monkeypatch: py
     recipe = Recipe(
         method="standard", data=Data(train_limit=64), training=Training(epochs=2), evaluation_attack=Attack(steps=1)
     )
-    left = StudyTrainable(configuration(Item(arm="a", role="search", recipe=recipe, seeds=(0,)), store, "cpu"))
+    left = StudyTrainable(worker_config(Item(arm="a", role="search", recipe=recipe, seeds=(0,)), store, "cpu"))
     assert left.step()["epoch"] == 1
     lock.sign(Store(store.path))
     result = left.step()

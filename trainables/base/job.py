@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from tune_interpreg.data import dataset as data
-from tune_interpreg.data.dataset import Dataset
+from tune_interpreg.data.dataset import DataError, Dataset, load_dataset
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data
 from tune_interpreg.study.items import Item
@@ -32,7 +31,7 @@ class Job:
 
     @classmethod
     def of_study(cls, config: Mapping[str, Any]) -> Job:
-        """From what a study hands its workers (see ``tuning.configuration``)."""
+        """From what a study hands its workers (see ``worker.worker_config``)."""
         item, store = Item.model_validate(config["item"]), Store(config["store"], config.get("driver"))
         maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
         return cls(item, config["device"], store, maps)
@@ -47,7 +46,7 @@ class Job:
         recipe = self.item.recipe
         images = dataset(recipe.data.model_dump_json(), self.device)
         if recipe.data_fingerprint not in ("", images.fingerprint):
-            raise data.DataError(
+            raise DataError(
                 f"data {recipe.data.name}: the study began with images of fingerprint {recipe.data_fingerprint}, "
                 f"but this machine's have {images.fingerprint}; give every machine the same files"
             )
@@ -57,5 +56,5 @@ class Job:
 @lru_cache(maxsize=2)
 def dataset(of: str, device: str) -> Dataset:
     """The training and validation images of a ``Data`` in JSON on ``device``; a reused worker reads them once."""
-    loaded = data.load(Data.model_validate_json(of))
+    loaded = load_dataset(Data.model_validate_json(of))
     return replace(loaded, train=loaded.train.to(device), validation=loaded.validation.to(device))

@@ -19,15 +19,8 @@ from ray import tune
 
 from tune_interpreg import stopping
 from tune_interpreg.cluster import connection, nodes, pulse, travel
-from tune_interpreg.cluster.tune import (
-    RETRIES,
-    GraphScheduler,
-    GraphSearcher,
-    StudyTrainable,
-    configuration,
-    last_error,
-    take,
-)
+from tune_interpreg.cluster.tune import RETRIES, GraphScheduler, GraphSearcher
+from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store.storage import Refused, refusing
@@ -64,19 +57,20 @@ def drain(dispatcher: Dispatcher, where: str) -> Stop:
         os.environ.setdefault(name, value)
     device = "cuda" if dispatcher.study.resources.gpus else "cpu"
     if where == "in-process":
-        with stopping.heard() as stop:
+        with stopping.listen_for_stops() as stop:
             _in_process(dispatcher, device, stop)
         return stop
     _connect(dispatcher.study, where)
     try:
-        with stopping.heard() as stop, suppress(KeyboardInterrupt):  # Ray has a handler of its own until here
+        # Ray installs its own signal handlers as it starts: install ours after that.
+        with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
             _tune(dispatcher, device, stop)
     finally:
         ray.shutdown()
     return stop
 
 
-def room(study: Study, where: str) -> int:
+def count_slots(study: Study, where: str) -> int:
     """How many trials run at once there; raises ``ClusterError`` where there is no room for one.
 
     On this machine it is told without starting Ray, by what Ray would find.
@@ -98,7 +92,7 @@ def _in_process(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     torch.set_num_threads(max(1, math.floor(dispatcher.study.resources.cpus)))
     with suppress(KeyboardInterrupt):
         while not isinstance(item := dispatcher.next(), Pause):
-            _attempt(dispatcher, item, configuration(item, dispatcher.store, device), stop)
+            _attempt(dispatcher, item, worker_config(item, dispatcher.store, device), stop)
 
 
 def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop) -> None:
@@ -108,13 +102,13 @@ def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: S
         with closing(_results(dispatcher.store.path, config)) as results:
             for result in results:
                 failures = 0
-                if take(dispatcher, item, result):
+                if record_result(dispatcher, item, result):
                     return
                 stop.check()
         if dispatcher.recover(item):
             return
         failures += 1
-    dispatcher.fail(item, last_error(dispatcher.store, item))
+    dispatcher.fail(item, read_error(dispatcher.store, item))
 
 
 def _results(folder: Path, config: dict[str, Any]) -> Generator[dict[str, Any]]:

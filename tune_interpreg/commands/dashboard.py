@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from tune_interpreg.commands.serving import PortOption, ServerError, serve
-from tune_interpreg.commands.shared import StoreArgument, Told
+from tune_interpreg.commands.shared import StoreArgument, report_errors
 
 
 def dashboard(store: StoreArgument, port: PortOption = None) -> None:
@@ -19,7 +19,7 @@ def dashboard(store: StoreArgument, port: PortOption = None) -> None:
     """
     from tune_interpreg.store.store import Store, StoreError
 
-    with Told():
+    with report_errors():
         if find_spec("optuna_dashboard") is None:
             raise ServerError("needs the package optuna-dashboard; install it: pip install 'tune-interpreg[dashboard]'")
         place = Store(store)

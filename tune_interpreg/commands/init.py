@@ -9,7 +9,7 @@ import typer
 
 from tune_interpreg import registry
 from tune_interpreg.commands import completing
-from tune_interpreg.commands.shared import Told
+from tune_interpreg.commands.shared import report_errors
 
 
 def init(
@@ -33,7 +33,7 @@ def init(
     from tune_interpreg.study.file.draft import draft
     from tune_interpreg.study.file.yaml_lines import Problem, StudyError
 
-    with Told():
+    with report_errors():
         text, path = draft(dataset), output or Path(f"{dataset}.yaml")
         try:
             with path.open("w" if force else "x", encoding="utf-8") as file:

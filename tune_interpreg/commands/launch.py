@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, Told
+from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, report_errors
 from tune_interpreg.study.file import read as study_file
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def slurm(
     """
     from tune_interpreg.launching import jobs
 
-    with Told():
+    with report_errors():
         job = _job(study, overrides, store, Path("runs").absolute(), data_root, nodes, cpus, gpus, image)
         typer.echo(jobs.slurm(job, time=time, partition=partition), nl=False)
 
@@ -132,7 +132,7 @@ def kuberay(
 
     if store and PurePosixPath(mount) not in PurePosixPath(store).parents:
         raise typer.BadParameter(f"takes a path below --mount, {mount}, got {store!r}", param_hint="--store")
-    with Told():
+    with report_errors():
         job = _job(study, overrides, store, mount, data_root, nodes, cpus, gpus, image)
         typer.echo(jobs.rayjob(job, claim=claim, mount=PurePosixPath(mount), memory=memory), nl=False)
 
@@ -185,7 +185,7 @@ def ray_cluster(
         machines, there = [], gpus if instance else gpus or 0
         _require_of_ec2({"image": image, "nfs": nfs})
     kind = instance or _instance(there or 0)
-    with Told():
+    with report_errors():
         job = _job(study, overrides, store, "/shared", data_root, len(machines) or nodes or 2, None, there, image)
         text = jobs.ray_cluster(job, hosts=machines, user=user, instance=kind, region=region or "us-west-2", nfs=nfs)
         typer.echo(text, nl=False)

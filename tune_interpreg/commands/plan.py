@@ -9,8 +9,8 @@ import typer
 
 from tune_interpreg import stopping
 from tune_interpreg.commands.run import place_to_run
-from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told, console
-from tune_interpreg.running import startup as collecting
+from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, console, report_errors
+from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.study.file import read as study_file
 
 
@@ -47,8 +47,8 @@ def plan(
 
     Example:  tune-interpreg plan digits --workers 8
     """
-    with stopping.heard() as stop, Told(stop):
-        with collecting.paused():
+    with stopping.listen_for_stops() as stop, report_errors(stop):
+        with pause_gc():
             from tune_interpreg.planning import forecast, text
             from tune_interpreg.store.store import Store
 

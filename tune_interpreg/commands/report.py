@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tune_interpreg.commands.shared import StoreArgument, Told, console
+from tune_interpreg.commands.shared import StoreArgument, console, report_errors
 
 
 def report(store: StoreArgument) -> None:
@@ -13,5 +13,5 @@ def report(store: StoreArgument) -> None:
     from tune_interpreg.commands import reports
     from tune_interpreg.store.store import Store
 
-    with Told():
+    with report_errors():
         reports.print_all(Store(store), console(), pictures=True)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from tune_interpreg import stopping
-from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told, console, leave
-from tune_interpreg.running import startup as collecting
+from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, console, leave, report_errors
+from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.study.file import read as study_file
 
 
@@ -47,8 +47,8 @@ def run(
 
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
-    with stopping.heard() as stop, Told(stop):
-        with collecting.paused():
+    with stopping.listen_for_stops() as stop, report_errors(stop):
+        with pause_gc():
             from tune_interpreg.running import run as running
             from tune_interpreg.store.store import Store
 

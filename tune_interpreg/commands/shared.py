@@ -6,6 +6,8 @@ import atexit
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -65,27 +67,23 @@ def leave(code: int, message: str = "") -> NoReturn:
     stopping.leave(code, message)
 
 
-class Told:
-    """Turns the errors that a user can mend into their message and exit code 2, and a stop into how to go on."""
-
-    def __init__(self, stop: stopping.Stop | None = None):
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SystemExit) and self._stop:
-            self._stop.ask(signal.SIGTERM)  # while Ray starts, SIGTERM is its own to handle
-        if kind is not None and self._stop and self._stop.asked:  # what is interrupted may raise anything
-            leave(self._stop.code, stopping.GO_ON)
-        if kind is not None and _is_users(kind):
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+@contextmanager
+def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
+    """Turn an error of the user's input into its message and exit code 2, and a stopped run into its exit code."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and stop:
+            stop.ask(signal.SIGTERM)  # while Ray starts, its own handler turns SIGTERM into SystemExit
+        if stop and stop.asked:  # an interrupted library may raise anything
+            leave(stop.code, stopping.RUN_AGAIN)
+        if not _is_input_error(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
-def _is_users(kind: type[BaseException]) -> bool:
-    """Whether the exception tells the user what to mend; by name, so that none of their modules is imported here."""
-    return not {"StudyError", "StoreError", "DataError", "ClusterError", "ServerError"}.isdisjoint(
-        one.__name__ for one in kind.__mro__
-    )
+def _is_input_error(error: BaseException) -> bool:
+    """Return whether the message is for the user. Decided by class names, because importing the classes is slow."""
+    names = {"StudyError", "StoreError", "DataError", "ClusterError", "ServerError"}
+    return any(base.__name__ in names for base in type(error).__mro__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune_interpreg.commands.shared import StoreArgument, Told, console
+from tune_interpreg.commands.shared import StoreArgument, console, report_errors
 
 if TYPE_CHECKING:
     from tune_interpreg.status.facts import Status
@@ -35,7 +35,7 @@ def status(
     """
     if watch and as_json:
         raise typer.BadParameter("--json prints once; drop --watch")
-    with suppress(KeyboardInterrupt), Told():
+    with suppress(KeyboardInterrupt), report_errors():
         from dataclasses import asdict
 
         from tune_interpreg.status import text

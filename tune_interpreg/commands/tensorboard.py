@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tune_interpreg.commands.serving import PortOption, serve
-from tune_interpreg.commands.shared import StoreArgument, Told
+from tune_interpreg.commands.shared import StoreArgument, report_errors
 
 #: The Custom Scalars tab, unsmoothed, with the one run that its charts are made of: no trial's name is as short.
 BY_ARM = "#custom_scalars&_smoothingWeight=0&regexInput=%5E.%24"
@@ -24,7 +24,7 @@ def tensorboard(store: StoreArgument, port: PortOption = None) -> None:
     """
     from tune_interpreg.store.store import Store
 
-    with Told():
+    with report_errors():
         place = Store(store)
         arguments = ("--logdir", str(place.tensorboard_dir), "--window_title", place.study().name)
         serve(("-m", "tensorboard.main", *arguments), port, {"TensorBoard": "", "arm by arm": BY_ARM})

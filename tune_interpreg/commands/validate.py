@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, Told
+from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, report_errors
 from tune_interpreg.study.file import read as study_file
 from tune_interpreg.study.file.read import StudyFile
 
@@ -16,7 +16,7 @@ def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootO
 
     Example:  tune-interpreg validate my-study.yaml --set attack.eps=0.5
     """
-    with Told():
+    with report_errors():
         file = study_file.read(study, overrides or (), data_root)
         checked = file.study
         if checked.data.root is not None:
@@ -31,11 +31,11 @@ def _look_for_data(file: StudyFile) -> None:
 
     Raises ``StudyError`` where it finds them wanting.
     """
-    from tune_interpreg.data import dataset as data
+    from tune_interpreg.data.dataset import DataError, count_test_images
     from tune_interpreg.study.file.yaml_lines import StudyError
 
     try:
-        data.test_images(file.study.data.model_copy(update={"test_limit": None}))
-    except data.DataError as error:
+        count_test_images(file.study.data.model_copy(update={"test_limit": None}))
+    except DataError as error:
         place = ("data", error.key) if error.key else ("data",)
         raise StudyError([file.locate(place, error.message)]) from None

@@ -16,15 +16,14 @@ from rich.console import Console
 
 from tune_interpreg import seeding
 from tune_interpreg.cluster import drain as cluster
-from tune_interpreg.data import dataset as data
-from tune_interpreg.data.dataset import Dataset
+from tune_interpreg.data.dataset import Dataset, count_test_images
 from tune_interpreg.networks import piecewise_linear as models
 from tune_interpreg.planning import costs, measuring, simulation
 from tune_interpreg.planning.costs import AROUND, Costs, CostsError, Prices
 from tune_interpreg.planning.pieces import Piece, probe
 from tune_interpreg.planning.simulation import Schedule
 from tune_interpreg.running import run as running
-from tune_interpreg.running import startup as collecting
+from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
@@ -96,11 +95,11 @@ def planned(file: StudyFile, store: Store, asked: Question, console: Console) ->
     Raises ``StudyError``, ``StoreError`` or ``ClusterError``.
     """
     study, known = file.study, costs.read(asked.known) if asked.known else None
-    with collecting.paused():
+    with pause_gc():
         images = running.checked_data(file)
         so_far = simulation.so_far(study, store, images.fingerprint)
     workers, whence = _workers(study, asked, known)
-    tests = data.test_images(study.data) or len(images.validation)
+    tests = count_test_images(study.data) or len(images.validation)
     prices = Prices(study, tests, () if known else so_far.records.values(), ray=asked.where != "in-process")
     left = [task for task, _ in simulation.schedule(study, so_far.state, lambda _: 1.0, math.inf).tasks]
     lacking = prices.lacking(left) | (_all(study, tests) if asked.save else {})
@@ -132,7 +131,7 @@ def _workers(study: Study, asked: Question, known: Costs | None) -> tuple[int, s
     if known and asked.where is None:
         return known.workers, f"as many as {asked.known} was measured with; --workers or --cluster says otherwise"
     where = asked.where or "local"
-    return cluster.room(study, where), f"as many as --cluster {where} has room for"
+    return cluster.count_slots(study, where), f"as many as --cluster {where} has room for"
 
 
 def _all(study: Study, tests: int) -> dict[str, Piece]:
@@ -151,7 +150,7 @@ def _require(known: Costs, needed: Mapping[str, Piece], asked: Question) -> None
 
 def _measured(study: Study, images: Dataset, pieces: Mapping[str, Piece], asked: Question, console: Console) -> Costs:
     """The costs of the pieces here, with as many processes as this machine has room for, or were asked for."""
-    room, started = cluster.room(study, "in-process" if asked.where == "in-process" else "local"), time.time()
+    room, started = cluster.count_slots(study, "in-process" if asked.where == "in-process" else "local"), time.time()
     workers = min(room, asked.workers or room)
     told = f"measuring {len(pieces)} pieces of work, {workers} at a time"
     shown = console.status(told) if console.is_terminal else nullcontext()

@@ -22,9 +22,9 @@ from torch import nn
 from tune_interpreg import registry, seeding
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.attacks.pgd import Form
-from tune_interpreg.cluster.tune import configuration
-from tune_interpreg.data.dataset import Split, pixels
-from tune_interpreg.evaluation import measures as evaluation
+from tune_interpreg.cluster.worker import worker_config
+from tune_interpreg.data.dataset import Split, to_pixels
+from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.gradients import saliency
 from tune_interpreg.planning.pieces import MODEL, Piece
 from tune_interpreg.store.store import Store
@@ -60,7 +60,7 @@ def train_probe(probe: Item, store: Store, device: str) -> None:
     made, started = _made(probe, store, device, BATCHES), time.perf_counter()
     model, learnt = made.trainer.replicas[0].model, made.trainer.data.train
     with suppress(Diverged):
-        while time.perf_counter() - started < PATIENCE and evaluation.accuracy(model, learnt, BLOCK) < LEARNT:
+        while time.perf_counter() - started < PATIENCE and measure_accuracy(model, learnt, BLOCK) < LEARNT:
             made.trainer.run_epoch()
     with store.writing(store.model_file(MODEL, 0)) as temporary:
         save_file(model.state_dict(), temporary)
@@ -94,10 +94,10 @@ def _judging(piece: Piece, store: Store, device: str) -> Seconds:
 
     def attacked(form: Form) -> float:
         more = settings | {"form": form, "batch_size": own.batch_size, "restarts": own.restarts}
-        return judged.timed(partial(evaluation.adversarial_accuracy, **more), piece.tests)
+        return judged.timed(partial(measure_adversarial_accuracy, **more), piece.tests)
 
     norms = judged.timed(
-        partial(evaluation.gradient_norms, batch_size=own.batch_size), own.gradient_samples or len(judged.train)
+        partial(measure_gradient_norms, batch_size=own.batch_size), own.gradient_samples or len(judged.train)
     )
     auto = partial(autoattack.adversarial_accuracy, batch_size=own.batch_size, **settings)
     ensemble = judged.timed(auto, own.autoattack) if own.autoattack else 0.0
@@ -115,7 +115,7 @@ def _maps(piece: Piece, store: Store, device: str) -> Seconds:
 
     def made(model: nn.Module, rows: Split) -> None:
         for x_BCHW, y_B in zip(rows.x_NCHW.split(BLOCK), rows.y_N.split(BLOCK), strict=True):
-            saliency.smoothgrad(model, pixels(x_BCHW), y_B, settings=maps, generator=generator, chunk=1).cpu()
+            saliency.smoothgrad(model, to_pixels(x_BCHW), y_B, settings=maps, generator=generator, chunk=1).cpu()
 
     return {"all": judged.timed(made, len(judged.train))}
 
@@ -238,7 +238,7 @@ def _begun(kind: Any, item: Item, store: Store, device: str) -> Any:
     store.end(item.key)
     begun = item.model_copy(update={"arm": f"{MODEL}-{time.monotonic_ns()}"})
     store.begin(begun)
-    return kind(configuration(begun, store, device))
+    return kind(worker_config(begun, store, device))
 
 
 def _leave(made: Any) -> None:

@@ -10,12 +10,12 @@ from rich.text import Text
 from tune_interpreg import seeding, stopping
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.commands import reports
-from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import DataError, Dataset, count_test_images, load_dataset
 from tune_interpreg.display.account import Account
 from tune_interpreg.display.lines import Lines
 from tune_interpreg.display.live import Live
 from tune_interpreg.networks import piecewise_linear as models
-from tune_interpreg.running import startup as collecting
+from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import NoLoss
@@ -39,7 +39,7 @@ def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, consol
     """
     with refusing(store.path):
         _damaged_study(file.study, store)
-    with collecting.paused():
+    with pause_gc():
         fingerprint = checked_data(file).fingerprint
     with refusing(store.path), lock.held(store):
         try:
@@ -62,7 +62,7 @@ def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed:
         say(f"{store.set_aside(damaged)}; it is written anew")
     if retry_failed:
         say(f"{store.forget_failures()} failed items run again")
-    with collecting.paused():
+    with pause_gc():
         dispatcher = Dispatcher(study, store, fingerprint, say)
     store.save_study(study)
     stop, account = None, None
@@ -70,9 +70,9 @@ def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed:
         stop, account = _drain(dispatcher, where, console)
         store.sweep()  # of workers that died in this run
     if stop and dispatcher.is_open():
-        say(f"{stopping.GO_ON}; tune-interpreg report {store.path} prints the tables so far")
+        say(f"{stopping.RUN_AGAIN}; tune-interpreg report {store.path} prints the tables so far")
         return stop.code
-    with collecting.paused():
+    with pause_gc():
         reports.print_all(store, console)
     return _outcome(dispatcher, account, console)
 
@@ -86,12 +86,12 @@ def _damaged_study(study: Study, store: Store) -> Damaged | None:
     return None
 
 
-def checked_data(file: StudyFile) -> data.Dataset:
+def checked_data(file: StudyFile) -> Dataset:
     """Read the data and build the model on the driver, so that what cannot work fails here."""
     study = file.study
     try:
-        loaded = data.load(study.data)
-    except data.DataError as error:
+        loaded = load_dataset(study.data)
+    except DataError as error:
         place = ("data", error.key) if error.key else ("data",)
         raise StudyError([file.locate(place, error.message)]) from None
     if len(loaded.train) < study.training.batch_size:
@@ -106,12 +106,12 @@ def checked_data(file: StudyFile) -> data.Dataset:
     return loaded
 
 
-def _check_autoattack(file: StudyFile, loaded: data.Dataset) -> None:
+def _check_autoattack(file: StudyFile, loaded: Dataset) -> None:
     """Refuse what AutoAttack cannot do after all trainings."""
     study, wanted = file.study, file.study.evaluation.autoattack
     if wanted is None:
         return
-    images, place = data.test_images(study.data), ("evaluation", "autoattack")
+    images, place = count_test_images(study.data), ("evaluation", "autoattack")
     if images is not None and wanted > images:
         raise StudyError([file.locate(place, f"there are {images:,} test images, got {wanted:,}; lower it or drop it")])
     if problem := autoattack.problem(study.evaluation_attack, loaded.shape):
@@ -123,7 +123,7 @@ def _drain(dispatcher: Dispatcher, where: str, console: Console) -> tuple[Stop, 
     settled, total = dispatcher.settled(), dispatcher.total()
     console.print(f"{dispatcher.study.name}: {settled} of {total} parts are in {dispatcher.store.path}", soft_wrap=True)
     live = Live(console, dispatcher.study, dispatcher.state) if console.is_terminal else None
-    with collecting.paused():  # both take a second to load, which a finished study can do without
+    with pause_gc():  # both take a second to load, which a finished study can do without
         from tune_interpreg.cluster import drain as cluster
         from tune_interpreg.display.tensorboard import Overview
     shown = Overview(dispatcher.store, dispatcher.study, dispatcher.records, live or Lines(console))

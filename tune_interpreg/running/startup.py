@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def pause_gc() -> Iterator[None]:
     """Collect nothing meanwhile, and set aside what is there then: looking through it again and again takes seconds."""
     was_on = gc.isenabled()
     gc.disable()

@@ -11,15 +11,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from tune_interpreg.cluster import drain as cluster
 from tune_interpreg.cluster import tune as tuning
-from tune_interpreg.cluster.tune import (
-    ERROR_FILE,
-    KILLED,
-    RETRIES,
-    REVIVALS,
-    GraphSearcher,
-    StudyTrainable,
-    configuration,
-)
+from tune_interpreg.cluster.tune import RETRIES, REVIVALS, GraphSearcher
+from tune_interpreg.cluster.worker import ERROR_FILE, KILLED, StudyTrainable, read_error, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store.store import Record, Store
@@ -58,7 +51,7 @@ class Scripted:
 def follow(script: Iterable[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The script, from now on of all workers together."""
     steps = iter(script)
-    monkeypatch.setattr(StudyTrainable, "_worker", lambda self: Scripted(steps))
+    monkeypatch.setattr(StudyTrainable, "_trainable", lambda self: Scripted(steps))
     return steps
 
 
@@ -69,7 +62,7 @@ def started(dispatcher: Dispatcher) -> Item:
 
 
 def attempt(dispatcher: Dispatcher, item: Item) -> None:
-    cluster._attempt(dispatcher, item, configuration(item, dispatcher.store, "cpu"), Stop())
+    cluster._attempt(dispatcher, item, worker_config(item, dispatcher.store, "cpu"), Stop())
 
 
 def done(item: Item) -> dict[str, Any]:
@@ -126,7 +119,7 @@ def test_an_epoch_counts_also_where_the_run_is_asked_to_stop(store: Store, monke
     monkeypatch.setattr(dispatcher, "epoch", lambda item, *reports: heard.extend(reports))
     stop.asked = True
     with pytest.raises(KeyboardInterrupt):
-        cluster._attempt(dispatcher, item, configuration(item, store, "cpu"), stop)
+        cluster._attempt(dispatcher, item, worker_config(item, store, "cpu"), stop)
     assert heard == [EPOCH]
 
 
@@ -171,7 +164,7 @@ def on_ray(dispatcher: Dispatcher, item: Item, ended: bool) -> None:
     """What Tune does with the next result of the item's worker."""
     searcher = GraphSearcher(dispatcher, "cpu")
     searcher.items["t"] = item
-    result = StudyTrainable(configuration(item, dispatcher.store, "cpu")).step()
+    result = StudyTrainable(worker_config(item, dispatcher.store, "cpu")).step()
     result |= {"config/store": "store", "config/item/number": item.number}
     assert ended or searcher.epoch("t", result)
     searcher.on_trial_complete("t", result)
@@ -221,9 +214,9 @@ def test_an_epoch_that_succeeds_leaves_no_word_of_an_earlier_exception(
 ) -> None:
     item = started(Dispatcher(study("standard"), store, "f"))
     follow([ValueError("as asked"), EPOCH], monkeypatch)
-    trainable = StudyTrainable(configuration(item, store, "cpu"))
+    trainable = StudyTrainable(worker_config(item, store, "cpu"))
     with pytest.raises(ValueError, match="as asked"):
         trainable.step()
-    assert tuning.last_error(store, item).startswith("ValueError: as asked")
+    assert read_error(store, item).startswith("ValueError: as asked")
     trainable.step()
-    assert tuning.last_error(store, item) == KILLED
+    assert read_error(store, item) == KILLED
