@@ -57,7 +57,7 @@ def build(store_path: str | Path, study: Study | None = None, *, pictures: bool 
     Raises ``StoreError`` where study is None and the folder is no store, or where the report cannot be written.
     """
     store = Store(store_path)
-    results = Results.of(store, study)
+    results = Results.from_store(store, study)
     report = Report(results.study, _status(results), _tables(results), words.sentences(results), ())
     texts = {
         "tables.md": _markdown(report),
@@ -125,8 +125,8 @@ def _status(results: Results) -> tuple[str, ...]:
     counts = [f"{done} of {asked} repeats done", *(f"{count} {state}" for state, count in states.items())]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
     damaged = [f"Left out: {said}." for lines in results.damaged.values() for said in lines]
-    foreign = [f"Left out: {arm}: {said}." for arm, said in rows.foreign(results.current).items()]
-    return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.troubles(results.current))
+    foreign = [f"Left out: {arm}: {said}." for arm, said in rows.describe_foreign(results.current).items()]
+    return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.list_troubles(results.current))
 
 
 # ------------------------------------------------------------------------------- files

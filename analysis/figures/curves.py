@@ -35,7 +35,7 @@ def curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curv
     """arm → the metric's curve over its finished repeats; epochs that a seed lacks are left out."""
     found: dict[str, Curve] = {}
     for arm, group in results.current.repeats.items():
-        trained = rows.done(group, results.study.seeds)
+        trained = rows.finished_repeats(group, results.study.seeds)
         by_seed = {
             seed: record["curves"][str(seed)]
             for seed, record in trained.items()

@@ -22,7 +22,7 @@ def provenance(results: Results) -> dict[str, Any]:
 
 
 def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[str, str]]) -> dict[str, Any]:
-    trials = {seed: _trial(record, versions) for seed, record in rows.done(group, results.study.seeds).items()}
+    trials = {seed: _trial(record, versions) for seed, record in rows.finished_repeats(group, results.study.seeds).items()}
     metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     recipe = group[-1]["recipe"] if group else {}
     return {

@@ -32,7 +32,7 @@ def results(store: str | Path) -> pd.DataFrame:
     store: the folder, of a study that runs or is done; nothing is written. Only seeds that the study asks for, and of
     repeats under several recipes only the latest. Raises ``StoreError`` where it is no store.
     """
-    found = Results.of(Store(store))
+    found = Results.from_store(Store(store))
     held = {(arm, record["key"]): record for arm, group in found.current.repeats.items() for record in group}
     done = [_done(found, row, held[row["arm"], row["key"]]) for row in found.frame.to_dict(orient="records")]
     missing = [_described(found, gap.arm) | {"seed": gap.seed, "state": gap.state} for gap in found.missing]

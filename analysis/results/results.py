@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import paper
 from analysis.results import rows
 from analysis.results.current import Current, Record
-from analysis.results.rows import Missing
+from analysis.results.rows import MissingSeed
 from analysis.statistics.intervals import student_t, wilson
 from analysis.statistics.pairs import Comparison
 from analysis.tables.cells import Estimate, Source
@@ -35,16 +35,16 @@ class Results:
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
     current: Current = field(init=False)
     frame: pd.DataFrame = field(init=False)
-    missing: tuple[Missing, ...] = field(init=False)
+    missing: tuple[MissingSeed, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         current = Current(self.study, self.records, self.choices)
         object.__setattr__(self, "current", current)
-        object.__setattr__(self, "frame", rows.rows(current))
-        object.__setattr__(self, "missing", tuple(rows.missing(current)))
+        object.__setattr__(self, "frame", rows.tabulate(current))
+        object.__setattr__(self, "missing", tuple(rows.find_missing(current)))
 
     @classmethod
-    def of(cls, store: Store, study: Study | None = None) -> Results:
+    def from_store(cls, store: Store, study: Study | None = None) -> Results:
         """What a store holds, finished or not, of a study (None: the store's own); nothing is written.
 
         Raises ``StoreError`` where study is None and the folder is no store, or its study.yaml is damaged.
@@ -99,7 +99,7 @@ class Results:
 
     def compare(self, arm: str, other: str, metric: str) -> Comparison:
         """One arm against another, paired by seed."""
-        return Comparison.of(self.values(arm, metric), self.values(other, metric))
+        return Comparison.from_seeds(self.values(arm, metric), self.values(other, metric))
 
     @cached_property
     def _values(self) -> dict[tuple[str, str], dict[int, float]]:

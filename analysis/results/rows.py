@@ -18,7 +18,7 @@ AUTOATTACK = "test/adv_accuracy_autoattack"
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingSeed:
     """One repeat that the study asks for and the ledger does not hold as done.
 
     state: absent, failed, diverged or pruned. error: the first line of what the trial said, if it said something.
@@ -30,7 +30,7 @@ class Missing:
     error: str | None = None
 
 
-def rows(current: Current) -> pd.DataFrame:
+def tabulate(current: Current) -> pd.DataFrame:
     """Tidy results of finished repeats: columns arm, seed, metric, value, images, key, recipe_key; sorted as the study.
 
     Only seeds the study asks for; where a seed was trained twice the later result counts. Values as the ledger
@@ -40,7 +40,7 @@ def rows(current: Current) -> pd.DataFrame:
     tidy = [
         (arm, seed, metric, _number(value), _images(record, metric), record["key"], record["recipe_key"])
         for arm, group in current.repeats.items()
-        for seed, record in done(group, current.study.seeds).items()
+        for seed, record in finished_repeats(group, current.study.seeds).items()
         for metric, value in record["metrics"][str(seed)].items()
     ]
     frame = pd.DataFrame(tidy, columns=list(COLUMNS))
@@ -53,17 +53,17 @@ def values(frame: pd.DataFrame, arm: str, metric: str) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(chosen["seed"], chosen["value"], strict=True)}
 
 
-def missing(current: Current) -> list[Missing]:
+def find_missing(current: Current) -> list[MissingSeed]:
     """Every asked (arm, seed) without a finished repeat, and why, in the study's order."""
     return [
         _why(arm, seed, group)
         for arm, group in current.repeats.items()
         for seed in current.study.seeds
-        if seed not in done(group, current.study.seeds)
+        if seed not in finished_repeats(group, current.study.seeds)
     ]
 
 
-def troubles(current: Current) -> list[str]:
+def list_troubles(current: Current) -> list[str]:
     """What went wrong beside the repeats, one line per arm, role, state and error; it may hold arms back."""
     found = [
         (record["arm"], record["role"], record["state"], first_line(record.get("error")))
@@ -78,13 +78,13 @@ def troubles(current: Current) -> list[str]:
     ]
 
 
-def foreign(current: Current) -> dict[str, str]:
+def describe_foreign(current: Current) -> dict[str, str]:
     """arm → how many of its records another version of the code made, in another format than this one's."""
     counts = {arm: current.foreign[arm] for arm in current.study.arms if current.foreign[arm]}
     return {arm: f"{count} record{'s' * (count > 1)} of another format than {FORMAT}" for arm, count in counts.items()}
 
 
-def facts(current: Current) -> dict[str, list[Any]]:
+def collect_facts(current: Current) -> dict[str, list[Any]]:
     """What the finished repeats say of their runs: all distinct values of train_images, test_images,
     gradient_images and device."""
     finished = [r for group in current.repeats.values() for r in group if r["state"] == "done"]
@@ -99,18 +99,18 @@ def first_line(error: str | None, width: int = 160) -> str | None:
     return (line if len(line) <= width else line[: width - 1] + "…") or None
 
 
-def done(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
+def finished_repeats(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
     """seed → the repeat that trained its model, the later one of two, for those of the seeds that have one."""
     held = {seed: r for r in group if r["state"] == "done" for seed in r["seeds"] if str(seed) in r["metrics"]}
     return {seed: held[seed] for seed in seeds if seed in held}
 
 
-def _why(arm: str, seed: int, group: list[Record]) -> Missing:
+def _why(arm: str, seed: int, group: list[Record]) -> MissingSeed:
     tried = [record for record in group if seed in record["seeds"]]
     if not tried:
-        return Missing(arm, seed, "absent")
+        return MissingSeed(arm, seed, "absent")
     state = tried[-1]["state"] if tried[-1]["state"] != "done" else "diverged"  # the seeds beside it went on
-    return Missing(arm, seed, state, first_line(tried[-1].get("error")))
+    return MissingSeed(arm, seed, state, first_line(tried[-1].get("error")))
 
 
 def _images(record: Record, metric: str) -> int:

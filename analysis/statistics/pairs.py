@@ -27,7 +27,7 @@ class Comparison:
     t: float | None
 
     @classmethod
-    def of(cls, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison:
+    def from_seeds(cls, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison:
         """ours, theirs: seed → value; only seeds in both count."""
         differences_S = differences(ours, theirs).values()
         if not differences_S:

@@ -35,7 +35,7 @@ def gradient_table(results: Results) -> Table:
     """Table 3: mean l2 norms of the logits' input gradients, of the label and of the other labels."""
     metrics = {"‖∇f_c‖ label": paper.GRAD_LABEL, "‖∇f_k‖ other": paper.GRAD_OTHER}
     columns, cells = _beside_paper(results, metrics, scale=1)
-    images = listed(rows.facts(results.current)["gradient_images"])
+    images = listed(rows.collect_facts(results.current)["gradient_images"])
     note = (
         f"Gradients of logits by pixels in [0, 1] at {images} training images: per image ‖∇f_c(x)‖₂ and the mean"
         " of ‖∇f_k(x)‖₂ over k ≠ c, averaged over images, then over seeds."
@@ -96,7 +96,7 @@ def _wilson_note(results: Results, metrics: list[str], arms: Collection[str]) ->
 
 def _left_out(results: Results, arms: Collection[str]) -> list[str]:
     others = {arm: f"{count} done repeats under another recipe" for arm, count in results.current.others.items()}
-    both = (*others.items(), *rows.foreign(results.current).items())
+    both = (*others.items(), *rows.describe_foreign(results.current).items())
     stale = [f"{arm}: {said} are left out." for arm, said in both if arm in arms]
     return [*stale, *(f"{arm}: left out: {said}." for arm in arms for said in results.damaged.get(arm, ()))]
 
@@ -135,7 +135,7 @@ def teacher_note(results: Results) -> list[str]:
 def attack_note(results: Results) -> str:
     """The attack of the tables' accuracies."""
     ensemble = results.study.evaluation.autoattack
-    images = listed(rows.facts(results.current)["test_images"])
+    images = listed(rows.collect_facts(results.current)["test_images"])
     return attack_said(results, f"{images} test images") + (f" AutoAttack: {ensemble} test images." if ensemble else "")
 
 
@@ -153,7 +153,7 @@ def attack_said(results: Results, images: str) -> str:
 
 
 def _paper_note(results: Results) -> list[str]:
-    departures = paper.differences(results.study, rows.facts(results.current))
+    departures = paper.differences(results.study, rows.collect_facts(results.current))
     return ["Set-up where it is not the paper's: " + "; ".join(departures) + "."] if departures else []
 
 

@@ -176,7 +176,7 @@ def _gain_notes(body: tuple[tuple[Cell, ...], ...]) -> list[str]:
 
 def _parts(results: Results, arm: str, standard: str) -> Interval | None:
     ours, theirs = _flattered(results, arm), _flattered(results, standard)
-    parts = Comparison.of(theirs, ours).difference
+    parts = Comparison.from_seeds(theirs, ours).difference
     return parts and parts.scaled(100)
 
 

@@ -75,7 +75,7 @@ def _unchecked(results: Results, found: Mapping[str, Checks]) -> Iterable[str]:
     """The models that the tables rest on without checks, and why, where the study asks for any."""
     why: dict[tuple[str, str], list[int]] = {}
     for arm, repeats in results.current.repeats.items():
-        for seed in rows.done(repeats, results.study.seeds) if results.study.checks else ():
+        for seed in rows.finished_repeats(repeats, results.study.seeds) if results.study.checks else ():
             if seed not in found.get(arm, {}):
                 why.setdefault((arm, _reason(results.current.checks[arm], seed)), []).append(seed)
     return [f"{arm}: {_named(seeds)} not checked{reason}." for (arm, reason), seeds in why.items()]

@@ -24,7 +24,7 @@ def changed(**arms):
 
 
 def clean(records, arm, study=STUDY, choices=None):
-    return rows.values(rows.rows(current(records, study, choices)), arm, CLEAN)
+    return rows.values(rows.tabulate(current(records, study, choices)), arm, CLEAN)
 
 
 def jacobian(params, value, day, seeds=range(5), **own):
@@ -60,8 +60,8 @@ PER_SEED = [pupil(1, 1, 0.9, day=2), pupil(2, 2, 0.9, day=2, state="failed")]
 def test_what_another_seed_of_the_teacher_taught_is_in_no_mean_and_hides_no_failure():
     ledger = [*TEACHERS, *SHARED, *PER_SEED]
     assert clean(ledger, "interp_robust", taught("per_seed")) == {0: 0.1, 1: 0.9}
-    gaps = [gap for gap in rows.missing(current(ledger, taught("per_seed"))) if gap.arm == "interp_robust"]
-    assert gaps == [rows.Missing("interp_robust", 2, "failed", "boom")]
+    gaps = [gap for gap in rows.find_missing(current(ledger, taught("per_seed"))) if gap.arm == "interp_robust"]
+    assert gaps == [rows.MissingSeed("interp_robust", 2, "failed", "boom")]
 
 
 def test_a_study_that_returns_to_one_teacher_finds_what_that_one_taught():
@@ -138,7 +138,7 @@ def test_failures_of_what_the_study_has_no_more_are_no_troubles():
         record(item("adversarial", (0,), role="targets", teacher=key), state="failed", error="no room")
         for key in (TEACHERS[0]["key"], "0123456789abcdef")
     ]
-    assert rows.troubles(current([*TEACHERS, *lost, *maps])) == [
+    assert rows.list_troubles(current([*TEACHERS, *lost, *maps])) == [
         "jacobian: 1 search failed: boom",
         "adversarial: 1 targets failed: no room",
     ]
@@ -172,7 +172,7 @@ def test_what_counts_is_what_the_driver_takes_up_again(tmp_path):
     ):
         drain(of, store)
         store.save_study(of)
-        known, found = Dispatcher(of, store, "f").state, Results.of(store).current
+        known, found = Dispatcher(of, store, "f").state, Results.from_store(store).current
         for arm in of.arms:
             assert {one["number"] for one in found.trials[arm]} == known.searches[arm].settled
             seeds = {seed for one in found.repeats[arm] for seed in one["seeds"]}

@@ -16,7 +16,7 @@ def by_seed(values):
 
 def test_differences_by_hand():
     # differences 1, 2, 3, 4, 5: t = 3·√5/√2.5 = 4.2426, of 4 degrees of freedom
-    one = Comparison.of(by_seed([2, 4, 6, 8, 10]), by_seed([1, 2, 3, 4, 5]))
+    one = Comparison.from_seeds(by_seed([2, 4, 6, 8, 10]), by_seed([1, 2, 3, 4, 5]))
     assert (one.difference.mean, one.n) == (3.0, 5)
     assert one.t == pytest.approx(3 * math.sqrt(5 / 2.5))
     assert one.p == pytest.approx(0.0132362, rel=1e-4)
@@ -29,12 +29,12 @@ def test_p_is_that_of_scipys_paired_t_test():
     for n in (2, 5, 12):
         ours, theirs = rng.normal(0.3, 1, n), rng.normal(0, 1, n)
         known = stats.ttest_rel(ours, theirs)
-        one = Comparison.of(by_seed(ours), by_seed(theirs))
+        one = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
         assert (one.t, one.p) == pytest.approx((known.statistic, known.pvalue), rel=1e-9)
 
 
 def test_only_seeds_of_both_are_paired():
-    one = Comparison.of({0: 1.0, 1: 2.0, 3: 9.0}, {3: 5.0, 1: 1.0, 7: 0.0})
+    one = Comparison.from_seeds({0: 1.0, 1: 2.0, 3: 9.0}, {3: 5.0, 1: 1.0, 7: 0.0})
     assert (one.difference.mean, one.n) == (2.5, 2)
     assert one.p is not None
     assert one.effect is None, "of two pairs d_z has no mean"
@@ -49,20 +49,20 @@ def test_only_seeds_of_both_are_paired():
     ],
 )
 def test_what_cannot_be_tested_has_a_difference_and_no_p(ours, theirs, n):
-    one = Comparison.of(by_seed(ours), by_seed(theirs))
+    one = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
     assert (one.n, one.t, one.p, one.effect) == (n, None, None, None)
     assert one.difference is not None
 
 
 def test_the_rounding_of_equal_differences_is_not_significant():
-    gained = Comparison.of({0: 0.816, 1: 0.716, 2: 0.331, 3: 0.58}, {0: 0.815, 1: 0.715, 2: 0.33, 3: 0.579})
+    gained = Comparison.from_seeds({0: 0.816, 1: 0.716, 2: 0.331, 3: 0.58}, {0: 0.815, 1: 0.715, 2: 0.33, 3: 0.579})
     assert (gained.difference, gained.p) == (Interval(0.001, 0.0, 4), None)
-    lost = Comparison.of({0: 0.816 - 0.815, 1: 0.331 - 0.33}, {0: 0.716 - 0.715, 1: 0.58 - 0.579})
+    lost = Comparison.from_seeds({0: 0.816 - 0.815, 1: 0.331 - 0.33}, {0: 0.716 - 0.715, 1: 0.58 - 0.579})
     assert (lost.difference, lost.p) == (Interval(0.0, 0.0, 2), None)
 
 
 def test_without_a_common_seed_there_is_nothing():
-    one = Comparison.of({0: 1.0}, {1: 1.0})
+    one = Comparison.from_seeds({0: 1.0}, {1: 1.0})
     assert (one.difference, one.p, one.effect, one.n) == (None, None, None, 0)
 
 

@@ -18,7 +18,7 @@ from tune_interpreg.study.config import Study
 
 # ------------------------------------------------------------------------------- rows
 def test_rows_are_tidy():
-    frame = rows.rows(current(STANDARD))
+    frame = rows.tabulate(current(STANDARD))
     assert tuple(frame.columns) == rows.COLUMNS
     assert len(frame) == 5 * 3
     assert rows.values(frame, "standard", "test/accuracy") == dict(enumerate(CLEAN))
@@ -26,7 +26,7 @@ def test_rows_are_tidy():
 
 def test_a_record_of_several_seeds_gives_a_row_for_each():
     together = record(item("standard", (0, 1)), {0: accuracies(0.9), 1: accuracies(0.8)})
-    assert rows.values(rows.rows(current([together])), "standard", "test/accuracy") == {0: 0.9, 1: 0.8}
+    assert rows.values(rows.tabulate(current([together])), "standard", "test/accuracy") == {0: 0.9, 1: 0.8}
 
 
 def test_only_finished_repeats_of_asked_seeds_and_arms_count():
@@ -34,11 +34,11 @@ def test_only_finished_repeats_of_asked_seeds_and_arms_count():
     failed = record(item("standard", (1,)), {1: accuracies(0.1)}, state="failed")
     unasked = record(item("standard", (7,)), {7: accuracies(0.1)})
     stranger = record(item("standard", (2,)), {2: accuracies(0.1)}) | {"arm": "removed"}
-    assert rows.rows(current([search, failed, unasked, stranger])).empty
+    assert rows.tabulate(current([search, failed, unasked, stranger])).empty
 
 
 def test_an_empty_ledger_gives_an_empty_frame_with_its_columns():
-    frame = rows.rows(current([]))
+    frame = rows.tabulate(current([]))
     assert frame.empty
     assert tuple(frame.columns) == rows.COLUMNS
 
@@ -46,14 +46,14 @@ def test_an_empty_ledger_gives_an_empty_frame_with_its_columns():
 def test_repeats_of_two_recipes_are_never_mixed():
     old = [record(item("jacobian", (s,), {"lambda_j": 0.1}), {s: accuracies(0.1)}, day=1) for s in range(5)]
     new = [record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: accuracies(0.9)}, day=2)]
-    assert rows.values(rows.rows(current(old + new)), "jacobian", "test/accuracy") == {0: 0.9}
+    assert rows.values(rows.tabulate(current(old + new)), "jacobian", "test/accuracy") == {0: 0.9}
     assert current(old + new).others == {"jacobian": 5}
 
 
 def test_repeats_that_contradict_the_arm_are_left_out_however_new():
     good = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 1.0}), {0: accuracies(0.9)}, day=1)
     other_phi = record(item("interp_robust", (0,), {"lambda": 0.1, "phi": 2.0}), {0: accuracies(0.1)}, day=2)
-    assert rows.values(rows.rows(current([good, other_phi])), "interp_robust", "test/accuracy") == {0: 0.9}
+    assert rows.values(rows.tabulate(current([good, other_phi])), "interp_robust", "test/accuracy") == {0: 0.9}
 
 
 def test_repeats_of_a_former_teacher_are_left_out():
@@ -65,7 +65,7 @@ def test_repeats_of_a_former_teacher_are_left_out():
         record(taught, {0: accuracies(0.9)}),
         record(orphan, {0: accuracies(0.1)}, day=2),
     ]
-    assert rows.values(rows.rows(current(ledger)), "interp_robust", "test/accuracy") == {0: 0.9}
+    assert rows.values(rows.tabulate(current(ledger)), "interp_robust", "test/accuracy") == {0: 0.9}
 
 
 def test_missing_seeds_say_why():
@@ -74,23 +74,23 @@ def test_missing_seeds_say_why():
         record(item("standard", (2,)), state="failed", error="ValueError: no\ndetails"),
         record(item("standard", (3,)), state="diverged", error="loss is nan"),
     ]
-    found = [gap for gap in rows.missing(current(ledger)) if gap.arm == "standard"]
+    found = [gap for gap in rows.find_missing(current(ledger)) if gap.arm == "standard"]
     assert found == [
-        rows.Missing("standard", 2, "failed", "ValueError: no"),
-        rows.Missing("standard", 3, "diverged", "loss is nan"),
-        rows.Missing("standard", 4, "absent"),
+        rows.MissingSeed("standard", 2, "failed", "ValueError: no"),
+        rows.MissingSeed("standard", 3, "diverged", "loss is nan"),
+        rows.MissingSeed("standard", 4, "absent"),
     ]
 
 
 def test_a_seed_that_failed_and_then_finished_is_not_missing():
     failed = record(item("standard", (0, 1)), state="failed", error="lost")
-    assert {gap.seed for gap in rows.missing(current([failed, *STANDARD])) if gap.arm == "standard"} == set()
+    assert {gap.seed for gap in rows.find_missing(current([failed, *STANDARD])) if gap.arm == "standard"} == set()
 
 
 def test_troubles_before_the_repeats_are_told_once_with_their_number():
     works = [item("jacobian", (0,), {"lambda_j": x}, "search", number=n) for n, x in enumerate((0.1, 0.2))]
     lost = [record(work, state="failed", error="boom") for work in works]
-    assert rows.troubles(current([*lost, *STANDARD])) == ["jacobian: 2 search failed: boom"]
+    assert rows.list_troubles(current([*lost, *STANDARD])) == ["jacobian: 2 search failed: boom"]
 
 
 # ----------------------------------------------------------------------------- tables

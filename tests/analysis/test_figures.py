@@ -32,7 +32,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(store):
-    return Results.of(store)
+    return Results.from_store(store)
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_a_figure_that_lost_its_data_leaves_no_old_picture(tmp_path):
     old = store.report_dir / "figures" / "figure-1.png"
     store.write_bytes(old, b"drawn before")
     store.preview_file(drawn.maps().key).write_bytes(b"no tensors")
-    found = {one.name: one for one in draw(Results.of(store), store)}
+    found = {one.name: one for one in draw(Results.from_store(store), store)}
     assert "cannot be read" in found["figure-1"].caption
     assert not old.exists()
     assert found["curves"].paths

@@ -61,7 +61,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(store):
-    results = Results.of(store)
+    results = Results.from_store(store)
     return page.write(build(store.path), results, store, draw(results, store))
 
 
@@ -147,7 +147,7 @@ def test_an_arm_tells_what_it_was_made_with(data):
 
 def test_trials_of_a_former_search_are_not_told(store):
     narrowed = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 2}
-    results = replace(Results.of(store), study=drawn.searching("jacobian", narrowed))
+    results = replace(Results.from_store(store), study=drawn.searching("jacobian", narrowed))
     assert provenance(results)["arms"]["jacobian"]["search"]["trials"] == {"done": 2}
 
 
@@ -162,7 +162,7 @@ def test_every_measured_cell_names_sources_that_the_page_holds(document, data):
 def test_cells_are_sorted_by_the_unrounded_number(store):
     cells = (Estimate(Interval(2 / 3, 0.1, 2), 2), Estimate(None, 2), Probability(0.5), "text")
     table = Table("Title", ("Arm", "a", "b", "c", "d"), (("<b>", *cells),), ("a < b",))
-    text = tables.to_html(table, Results.of(store))
+    text = tables.to_html(table, Results.from_store(store))
     assert re.findall(r'data-value="([^"]*)"', text) == ["0.6666666666666666", "0.5"]
     assert "<b>" not in text
     assert "a &lt; b" in text
@@ -170,13 +170,13 @@ def test_cells_are_sorted_by_the_unrounded_number(store):
 
 def test_a_number_of_an_unknown_arm_leads_nowhere_but_stands(store):
     cell = Estimate(Interval(1.0, 0.1, 2), 2, sources=(Source("standard", "test/accuracy", 100),))
-    text = tables.to_html(Table("T", ("Arm", "a"), (("row", cell),)), Results.of(store))
+    text = tables.to_html(Table("T", ("Arm", "a"), (("row", cell),)), Results.from_store(store))
     assert text.count("<button") == 3
     assert "1.00 ± 0.10" in text
 
 
 def test_what_a_figure_lacks_is_said(store):
-    results = Results.of(store)
+    results = Results.from_store(store)
     text = to_html(build(store.path), results, [Drawn("a", "A <figure>", "Left out: no < data.")])
     assert "A &lt;figure&gt;.</b> Left out: no &lt; data." in text
 
@@ -184,14 +184,14 @@ def test_what_a_figure_lacks_is_said(store):
 def test_an_empty_store_has_a_page_too(tmp_path):
     store = Store(tmp_path / "store")
     store.save_study(drawn.STUDY)
-    results = Results.of(store)
+    results = Results.from_store(store)
     document = Document(page.write(build(store.path), results, store, draw(results, store)).read_text(encoding="utf-8"))
     assert "0 of 8 repeats done" in document.text
     assert document.text.count("Left out:") == 7
 
 
 def test_the_page_tells_no_place_of_the_data(store):
-    results = Results.of(store)
+    results = Results.from_store(store)
     study = results.study.model_copy(update={"data": results.study.data.model_copy(update={"root": "/home/me/data"})})
     text = to_html(build(store.path), replace(results, study=study), [])
     assert "/home/me" not in text
@@ -213,7 +213,7 @@ def test_a_drawing_takes_the_pages_colours_and_its_own_names():
 
 def test_the_same_ledger_makes_the_same_page(written, store):
     before = written.read_bytes()
-    results = Results.of(store)
+    results = Results.from_store(store)
     figures = [Drawn(name, *rest) for name, *rest in ()]
     one, two = (to_html(build(store.path), results, figures) for _ in range(2))
     assert one == two

@@ -18,7 +18,7 @@ ESCAPE, ENTER, TAB = "\ue00c", "\ue007", "\ue004"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     store = drawn.store_at(tmp_path_factory.mktemp("page") / "store")
-    results = Results.of(store)
+    results = Results.from_store(store)
     return page.write(build(store.path), results, store, draw(results, store))
 
 

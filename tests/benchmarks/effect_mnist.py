@@ -248,7 +248,7 @@ def page(results: Results) -> str:
 def setting(results: Results) -> Iterator[str]:
     """What was run, with what, where and when."""
     study, training, attack = results.study, results.study.training, results.study.evaluation_attack
-    train, test, gradient, _ = rows.facts(results.records, study).values()
+    train, test, gradient, _ = rows.collect_facts(results.records, study).values()
     images = f"{train[0]} images to train ({gradient[0]} for gradient norms), {study.data.validation} to validate"
     yield f"{study.data.name}, {study.model.name}: {images}, {test[0]} to test"
     yield f"training: {', '.join(f'{name} {value}' for name, value in training.model_dump(exclude_none=True).items())}"

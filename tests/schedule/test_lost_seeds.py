@@ -104,9 +104,9 @@ def test_a_lost_teacher_seed_gives_no_maps(tmp_path: Path) -> None:
 
 def test_a_report_tells_which_seed_is_missing_and_why() -> None:
     together = record(item("standard", (0, 1, 2)), {0: accuracies(0.9), 2: accuracies(0.8)}) | {"error": LOST}
-    assert rows.values(rows.rows(current([together])), "standard", "test/accuracy") == {0: 0.9, 2: 0.8}
-    found = {gap.seed: gap for gap in rows.missing(current([together])) if gap.arm == "standard"}
-    assert found[1] == rows.Missing("standard", 1, "diverged", LOST)
+    assert rows.values(rows.tabulate(current([together])), "standard", "test/accuracy") == {0: 0.9, 2: 0.8}
+    found = {gap.seed: gap for gap in rows.find_missing(current([together])) if gap.arm == "standard"}
+    assert found[1] == rows.MissingSeed("standard", 1, "diverged", LOST)
     assert found.keys() == set(STUDY.seeds) - {0, 2}
     assert provenance.provenance(results([together]))["arms"]["standard"]["trials"].keys() == {0, 2}
 
