@@ -23,7 +23,7 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.data import shipped as datasets
-from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.networks import piecewise_linear as models
 from tune_interpreg.study.config import Attack
 
@@ -49,7 +49,7 @@ def trained() -> nn.Module:
     """digits_cnn after six epochs: about 96% of the test images are right."""
     train, generator = datasets.digits(None).train(), seeding.generator(0, "order")
     model = models.initialize(models.digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
-    optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), pixels(train.x_NCHW)
+    optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), to_pixels(train.x_NCHW)
     for _ in range(6):
         for rows in torch.randperm(len(train), generator=generator).split(64):
             optimizer.zero_grad()
@@ -83,7 +83,7 @@ def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm
     """
     step_size = 0.1 if norm == "l2" else 0.04
     attack = Attack(norm=norm, eps=0.3, steps=10, step_size=step_size, start=start)
-    x, y = (0.4 + 0.2 * pixels(digits.x_NCHW)).double()[:100], digits.y_N[:100]
+    x, y = (0.4 + 0.2 * to_pixels(digits.x_NCHW)).double()[:100], digits.y_N[:100]
     first, model = balls.random_start(x, attack, seeding.generator(0, "start")), copy.deepcopy(trained).double()
     ours = attacks.perturb_from(model, x, y, first, attack=attack, form="strict")
     torch.testing.assert_close(ours, foolboxed(model, x, y, first, attack), rtol=0.0, atol=1e-6)
@@ -93,7 +93,7 @@ def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.4), ("l2", 0.8), ("linf", 0.08), ("linf", 0.12)])
 def test_strict_is_never_weaker_than_foolbox(trained: nn.Module, digits: Split, norm: str, eps: float) -> None:
     """On 360 test images with all of the box, 20 steps from the same start: within 0.2 points at worst."""
-    attack, x, y = Attack(norm=norm, eps=eps, steps=20), pixels(digits.x_NCHW), digits.y_N
+    attack, x, y = Attack(norm=norm, eps=eps, steps=20), to_pixels(digits.x_NCHW), digits.y_N
     first = balls.random_start(x, attack, seeding.generator(0, "start"))
     ours = attacks.broken_from(trained, x, y, first, attack=attack, form="strict")
     theirs = trained(foolboxed(trained, x, y, first, attack)).argmax(1) != y
@@ -103,7 +103,7 @@ def test_strict_is_never_weaker_than_foolbox(trained: nn.Module, digits: Split, 
 
 def test_autoattack_breaks_no_fewer_than_pgd(trained: nn.Module, digits: Split) -> None:
     """At l2 0.9 on 40 images, to within one; where it breaks all of them before Square, it takes a second."""
-    x, y, attack = pixels(digits.x_NCHW[:40]), digits.y_N[:40], Attack(norm="l2", eps=0.9, steps=40)
+    x, y, attack = to_pixels(digits.x_NCHW[:40]), digits.y_N[:40], Attack(norm="l2", eps=0.9, steps=40)
     adv, broken = autoattack.perturb(trained, x, y, attack=attack, seed=0, batch_size=25)
     strict = attacks.broken(trained, x, y, attack=attack, form="strict", generator=seeding.generator(0, "start"))
     assert broken.sum() >= strict.sum() - 1
@@ -136,7 +136,7 @@ WIDE = {"l2": Attack(norm="l2", eps=2.0), "linf": Attack(norm="linf", eps=0.4)}
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_autoattack_depends_on_its_seed_alone(trained: nn.Module, digits: Split, norm: str) -> None:
     """The same images again from a disturbed global generator, others from another seed; none of them survives."""
-    x, y = pixels(digits.x_NCHW[:12]), digits.y_N[:12]
+    x, y = to_pixels(digits.x_NCHW[:12]), digits.y_N[:12]
 
     def images(seed: int, disturbance: int) -> Tensor:
         torch.manual_seed(disturbance)

@@ -13,7 +13,7 @@ from tune_interpreg.attacks import balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.attacks.pgd import Form
 from tune_interpreg.data.dataset import Split
-from tune_interpreg.evaluation import measures as evaluation
+from tune_interpreg.evaluation.measures import IMAGES_PER_BLOCK, measure_adversarial_accuracy
 from tune_interpreg.study.config import Attack
 
 SHAPE = (1, 4, 4)
@@ -96,7 +96,7 @@ def test_no_start_is_spent_on_a_batch_without_survivors(trained: nn.Module, form
 
 
 def accuracy(model: nn.Module, attack: Attack, form: Form, *, batch_size: int = 200, restarts: int = 1) -> float:
-    return evaluation.adversarial_accuracy(
+    return measure_adversarial_accuracy(
         model, Split(*halves()), attack=attack, form=form, seed=0, batch_size=batch_size, restarts=restarts
     )
 
@@ -117,7 +117,7 @@ def test_the_strict_worst_case_does_not_depend_on_the_batch_size(
     trained: nn.Module, norm: str, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the blocks in which noise is drawn are smaller than the batches, and no multiple of them."""
-    monkeypatch.setattr(evaluation, "IMAGES_A_BLOCK", 24)
+    monkeypatch.setattr("tune_interpreg.evaluation.measures.IMAGES_PER_BLOCK", 24)
     attack = Attack(norm=norm, eps=0.5 if norm == "l2" else 0.1, steps=2, start=start)
     results = {accuracy(trained, attack, "strict", batch_size=size, restarts=3) for size in (7, 64, 1000)}
     assert len(results) == 1
@@ -140,7 +140,7 @@ def recorded(model: nn.Module, attack: Attack, restarts: int, monkeypatch: pytes
 def test_the_first_start_is_the_only_one_of_a_single_run(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """x + Π(u − x), u the first uniform block of (seed, "evaluation-attack"), bit for bit, for any number of starts."""
     x, _ = halves()
-    u = torch.rand(evaluation.IMAGES_A_BLOCK, *SHAPE, generator=seeding.generator(0, "evaluation-attack"))[:200]
+    u = torch.rand(IMAGES_PER_BLOCK, *SHAPE, generator=seeding.generator(0, "evaluation-attack"))[:200]
     attack = Attack(norm="l2", eps=0.5, steps=1)
     expected = x + balls.l2_project(u - x, 0.5)
     assert torch.equal(torch.cat(recorded(trained, attack, 1, monkeypatch)), expected)

@@ -95,8 +95,8 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 def batch(trainable: MethodTrainable, dtype: torch.dtype = torch.float32, images: int = B) -> Batch:
     """The first images of the training split, as a step sees them; the streams begin anew."""
     (replica,) = trainable.trainer.replicas
-    replica.begin(0, lr=0.05)
-    seen = trainable.trainer.batch(replica, torch.arange(images))
+    replica.begin_epoch(0, lr=0.05)
+    seen = trainable.trainer.make_batch(replica, torch.arange(images))
     target = None if seen.target_BCHW is None else seen.target_BCHW.to(dtype)
     return Batch(seen.x_BCHW.to(dtype), seen.y_B, target, seen.noise)
 

@@ -13,7 +13,7 @@ from helpers.measured import TINY, made, needed, tiny
 from typer.testing import CliRunner
 
 from tune_interpreg.cli import app
-from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.planning import costs
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
@@ -83,7 +83,7 @@ def test_money_is_the_price_of_all_that_is_held_while_it_runs(folder: Path, work
 
 def test_a_finished_study_has_nothing_left(folder: Path) -> None:
     of, store = study_file.load("tiny.yaml", ["checks=null"]), Store("runs/tiny")
-    assert list(steps(Dispatcher(of, store, data.load(of.data).fingerprint)))
+    assert list(steps(Dispatcher(of, store, load_dataset(of.data).fingerprint)))
     store.save_study(of)
     shown = told("plan", "tiny.yaml", "--set", "checks=null")
     assert shown.stdout.splitlines()[-1] == "nothing is left to run"

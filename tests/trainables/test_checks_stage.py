@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from trainables.stages.checks import ChecksTrainable
 from tune_interpreg import seeding
-from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.display import lines as display
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
@@ -76,8 +76,8 @@ def finished(trainable: ChecksTrainable) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def expected() -> list[dict[str, Any]]:
     """What the checks say of the stratified first validation images, attacked as the evaluation does."""
-    validation = data.load(Data()).validation
-    rows = data.stratified(validation.y_N, CHECKED.images, "checks")[0]
+    validation = load_dataset(Data()).validation
+    rows = split_stratified(validation.y_N, CHECKED.images, "checks")[0]
     subject = Subject(net(0), validation.at(rows), ATTACK, 3, 20, 2, {"standard": net(1)})
     return [vars(check(subject)) for check in honesty.CHECKS]
 
@@ -127,7 +127,7 @@ def test_damaged_progress_is_told_and_made_anew(make: Make, store: Store) -> Non
 
 def test_there_are_no_more_images_than_the_validation_split_has(make: Make, store: Store) -> None:
     trainable = make(store, images=10_000)
-    assert trainable.subject.n == len(data.load(Data()).validation)
+    assert trainable.subject.n == len(load_dataset(Data()).validation)
 
 
 def test_the_stage_runs_within_a_study_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from trainables.base.job import Job
 from trainables.base.maps import preview_maps, training_maps
 from tune_interpreg import seeding
-from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data
@@ -22,7 +22,7 @@ from tune_interpreg.study.items import Item, Maps, Recipe
 
 N = 40
 DATA = Data(name="digits", train_limit=N)
-IMAGES = data.load(DATA)
+IMAGES = load_dataset(DATA)
 RAW = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
 
 

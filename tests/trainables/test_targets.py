@@ -17,8 +17,7 @@ from trainables import TargetsTrainable
 from trainables.base.trainable import PREVIEW
 from trainables.stages.targets import BLOCK
 from tune_interpreg import seeding
-from tune_interpreg.data import dataset as data
-from tune_interpreg.data.dataset import DataError, Split
+from tune_interpreg.data.dataset import DataError, Split, load_dataset
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks import piecewise_linear as models
 from tune_interpreg.store.store import Store
@@ -94,7 +93,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, lis
 
 def test_maps_are_the_teachers_smoothgrad_block_by_block(whole: tuple[Store, list[dict[str, Any]]]) -> None:
     """Images 512b … 512b + 511 have SmoothGrad with the stream smoothgrad/b, rounded to float16."""
-    maps_NCHW, train = maps_of(whole[0]), data.load(DATA).train
+    maps_NCHW, train = maps_of(whole[0]), load_dataset(DATA).train
     assert (maps_NCHW.shape, maps_NCHW.dtype) == ((N, 1, 8, 8), np.float16)
     for block, first in enumerate(range(0, N, BLOCK)):
         expected = smoothgrad(teacher(), train.at(slice(first, first + BLOCK)), f"smoothgrad/{block}")
@@ -103,7 +102,7 @@ def test_maps_are_the_teachers_smoothgrad_block_by_block(whole: tuple[Store, lis
 
 def test_float16_keeps_each_maps_norm_and_sum(whole: tuple[Store, list[dict[str, Any]]]) -> None:
     """To one part in 1,024 of what float32 has."""
-    exact = smoothgrad(teacher(), data.load(DATA).train.at(slice(BLOCK)), "smoothgrad/0").reshape(BLOCK, -1)
+    exact = smoothgrad(teacher(), load_dataset(DATA).train.at(slice(BLOCK)), "smoothgrad/0").reshape(BLOCK, -1)
     stored = maps_of(whole[0])[:BLOCK].reshape(BLOCK, -1).astype(np.float64)
     for order in (1, 2):
         np.testing.assert_allclose(
@@ -119,7 +118,7 @@ def test_maps_that_float16_would_spoil_stay_float32(make: Make, tmp_path: Path) 
     where = store(tmp_path / "store", faint)
     finished(make(where))
     maps_NCHW = maps_of(where)
-    expected = smoothgrad(faint, data.load(DATA).train.at(slice(BLOCK)), "smoothgrad/0")
+    expected = smoothgrad(faint, load_dataset(DATA).train.at(slice(BLOCK)), "smoothgrad/0")
     assert maps_NCHW.dtype == np.float32
     assert np.array_equal(maps_NCHW[:BLOCK], expected)
     assert where.records()[0]["maps_dtype"] == "float32"
@@ -133,16 +132,16 @@ def test_maps_are_made_as_the_settings_say(own: dict[str, Any], make: Make, tmp_
     maps, few = MAPS.model_copy(update=own), Data(name="digits", train_limit=30)
     where = store(tmp_path / "store")
     finished(make(where, maps=maps, data=few))
-    expected = smoothgrad(teacher(), data.load(few).train, "smoothgrad/0", maps)
+    expected = smoothgrad(teacher(), load_dataset(few).train, "smoothgrad/0", maps)
     np.testing.assert_allclose(np.load(where.maps_file(maps.key)), expected, rtol=2**-10, atol=1e-6)
     assert not where.maps_file(MAPS.key).exists()
 
 
 def test_previews_are_maps_of_the_first_validation_images(whole: tuple[Store, list[dict[str, Any]]]) -> None:
     """A few maps beside the others, for TensorBoard: no training image is among them."""
-    expected = smoothgrad(teacher(), data.load(DATA).validation.some(PREVIEW, "preview"), "smoothgrad/preview")
+    expected = smoothgrad(teacher(), load_dataset(DATA).validation.subset(PREVIEW, "preview"), "smoothgrad/preview")
     shown = load_file(whole[0].preview_file(MAPS.key))
-    rows = data.load(DATA).validation.some(PREVIEW, "preview")
+    rows = load_dataset(DATA).validation.subset(PREVIEW, "preview")
     assert np.array_equal(shown["smoothgrad_NCHW"], expected)
     assert torch.equal(shown["gradient_NCHW"], saliency.simple_gradient(teacher().eval(), rows.x_NCHW, rows.y_N))
     assert torch.equal(shown["images_NCHW"], rows.x_NCHW)
@@ -247,7 +246,7 @@ def test_a_reused_worker_makes_the_next_teachers_maps(
 
 def test_the_images_have_to_be_the_studys(make: Make, tmp_path: Path) -> None:
     """Maps of other images would be useless, and look alike."""
-    make(store(tmp_path / "store"), data_fingerprint=data.load(DATA).fingerprint)
+    make(store(tmp_path / "store"), data_fingerprint=load_dataset(DATA).fingerprint)
     with pytest.raises(DataError, match="the study began with images of fingerprint 00ff"):
         make(store(tmp_path / "other"), data_fingerprint="00ff")
 

@@ -23,16 +23,15 @@ from torch import Tensor, nn
 from trainables.base import checkpoint, plain
 from trainables.base.job import Job
 from trainables.base.maps import preview_maps, training_maps
-from tune_interpreg.data.dataset import pixels
+from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
-from tune_interpreg.evaluation import metrics as objective
+from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store import files as integrity
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Damaged
 from tune_interpreg.study.space import Parameter
-from tune_interpreg.training import device as gpu
-from tune_interpreg.training import memory
+from tune_interpreg.training.device import keep_freed_memory, read_peak_memory, reset_peak_memory, use_exact_float32
 from tune_interpreg.training.trainer import Batch, Diverged, Guidance, Trainer
 
 NORM = Parameter(
@@ -88,9 +87,9 @@ class MethodTrainable(tune.Trainable):
         self.recipe = self.job.item.recipe
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
         self.params: dict[str, Any] = defaults | self.recipe.params
-        memory.keep_freed()
-        gpu.exact()
-        gpu.forget_peak(self.job.device)
+        keep_freed_memory()
+        use_exact_float32()
+        reset_peak_memory(self.job.device)
         self.data = self.job.dataset()
         self.trainer = Trainer(
             model=self.recipe.model,
@@ -117,8 +116,8 @@ class MethodTrainable(tune.Trainable):
             if self.job.store is None:
                 raise
             return self._settle("diverged", error=str(error))
-        self._warn(self.trainer.engine.complaint(self.recipe.method))
-        rate = len(losses) * self.trainer.images / (self.spent["train"] - before)
+        self._warn(self.trainer.engine.describe_failure(self.recipe.method))
+        rate = len(losses) * self.trainer.images_per_epoch / (self.spent["train"] - before)
         with self._timed("evaluate"):
             metrics = self._validate(losses)
         for seed, one in metrics.items():
@@ -189,10 +188,10 @@ class MethodTrainable(tune.Trainable):
         due = self._last or bool(every and self.trainer.epoch % every == 0)
         return {
             replica.seed: {f"train/{name}": value for name, value in losses[replica.seed].items()}
-            | objective.validate(
+            | validate(
                 replica.model, self.data, self.recipe, seed=replica.seed, adversarial=self.job.item.adversarial and due
             )
-            for replica in self.trainer.sound
+            for replica in self.trainer.finite_replicas
         }
 
     def _finish(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
@@ -200,11 +199,9 @@ class MethodTrainable(tune.Trainable):
         counts = {"train": len(self.data.train), "val": len(self.data.validation)}
         judged: dict[int, dict[str, float]] = {seed: {} for seed in metrics}
         if self.job.item.role == "repeat":
-            for replica in self.trainer.sound:
+            for replica in self.trainer.finite_replicas:
                 with self._timed("evaluate"):
-                    judged[replica.seed], counted = objective.final(
-                        replica.model, self.data, self.recipe, seed=replica.seed
-                    )
+                    judged[replica.seed], counted = final(replica.model, self.data, self.recipe, seed=replica.seed)
                 counts |= counted
                 with self._timed("save"):
                     self._save_model(replica.seed, replica.model)
@@ -229,8 +226,8 @@ class MethodTrainable(tune.Trainable):
             **known,
         )
         if state == "done":
-            record["curves"] = {str(one.seed): self.curves[one.seed] for one in self.trainer.sound}
-        if (peak := gpu.peak_bytes(self.job.device)) is not None:
+            record["curves"] = {str(one.seed): self.curves[one.seed] for one in self.trainer.finite_replicas}
+        if (peak := read_peak_memory(self.job.device)) is not None:
             record["gpu_bytes_a_seed"] = peak // len(self.job.item.seeds)
         if self.job.store:
             self.job.store.write_record(record)
@@ -282,15 +279,15 @@ class MethodTrainable(tune.Trainable):
         store, item = self.job.store, self.job.item
         if store is None or item.role != "repeat":
             return {}
-        return store.checksums(*(store.model_file(item.key, replica.seed) for replica in self.trainer.sound))
+        return store.checksums(*(store.model_file(item.key, replica.seed) for replica in self.trainer.finite_replicas))
 
     # ------------------------------------------------------------- TensorBoard
     def _log_folder(self) -> Path:
         return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
 
     def _log_result(self) -> None:
-        model, shown = self.trainer.sound[0].model, self.data.validation.some(PREVIEW, "preview")
-        x_BCHW, raw_BCHW = pixels(shown.x_NCHW), preview_maps(self.job)
+        model, shown = self.trainer.finite_replicas[0].model, self.data.validation.subset(PREVIEW, "preview")
+        x_BCHW, raw_BCHW = to_pixels(shown.x_NCHW), preview_maps(self.job)
         own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, shown.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
         self.log.hparams({"arm": self.job.item.arm, "method": self.recipe.method} | self.params)

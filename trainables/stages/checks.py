@@ -21,8 +21,7 @@ from tune_interpreg.networks.piecewise_linear import build
 from tune_interpreg.store import files as integrity
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Damaged
-from tune_interpreg.training import device as gpu
-from tune_interpreg.training import memory
+from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 
 
 class ChecksTrainable(tune.Trainable):
@@ -34,8 +33,8 @@ class ChecksTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         if "item" not in config:
             raise ValueError("ChecksTrainable runs within a study only: its configuration is {item, store, device}")
-        memory.keep_freed()
-        gpu.exact()
+        keep_freed_memory()
+        use_exact_float32()
         self.job = Job.of_study(config)
         assert self.job.store is not None
         assert self.job.item.recipe.checked is not None
@@ -49,7 +48,7 @@ class ChecksTrainable(tune.Trainable):
         recipe, validation = self.job.item.recipe, images.validation
         return Subject(
             self._model(self.checked.model, images),
-            validation.some(self.checked.images, "checks"),
+            validation.subset(self.checked.images, "checks"),
             recipe.evaluation_attack,
             seed=self.checked.seed,
             batch_size=recipe.evaluation.batch_size,

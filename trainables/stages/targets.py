@@ -17,12 +17,11 @@ from trainables.base.job import Job
 from trainables.base.trainable import PREVIEW
 from trainables.stages.partial_maps import BLOCK, PartialMaps
 from tune_interpreg import seeding
-from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.piecewise_linear import build
 from tune_interpreg.store import ledger
-from tune_interpreg.training import device as gpu
-from tune_interpreg.training import memory
+from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 from tune_interpreg.training.trainer import Diverged
 
 
@@ -36,8 +35,8 @@ class TargetsTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         if "item" not in config:
             raise ValueError("TargetsTrainable runs within a study only: its configuration is {item, store, device}")
-        memory.keep_freed()
-        gpu.exact()
+        keep_freed_memory()
+        use_exact_float32()
         self.job = Job.of_study(config)
         assert self.job.store is not None
         assert self.job.item.recipe.maps is not None
@@ -79,7 +78,7 @@ class TargetsTrainable(tune.Trainable):
     def _smoothgrad(self, rows: Split, purpose: str) -> np.ndarray:
         maps_BCHW = saliency.smoothgrad(
             self.teacher,
-            pixels(rows.x_NCHW),
+            to_pixels(rows.x_NCHW),
             rows.y_N,
             settings=self.maps,
             generator=seeding.generator(self.maps.teacher_seed, purpose, self.job.device),
@@ -123,8 +122,8 @@ class TargetsTrainable(tune.Trainable):
 
     def _preview(self) -> dict[str, torch.Tensor]:
         """A few validation images and the teacher's maps of them, for TensorBoard and figures."""
-        shown = self.data.validation.some(PREVIEW, "preview")
-        images_NCHW, maps_NCHW = pixels(shown.x_NCHW), self._smoothgrad(shown, "smoothgrad/preview")
+        shown = self.data.validation.subset(PREVIEW, "preview")
+        images_NCHW, maps_NCHW = to_pixels(shown.x_NCHW), self._smoothgrad(shown, "smoothgrad/preview")
         self._refuse_non_finite(maps_NCHW, "validation image {}")
         tensors = {
             "images_NCHW": images_NCHW.float(),

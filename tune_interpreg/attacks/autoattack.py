@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.evaluation.measures import eval_mode
 from tune_interpreg.study.config import Attack
 
@@ -59,7 +59,7 @@ def adversarial_accuracy(model: nn.Module, split: Split, *, attack: Attack, seed
     Returns: a fraction in [0, 1].
     Raises: AutoAttackError: as `perturb`.
     """
-    _, broken_N = perturb(model, pixels(split.x_NCHW), split.y_N, attack=attack, seed=seed, batch_size=batch_size)
+    _, broken_N = perturb(model, to_pixels(split.x_NCHW), split.y_N, attack=attack, seed=seed, batch_size=batch_size)
     return 1.0 - int(broken_N.sum()) / len(split)
 
 

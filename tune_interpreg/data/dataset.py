@@ -1,6 +1,6 @@
 """Images in memory, in fixed splits, of any registered data set.
 
-Legend: N images, C·H·W one image, K classes. Images are uint8 (0..255) or float32 (pixels in [0, 1]); ``pixels`` makes
+Legend: N images, C·H·W one image, K classes. Images are uint8 (0..255) or float32 (pixels in [0, 1]); ``to_pixels`` makes
 float32 of either. No split or subset depends on a study's seeds.
 """
 
@@ -42,11 +42,11 @@ class Split:
         """The images at these rows, in this order."""
         return Split(self.x_NCHW[rows], self.y_N[rows])
 
-    def some(self, size: int | None, purpose: str) -> Split:
-        """So many of the images, of each class its share (see ``stratified``); all where it is None or beyond them."""
+    def subset(self, size: int | None, purpose: str) -> Split:
+        """So many of the images, of each class its share (see ``split_stratified``); all where it is None or beyond them."""
         if size is None or size >= len(self):
             return self
-        return self.at(stratified(self.y_N.cpu(), size, purpose)[0].to(self.y_N.device))
+        return self.at(split_stratified(self.y_N.cpu(), size, purpose)[0].to(self.y_N.device))
 
     def to(self, device: torch.device | str) -> Split:
         """The same images on ``device``."""
@@ -81,15 +81,15 @@ class Source:
     tests: int | None = None
 
 
-def pixels(x: Tensor) -> Tensor:
+def to_pixels(x: Tensor) -> Tensor:
     """Return x as float32 in [0, 1]: uint8 is divided by 255, floating point is left as it is."""
     return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x.to(torch.float32)
 
 
-def load(data: config.Data) -> Dataset:
+def load_dataset(data: config.Data) -> Dataset:
     """Read the training images and split them; the test images are not read where they are files of their own.
 
-    The validation images, then ``data.train_limit`` of the rest, are stratified subsets (see ``stratified``).
+    The validation images, then ``data.train_limit`` of the rest, are stratified subsets (see ``split_stratified``).
     ``fingerprint`` is the first 16 hex digits of SHA-256 over both splits and the definition of all of them.
     Raises ``DataError``: missing or damaged files, images or labels out of range, limits above what there is.
     """
@@ -98,9 +98,9 @@ def load(data: config.Data) -> Dataset:
     pool = _checked(source.train(), source, f"data {data.name}, training images")
     held = source.validation if data.validation is None else data.validation
     _check_limits(data, len(pool), held)
-    validation_M, rest_M = stratified(pool.y_N, held, "validation")
+    validation_M, rest_M = split_stratified(pool.y_N, held, "validation")
     if data.train_limit is not None:
-        rest_M = rest_M[stratified(pool.y_N[rest_M], data.train_limit, "train_limit")[0]]
+        rest_M = rest_M[split_stratified(pool.y_N[rest_M], data.train_limit, "train_limit")[0]]
     train, validation = pool.at(rest_M), pool.at(validation_M)
     return Dataset(train, validation, source.classes, source.shape, _fingerprint(train, validation, data))
 
@@ -108,20 +108,20 @@ def load(data: config.Data) -> Dataset:
 def load_test(data: config.Data) -> Split:
     """Read the test images, or ``data.test_limit`` of them, stratified; for the final evaluation only.
 
-    Raises ``DataError`` as ``load`` does.
+    Raises ``DataError`` as ``load_dataset`` does.
     """
     source = _source(data)
     test = _checked(source.test(), source, f"data {data.name}, test images")
     _check_test_limit(data, len(test))
-    return test.some(data.test_limit, "test_limit")
+    return test.subset(data.test_limit, "test_limit")
 
 
-def test_images(data: config.Data) -> int | None:
+def count_test_images(data: config.Data) -> int | None:
     """How many images the final evaluation is made on; None where that is not known without reading them."""
     return data.test_limit or _source(data).tests
 
 
-def stratified(y_N: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
+def split_stratified(y_N: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Choose ``size`` of N images, |chosen of class k − size·N_k/N| < 1, and return (chosen, rest) as ascending rows.
 
     The choice depends on (y, size, purpose) alone, and a smaller one lies within every larger one.
@@ -130,13 +130,13 @@ def stratified(y_N: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
     key_N = np.random.PCG64(seeding.number(0, "data", purpose)).random_raw(len(y_N))
     y = y_N.numpy()
     chosen_N = np.zeros(len(y), dtype=bool)
-    for label, count in enumerate(quotas(np.bincount(y).tolist(), size)):
+    for label, count in enumerate(apportion(np.bincount(y).tolist(), size)):
         rows = np.flatnonzero(y == label)
         chosen_N[rows[np.argsort(key_N[rows], kind="stable")[:count]]] = True
     return torch.from_numpy(np.flatnonzero(chosen_N)), torch.from_numpy(np.flatnonzero(~chosen_N))
 
 
-def quotas(sizes: Sequence[int], total: int) -> list[int]:
+def apportion(sizes: Sequence[int], total: int) -> list[int]:
     """Share ``total`` among classes: counts c_k with |c_k − total·N_k/N| < 1, none of which falls as total grows.
 
     Tijdeman's chairman assignment (1980): step n goes, of the classes with n·p_k − c_k ≥ δ, to the one whose turn

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tune_interpreg.data.dataset import DataError, Source, Split, stratified
+from tune_interpreg.data.dataset import DataError, Source, Split, split_stratified
 
 #: The files of MNIST and its like, (images, labels) for training and for testing, in <root>/<name>/raw.
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
@@ -61,7 +61,7 @@ def _digits(*, test: bool) -> Split:
     x_ND, y_N = np.split(_digits_table(), [64], axis=1)
     x_NCHW = torch.from_numpy(x_ND / 16).to(torch.float32).reshape(-1, 1, 8, 8)
     everything = Split(x_NCHW, torch.from_numpy(y_N).to(torch.int64).squeeze(1))
-    test_M, train_M = stratified(everything.y_N, 360, "digits test")
+    test_M, train_M = split_stratified(everything.y_N, 360, "digits test")
     return everything.at(test_M if test else train_M)
 
 

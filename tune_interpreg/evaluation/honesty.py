@@ -21,7 +21,7 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.attacks.balls import DIRECTIONS, STEEPEST
-from tune_interpreg.data import dataset as data
+from tune_interpreg.data.dataset import split_stratified
 from tune_interpreg.evaluation import measures as evaluation
 from tune_interpreg.evaluation.subject import Check, Subject, accuracy, many
 from tune_interpreg.networks.piecewise_linear import linearize
@@ -51,7 +51,7 @@ def outputs(subject: Subject) -> Check:
         "outputs are probabilities, or their logarithms, and no logits": _is_normalized(z_NK),
     }
     values = {"training_modules": training, "apart": apart, "largest": size}
-    return Check.of("outputs", subject.n, "logits, in eval mode, the same in a second forward", faults, values)
+    return Check.from_faults("outputs", subject.n, "logits, in eval mode, the same in a second forward", faults, values)
 
 
 def _is_normalized(z_NK: Tensor) -> bool:
@@ -78,7 +78,7 @@ def ball(subject: Subject, perturb: Callable[..., Tensor] = attacks.perturb_from
         "an adversarial image is not finite": not math.isfinite(length),
     }
     sound = f"perturbations are at most {length:.6g} long, of {attack.eps:g}; pixels lie in [{low:.4g}, {high:.4g}]"
-    return Check.of("ball", subject.n, sound, faults, {"length": length, "low": low, "high": high})
+    return Check.from_faults("ball", subject.n, sound, faults, {"length": length, "low": low, "high": high})
 
 
 def gradient(subject: Subject) -> Check:
@@ -109,7 +109,7 @@ def gradient(subject: Subject) -> Check:
         told: many(sets["tiny"]),
     }
     values = {name: count[name] / subject.n for name in sets}
-    return Check.of("gradient", subject.n, told, faults, values)
+    return Check.from_faults("gradient", subject.n, told, faults, values)
 
 
 def batch_size(subject: Subject) -> Check:
@@ -126,7 +126,7 @@ def batch_size(subject: Subject) -> Check:
         values |= {f"{form}/{small}": accuracy(small_N), f"{form}/{large}": accuracy(large_N)}
         changed_N = small_N != large_N
         faults[f"{form}: {int(changed_N.sum())} images change between {small} and {large} a batch"] = many(changed_N)
-    return Check.of("batch_size", subject.n, "; ".join(faults), faults, values)
+    return Check.from_faults("batch_size", subject.n, "; ".join(faults), faults, values)
 
 
 def steps(subject: Subject) -> Check:
@@ -148,7 +148,9 @@ def steps(subject: Subject) -> Check:
     }
     values = {str(k): accuracy(broken_N) for k, broken_N in zip(STEPS, by_steps, strict=True)}
     values |= {"own": accuracy(subject.pgd_N), "doubled": accuracy(subject.pgd_N | doubled_N)}
-    return Check.of("steps", subject.n, told, faults, values | {"restarted": accuracy(subject.pgd_N | restarted_N)})
+    return Check.from_faults(
+        "steps", subject.n, told, faults, values | {"restarted": accuracy(subject.pgd_N | restarted_N)}
+    )
 
 
 def radius(subject: Subject) -> Check:
@@ -171,7 +173,7 @@ def radius(subject: Subject) -> Check:
         f"an attack without bounds leaves {int(left_N.sum())} images right": many(left_N),
     }
     told = ", ".join(f"{value:.3g} at {eps}" for eps, value in values.items())
-    return Check.of("radius", subject.n, f"accuracy {told}", faults, values)
+    return Check.from_faults("radius", subject.n, f"accuracy {told}", faults, values)
 
 
 def order(subject: Subject) -> Check:
@@ -195,7 +197,7 @@ def order(subject: Subject) -> Check:
     }
     values = {name: accuracy(subject.missed_N | broken_N) for name, broken_N in broken.items()}
     told = ", ".join(f"{value:.3g} under {name}" for name, value in values.items())
-    return Check.of("order", subject.n, f"accuracy {told}", faults, values)
+    return Check.from_faults("order", subject.n, f"accuracy {told}", faults, values)
 
 
 def transfer(subject: Subject) -> Check:
@@ -209,8 +211,8 @@ def transfer(subject: Subject) -> Check:
         values[name], only_N = accuracy(moved_N), moved_N & ~subject.pgd_N
         faults[f"examples of {name} break {int(only_N.sum())} images that the own attack does not"] = many(only_N)
     if not faults:
-        return Check.of("transfer", 0, "the study has no other model to take examples from", {}, values)
-    return Check.of("transfer", subject.n, "; ".join(faults), faults, values)
+        return Check.from_faults("transfer", 0, "the study has no other model to take examples from", {}, values)
+    return Check.from_faults("transfer", subject.n, "; ".join(faults), faults, values)
 
 
 def ensemble(subject: Subject) -> Check:
@@ -220,11 +222,11 @@ def ensemble(subject: Subject) -> Check:
     """
     images = min(subject.ensemble or 0, subject.n)
     if not images:
-        return Check.of("ensemble", 0, "checks.autoattack names no images", {}, {})
+        return Check.from_faults("ensemble", 0, "checks.autoattack names no images", {}, {})
     _, channels, height, width = subject.x_NCHW.shape
     if problem := autoattack.problem(subject.attack, (channels, height, width)):
-        return Check.of("ensemble", 0, problem, {}, {})
-    rows_M = data.stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
+        return Check.from_faults("ensemble", 0, problem, {}, {})
+    rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
     _, broken_M = autoattack.perturb(
         subject.model,
         subject.x_NCHW[rows_M],
@@ -237,7 +239,7 @@ def ensemble(subject: Subject) -> Check:
     only_M = broken_M & ~pgd_M
     told = f"AutoAttack breaks {int(only_M.sum())} images that PGD does not"
     values = {"own": accuracy(pgd_M), "autoattack": accuracy(broken_M), "together": accuracy(broken_M | pgd_M)}
-    return Check.of("ensemble", images, told, {told: many(only_M)}, values)
+    return Check.from_faults("ensemble", images, told, {told: many(only_M)}, values)
 
 
 #: All nine, in their order.

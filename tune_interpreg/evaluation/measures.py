@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tune_interpreg import seeding
 from tune_interpreg.attacks import balls
 from tune_interpreg.attacks import pgd as attacks
-from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.networks.piecewise_linear import linearize
 from tune_interpreg.study.config import Attack
 
 # The starts are drawn in blocks of this many images, so that they do not depend on the batch size.
-IMAGES_A_BLOCK = 256
+IMAGES_PER_BLOCK = 256
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
+def measure_accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
     """The share of images with argmax f(x) = y.
 
     Args:
@@ -46,7 +46,7 @@ def accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
     return int(torch.stack(right).sum()) / len(split)
 
 
-def adversarial_accuracy(
+def measure_adversarial_accuracy(
     model: nn.Module,
     split: Split,
     *,
@@ -58,14 +58,14 @@ def adversarial_accuracy(
 ) -> float:
     """The share of images that PGD breaks from none of its starts.
 
-    Args: as in `broken`.
+    Args: as in `find_broken`.
     Returns: a fraction in [0, 1].
     """
-    broken_N = broken(model, split, attack=attack, form=form, seed=seed, batch_size=batch_size, restarts=restarts)
+    broken_N = find_broken(model, split, attack=attack, form=form, seed=seed, batch_size=batch_size, restarts=restarts)
     return 1.0 - int(broken_N.sum()) / len(split)
 
 
-def broken(
+def find_broken(
     model: nn.Module,
     split: Split,
     *,
@@ -97,7 +97,7 @@ def broken(
 
 
 @torch.no_grad()
-def gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str, float]:
+def measure_gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str, float]:
     """The mean gradient norms of Table 3, of the logits.
 
     label: mean over images of ‖J_c‖₂. other: mean over images and k ≠ c of ‖J_k‖₂.
@@ -109,7 +109,7 @@ def gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str,
     totals = []
     with eval_mode(model):
         for x_BCHW, y_B in _batches(split, batch_size):
-            norms_BK = jacobian_norms(model, x_BCHW).double()
+            norms_BK = compute_jacobian_norms(model, x_BCHW).double()
             label_B = norms_BK.gather(1, y_B.unsqueeze(1)).squeeze(1)
             other_B = (norms_BK.sum(1) - label_B) / (norms_BK.shape[1] - 1)
             totals.append(torch.stack([label_B.sum(), other_B.sum()]))
@@ -118,7 +118,7 @@ def gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str,
 
 
 @torch.no_grad()
-def jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
+def compute_jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
     """‖J_k(x)‖₂ for every class k.
 
     Args: x_BCHW: images, pixels in [0, 1].
@@ -133,7 +133,7 @@ def jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
 
 def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     for x_BCHW, y_B in zip(split.x_NCHW.split(batch_size), split.y_N.split(batch_size), strict=True):
-        yield pixels(x_BCHW), y_B
+        yield to_pixels(x_BCHW), y_B
 
 
 def _noise(split: Split, batch_size: int, attack: Attack, seed: int, restart: int) -> Iterator[Tensor]:
@@ -145,6 +145,6 @@ def _noise(split: Split, batch_size: int, attack: Attack, seed: int, restart: in
     for first in range(0, len(split), batch_size):
         images = min(batch_size, len(split) - first)
         while len(pool) < images:
-            pool = torch.cat([pool, draw(torch.Size((IMAGES_A_BLOCK, *shape)), generator, device)])
+            pool = torch.cat([pool, draw(torch.Size((IMAGES_PER_BLOCK, *shape)), generator, device)])
         yield pool[:images]
         pool = pool[images:]

@@ -8,8 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from tune_interpreg.attacks import autoattack
-from tune_interpreg.data import dataset as data
-from tune_interpreg.data.dataset import DataError, Dataset, Split
+from tune_interpreg.data.dataset import DataError, Dataset, Split, load_test
 from tune_interpreg.evaluation import measures as evaluation
 from tune_interpreg.study.items import Recipe
 
@@ -17,7 +16,7 @@ from tune_interpreg.study.items import Recipe
 def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, adversarial: bool) -> dict[str, float]:
     """Validation accuracy, and the strict adversarial one where asked for; fractions in [0, 1]."""
     own = recipe.evaluation
-    metrics = {"val/accuracy": evaluation.accuracy(model, dataset.validation, own.batch_size)}
+    metrics = {"val/accuracy": evaluation.measure_accuracy(model, dataset.validation, own.batch_size)}
     if adversarial:
         metrics["val/adv_accuracy"] = _adversarial(model, dataset.validation, recipe, seed, "strict")
     return metrics
@@ -29,11 +28,11 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     Where it is asked for, also the accuracy under AutoAttack, on so many test images, stratified.
     Returns the metrics and the number of images behind them. Raises ``DataError``: fewer test images than that.
     """
-    test = data.load_test(recipe.data).to(dataset.train.y_N.device)
-    sampled = dataset.train.some(recipe.evaluation.gradient_samples, "grad_norm")
-    norms = evaluation.gradient_norms(model, sampled, recipe.evaluation.batch_size)
+    test = load_test(recipe.data).to(dataset.train.y_N.device)
+    sampled = dataset.train.subset(recipe.evaluation.gradient_samples, "grad_norm")
+    norms = evaluation.measure_gradient_norms(model, sampled, recipe.evaluation.batch_size)
     metrics = {
-        "test/accuracy": evaluation.accuracy(model, test, recipe.evaluation.batch_size),
+        "test/accuracy": evaluation.measure_accuracy(model, test, recipe.evaluation.batch_size),
         "test/adv_accuracy_compat": _adversarial(model, test, recipe, seed, "compat"),
         "test/adv_accuracy_strict": _adversarial(model, test, recipe, seed, "strict"),
         "grad_norm/label": norms["label"],
@@ -47,7 +46,7 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
 
 
 def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form) -> float:
-    return evaluation.adversarial_accuracy(
+    return evaluation.measure_adversarial_accuracy(
         model,
         split,
         attack=recipe.evaluation_attack,
@@ -65,7 +64,7 @@ def _autoattacked(model: nn.Module, test: Split, recipe: Recipe, seed: int, imag
         )
     return autoattack.adversarial_accuracy(
         model,
-        test.some(images, "autoattack"),
+        test.subset(images, "autoattack"),
         attack=recipe.evaluation_attack,
         seed=seed,
         batch_size=recipe.evaluation.batch_size,

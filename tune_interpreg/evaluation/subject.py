@@ -15,7 +15,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from tune_interpreg.data.dataset import Split, pixels
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.evaluation import measures as evaluation
 from tune_interpreg.study.config import Attack
 
@@ -43,7 +43,9 @@ class Check:
     values: dict[str, float]
 
     @classmethod
-    def of(cls, check: str, n: int, sound: str, faults: Mapping[str, bool], values: Mapping[str, float]) -> Check:
+    def from_faults(
+        cls, check: str, n: int, sound: str, faults: Mapping[str, bool], values: Mapping[str, float]
+    ) -> Check:
         """PASS and what is sound; where some of the faults hold, WARN and these."""
         found = [fault for fault, holds in faults.items() if holds]
         said = "; ".join(found) or sound
@@ -56,7 +58,7 @@ class Subject:
     """A trained model, and how it is judged.
 
     images: n ≥ 1, on the model's device. attack, seed, batch_size, restarts: the evaluation's, as in
-    `evaluation.broken`. sources: other models by name, whose adversarial examples are tried on this one.
+    `measures.find_broken`. sources: other models by name, whose adversarial examples are tried on this one.
     ensemble: how many of the images AutoAttack attacks (None: it does not run).
     """
 
@@ -79,7 +81,7 @@ class Subject:
 
     @cached_property
     def x_NCHW(self) -> Tensor:
-        return pixels(self.images.x_NCHW)
+        return to_pixels(self.images.x_NCHW)
 
     @cached_property
     def missed_N(self) -> Tensor:
@@ -89,7 +91,7 @@ class Subject:
     @cached_property
     def pgd_N(self) -> Tensor:
         """Which images the evaluation's own attack breaks, in its strict form."""
-        return evaluation.broken(self.model, self.images, attack=self.attack, **self._own)
+        return evaluation.find_broken(self.model, self.images, attack=self.attack, **self._own)
 
     @property
     def _own(self) -> dict[str, Any]:
@@ -97,10 +99,10 @@ class Subject:
         return {"form": "strict", "seed": self.seed, "batch_size": batch_size, "restarts": self.restarts}
 
     def broken(self, attack: Attack, **other: Any) -> Tensor:
-        """bool_N as `evaluation.broken` finds it, strict; other: what differs from the evaluation's settings."""
+        """bool_N as `measures.find_broken` finds it, strict; other: what differs from the evaluation's settings."""
         if attack == self.attack and self._own == self._own | other:
             return self.pgd_N
-        return evaluation.broken(self.model, self.images, attack=attack, **self._own | other)
+        return evaluation.find_broken(self.model, self.images, attack=attack, **self._own | other)
 
     def each(self, made: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """What ``made`` makes of (x_BCHW, y_B), batch by batch, of the model in eval mode and without graph."""

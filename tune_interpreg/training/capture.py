@@ -74,7 +74,7 @@ class Engine:
         """Whether steps are replayed."""
         return self._graph is not None
 
-    def complaint(self, method: str) -> str | None:
+    def describe_failure(self, method: str) -> str | None:
         """For the user: why the steps of ``method`` could not be captured; the same only once in a process."""
         told = (
             f"method {method}: its steps run one by one, because a GPU could not capture them: {self.reason}; "

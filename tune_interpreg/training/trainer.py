@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.data.augmentation import augment
-from tune_interpreg.data.dataset import Dataset, pixels
+from tune_interpreg.data.dataset import Dataset, to_pixels
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.layers import Adjoint, set_dropout_generator
 from tune_interpreg.networks.piecewise_linear import build, linearize
 from tune_interpreg.study.config import Model, Training
-from tune_interpreg.training import device as gpu
 from tune_interpreg.training import divergence
 from tune_interpreg.training.capture import Engine, Lane
+from tune_interpreg.training.device import matmul_precision
 
 
 class Diverged(ArithmeticError):
@@ -83,15 +83,15 @@ class Replica:
         self.seed = seed
         self.model = model
         self.device = next(model.parameters()).device
-        self.optimizer = optimizer(model, training)
-        self.draw_anew()
+        self.optimizer = build_optimizer(model, training)
+        self.reset_generators()
 
-    def draw_anew(self) -> None:
+    def reset_generators(self) -> None:
         """Take new generators, seeded when an epoch begins."""
         self.streams = {purpose: torch.Generator(self.device) for purpose in STREAMS}
         set_dropout_generator(self.model, self.streams["dropout"])
 
-    def begin(self, epoch: int, lr: float) -> None:
+    def begin_epoch(self, epoch: int, lr: float) -> None:
         """Set the rate and seed the random streams for ``epoch``; the model goes to train mode."""
         self.model.train()
         for group in self.optimizer.param_groups:
@@ -114,7 +114,7 @@ class Replica:
                 tensor.copy_(state[name])
 
 
-def optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
+def build_optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
     """SGD with momentum; all weights in one kernel, once through memory, which reads the rate where it runs.
 
     A captured step then follows the rate from epoch to epoch, and is captured once.
@@ -166,7 +166,7 @@ class Trainer:
         self.engine = Engine(self._lanes, own, capture=capture and own.type == "cuda")
 
     @property
-    def sound(self) -> list[Replica]:
+    def finite_replicas(self) -> list[Replica]:
         """The replicas that have not diverged."""
         return [replica for replica in self.replicas if replica.seed not in self.diverged]
 
@@ -181,7 +181,7 @@ class Trainer:
         return len(self.data.train) // self.training.batch_size
 
     @property
-    def images(self) -> int:
+    def images_per_epoch(self) -> int:
         """Images that a replica sees an epoch."""
         return self.steps * self.training.batch_size
 
@@ -192,20 +192,21 @@ class Trainer:
         raises ``Diverged`` where no seed is left.
         """
         before = {name: tensor.clone() for name, tensor in self.state().items()}
-        with gpu.multiplying(self.training.matmul):
+        with matmul_precision(self.training.matmul):
             self._begin()
             if self.engine.prepare():
                 self._undo(before)
             self.engine.run(self.steps)
             means = self._means()
-            for replica in self.sound:
+            for replica in self.finite_replicas:
                 if fault := self._fault(replica, means[replica.seed], before):
                     self.diverged[replica.seed] = fault
-        if not self.sound:
+        if not self.finite_replicas:
             raise Diverged("; ".join(self.diverged.values()))
         self.epoch += 1
         return {
-            replica.seed: means[replica.seed] | {"loss": sum(means[replica.seed].values())} for replica in self.sound
+            replica.seed: means[replica.seed] | {"loss": sum(means[replica.seed].values())}
+            for replica in self.finite_replicas
         }
 
     def _lane(self, replica: Replica) -> Lane:
@@ -215,7 +216,7 @@ class Trainer:
 
     def _begin(self) -> None:
         for replica, lane in zip(self.replicas, self._lanes, strict=True):
-            replica.begin(self.epoch, self.lr)
+            replica.begin_epoch(self.epoch, self.lr)
             lane.begin(self._order(replica))
 
     def _undo(self, before: Mapping[str, Tensor]) -> None:
@@ -223,7 +224,7 @@ class Trainer:
         self.load_state(before, self.epoch)
         if not self.engine.captured:
             for replica in self.replicas:
-                replica.draw_anew()
+                replica.reset_generators()
         self._begin()
 
     def _means(self) -> dict[int, dict[str, float]]:
@@ -237,18 +238,18 @@ class Trainer:
         """order_TB, drawn as the epoch's first number; the remainder of the images is left out."""
         stream = replica.streams["order"]
         order_N = torch.randperm(len(self.data.train), generator=stream, device=stream.device)
-        return order_N[: self.images].view(self.steps, -1)
+        return order_N[: self.images_per_epoch].view(self.steps, -1)
 
     def _step(self, replica: Replica, index_B: Tensor) -> Mapping[str, Tensor]:
-        terms = self.terms(replica.model, self.batch(replica, index_B))
+        terms = self.terms(replica.model, self.make_batch(replica, index_B))
         replica.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         replica.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
 
-    def batch(self, replica: Replica, index_B: Tensor) -> Batch:
+    def make_batch(self, replica: Replica, index_B: Tensor) -> Batch:
         """The training images of these rows as a step sees them: target maps are made, then all is augmented."""
-        x_BCHW = pixels(self.data.train.x_NCHW[index_B])
+        x_BCHW = to_pixels(self.data.train.x_NCHW[index_B])
         target_BCHW = self._target(replica, index_B)
         if self.training.augment is not None:
             x_BCHW, target_BCHW = augment(
@@ -270,8 +271,8 @@ class Trainer:
         if not wrong and divergence.is_finite(replica.model.state_dict().values()):
             return None
         replica.load(before)
-        replica.begin(self.epoch, self.lr)
-        losses = (self.terms(replica.model, self.batch(replica, index_B)) for index_B in self._order(replica))
+        replica.begin_epoch(self.epoch, self.lr)
+        losses = (self.terms(replica.model, self.make_batch(replica, index_B)) for index_B in self._order(replica))
         fault = divergence.first_fault(losses, replica.model, replica.optimizer)
         place = f"in epoch {self.epoch + 1} (seed {replica.seed})"
         if fault is not None:
