@@ -6,6 +6,7 @@ words, and what to write instead. CONTRIBUTING.md has the whole style.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ RULES = {
     r"heard": "received",
 }
 PROSE = re.compile(rf"\b({'|'.join(RULES)})\b", re.IGNORECASE)
+#: Names of variables, arguments and functions that say nothing; use a noun of the field.
+VAGUE = {"one", "own", "known", "found", "told", "said", "held", "wanted", "seen", "kept", "taken", "another"}
 OPENING = re.compile(r'("""|^\s*#:?\s)(What|Whether|Where)\b')
 
 
@@ -47,12 +50,28 @@ def findings(path: Path) -> Iterator[str]:
             yield f"{place}: '{match[0]}': write {remedy}"
         if path.suffix == ".py" and (match := OPENING.search(line)):
             yield f"{place}: '{match[2]} …': begin with a verb or a noun, such as 'Return the …'"
+    if path.suffix == ".py":
+        for line, name in sorted(vague_names(ast.parse(path.read_text(encoding="utf-8")))):
+            yield f"{path.relative_to(ROOT)}:{line}: name '{name}': use a noun of the field"
+
+
+def vague_names(tree: ast.AST) -> set[tuple[int, str]]:
+    """Return line and name of each variable, argument and function with a name in ``VAGUE``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add((node.lineno, node.id))
+        elif isinstance(node, ast.arg):
+            names.add((node.lineno, node.arg))
+        elif isinstance(node, ast.FunctionDef):
+            names.add((node.lineno, node.name))
+    return {(line, name) for line, name in names if name in VAGUE}
 
 
 def files() -> Iterator[Path]:
     for place in map(ROOT.joinpath, PLACES):
-        found = [place] if place.is_file() else sorted(place.rglob("*"))
-        yield from (path for path in found if path.suffix in SUFFIXES and path.name != "CHANGELOG.md")
+        paths = [place] if place.is_file() else sorted(place.rglob("*"))
+        yield from (path for path in paths if path.suffix in SUFFIXES and path.name != "CHANGELOG.md")
 
 
 if __name__ == "__main__":
