@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tune_interpreg import registry
-from tune_interpreg.registry import Broken, UnknownName
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import Recipe
+from tune_interpreg.registry import BrokenPlugin, UnknownName
+from tune_interpreg.study.file.read import parse_study
+from tune_interpreg.study.recipe import Recipe
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     install(tmp_path, "lab-one", "1.5", models="lab_net = lab:net\njacobian = lab:net", methods="odd = lab:net")
     install(tmp_path, "lab-two", "2.0", methods="jacobian = lab:Jacobian\nraises = raising_lab:Method")
     (tmp_path / "lab.py").write_text(
-        "from tune_interpreg.networks.piecewise_linear import digits_cnn as net\nJacobian = None\n"
+        "from tune_interpreg.networks.zoo import digits_cnn as net\nJacobian = None\n"
     )
     (tmp_path / "raising_lab.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -37,7 +37,7 @@ def install(folder: Path, name: str, version: str, **groups: str) -> None:
 
 
 def forget() -> None:
-    for cached in (registry._group, registry._rivals, registry.resolve, registry.method):
+    for cached in (registry._group, registry._rivals, registry.resolve, registry.load_method):
         cached.cache_clear()
 
 
@@ -49,26 +49,26 @@ def test_an_unknown_name_lists_those_there_are() -> None:
 @pytest.mark.usefixtures("lab")
 def test_a_name_that_two_packages_register_is_refused() -> None:
     assert registry.resolve("models", "jacobian") is registry.resolve("models", "lab_net")
-    with pytest.raises(Broken, match="registered by lab-two and by tune-interpreg; remove all but one"):
-        registry.method("jacobian")
+    with pytest.raises(BrokenPlugin, match="registered by lab-two and by tune-interpreg; remove all but one"):
+        registry.load_method("jacobian")
 
 
 @pytest.mark.usefixtures("lab")
 def test_whatever_a_package_raises_while_it_is_imported_names_it() -> None:
-    with pytest.raises(Broken, match=r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"):
-        registry.method("raises")
+    with pytest.raises(BrokenPlugin, match=r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"):
+        registry.load_method("raises")
 
 
 @pytest.mark.usefixtures("lab")
 def test_what_is_no_trainable_is_no_method() -> None:
-    with pytest.raises(Broken, match=r"odd is no training method .* derive a class from trainables.MethodTrainable"):
-        registry.method("odd + standard")
+    with pytest.raises(BrokenPlugin, match=r"odd is no training method .* derive a class from trainables.MethodTrainable"):
+        registry.load_method("odd + standard")
 
 
 @pytest.mark.usefixtures("lab")
 def test_the_version_of_another_packages_code_is_part_of_a_recipe() -> None:
-    own = study_file.parse("arms: {a: {method: standard}}", where="t.yaml")
-    other = study_file.parse("model: lab_net\narms: {a: {method: standard}}", where="t.yaml")
-    assert Recipe.of(own, method="standard").plugins == {}
-    assert Recipe.of(other, method="standard").plugins == {"lab-one": "1.5"}
-    assert Recipe.of(other, method="standard + raises").plugins == {"lab-one": "1.5", "lab-two": "2.0"}
+    own = parse_study("arms: {a: {method: standard}}", where="t.yaml")
+    other = parse_study("model: lab_net\narms: {a: {method: standard}}", where="t.yaml")
+    assert Recipe.from_study(own, method="standard").plugins == {}
+    assert Recipe.from_study(other, method="standard").plugins == {"lab-one": "1.5"}
+    assert Recipe.from_study(other, method="standard + raises").plugins == {"lab-one": "1.5", "lab-two": "2.0"}

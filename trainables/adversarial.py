@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from trainables.base.trainable import MethodTrainable
 from tune_interpreg.attacks import pgd as attacks
-from tune_interpreg.evaluation.measures import eval_mode
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.networks.modes import eval_mode
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 #: By mode of the model while it is attacked: what surrounds the attack.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
 from tune_interpreg.gradients import penalties
-from tune_interpreg.networks.piecewise_linear import linearize
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 

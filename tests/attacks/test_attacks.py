@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tune_interpreg.attacks import balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.attacks.pgd import Form
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear, linearize
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 
 SHAPE = (1, 4, 4)

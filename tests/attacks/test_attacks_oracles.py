@@ -24,7 +24,8 @@ from tune_interpreg.attacks import autoattack, balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.data import shipped as datasets
 from tune_interpreg.data.dataset import Split, to_pixels
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.build import initialize
+from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack
 
 with warnings.catch_warnings():
@@ -48,7 +49,7 @@ def digits() -> Split:
 def trained() -> nn.Module:
     """digits_cnn after six epochs: about 96% of the test images are right."""
     train, generator = datasets.digits(None).train(), seeding.generator(0, "order")
-    model = models.initialize(models.digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
+    model = initialize(digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
     optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), to_pixels(train.x_NCHW)
     for _ in range(6):
         for rows in torch.randperm(len(train), generator=generator).split(64):
@@ -61,13 +62,13 @@ def trained() -> nn.Module:
 def linear(inputs: int, classes: int) -> nn.Sequential:
     """f(x) = Wx + b."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
-    models.initialize(net, seeding.generator(0, "initialisation"))
+    initialize(net, seeding.generator(0, "initialisation"))
     return net
 
 
 def foolboxed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:
     """The last iterates of foolbox's PGD from the given start."""
-    theirs = PGD[attack.norm](abs_stepsize=attack.step, steps=attack.steps, random_start=True)
+    theirs = PGD[attack.norm](abs_stepsize=attack.step_length, steps=attack.steps, random_start=True)
     theirs.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
     adv_BCHW: Tensor = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilon=attack.eps)
     return adv_BCHW

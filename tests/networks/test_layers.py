@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from tune_interpreg import registry, seeding
 from tune_interpreg.networks import layers, transposes
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.build import build, initialize
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Model
 
 CLASSES = 4
@@ -56,12 +58,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def one_layer(kind: str, height: int, width: int) -> models.PiecewiseLinear:
+def one_layer(kind: str, height: int, width: int) -> PiecewiseLinear:
     layer = LAYERS[kind]()
     with torch.no_grad():
         size = nn.Flatten()(layer.eval()(torch.zeros(1, 2, height, width))).shape[1]
-    net = models.PiecewiseLinear([layer, nn.Flatten(), nn.Linear(size, 6), nn.ReLU(), nn.Linear(6, CLASSES)])
-    return models.initialize(net.double(), seeding.generator(0, kind)).train()
+    net = PiecewiseLinear([layer, nn.Flatten(), nn.Linear(size, 6), nn.ReLU(), nn.Linear(6, CLASSES)])
+    return initialize(net.double(), seeding.generator(0, kind)).train()
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -72,7 +74,7 @@ def test_each_layer_equals_double_backpropagation(kind: str, height: int, width:
     net, make = one_layer(kind, height, width), seeding.generator(1, kind)
     x = torch.randint(-levels, levels + 1, (2, 2, height, width), generator=make).double()
     e = torch.randn(*[2, 3][:lead], 2, CLASSES, generator=make, dtype=torch.float64)
-    g, g2 = (models.linearize(rewound(m), x)[1](e) for m in (net, nn.Sequential(net)))
+    g, g2 = (linearize(rewound(m), x)[1](e) for m in (net, nn.Sequential(net)))
     assert g.shape == (*e.shape[:-1], *x.shape[1:])
     assert_close([g, *gradients(net, g.pow(3).sum())], [g2, *gradients(net, g2.pow(3).sum())])
 
@@ -89,7 +91,7 @@ def test_a_convolution_block_by_block_equals_autograd(
 ) -> None:
     """For few channels, sides of whole blocks and large kernels: value, and gradients by e and the weights."""
     size, layer = torch.Size([channels, *(4 * n for n in blocks)]), nn.Conv2d(channels, 3, kernel, padding=padding)
-    models.initialize(layer.double(), seeding.generator(0, "init"))
+    initialize(layer.double(), seeding.generator(0, "init"))
     make = seeding.generator(1, "images")
     x = torch.randn(2, *size, generator=make, dtype=torch.float64, requires_grad=True)
     geometry = {"padding": (padding, padding), "dilation": (1, 1)}
@@ -104,8 +106,8 @@ def test_a_convolution_block_by_block_equals_autograd(
 def test_adjoints_without_gradients_overwrite_nothing_of_the_callers() -> None:
     """A ReLU's works in place where nobody keeps what reaches it: the same numbers, e untouched, again and again."""
     chain = [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.Identity(), nn.ReLU(), nn.Flatten()]
-    net = models.PiecewiseLinear([*chain, nn.Linear(12, 6), nn.ReLU(), nn.ReLU()])
-    models.initialize(net.double(), seeding.generator(0, "init"))
+    net = PiecewiseLinear([*chain, nn.Linear(12, 6), nn.ReLU(), nn.ReLU()])
+    initialize(net.double(), seeding.generator(0, "init"))
     x, e = (torch.randn(*size, generator=seeding.generator(1, "x")).double() for size in [(2, 2, 6, 6), (3, 2, 6)])
     kept, wanted = e.clone(), net.linearize(x)[1](e)
     with torch.no_grad():
@@ -173,8 +175,8 @@ def test_any_sequential_of_layers_with_rules_is_linearized_exactly(network: nn.M
     """As `build` returns it, in train mode: ⟨e, Jv⟩ = ⟨Jᵀe, v⟩ with forward derivatives, and autograd's gradients."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "resolve", lambda group, name: lambda shape, classes: network)
-        net = models.build(Model(name="random"), (2, 9, 8), CLASSES, seeding.generator(seed, "init")).double()
-    assert isinstance(net, models.PiecewiseLinear)
+        net = build(Model(name="random"), (2, 9, 8), CLASSES, seeding.generator(seed, "init")).double()
+    assert isinstance(net, PiecewiseLinear)
     make = seeding.generator(seed, "images")
     x = torch.randint(-levels, levels + 1, (2, 2, 9, 8), generator=make).double()
     v, e = torch.randn(x.shape, generator=make).double(), torch.randn(2, CLASSES, generator=make).double()
@@ -199,10 +201,10 @@ class Halves(nn.Module):
 
 def test_a_layer_may_bring_its_own_linearize() -> None:
     """A chain of it and layers with rules, chains among them, has an exact adjoint too."""
-    tail = models.PiecewiseLinear([nn.ReLU(), nn.Flatten(), nn.Linear(12, CLASSES)])
-    net = models.PiecewiseLinear([Halves(), nn.Conv2d(2, 2, 1), tail]).double()
+    tail = PiecewiseLinear([nn.ReLU(), nn.Flatten(), nn.Linear(12, CLASSES)])
+    net = PiecewiseLinear([Halves(), nn.Conv2d(2, 2, 1), tail]).double()
     x, e = torch.rand(3, 2, 2, 3, dtype=torch.float64), torch.rand(5, 3, CLASSES, dtype=torch.float64)
-    assert_close([net.linearize(x)[1](e)], [models.linearize(nn.Sequential(net), x)[1](e)])
+    assert_close([net.linearize(x)[1](e)], [linearize(nn.Sequential(net), x)[1](e)])
 
 
 def hooked(layer: nn.Module) -> nn.Module:
@@ -224,7 +226,7 @@ def hooked(layer: nn.Module) -> nn.Module:
 def test_a_layer_without_a_rule_is_refused(layer: nn.Module, words: list[str]) -> None:
     """The error names the layer, its place and what is supported."""
     with pytest.raises(TypeError) as error:
-        models.PiecewiseLinear([nn.ReLU(), layer])
+        PiecewiseLinear([nn.ReLU(), layer])
     assert all(word in str(error.value) for word in words)
 
 
@@ -254,7 +256,7 @@ def test_pytorchs_dropout_is_replaced_wherever_it_stands() -> None:
     """Nested, shared, as an attribute: each with its probability; what else there is stays."""
     shared = nn.Dropout(0.3)
     model = nn.Sequential(shared, nn.ModuleDict({"a": nn.Sequential(nn.Dropout2d(0.2), shared)}), shared, nn.ReLU())
-    found = [(type(layer), layer.p) for layer in layers.own_dropout(model).modules() if hasattr(layer, "p")]
+    found = [(type(layer), layer.p) for layer in layers.replace_dropout(model).modules() if hasattr(layer, "p")]
     assert found == [(layers.Dropout, 0.3), (layers.Dropout2d, 0.2), (layers.Dropout, 0.3), (layers.Dropout, 0.3)]
     assert isinstance(model[3], nn.ReLU)
 

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.gradients import penalties
-from tune_interpreg.networks import layers
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks import layers, zoo
+from tune_interpreg.networks.build import initialize
+from tune_interpreg.networks.linearize import linearize, through_softmax
+from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 NETS = {"digits_cnn": (1, 8, 8), "mnist_cnn": (1, 12, 12), "cifar_cnn": (3, 16, 16)}
 CLASSES = 4
@@ -19,9 +21,9 @@ CLASSES = 4
 Opaque = nn.Sequential
 
 
-def network(name: str, dtype: torch.dtype = torch.float64) -> models.PiecewiseLinear:
-    net = getattr(models, name)(NETS[name], CLASSES)
-    models.initialize(net, seeding.generator(0, name))
+def network(name: str, dtype: torch.dtype = torch.float64) -> PiecewiseLinear:
+    net = getattr(zoo, name)(NETS[name], CLASSES)
+    initialize(net, seeding.generator(0, name))
     layers.set_dropout_generator(net, seeding.generator(0, "dropout"))
     return net.to(dtype)
 
@@ -79,7 +81,7 @@ def test_penalties_and_their_gradients_equal_double_backpropagation(name: str, k
     if "without" in kind:
         without_biases(net)
     target = torch.rand(x.shape, generator=seeding.generator(0, "target"), dtype=x.dtype)
-    pairs = [models.linearize(rewound(model), x) for model in (net, Opaque(net))]
+    pairs = [linearize(rewound(model), x) for model in (net, Opaque(net))]
     assert_close([pairs[0][0]], [pairs[1][0]])
     for one, two in zip(*(all_penalties(*pair, y, target) for pair in pairs), strict=True):
         assert_close([one, *gradients(net, one)], [two, *gradients(net, two)])
@@ -91,7 +93,7 @@ def test_a_mask_for_each_row_of_the_jacobian_equals_double_backpropagation(outpu
     net, x = network("mnist_cnn"), images("ties", NETS["mnist_cnn"]).repeat_interleave(CLASSES, dim=0)
     pairs = []
     for model in (net, Opaque(net)):
-        o, adjoint = penalties.output_of(*models.linearize(rewound(model), x), output)
+        o, adjoint = penalties.output_of(*linearize(rewound(model), x), output)
         penalty = penalties.repeated_jacobian(adjoint, o)
         pairs.append([penalty, *gradients(net, penalty)])
     assert_close(*pairs)
@@ -102,7 +104,7 @@ def test_label_gradient_is_that_of_autograd(name: str) -> None:
     """The oracle here is autograd's gradient of the label's logit, without anything of this package."""
     net, x, y = network(name), images("ties", NETS[name]).requires_grad_(), torch.tensor([0, 3])
     (g,) = torch.autograd.grad(rewound(net)(x).gather(1, y[:, None]).sum(), x)
-    z, adjoint = models.linearize(rewound(net), x.detach())
+    z, adjoint = linearize(rewound(net), x.detach())
     assert_close([penalties.label_gradient(adjoint, y, z)], [g])
 
 
@@ -110,7 +112,7 @@ def test_label_gradient_is_that_of_autograd(name: str) -> None:
 def test_exact_zeros_at_relu_have_no_gradient(kind: str) -> None:
     """Without biases a black image makes every ReLU's input zero; the Jacobian there is 0, as in autograd."""
     net, x = without_biases(network("mnist_cnn")), images(kind, NETS["mnist_cnn"])
-    z, adjoint = models.linearize(rewound(net), x)
+    z, adjoint = linearize(rewound(net), x)
     penalty = penalties.jacobian(adjoint, z)
     assert (penalty > 0) == (kind == "random")
     assert all(torch.isfinite(grad).all() for grad in gradients(net, penalty))
@@ -129,7 +131,7 @@ def test_relu_works_in_place_only_where_nothing_keeps_its_input() -> None:
     shared, after, first = nn.ReLU(), nn.ReLU(), nn.ReLU(inplace=True)
     leaky = nn.LeakyReLU(inplace=True)
     chain = [first, nn.Conv2d(1, 2, 1), after, nn.Conv2d(2, 2, 1), shared, leaky, shared, nn.Flatten(), nn.Linear(8, 3)]
-    net = models.PiecewiseLinear(chain)
+    net = PiecewiseLinear(chain)
     assert [layer.inplace for layer in (first, after, shared, leaky)] == [False, True, False, False]
     x = torch.randn(4, 1, 2, 2, generator=seeding.generator(0, "x"))
     before = x.clone()
@@ -145,7 +147,7 @@ def test_relu_works_in_place_only_where_nothing_keeps_its_input() -> None:
 def test_jacobian_of_a_linear_map_is_its_matrix() -> None:
     """f(x) = Wx has J = W at every x; the adjoint of the K one-hots returns W's rows."""
     layer = nn.Linear(12, CLASSES)
-    _, adjoint = models.PiecewiseLinear([nn.Flatten(), layer]).linearize(torch.rand(2, 3, 2, 2))
+    _, adjoint = PiecewiseLinear([nn.Flatten(), layer]).linearize(torch.rand(2, 3, 2, 2))
     rows = adjoint(torch.eye(CLASSES)[:, None].expand(CLASSES, 2, CLASSES))
     assert torch.equal(rows.flatten(2), layer.weight[:, None].expand(CLASSES, 2, 12))
 
@@ -154,7 +156,7 @@ def test_probabilities_of_a_linear_map_have_the_softmax_jacobian() -> None:
     """f(x) = Wx: ∂p_c/∂x = p_c·(W_c − Σ_k p_k W_k)."""
     layer = nn.Linear(12, CLASSES)
     x = torch.rand(2, 3, 2, 2, generator=seeding.generator(0, "x"))
-    p, adjoint = models.through_softmax(*models.PiecewiseLinear([nn.Flatten(), layer]).linearize(x))
+    p, adjoint = through_softmax(*PiecewiseLinear([nn.Flatten(), layer]).linearize(x))
     rows = adjoint(torch.eye(CLASSES)[:, None].expand(CLASSES, 2, CLASSES)).flatten(2)
     torch.testing.assert_close(p, layer(x.flatten(1)).softmax(1))
     for c in range(CLASSES):
@@ -168,7 +170,7 @@ def test_gradients_of_probabilities_are_those_of_autograd(wrap: Callable[[nn.Mod
     e = torch.randn(3, 2, CLASSES, generator=seeding.generator(0, "e"), dtype=x.dtype)
     p = net(x).softmax(1)
     g = torch.stack([torch.autograd.grad(p, x, one, create_graph=True)[0] for one in e])
-    own_p, adjoint = models.through_softmax(*models.linearize(wrap(net), x.detach()))
+    own_p, adjoint = through_softmax(*linearize(wrap(net), x.detach()))
     own_g = adjoint(e)
     assert_close([own_p, own_g], [p, g])
     assert_close(gradients(net, (own_g**3).sum() + own_p[0, 0]), gradients(net, (g**3).sum() + p[0, 0]))
@@ -178,7 +180,7 @@ def test_gradients_of_a_confident_models_probabilities_keep_their_digits() -> No
     """Where p_c rounds to 1 in float32, ∂p_c/∂x agrees with float64 nevertheless, and so does each other ∂p_k/∂x."""
     z = torch.tensor([[30.0, 0.0, -3.0, 2.0], [1.0, 0.0, 25.0, 4.0]])
     e = torch.eye(CLASSES)[:, None].expand(CLASSES, 2, CLASSES)
-    one, two = (models.through_softmax(z.to(kind), lambda e: e)[1](e.to(kind)) for kind in (z.dtype, torch.float64))
+    one, two = (through_softmax(z.to(kind), lambda e: e)[1](e.to(kind)) for kind in (z.dtype, torch.float64))
     assert (one != 0).all()
     torch.testing.assert_close(one.double(), two, rtol=1e-5, atol=0)
 
@@ -187,9 +189,9 @@ def test_gradients_of_a_confident_models_probabilities_keep_their_digits() -> No
 def test_linearize_without_gradients(wrap: Callable[[nn.Module], nn.Module]) -> None:
     """Under no_grad, as attacks use it, logits and gradients are the same and carry no graph."""
     net, x = wrap(network("mnist_cnn")), images("random", NETS["mnist_cnn"])
-    z, adjoint = models.linearize(rewound(net), x)
+    z, adjoint = linearize(rewound(net), x)
     with torch.no_grad():
-        z2, adjoint2 = models.linearize(rewound(net), x)
+        z2, adjoint2 = linearize(rewound(net), x)
         g2 = adjoint2(z2)
     assert [z2.requires_grad, g2.requires_grad] == [False, False]
     assert_close([z, adjoint(z.detach())], [z2, g2])
@@ -201,7 +203,7 @@ def test_linearize_under_autocast(name: str) -> None:
     """In bfloat16, an option of attacks, it agrees with autograd in bfloat16, which rounds to the same masks."""
     net, x = network(name, torch.float32).eval(), images("random", NETS[name]).float()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        g, expected = (models.linearize(m, x)[1](torch.ones(2, CLASSES).bfloat16()) for m in (net, Opaque(net)))
+        g, expected = (linearize(m, x)[1](torch.ones(2, CLASSES).bfloat16()) for m in (net, Opaque(net)))
     assert (g - expected).norm() < 0.02 * expected.norm()
 
 
@@ -210,7 +212,7 @@ def test_the_loss_gradient_is_the_adjoint_of_softmax_minus_label(wrap: Callable[
     """∂CE/∂x = Jᵀ(p − e_c), also where e itself depends on the parameters."""
     net, x, y = network("digits_cnn"), images("random", NETS["digits_cnn"]).requires_grad_(), torch.tensor([0, 3])
     (expected,) = torch.autograd.grad(F.cross_entropy(net(x), y, reduction="sum"), x, create_graph=True)
-    z, adjoint = models.linearize(wrap(net), x.detach())
+    z, adjoint = linearize(wrap(net), x.detach())
     g = adjoint(z.softmax(1) - F.one_hot(y, CLASSES))
     pair = [(grad, gradients(net, grad.square().sum())) for grad in (g, expected)]
     assert_close([pair[0][0], *pair[0][1]], [pair[1][0], *pair[1][1]])

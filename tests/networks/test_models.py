@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tune_interpreg import registry, seeding
-from tune_interpreg.networks import layers, transposes
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks import layers, transposes, zoo
+from tune_interpreg.networks.build import SlowGradients, build, initialize
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Model
 
 NETS = {"digits_cnn": (1, 8, 8), "mnist_cnn": (1, 12, 12), "cifar_cnn": (3, 16, 16)}
@@ -20,12 +22,12 @@ Build = Callable[[Callable[[], nn.Module]], nn.Module]
 
 
 @pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Build:
-    """`models.build` of a user's network, for images of SHAPE; it is registered under the test's name."""
+def build_user(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Build:
+    """`build` of a user's network, for images of SHAPE; it is registered under the test's name."""
 
     def build_one(make: Callable[[], nn.Module]) -> nn.Module:
         monkeypatch.setattr(registry, "resolve", lambda group, name: lambda shape, classes: make())
-        return models.build(Model(name=request.node.name), SHAPE, CLASSES, seeding.generator(0, "init"))
+        return build(Model(name=request.node.name), SHAPE, CLASSES, seeding.generator(0, "init"))
 
     return build_one
 
@@ -39,8 +41,8 @@ def test_initialization_is_pytorchs_own(name: str) -> None:
     """The draws are those of PyTorch's constructors from an equally seeded generator, up to rounding."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        reference = getattr(models, name)(NETS[name], CLASSES)
-    net = models.initialize(getattr(models, name)(NETS[name], CLASSES), torch.Generator().manual_seed(7))
+        reference = getattr(zoo, name)(NETS[name], CLASSES)
+    net = initialize(getattr(zoo, name)(NETS[name], CLASSES), torch.Generator().manual_seed(7))
     for one, two in zip(net.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(one, two)
 
@@ -48,12 +50,12 @@ def test_initialization_is_pytorchs_own(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_build_depends_on_its_generator_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal seeds give equal bits whatever the global generator; it is left as it was; other seeds differ."""
-    monkeypatch.setattr(registry, "resolve", lambda group, name: getattr(models, name))
-    one = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    monkeypatch.setattr(registry, "resolve", lambda group, name: getattr(zoo, name))
+    one = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
     torch.rand(1)
     state = torch.get_rng_state()
-    two = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
-    other = models.build(Model(name=name), NETS[name], CLASSES, seeding.generator(1, "weights"))
+    two = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    other = build(Model(name=name), NETS[name], CLASSES, seeding.generator(1, "weights"))
     assert torch.equal(state, torch.get_rng_state())
     assert one.training
     for a, b, c in zip(one.parameters(), two.parameters(), other.parameters(), strict=True):
@@ -64,7 +66,7 @@ def test_build_depends_on_its_generator_alone(name: str, monkeypatch: pytest.Mon
 def test_initialize_refuses_what_it_does_not_know() -> None:
     """A layer with weights that has no scheme is an error that names it, never uninitialized memory."""
     with pytest.raises(TypeError, match=r"1: Embedding"):
-        models.initialize(nn.Sequential(nn.Linear(2, 2), nn.Embedding(2, 2)), seeding.generator(0, "weights"))
+        initialize(nn.Sequential(nn.Linear(2, 2), nn.Embedding(2, 2)), seeding.generator(0, "weights"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_initialize_refuses_what_it_does_not_know() -> None:
 def test_the_papers_nets_have_their_size(name: str, shape: tuple[int, int, int], count: int) -> None:
     """Parameters: Σ (inputs·k² + 1)·outputs over the layers, at the data sets' own sizes."""
     with torch.device("meta"):
-        net = getattr(models, name)(shape, 10)
+        net = getattr(zoo, name)(shape, 10)
         assert net.eval()(torch.zeros(1, *shape)).shape == (1, 10)
     assert sum(p.numel() for p in net.parameters()) == count
 
@@ -82,14 +84,14 @@ def test_the_papers_nets_have_their_size(name: str, shape: tuple[int, int, int],
 def test_too_small_images_are_refused(name: str) -> None:
     """An image that the pools shrink to nothing is an error when the net is built."""
     with pytest.raises(ValueError, match="too small"):
-        getattr(models, name)((1, 3, 3), CLASSES)
+        getattr(zoo, name)((1, 3, 3), CLASSES)
 
 
 @pytest.mark.parametrize("fc_relu", [True, False])
 def test_the_cifar_nets_fully_connected_part_is_linear_without_relu(fc_relu: bool) -> None:
     """h(u + v) − h(0) = (h(u) − h(0)) + (h(v) − h(0)) in eval mode; the option changes no weight's shape."""
     model = Model.model_validate({"name": "cifar_cnn", "fc_relu": fc_relu})
-    net = models.build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")).double().eval()
+    net = build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")).double().eval()
     kinds = [type(layer) for layer in net.layers]
     head = net.layers[kinds.index(nn.Flatten) :]
     u, v = torch.randn(2, 3, 128, 1, 1, generator=seeding.generator(0, "u"), dtype=torch.float64)
@@ -97,12 +99,12 @@ def test_the_cifar_nets_fully_connected_part_is_linear_without_relu(fc_relu: boo
     excess = (head(u + v) - head(u) - head(v) + zero).abs().max().item()
     assert excess > 1e-3 if fc_relu else excess < 1e-12
     assert kinds.count(nn.ReLU) == (6 if fc_relu else 4)
-    whole = models.build(Model(name="cifar_cnn"), NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init"))
+    whole = build(Model(name="cifar_cnn"), NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init"))
     for one, two in zip(net.parameters(), whole.parameters(), strict=True):
         assert torch.equal(one, two.double())
 
 
-def test_a_sequential_becomes_piecewise_linear(build: Build) -> None:
+def test_a_sequential_becomes_piecewise_linear(build_user: Build) -> None:
     """Nested, with PyTorch's dropout, a shared layer, or of a class of its own: the same function in the same order."""
 
     class Named(nn.Sequential):
@@ -112,8 +114,8 @@ def test_a_sequential_becomes_piecewise_linear(build: Build) -> None:
         relu = nn.ReLU(inplace=True)
         return Named(nn.Sequential(nn.Conv2d(2, 2, 1), relu, nn.Dropout(0.2)), nn.Flatten(), linear(), relu)
 
-    net = build(make)
-    assert isinstance(net, models.PiecewiseLinear)
+    net = build_user(make)
+    assert isinstance(net, PiecewiseLinear)
     kinds = [nn.Conv2d, nn.ReLU, layers.Dropout, nn.Flatten, nn.Linear, nn.ReLU]
     assert [type(layer) for layer in net.layers] == kinds
     plain, x = make().eval(), torch.rand(3, *SHAPE)
@@ -157,37 +159,37 @@ class Doubled(nn.Sequential):
     ids=["residual", "hooked", "doubled", "smooth", "normalized", "reflecting"],
 )
 def test_other_networks_are_as_exact_and_said_once_to_be_slower(
-    make: Callable[[], nn.Module], words: list[str], build: Build, request: pytest.FixtureRequest
+    make: Callable[[], nn.Module], words: list[str], build_user: Build, request: pytest.FixtureRequest
 ) -> None:
     """The warning names model, place, type and remedy; the gradients are autograd's, under one dropout mask."""
-    with pytest.warns(models.SlowGradients) as said:
-        net = build(make)
+    with pytest.warns(SlowGradients) as said:
+        net = build_user(make)
     assert len(said) == 1
     assert said[0].filename == __file__
     assert all(word in str(said[0].message) for word in [*words, request.node.name, "linearize(x)"])
-    assert type(build(make)) is type(net)  # and without another warning
+    assert type(build_user(make)) is type(net)  # and without another warning
     generator, x = torch.Generator(), torch.rand(3, *SHAPE, requires_grad=True)
     layers.set_dropout_generator(net, generator.manual_seed(1))
-    _, adjoint = models.linearize(net, x)
+    _, adjoint = linearize(net, x)
     layers.set_dropout_generator(net, generator.manual_seed(1))
     e = torch.rand(3, CLASSES)
     torch.testing.assert_close(adjoint(e), *torch.autograd.grad(net(x), x, e))
 
 
-def test_a_network_with_its_own_linearize_is_left_alone(build: Build) -> None:
+def test_a_network_with_its_own_linearize_is_left_alone(build_user: Build) -> None:
     """Nothing is said, and nothing changed."""
 
     class Own(nn.Sequential):
         def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, layers.Adjoint]:
             return self(x_BCHW), lambda e: (e @ self[1].weight).unflatten(-1, SHAPE)
 
-    assert type(build(lambda: Own(nn.Flatten(), linear()))) is Own
+    assert type(build_user(lambda: Own(nn.Flatten(), linear()))) is Own
 
 
-@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
-def test_dropout_within_any_network_draws_from_the_given_generator(build: Build) -> None:
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
+def test_dropout_within_any_network_draws_from_the_given_generator(build_user: Build) -> None:
     """Equal seeds, equal outputs in train mode, whatever the global generator, which stays as it was."""
-    net, outputs = build(Residual), []
+    net, outputs = build_user(Residual), []
     for _ in range(2):
         layers.set_dropout_generator(net, torch.Generator().manual_seed(3))
         torch.rand(1)
@@ -203,13 +205,13 @@ class Functional(nn.Module):
         return F.dropout(x, training=self.training)
 
 
-@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
-def test_layers_that_draw_from_the_global_generator_are_refused(build: Build) -> None:
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
+def test_layers_that_draw_from_the_global_generator_are_refused(build_user: Build) -> None:
     """All of them, and no layer around them, with the remedy; the global generator stays as it was."""
     state = torch.get_rng_state()
     inner = [nn.AlphaDropout(), nn.RReLU(), nn.Dropout3d(), Functional(), nn.Dropout()]
     with pytest.raises(ValueError, match=r"global random generator") as error:
-        build(lambda: nn.Sequential(nn.Sequential(*inner), nn.Flatten(), linear()))
+        build_user(lambda: nn.Sequential(nn.Sequential(*inner), nn.Flatten(), linear()))
     assert "0.0 (AlphaDropout), 0.1 (RReLU), 0.2 (Dropout3d), 0.3 (Functional); take torch.nn.Dropout" in str(error)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -222,15 +224,15 @@ def test_layers_that_draw_from_the_global_generator_are_refused(build: Build) ->
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(71, 4)), "shapes cannot be multiplied"),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused(make: Callable[[], nn.Module], words: str, build: Build) -> None:
+def test_a_network_that_does_not_fit_is_refused(make: Callable[[], nn.Module], words: str, build_user: Build) -> None:
     """Images that its layers do not take, or an output that is not one logit a class."""
     with pytest.raises((ValueError, RuntimeError), match=words):
-        build(make)
+        build_user(make)
 
 
-@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.piecewise_linear.SlowGradients")
-def test_vetting_leaves_the_statistics_of_normalization(build: Build) -> None:
+@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
+def test_vetting_leaves_the_statistics_of_normalization(build_user: Build) -> None:
     """The network that is returned has seen no image."""
-    net = build(lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), linear()))
+    net = build_user(lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), linear()))
     assert net[0].num_batches_tracked == 0
     assert net.training

@@ -17,7 +17,7 @@ from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.display import lines as display
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.build import build
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import State
@@ -25,11 +25,12 @@ from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Checks, Data, Evaluation, Study
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import Checked, Item, Recipe
+from tune_interpreg.study.file.read import parse_study
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import CheckedModel, Recipe
 
 ATTACK = Attack(eps=0.5, steps=3)
-CHECKED = Checked(model="own", seed=3, sources={"standard": "another"}, images=12)
+CHECKED = CheckedModel(model="own", seed=3, sources={"standard": "another"}, images=12)
 RECIPE = Recipe(
     method="checks", evaluation_attack=ATTACK, evaluation=Evaluation(batch_size=20, restarts=2), checked=CHECKED
 )
@@ -38,7 +39,7 @@ Make = Callable[..., ChecksTrainable]
 
 
 def net(seed: int) -> torch.nn.Module:
-    return models.build(RECIPE.model, (1, 8, 8), 10, seeding.generator(seed, "init")).eval()
+    return build(RECIPE.model, (1, 8, 8), 10, seeding.generator(seed, "init")).eval()
 
 
 def item(**own: Any) -> Item:
@@ -93,7 +94,7 @@ def test_its_record_holds_every_check_of_the_stored_model_by_seed(
     assert json.loads(results[-1]["record"]) == {name: value for name, value in record.items() if name != "sha256"}
     assert record["checks"] == {"3": expected}
     assert (record["state"], record["counts"], record["device"]) == ("done", {"checks": 12}, "cpu")
-    assert store.item(record) == item()
+    assert store.item_of(record) == item()
 
 
 @pytest.mark.parametrize("made", [1, 8, 9])
@@ -142,7 +143,7 @@ def study(*names: str, checks: str = "{images: 10}", **arms: str) -> Study:
 
 
 def checks_ready(of: Study, state: State) -> list[tuple[str, int]]:
-    return [(task.arm, *task.parts) for task in graph.ready(of, state) if task.role == "checks"]
+    return [(task.arm, *task.parts) for task in graph.ready_tasks(of, state) if task.role == "checks"]
 
 
 def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() -> None:
@@ -151,7 +152,7 @@ def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() ->
         study("standard", "adversarial", other="{method: standard}"),
         State.empty(study("standard", "adversarial", other="{method: standard}")),
     )
-    assert graph.sources(of) == ("standard", "adversarial")
+    assert graph.attack_sources(of) == ("standard", "adversarial")
     state.repeats["other"].done |= {0, 1}
     assert checks_ready(of, state) == []
     state.repeats["standard"].done.add(1)
@@ -169,18 +170,18 @@ def test_checks_come_after_all_that_others_wait_for() -> None:
     state = State.empty(of)
     for name in of.arms:
         state.repeats[name].done.add(0)
-    assert [task.role for task in graph.ready(of, state)] == ["repeat", "repeat", "checks", "checks"]
+    assert [task.role for task in graph.ready_tasks(of, state)] == ["repeat", "repeat", "checks", "checks"]
 
 
 def test_a_study_counts_its_checks_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
     of, store = study(), Store(tmp_path / "store")
     unchecked = of.model_copy(update={"checks": None})
-    assert graph.total(of) == graph.total(unchecked) + len(of.arms) * len(of.seeds)
+    assert graph.count_parts(of) == graph.count_parts(unchecked) + len(of.arms) * len(of.seeds)
     answer = failing(lambda item: item.arm == "jacobian" and item.role == "repeat" and item.seeds == (1,), "diverged")
     ran = drain(of, store, answer, workers=3)
     checked = [item for item in ran if item.role == "checks"]
     dispatcher = Dispatcher(of, store, "f")
-    assert len(ran) == dispatcher.settled() == dispatcher.total() == graph.total(of) - 1
+    assert len(ran) == dispatcher.settled() == dispatcher.total() == graph.count_parts(of) - 1
     assert len(checked) == len(of.arms) * len(of.seeds) - 1
     assert drain(of, store) == []
 
@@ -209,7 +210,7 @@ def test_other_checks_are_made_anew_and_nothing_else(tmp_path: Path) -> None:
     store.save_study(of)
     drain(of, store)
     other = study("standard", "adversarial", checks="{images: 20}")
-    store.check(other)
+    store.check_setting(other)
     assert {item.role for item in drain(other, store)} == {"checks"}
     assert drain(study("standard", "adversarial", checks="null"), store) == []
 
@@ -217,9 +218,9 @@ def test_other_checks_are_made_anew_and_nothing_else(tmp_path: Path) -> None:
 def test_a_failed_check_holds_nothing_up_and_runs_again_on_demand(tmp_path: Path) -> None:
     of, store = study(), Store(tmp_path / "store")
     ran = drain(of, store, failing(lambda item: item.role == "checks"))
-    assert len(ran) == graph.total(of)
-    assert not graph.waiting(of, Dispatcher(of, store, "f").state)
-    assert store.forget_failures() == len(of.arms) * len(of.seeds)
+    assert len(ran) == graph.count_parts(of)
+    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
+    assert store.delete_failures() == len(of.arms) * len(of.seeds)
     assert {item.role for item in drain(of, store)} == {"checks"}
 
 
@@ -227,12 +228,12 @@ def test_killed_anywhere_no_check_runs_twice(tmp_path: Path) -> None:
     """What a former driver settled is adopted, checks after the repeats that they are of."""
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     whole = []
-    for _ in range(graph.total(of)):
+    for _ in range(graph.count_parts(of)):
         running = steps(Dispatcher(of, store, "f"))
         whole.append(next(running))
         next(running, None)
         running.close()
-    assert len({item.key for item in whole}) == graph.total(of)
+    assert len({item.key for item in whole}) == graph.count_parts(of)
     assert drain(of, store) == []
 
 
@@ -259,7 +260,7 @@ def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
 def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
     states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
     found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
-    record = ledger.record(item(), "done", seconds=2.0)
+    record = ledger.make_record(item(), "done", seconds=2.0)
     assert (
         display.summary(item(), record | {"checks": {"3": found}})
         == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
@@ -270,6 +271,6 @@ def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
 
 def test_checks_are_on_by_default_and_null_ends_them() -> None:
     text = "arms: {standard: " + ARMS["standard"] + "}"
-    assert study_file.parse(text, where="").checks == Checks(images=100)
-    assert study_file.parse(f"checks: null\n{text}", where="").checks is None
-    assert "checks" not in study_file.parse(text, where="").setting()
+    assert parse_study(text, where="").checks == Checks(images=100)
+    assert parse_study(f"checks: null\n{text}", where="").checks is None
+    assert "checks" not in parse_study(text, where="").setting()

@@ -17,7 +17,7 @@ from trainables.combination import CombinedTrainable
 from tune_interpreg import registry
 from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 
@@ -135,7 +135,7 @@ class SameTerm(MethodTrainable):
 )
 def test_methods_that_contradict_each_other_are_refused(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        registry.method(name)
+        registry.load_method(name)
 
 
 def test_methods_of_other_packages_are_checked_alike(make: Make) -> None:

@@ -18,7 +18,8 @@ from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data
-from tune_interpreg.study.items import Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Maps, Recipe
 
 N = 40
 DATA = Data(name="digits", train_limit=N)

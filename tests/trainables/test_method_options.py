@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from trainables.base.plain import ConfigError
 from tune_interpreg.attacks import balls
 from tune_interpreg.attacks import pgd as attacks
-from tune_interpreg.evaluation.measures import eval_mode
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.layers import Dropout
+from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 from tune_interpreg.training.trainer import Batch

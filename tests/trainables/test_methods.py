@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from trainables import MethodTrainable
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Model, Training
-from tune_interpreg.study.items import Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Maps, Recipe
 from tune_interpreg.training.trainer import Batch
 
 NETS = ["digits_cnn", "mnist_cnn", "cifar_cnn"]

@@ -19,10 +19,11 @@ from trainables.stages.targets import BLOCK
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import DataError, Split, load_dataset
 from tune_interpreg.gradients import saliency
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.build import build
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Model
-from tune_interpreg.study.items import Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Maps, Recipe
 from tune_interpreg.training.trainer import Diverged
 
 N = 2 * BLOCK + 100
@@ -35,7 +36,7 @@ Make = Callable[..., TargetsTrainable]
 
 def teacher() -> torch.nn.Module:
     """A net with dropout, which has to be off while maps are made."""
-    return models.build(NET, (1, 8, 8), 10, seeding.generator(1, "init"))
+    return build(NET, (1, 8, 8), 10, seeding.generator(1, "init"))
 
 
 def item(**own: Any) -> Item:

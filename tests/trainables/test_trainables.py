@@ -18,10 +18,11 @@ from trainables.base.maps import training_maps
 from trainables.base.plain import ConfigError
 from tune_interpreg import registry
 from tune_interpreg.data.dataset import DataError, load
-from tune_interpreg.store.ledger import versions
+from tune_interpreg.store.ledger import package_versions
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Maps, Recipe
 from tune_interpreg.training.trainer import Diverged
 
 METHODS = registry.names("methods")
@@ -39,7 +40,7 @@ Make = Callable[..., MethodTrainable]
 
 
 def method(name: str) -> type[MethodTrainable]:
-    found: type[MethodTrainable] = registry.method(name)
+    found: type[MethodTrainable] = registry.load_method(name)
     return found
 
 
@@ -141,7 +142,7 @@ def test_a_reset_leaves_nothing_of_the_former_trial(name: str, make: Make, tmp_p
 
 # ----------------------------------------------------------------- under a study
 def test_a_repeat_leaves_its_model_and_a_whole_record(make: Make, tmp_path: Path) -> None:
-    """All metrics of both seeds, how many images stand behind them, versions, and each seed's curves and weights."""
+    """All metrics of both seeds, how many images stand behind them, package_versions, and each seed's curves and weights."""
     store = Store(tmp_path / "store")
     trainable = make(StandardTrainable, study(store, seeds=(0, 1)))
     assert "record" not in trainable.step()
@@ -151,7 +152,7 @@ def test_a_repeat_leaves_its_model_and_a_whole_record(make: Make, tmp_path: Path
     assert store.records() == [record]
     assert (record["state"], record["epochs"], record["error"], record["device"]) == ("done", 2, None, "cpu")
     assert record["counts"] == {"train": N, "val": 40, "test": 30, "grad_norm": 20}
-    assert record["versions"] == versions()
+    assert record["versions"] == package_versions()
     assert record["seconds"] > 0
     for seed in ("0", "1"):
         assert record["metrics"][seed].keys() == TRAINED | JUDGED

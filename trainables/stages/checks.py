@@ -17,10 +17,9 @@ from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Dataset
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Check, Subject
-from tune_interpreg.networks.piecewise_linear import build
-from tune_interpreg.store import files as integrity
+from tune_interpreg.networks.build import build
 from tune_interpreg.store import ledger
-from tune_interpreg.store.store import Damaged
+from tune_interpreg.store.files import Damaged, read_checked
 from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 
 
@@ -68,7 +67,7 @@ class ChecksTrainable(tune.Trainable):
         if not self.progress.exists():
             return [], 0.0
         try:
-            known = integrity.opened(self.progress)
+            known = read_checked(self.progress)
         except Damaged as error:
             self.warning = f"{self.store.set_aside(error)}; its checks are made anew"
             return [], 0.0
@@ -82,12 +81,12 @@ class ChecksTrainable(tune.Trainable):
             self.made.append(dict(vars(found)))
             self.seconds += time.perf_counter() - started
             known = {"checks": self.made, "seconds": self.seconds, "of": len(honesty.CHECKS)}
-            self.store.write_sealed(self.progress, known)
+            self.store.write_checked(self.progress, known)
         done, of = len(self.made), len(honesty.CHECKS)
         return self._finish() if done == of else {"epoch": done, "of": of}
 
     def _finish(self) -> dict[str, Any]:
-        record: Mapping[str, Any] = ledger.record(
+        record: Mapping[str, Any] = ledger.make_record(
             self.job.item,
             "done",
             counts={"checks": self.subject.n},

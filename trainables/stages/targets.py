@@ -19,7 +19,7 @@ from trainables.stages.partial_maps import BLOCK, PartialMaps
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.gradients import saliency
-from tune_interpreg.networks.piecewise_linear import build
+from tune_interpreg.networks.build import build
 from tune_interpreg.store import ledger
 from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 from tune_interpreg.training.trainer import Diverged
@@ -96,17 +96,17 @@ class TargetsTrainable(tune.Trainable):
     def _finish(self) -> dict[str, Any]:
         """The maps at their place and the record; the unfinished file goes last, so that a retry need not remake it."""
         maps, preview = self.store.maps_file(self.maps.key), self.store.preview_file(self.maps.key)
-        with self.store.writing(preview) as temporary:
+        with self.store.replace_atomically(preview) as temporary:
             save_file(self._preview(), temporary)
         dtype = "float16" if saliency.fits_half(torch.from_numpy(self.partial.raw_NCHW)) else "float32"
-        with self.store.writing(maps) as temporary:
+        with self.store.replace_atomically(maps) as temporary:
             self.partial.copy(temporary, dtype)
         counts, files = {"train": len(self.data.train)}, self.store.checksums(maps, preview)
         return self._settle("done", {"maps_dtype": dtype}, counts=counts, files=files) | {"maps": 1.0}
 
-    def _settle(self, state: ledger.Settled, own: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
+    def _settle(self, state: ledger.RecordState, own: Mapping[str, Any] | None = None, **known: Any) -> dict[str, Any]:
         """Write the record, with keys of this stage's own, and drop the unfinished maps."""
-        record = ledger.record(
+        record = ledger.make_record(
             self.job.item,
             state,
             epochs=self.block,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, to_pixels
-from tune_interpreg.evaluation.measures import eval_mode
+from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.study.config import Attack
 
 NORMS = {"l2": "L2", "linf": "Linf"}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tune_interpreg.attacks import balls
-from tune_interpreg.networks.piecewise_linear import linearize, multiplying
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.modes import multiply_in
 from tune_interpreg.study.config import Attack
 
 Form = Literal["strict", "compat"]
@@ -93,7 +94,7 @@ def perturb_from(
     Returns: x_BCHW, as `perturb` does.
     """
     x_t = start_BCHW
-    with multiplying(attack.precision, x_BCHW.device):
+    with multiply_in(attack.precision, x_BCHW.device):
         for _ in range(attack.steps):
             x_t, _ = _step(model, x_BCHW, y_B, x_t, attack=attack, form=form)
     return x_t
@@ -179,7 +180,7 @@ def _step(model: nn.Module, x: Tensor, y: Tensor, x_t: Tensor, *, attack: Attack
     """x_{t+1} and the logits z_BK of x_t."""
     z_BK, g_BCHW = _gradient(model, x_t, y, form)
     direction_BCHW = balls.direction(g_BCHW, FLOORS[form](len(y)), attack)
-    moved = x_t + attack.step * direction_BCHW
+    moved = x_t + attack.step_length * direction_BCHW
     return (x + balls.project(moved.clamp(0.0, 1.0) - x, attack)).clamp(0.0, 1.0), z_BK
 
 

@@ -1,4 +1,4 @@
-"""Penalties on a model's Jacobian, as functions of the adjoint that `models.linearize` returns.
+"""Penalties on a model's Jacobian, as functions of the adjoint that `networks.linearize` returns.
 
 Shapes: B batch, C·H·W image, D = C·H·W, K classes, P projections, R = B·K repeats. J = ∂o/∂x is the Jacobian of the
 output o, the logits or the probabilities (see OUTPUTS), and g = J_c its row of the correct label c; both are per pixel
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tune_interpreg.networks.layers import Adjoint
-from tune_interpreg.networks.piecewise_linear import through_softmax
+from tune_interpreg.networks.linearize import through_softmax
 
 Entry = TypeVar("Entry")
 
@@ -63,7 +63,7 @@ def output_of(z_BK: Tensor, adjoint: Adjoint, output: str) -> tuple[Tensor, Adjo
     """Return the output o whose Jacobian is penalized, and the adjoint e ↦ Jᵀe of that Jacobian.
 
     Args:
-        z_BK, adjoint: the logits and their adjoint, from `models.linearize`.
+        z_BK, adjoint: the logits and their adjoint, from `networks.linearize`.
         output: "logits" for o = z, "probabilities" for o = softmax(z).
 
     Raises:
@@ -90,7 +90,7 @@ def cross_entropy_gradient(adjoint: Adjoint, y_B: Tensor, z_BK: Tensor) -> Tenso
     where the model is confident.
 
     Args:
-        adjoint: e ↦ Jᵀe of the logits, from `models.linearize`.
+        adjoint: e ↦ Jᵀe of the logits, from `networks.linearize`.
         y_B: labels c, integers in [0, K).
         z_BK: the logits.
     """

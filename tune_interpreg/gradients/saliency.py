@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.networks.piecewise_linear import linearize, multiplying, through_softmax
+from tune_interpreg.networks.linearize import linearize, through_softmax
+from tune_interpreg.networks.modes import multiply_in
 from tune_interpreg.study.config import MapSettings
 
 # With the eight-byte numbers that are made of them: some 100 MB while a data set's maps are permuted or compared.
@@ -57,7 +58,7 @@ def smoothgrad(
     """
     copies, total_BCHW = _copies(x_BCHW, settings, generator), torch.zeros_like(x_BCHW)
     count = settings.samples + settings.include_clean
-    with multiplying(settings.precision, x_BCHW.device):
+    with multiply_in(settings.precision, x_BCHW.device):
         for _ in range(0, count, chunk):
             noisy_MBCHW = torch.stack(list(islice(copies, chunk)))
             labels = y_B.repeat(len(noisy_MBCHW))

@@ -1,8 +1,8 @@
-"""The layers of piecewise-linear networks: for each, its forward and the transpose of the matrix it acts as.
+"""Rules for the layers of piecewise-linear networks: the forward, and the transpose of the layer's matrix.
 
-Shapes: `...` any leading dimensions. A rule runs the layer on x, of shape (B, ...), and returns with the result the
-pullback e ↦ Wᵀe of the W that the layer is around x, for e of shape (..., B, ...) with any leading dimensions. At
-kinks and ties W is PyTorch's choice, read off the forward: ReLU has slope 0 at 0, a maximum pulls back to one entry.
+Around x a layer acts as a matrix W. A rule runs the layer on x of shape (B, ...) and returns the result and the adjoint
+e ↦ Wᵀe, for e of shape (..., B, ...) with any leading dimensions. At kinks and ties the adjoint follows PyTorch's
+backward: ReLU has slope 0 at 0, and a maximum passes e to one entry only.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.networks.transposes import ConvTranspose, MaxPoolTranspose, channels_last, fastest
+from tune_interpreg.networks.transposes import ConvTranspose, MaxPoolTranspose, channels_last, choose_transpose
 
 Adjoint = Callable[[Tensor], Tensor]
 Rule = Callable[[Any, Tensor], tuple[Tensor, Adjoint]]
@@ -53,20 +53,20 @@ class Dropout2d(Dropout):
         return super().mask(x.flatten(2)[..., 0]).view(*x.shape[:2], *[1] * (x.dim() - 2))
 
 
-def own_dropout(model: nn.Module) -> nn.Module:
-    """Put a Dropout in the place of every torch.nn.Dropout within `model`, likewise Dropout2d; returns the model.
+def replace_dropout(model: nn.Module) -> nn.Module:
+    """Replace every torch.nn.Dropout and Dropout2d inside `model` by the ones of this module; return the model.
 
-    PyTorch's draw from the global generator, these from their own, with the same probabilities.
+    PyTorch's layers draw from the global generator; these draw from their own, with the same probabilities.
     """
-    own = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
-    for name, layer in [*model.named_modules(remove_duplicate=False)]:
-        if name and type(layer) in own:
-            model.set_submodule(name, own[type(layer)](layer.p))
+    replacements = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if name and type(layer) in replacements:
+            model.set_submodule(name, replacements[type(layer)](layer.p))
     return model
 
 
 def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
-    """Let every Dropout of `model` draw its masks from `generator`, which lies on the model's device."""
+    """Make every Dropout of `model` draw its masks from `generator`, which is on the model's device."""
     for layer in model.modules():
         if isinstance(layer, Dropout):
             layer.generator = generator
@@ -75,10 +75,10 @@ def set_dropout_generator(model: nn.Module, generator: torch.Generator) -> None:
 def _conv2d(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     size = x.shape[1:]
     geometry = {name: getattr(layer, name) for name in ("stride", "dilation", "groups")} | {"padding": _padding(layer)}
-    way = fastest(layer, size, geometry)
+    transpose = choose_transpose(layer, size, geometry)
 
     def adjoint(e: Tensor) -> Tensor:
-        out: Tensor = ConvTranspose.apply(channels_last(e.flatten(0, -4)), layer.weight, size, geometry, way)
+        out: Tensor = ConvTranspose.apply(channels_last(e.flatten(0, -4)), layer.weight, size, geometry, transpose)
         return out.view(*e.shape[:-3], *size)
 
     return layer(x), adjoint
@@ -90,7 +90,10 @@ def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Adjoint]:
 
 
 class ReLUAdjoint:
-    """e where y > 0, else 0, of a ReLU's result y; autograd's own rule is twice as fast as a product with a mask."""
+    """The adjoint of a ReLU with result y: e where y > 0, else 0.
+
+    PyTorch's own backward kernel is twice as fast as a product with a mask.
+    """
 
     def __init__(self, y: Tensor) -> None:
         self.y = y.detach()
@@ -99,7 +102,7 @@ class ReLUAdjoint:
         return torch.ops.aten.threshold_backward(e, self.y, 0)
 
     def overwrite(self, e: Tensor) -> Tensor:
-        """The same in e's own memory, which halves its time; autograd must not record it."""
+        """Return the same in e's memory, in half the time. Only without autograd."""
         return torch.ops.aten.threshold_backward.grad_input(e, self.y, 0, grad_input=e)
 
 
@@ -156,8 +159,11 @@ def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor
 
     def adjoint(e: Tensor) -> Tensor:
         batch = e.flatten(0, -4)
-        like = e.new_empty(len(batch), *shape)  # only its shape is read
-        return torch.ops.aten._adaptive_avg_pool2d_backward(batch, like).view(*e.shape[:-3], *shape)
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():  # PyTorch has no public operator for this backward alone
+            zeros = e.new_zeros(len(batch), *shape, requires_grad=True)
+            out = torch.autograd.grad(layer(zeros), zeros, batch, create_graph=differentiable)[0]
+        return out.view(*e.shape[:-3], *shape)
 
     return layer(x), adjoint
 
@@ -192,8 +198,8 @@ RULES: dict[type[nn.Module], Rule] = {
     Dropout2d: _dropout,
 }
 
-#: Layers whose result, and that of their adjoint, is a new tensor that neither autograd nor the adjoint keeps.
-NEW = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
+#: Layers with results, also of their adjoints, that the next layer may overwrite: new tensors, not saved anywhere.
+OVERWRITABLE = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -206,26 +212,42 @@ def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     return (0, 0) if isinstance(layer.padding, str) else layer.padding
 
 
-def rule(layer: nn.Module) -> Rule:
-    """The layer's own method linearize(x) -> (y, adjoint) where it has one, else its type's rule."""
-    own: Rule | None = getattr(type(layer), "linearize", None)
-    return own or RULES[type(layer)]
+def find_rule(layer: nn.Module) -> Rule:
+    """Return the layer's own method linearize(x) -> (y, adjoint) if it has one, else the rule of its type."""
+    method: Rule | None = getattr(type(layer), "linearize", None)
+    return method or RULES[type(layer)]
 
 
-def problem(layer: nn.Module) -> str | None:
-    """Why the layer cannot be part of a piecewise-linear network, or None."""
+def has_hooks(layer: nn.Module) -> bool:
+    """Return whether the layer has forward hooks.
+
+    PyTorch has no query for this, but the handle of a new hook knows the dictionary of all hooks.
+    """
+    handles = (layer.register_forward_pre_hook(_no_hook), layer.register_forward_hook(_no_hook))
+    counts = [len(handle.hooks_dict_ref() or ()) for handle in handles]
+    for handle in handles:
+        handle.remove()
+    return max(counts) > 1
+
+
+def _no_hook(*_: object) -> None:
+    """Change nothing."""
+
+
+def find_problem(layer: nn.Module) -> str | None:
+    """Return why the layer cannot be part of a piecewise-linear network, or None if it can."""
     kind = type(layer).__name__
-    if layer._forward_pre_hooks or layer._forward_hooks:
-        return f"{kind} must have no hooks on its forward; what they change, no rule knows"
+    if has_hooks(layer):
+        return f"{kind} must have no forward hooks, because an adjoint cannot follow their changes"
     if hasattr(layer, "linearize"):
         return None
     if type(layer) not in RULES:
-        supported = ", ".join(f"{known.__module__.split('.')[0]}.{known.__name__}" for known in RULES)
-        return f"{type(layer).__module__}.{kind} has no rule, nor a linearize of its own; supported: {supported}"
+        supported = ", ".join(f"{rule.__module__.split('.')[0]}.{rule.__name__}" for rule in RULES)
+        return f"{type(layer).__module__}.{kind} has neither a rule nor a linearize method; supported: {supported}"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"{kind} must pad with zeros; its padding_mode is {layer.padding_mode!r}"
     if isinstance(layer, nn.Conv2d) and layer.padding == "same" and any(k % 2 == 0 for k in layer.kernel_size):
         return f"{kind} with padding 'same' must have odd kernels; its kernel_size is {layer.kernel_size}"
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
-        return f"{kind} must keep the batch alone; its dimensions are {layer.start_dim} to {layer.end_dim}"
+        return f"{kind} must flatten dimensions 1 to -1; its dimensions are {layer.start_dim} to {layer.end_dim}"
     return None

@@ -1,7 +1,7 @@
-"""Transposed convolutions and maximum poolings, differentiable, in the ways that are fast on a CPU.
+"""Transposed convolutions and maximum poolings, differentiable and fast on a CPU.
 
-Shapes: B batch, C·H·W image, h·w pooled image, L leading dimensions in one. A CPU's layers are fastest where the
-channels of a pixel lie side by side in memory, so images are brought into that order first, and stay in it.
+Shapes: B batch, C·H·W image, h·w pooled image, L leading dimensions flattened into one. PyTorch's CPU kernels are
+fastest in the memory format channels_last, so images are converted to it once and stay in it.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad
 
-#: Wᵀe of (e, weight, x's shape without its batch, stride, padding, dilation and groups by name).
+#: Function (e, weight, C·H·W of x, stride, padding, dilation and groups by name) → Wᵀe.
 ConvAdjoint = Callable[[Tensor, Tensor, torch.Size, dict[str, Any]], Tensor]
 
-#: The side of the blocks in _blocks: their 16 pixels are a vector of AVX-512, or two of AVX2.
+#: Side of the blocks in `_blocks`: their 16 pixels fill one AVX-512 vector, or two of AVX2.
 BLOCK = 4
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images on a CPU with each pixel's channels side by side, the order in which its layers are fastest; else x."""
+    """Return x in the memory format channels_last if it holds images on a CPU, else x itself."""
     if x.device.type != "cpu" or x.dim() != 4 or x.stride(1) == 1:
         return x
     return x.clone(memory_format=torch.channels_last)
 
 
 class ConvTranspose(torch.autograd.Function):
-    """Wᵀe of a convolution x ↦ Wx; ⟨v, Wᵀe⟩ = ⟨Wv, e⟩ makes its derivatives a convolution and a weight gradient."""
+    """Wᵀe of a convolution x ↦ Wx.
+
+    Because ⟨v, Wᵀe⟩ = ⟨Wv, e⟩, its derivatives are a convolution of v and a convolution's weight gradient.
+    """
 
     @staticmethod
-    def forward(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], way: ConvAdjoint) -> Tensor:
-        return way(e, weight, size, geometry)
+    def forward(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], formula: ConvAdjoint) -> Tensor:
+        return formula(e, weight, size, geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -48,19 +51,22 @@ class ConvTranspose(torch.autograd.Function):
 
 
 def _patches(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
-    """One matrix product, and a sum of overlapping patches."""
+    """Return Wᵀe by one matrix product and a sum of overlapping patches."""
     patches = torch.bmm(weight.flatten(1).t().expand(len(e), -1, -1), e.flatten(2))
     options = {name: value for name, value in geometry.items() if name != "groups"}
     return F.fold(patches, size[1:], weight.shape[2:], **options)
 
 
 def _blocks(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
-    """One convolution, whose channels are a block's pixels: they fill a vector where the input's channels do not."""
+    """Return Wᵀe by one convolution with a block's pixels as channels.
+
+    The input's few channels would not fill a vector of the CPU; a block's pixels do.
+    """
     outputs, inputs, *kernel = weight.shape
     wide = [BLOCK + k - 1 for k in kernel]
     blocks = weight.new_zeros(inputs, BLOCK, BLOCK, *wide, outputs).movedim(-1, 3)
     c, i, j, o, h, w = blocks.stride()
-    # A pixel's kernel lies as far down and to the right as its pixel does within the block.
+    # Pixel (i, j) of a block has its kernel shifted by i rows and j columns.
     kernels = blocks.as_strided((inputs, BLOCK, BLOCK, outputs, *kernel), (c, i + h, j + w, o, h, w))
     kernels.copy_(_turn(weight)[:, None, None])
     y = F.conv2d(e, blocks.flatten(0, 2), padding=_margins(weight, geometry), stride=BLOCK)
@@ -68,7 +74,7 @@ def _blocks(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any
 
 
 def _turned(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
-    """A convolution with the kernels turned by 180°."""
+    """Return Wᵀe by a convolution with the kernels turned by 180°."""
     return F.conv2d(e, _turn(weight), padding=_margins(weight, geometry), dilation=geometry["dilation"])
 
 
@@ -77,10 +83,16 @@ def _transposed(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str,
     return x
 
 
-def fastest(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> ConvAdjoint:
-    """A CPU's transposed convolution is slow: several times with few input channels, else up to twice.
+def choose_transpose(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> ConvAdjoint:
+    """Return the fastest function for Wᵀe.
 
-    size: C, H, W of the images.
+    PyTorch's own transposed convolution is slow on a CPU: several times slower with few input channels, else up to
+    twice.
+
+    Args:
+        layer: the convolution W.
+        size: C, H, W of the images.
+        geometry: stride, padding, dilation and groups.
     """
     weight = layer.weight
     if weight.device.type != "cpu" or layer.groups > 1:
@@ -88,25 +100,25 @@ def fastest(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> Con
     turns = layer.stride == (1, 1) and min(_margins(weight, geometry)) >= 0
     divides = all(side % BLOCK == 0 for side in size[1:])
     if turns and divides and layer.dilation == (1, 1) and layer.in_channels <= 4 and min(layer.kernel_size) >= 5:
-        return _blocks  # a smaller kernel would be lost among its zeros
+        return _blocks  # with a smaller kernel, most of its products would be with zeros
     if weight[0].numel() <= layer.out_channels:
         return _patches
     return _turned if turns else _transposed
 
 
 def _turn(weight: Tensor) -> Tensor:
-    """The kernels turned by 180°, from outputs to inputs."""
+    """Return the kernels turned by 180°, with inputs and outputs exchanged."""
     return weight.flip(2, 3).transpose(0, 1)
 
 
 def _margins(weight: Tensor, geometry: dict[str, Any]) -> list[int]:
-    """The turned convolution's padding: how far a kernel's last row and column lie from its first, less padding."""
+    """Return the padding of the turned convolution: d·(k − 1) − p for dilation d, kernel size k, padding p."""
     places = zip(weight.shape[2:], geometry["dilation"], geometry["padding"], strict=True)
     return [d * (k - 1) - p for k, d, p in places]
 
 
 class MaxPoolTranspose(torch.autograd.Function):
-    """Each entry of e_LBChw, on a CPU, put where its window's maximum was; its derivative takes it from there."""
+    """The adjoint of max pooling on a CPU: put each entry of e_LBChw where its window has its maximum."""
 
     @staticmethod
     def forward(e: Tensor, index: Tensor, size: torch.Size, geometry: tuple[Any, ...]) -> Tensor:

@@ -1,0 +1,162 @@
+"""Build the network that a study names: resolve, initialize and check it.
+
+Shapes: B batch, C·H·W image, K classes.
+"""
+
+import math
+import warnings
+from copy import deepcopy
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from tune_interpreg import registry
+from tune_interpreg.networks.layers import find_problem, has_hooks, replace_dropout, set_dropout_generator
+from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
+from tune_interpreg.study.config import Model
+
+NORMALIZATIONS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, nn.LayerNorm),
+)
+
+
+class SlowGradients(UserWarning):
+    """Warn that a network's penalties need double backpropagation."""
+
+
+#: Networks that this process has checked: a worker builds the same one for many trials.
+_CHECKED: set[tuple[str, tuple[int, int, int], int]] = set()
+
+
+def build(model: Model, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
+    """Return the network that `model` names, initialized, in train mode, on the generator's device.
+
+    A Sequential of supported layers becomes a PiecewiseLinear. A network that has neither supported layers nor a
+    `linearize` method is returned unchanged, with one SlowGradients warning per process. Dropout layers are replaced
+    by ones that draw from a generator of their own.
+
+    Args:
+        model: registered name of a builder (shape, classes, **options) -> network, and its options.
+        shape: C, H, W of an image.
+        classes: K.
+        generator: source of the weights. The global generator is neither used nor changed.
+
+    Raises:
+        TypeError: a layer with parameters or buffers has no initialization scheme (see `initialize`).
+        ValueError, RuntimeError: the network does not fit these images and classes (see `check_network`).
+    """
+    builder = registry.resolve("models", model.name)
+    with torch.device("meta"):  # allocates and draws nothing; `initialize` fills the weights
+        network = _linearizable(replace_dropout(builder(shape, classes, **model.options)), model.name)
+    initialize(network.to_empty(device=generator.device), generator)
+    key = (model.model_dump_json(), shape, classes)
+    if key not in _CHECKED:
+        check_network(network, shape, classes)
+        _CHECKED.add(key)
+    return network.train()
+
+
+def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Draw the weights and biases of every layer from U(−1/√fan_in, 1/√fan_in), PyTorch's default scheme.
+
+    Args:
+        model: changed in place. Its layers with parameters or buffers are Conv2d, Linear or NORMALIZATIONS.
+        generator: only source of randomness, on the model's device.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: another type of layer has parameters or buffers.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for parameter in layer.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        elif isinstance(layer, NORMALIZATIONS):
+            layer.reset_parameters()
+        elif [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
+            raise TypeError(f"initialize: {name or 'model'}: {type(layer).__name__} has no known scheme")
+    return model
+
+
+def check_network(network: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+    """Run a copy of the network, in train mode, on two black images, and check the result.
+
+    Args:
+        network: left unchanged, as is the global generator.
+        shape: C, H, W of an image.
+        classes: K.
+
+    Raises:
+        RuntimeError: the network's own error, for example if the images do not fit its layers.
+        ValueError: the result is not z_BK, or layers draw from the global generator; names all of them.
+    """
+    network = deepcopy(network).train().cpu()
+    set_dropout_generator(network, torch.Generator())
+    drawing = _record_draws(network)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        z_BK = network(torch.zeros(2, *shape))
+    if drawing:
+        raise ValueError(
+            "layers draw from the global random generator, so that a training could not be repeated: "
+            f"{', '.join(drawing)}; use torch.nn.Dropout, torch.nn.Dropout2d, or no randomness"
+        )
+    if not isinstance(z_BK, Tensor) or z_BK.shape != (2, classes):
+        result = tuple(z_BK.shape) if isinstance(z_BK, Tensor) else type(z_BK).__name__
+        raise ValueError(
+            f"a network returns one logit per class: (2, {classes}) for 2 images; this one returns {result}"
+        )
+
+
+def _record_draws(network: nn.Module) -> list[str]:
+    """Return a list that the next forward fills with the innermost layers that draw from the global generator."""
+    before: dict[nn.Module, Tensor] = {}
+    drawing: list[str] = []
+
+    def compare(layer: nn.Module, name: str) -> None:
+        if not torch.equal(torch.get_rng_state(), before[layer]):
+            drawing.append(f"{name or 'network'} ({type(layer).__name__})")
+            torch.set_rng_state(before[layer])  # the enclosing layers did not draw themselves
+
+    for name, layer in network.named_modules():
+        layer.register_forward_pre_hook(lambda layer, _: before.update({layer: torch.get_rng_state()}))
+        layer.register_forward_hook(lambda layer, *_, name=name: compare(layer, name))
+    return drawing
+
+
+def _linearizable(network: nn.Module, name: str) -> nn.Module:
+    """Return the network as a PiecewiseLinear if all its layers are supported; else the network, with a warning."""
+    if hasattr(network, "linearize"):
+        return network
+    chain = _flatten(network, "")
+    reasons = {place: find_problem(layer) for place, layer in chain.items()}
+    problems = [f"{place}: {reason}".removeprefix(": ") for place, reason in reasons.items() if reason]
+    if not problems:
+        return PiecewiseLinear(list(chain.values()))
+    _warn_once(
+        f"model {name}: penalties on its gradients need double backpropagation, which is exact but slower, because\n"
+        + "\n".join(problems)
+        + "\nBuild an nn.Sequential of supported layers, or give the layer or the network linearize(x) -> (y, e ↦ Jᵀe)"
+    )
+    return network
+
+
+def _flatten(network: nn.Module, place: str) -> dict[str, nn.Module]:
+    """Return the layers of nested Sequentials, by name, in the order they are applied. Other modules stay whole."""
+    is_chain = isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward
+    if not is_chain or has_hooks(network):
+        return {place: network}
+    chain: dict[str, nn.Module] = {}
+    for name, layer in network.named_modules(remove_duplicate=False):  # named_children would drop a layer used twice
+        if name and "." not in name:
+            chain |= _flatten(layer, f"{place}.{name}".strip("."))
+    return chain
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, SlowGradients, stacklevel=4)
