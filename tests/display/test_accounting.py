@@ -101,6 +101,6 @@ def test_durations_are_told_to_the_precision_that_matters(seconds: float, told: 
 
 
 def test_a_record_says_what_its_seconds_were_spent_on(items: list[Item]) -> None:
-    record = ledger.record(items[0], "done", seconds=3.0, spent={"train": 2.00049, "evaluate": 1.0})
+    record = ledger.make_record(items[0], "done", seconds=3.0, spent={"train": 2.00049, "evaluate": 1.0})
     assert record["spent"] == {"train": 2.0, "evaluate": 1.0}
-    assert ledger.record(items[0], "failed")["spent"] == {}
+    assert ledger.make_record(items[0], "failed")["spent"] == {}

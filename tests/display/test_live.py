@@ -19,7 +19,7 @@ from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.stages import Stage
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 
 TINY = """
@@ -57,10 +57,10 @@ def test_a_real_study_is_a_tree_of_bars_with_what_is_finished_above(
 ) -> None:
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     monkeypatch.setattr(live, "EVERY", 0.01)
-    dispatcher = Dispatcher(study_file.parse(TINY, where="t.yaml"), Store(tmp_path / "store"), "")
+    dispatcher = Dispatcher(parse_study(TINY, where="t.yaml"), Store(tmp_path / "store"), "")
     console = terminal()
     shown = Live(console, dispatcher.study, dispatcher.state)
-    dispatcher.display = shown
+    dispatcher.listener = shown
     with shown:
         cluster.drain(dispatcher, "in-process")
     frames = printed(console)
@@ -75,23 +75,23 @@ def test_a_real_study_is_a_tree_of_bars_with_what_is_finished_above(
 def test_the_tree_counts_what_the_dispatcher_does(tmp_path: Path) -> None:
     of = study(checks="{images: 10}")
     dispatcher = Dispatcher(of, Store(tmp_path / "store"), "f")
-    dispatcher.display = shown = Live(terminal(), of, dispatcher.state)
+    dispatcher.listener = shown = Live(terminal(), of, dispatcher.state)
     for _ in steps(dispatcher, workers=4):
         lines = drawn(shown, 60)
         assert f" {dispatcher.settled()}/{dispatcher.total()}  " in lines[0]
         running = [line for line in lines if re.search(r"── (trial|repeat,|target maps|checks,)", line)]
-        assert len(running) == dispatcher.state.under_way
-    assert all(stage.settled == stage.total for name in of.arms for stage in stages.stages(of, dispatcher.state, name))
+        assert len(running) == dispatcher.state.running
+    assert all(stage.settled == stage.total for name in of.arms for stage in stages.stages_of(of, dispatcher.state, name))
 
 
 def test_stages_add_up_to_the_study(tmp_path: Path) -> None:
     of = study(checks="{images: 10}")
     dispatcher = Dispatcher(of, Store(tmp_path / "store"), "f")
     for _ in steps(dispatcher, workers=4):
-        found = [stage for name in of.arms for stage in stages.stages(of, dispatcher.state, name)]
-        assert sum(stage.total for stage in found) == graph.total(of, dispatcher.state)
+        found = [stage for name in of.arms for stage in stages.stages_of(of, dispatcher.state, name)]
+        assert sum(stage.total for stage in found) == graph.count_parts(of, dispatcher.state)
         assert sum(stage.settled for stage in found) == dispatcher.settled()
-        assert sum(stage.running for stage in found) == dispatcher.state.under_way
+        assert sum(stage.running for stage in found) == dispatcher.state.running
 
 
 def test_each_arm_hangs_on_the_last_one_that_it_needs() -> None:
@@ -146,13 +146,13 @@ def arms(finished: int, running: int, later: int, leaves: int) -> list[Branch]:
 @pytest.mark.parametrize(("finished", "running", "later"), [(0, 1, 0), (3, 2, 1), (20, 3, 5), (0, 30, 0), (1, 1, 30)])
 def test_a_tree_is_no_higher_than_it_may_be(finished: int, running: int, later: int, leaves: int, height: int) -> None:
     made = arms(finished, running, later, leaves)
-    lines = drawn(branches.drawn("study", made, height), 100)
+    lines = drawn(branches.draw_tree("study", made, height), 100)
     assert len(lines) <= height
     assert len(lines) == (whole := 1 + len(made) + leaves * running) or whole > height
 
 
 def test_a_crowded_tree_folds_finished_arms_and_counts_what_it_leaves_out() -> None:
-    lines = drawn(branches.drawn("study", arms(2, 2, 1, 40), 12), 100)
+    lines = drawn(branches.draw_tree("study", arms(2, 2, 1, 40), 12), 100)
     text = "\n".join(lines)
     assert "done 0" not in text
     assert "2 arms done" in text
@@ -163,13 +163,13 @@ def test_a_crowded_tree_folds_finished_arms_and_counts_what_it_leaves_out() -> N
 
 
 def test_without_a_limit_all_is_drawn() -> None:
-    assert len(drawn(branches.drawn("study", arms(20, 3, 5, 40)), 100)) == 1 + 28 + 120
+    assert len(drawn(branches.draw_tree("study", arms(20, 3, 5, 40)), 100)) == 1 + 28 + 120
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 140])
 def test_lines_keep_within_the_width_and_lose_their_bars_first(width: int) -> None:
     own = {name: [Stage("repeat", 2, 0, 1, 5), Stage("checks", 0, 0, 0, 5)] for name in ("a", "b" * 200)}
-    made = branches.lines({"a": None, "b" * 200: "a"}, own, width)
+    made = branches.arm_lines({"a": None, "b" * 200: "a"}, own, width)
     assert "━" in made["a"].plain or width < 80
-    assert all(len(line) <= width for line in drawn(branches.drawn("x", arms(0, 1, 0, 0)), 30))
+    assert all(len(line) <= width for line in drawn(branches.draw_tree("x", arms(0, 1, 0, 0)), 30))
     assert "repeats 2/5  checks 0/5" in made["a"].plain

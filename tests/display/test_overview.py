@@ -46,7 +46,7 @@ def judged(item: Item) -> Record:
 def drive(of: Study, store: Store, items: int = 1000) -> tuple[Dispatcher, Told]:
     """A driver that is killed once so many items have started."""
     dispatcher, told = Dispatcher(of, store, "f"), Told()
-    dispatcher.display = Overview(store, of, dispatcher.records, told)
+    dispatcher.listener = Overview(store, of, dispatcher.records, told)
     running = steps(dispatcher, judged, workers=2)
     for _, _ in zip(range(items), running, strict=False):
         pass
@@ -147,5 +147,5 @@ def test_what_is_shown_elsewhere_is_told_all_the_same(tmp_path: Path) -> None:
     assert not dispatcher.is_open()
     assert told.lines.count("started") == 2
     assert sum("repeat, seed" in line for line in told.lines) == 2
-    dispatcher.display.epoch(worker, {"epoch": 1})
+    dispatcher.listener.epoch(worker, {"epoch": 1})
     assert told.lines[-1] == "epoch"

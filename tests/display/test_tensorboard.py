@@ -17,7 +17,8 @@ from trainables.base.trainable import PREVIEW
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Maps, Recipe
 
 N, EPOCHS = 100, 4
 ATTACK = Attack(norm="l2", eps=0.5, steps=2)

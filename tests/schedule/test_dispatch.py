@@ -31,10 +31,10 @@ def store(tmp_path: Path) -> Store:
 def test_a_study_drains_and_every_part_runs_once(store: Store, workers: int) -> None:
     of = study()
     ran = drain(of, store, workers=workers)
-    assert len(ran) == len({item.key for item in ran}) == graph.total(of) == 15 + 10 + 1
+    assert len(ran) == len({item.key for item in ran}) == graph.count_parts(of) == 15 + 10 + 1
     dispatcher = Dispatcher(of, store, "f")
     assert dispatcher.settled() == dispatcher.total() == len(dispatcher.records)
-    assert not graph.waiting(of, dispatcher.state)
+    assert not graph.blocked_arms(of, dispatcher.state)
     assert not list((store.path / "checkpoints").iterdir())
 
 
@@ -86,7 +86,7 @@ def test_what_was_begun_comes_back_first_and_nothing_settled_runs_again(
         again = drain(of, killed, workers=workers)
         assert {one.key for one in again[: len(begun)]} == {one.key for one in begun}
         assert before.isdisjoint(one.key for one in again)
-        assert len(again) == graph.total(of) - len(before)
+        assert len(again) == graph.count_parts(of) - len(before)
 
 
 def test_a_record_whose_driver_died_before_taking_it_counts(store: Store) -> None:
@@ -94,7 +94,7 @@ def test_a_record_whose_driver_died_before_taking_it_counts(store: Store) -> Non
     item = next(steps(Dispatcher(of, store, "f")))
     store.write_record(worker(item))
     assert [one.seeds for one in drain(of, store)] == [(1,)]
-    assert store.begun() == []
+    assert store.started_items() == []
 
 
 def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> None:
@@ -102,11 +102,11 @@ def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> No
     of = study("standard")
     items = drain(of, store)
     for item, name in zip(items, ("item.json", "epoch.safetensors"), strict=True):
-        store.begin(item)
+        store.note_start(item)
         (store.checkpoint_dir(item.key) / "epoch.safetensors").touch()
         (store.checkpoint_dir(item.key) / name).unlink()
     assert drain(of, store) == []
-    assert store.under_way() == set()
+    assert store.checkpoint_keys() == set()
 
 
 def test_a_new_arm_new_seeds_and_new_trials_run_only_what_is_new(store: Store) -> None:
@@ -166,13 +166,13 @@ def test_a_choice_grown_by_a_value_goes_on(store: Store) -> None:
 
 def test_a_trial_that_fails_costs_only_itself_and_one_that_diverges_was_too_strong(store: Store) -> None:
     def answer(item: Item) -> Record:
-        lost: ledger.Settled = "diverged" if strength(item) > 0.17 else "failed"
+        lost: ledger.RecordState = "diverged" if strength(item) > 0.17 else "failed"
         return failing(lambda one: one.role == "search" and (one.number == 2 or strength(one) > 0.17), lost)(item)
 
     of = study()
     ran = drain(of, store, answer)
-    assert len(ran) == graph.total(of)
-    assert not graph.waiting(of, Dispatcher(of, store, "f").state)
+    assert len(ran) == graph.count_parts(of)
+    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert {record["state"] for record in store.records()} == {"done", "failed", "diverged"}
     chosen = {item.arm: strength(item) for item in ran if item.role == "repeat"}
     assert chosen["permuted"] == pytest.approx(chosen["robust"], rel=0.5)
@@ -182,21 +182,21 @@ def test_where_all_trials_fail_the_arms_behind_them_wait_and_say_so(store: Store
     of = study()
     ran = drain(of, store, failing(lambda item: (item.arm, item.role) == ("robust", "search")))
     assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "adversarial"}
-    waiting = graph.waiting(of, Dispatcher(of, store, "f").state)
+    waiting = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert waiting["robust"] == "no trial of its search finished"
     assert waiting["jacobian"] == waiting["permuted"] == "has no loss to match: no seed of robust finished"
     assert drain(of, store) == []
-    assert store.forget_failures() == 6
-    assert len(drain(of, store)) == graph.total(of) - len(ran) + 6
+    assert store.delete_failures() == 6
+    assert len(drain(of, store)) == graph.count_parts(of) - len(ran) + 6
 
 
 def test_a_failed_teacher_holds_back_its_pupils_until_it_is_retried(store: Store) -> None:
     of = study()
     ran = drain(of, store, failing(lambda item: item.arm == "adversarial" and item.seeds == (0,)))
     assert sorted({item.arm for item in ran}) == ["adversarial", "standard"]
-    assert graph.waiting(of, Dispatcher(of, store, "f").state).keys() == {"robust", "permuted", "jacobian"}
-    assert store.forget_failures() == 1
-    assert len(drain(of, store)) == graph.total(of) - 3
+    assert graph.blocked_arms(of, Dispatcher(of, store, "f").state).keys() == {"robust", "permuted", "jacobian"}
+    assert store.delete_failures() == 1
+    assert len(drain(of, store)) == graph.count_parts(of) - 3
 
 
 @pytest.mark.parametrize("workers", [1, 8])

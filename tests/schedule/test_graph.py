@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import State, Tally, Task
+from tune_interpreg.schedule.graph import State, StageParts, Task
 from tune_interpreg.study.config import Arm, Checks, Study, Targets
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.space import Search
 
 TEACHER = "  teacher: {method: adversarial}\n"
@@ -23,19 +23,19 @@ MATCH = (
 
 def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
     text = f"checks: null\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n" + "".join(arms)
-    return study_file.parse(text, where="test.yaml")
+    return parse_study(text, where="test.yaml")
 
 
-def tally(state: State, task: Task, of: Study) -> Tally:
+def tally(state: State, task: Task, of: Study) -> StageParts:
     if task.role == "targets":
-        key = graph.maps_of(of.arms[task.arm])
+        key = graph.maps_key(of.arms[task.arm])
         assert key is not None
         return state.maps[key]
     return {"search": state.searches, "repeat": state.repeats, "checks": state.checks}[task.role][task.arm]
 
 
 def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(task.arm, task.role, task.parts) for task in graph.ready(of, state)]
+    return [(task.arm, task.role, task.parts) for task in graph.ready_tasks(of, state)]
 
 
 # ------------------------------------------------------------- what starts when
@@ -49,7 +49,7 @@ def test_arms_without_needs_start_with_all_their_seeds() -> None:
     state.repeats["teacher"].lost.add(6)
     state.repeats["other"].done.add(5)
     assert ready(of, state) == [("other", "repeat", (6,))]
-    assert (state.under_way, state.settled, graph.total(of)) == (1, 2, 4)
+    assert (state.running, state.settled, graph.count_parts(of)) == (1, 2, 4)
 
 
 def test_on_a_gpu_the_open_seeds_of_an_arm_are_one_task() -> None:
@@ -66,7 +66,7 @@ def test_maps_wait_for_the_teachers_first_seed_alone_and_come_before_all_else() 
     state = State.empty(of)
     state.repeats["teacher"].done.add(6)
     assert ready(of, state) == [("teacher", "repeat", (5,))]
-    state.repeats["teacher"] = Tally(done={5})
+    state.repeats["teacher"] = StageParts(done={5})
     assert ready(of, state) == [("pupil", "targets", (5,)), ("teacher", "repeat", (6,))]
     (maps,) = state.maps.values()
     maps.running.add(5)
@@ -83,7 +83,7 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
         state = State.empty(of)
         state.repeats["teacher"].done |= {5, 6}
         assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
-        assert graph.total(of) == 6
+        assert graph.count_parts(of) == 6
         (maps,) = state.maps.values()
         maps.done.add(6)
         maps.running.add(5)
@@ -91,7 +91,7 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
         maps.running.clear()
         maps.lost.add(5)
         state.repeats["pupil"].done.add(6)
-        assert graph.waiting(of, state) == {"pupil": "has no target maps for seed 5: the teacher teacher gave none"}
+        assert graph.blocked_arms(of, state) == {"pupil": "has no target maps for seed 5: the teacher teacher gave none"}
         maps.done.add(5)
         maps.lost.clear()
         state.repeats["pupil"].done.clear()
@@ -102,14 +102,14 @@ def test_a_match_does_not_wait_for_a_seed_of_its_reference_that_has_no_teacher()
     own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
     of = study(TEACHER, own, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
     state = State.empty(of)
-    state.repeats["teacher"] = Tally(done={6}, running={5})
+    state.repeats["teacher"] = StageParts(done={6}, running={5})
     state.repeats["pupil"].done.add(6)
     (maps,) = state.maps.values()
     maps.done.add(6)
     assert ready(of, state) == []
-    state.repeats["teacher"] = Tally(done={6}, lost={5})
+    state.repeats["teacher"] = StageParts(done={6}, lost={5})
     assert ready(of, state) == [("match", "search", (0,))]
-    state.repeats["teacher"] = Tally(done={5, 6})
+    state.repeats["teacher"] = StageParts(done={5, 6})
     maps.lost.add(5)
     assert ready(of, state) == [("match", "search", (0,))]
 
@@ -134,7 +134,7 @@ def test_pupils_share_maps_that_are_made_alike() -> None:
     shared = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, permute: true}"))
     apart = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, samples: 3}"))
     assert (len(State.empty(shared).maps), len(State.empty(apart).maps)) == (1, 2)
-    assert (graph.total(shared), graph.total(apart)) == (7, 8)
+    assert (graph.count_parts(shared), graph.count_parts(apart)) == (7, 8)
 
 
 def test_a_match_waits_for_all_repeats_of_its_reference_and_one_that_was_done() -> None:
@@ -147,9 +147,9 @@ def test_a_match_waits_for_all_repeats_of_its_reference_and_one_that_was_done() 
     repeats.running.clear()
     repeats.lost.add(6)
     assert ready(of, state) == [("match", "search", (0,))]
-    state.repeats["teacher"] = Tally(lost={5, 6})
+    state.repeats["teacher"] = StageParts(lost={5, 6})
     assert ready(of, state) == []
-    assert graph.waiting(of, state) == {"match": "has no loss to match: no seed of teacher finished"}
+    assert graph.blocked_arms(of, state) == {"match": "has no loss to match: no seed of teacher finished"}
 
 
 def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them() -> None:
@@ -171,7 +171,7 @@ def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them
     search.done.clear()
     search.lost.add(0)
     assert ready(of, state) == []
-    assert graph.waiting(of, state) == {"match": "no trial of its search finished"}
+    assert graph.blocked_arms(of, state) == {"match": "no trial of its search finished"}
 
 
 def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> None:
@@ -180,8 +180,8 @@ def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> 
     state.repeats["teacher"].done |= {5, 6}
     search = state.searches["match"]
     search.done |= {0, 1, 2}
-    state.found.add("match")
-    state.begun["match"] = {3, 5}
+    state.matched.add("match")
+    state.interrupted["match"] = {3, 5}
     assert ready(of, state) == [("match", "search", (3,))]
     search.running.add(3)
     assert ready(of, state) == [("match", "search", (5,))]
@@ -196,14 +196,14 @@ def test_a_search_that_is_over_and_chose_nothing_is_told() -> None:
     state.repeats["teacher"].done |= {5, 6}
     state.searches["match"].done |= {0, 1, 2}
     told = "its search chose nothing: no trial that finished has train/loss"
-    assert graph.waiting(of, state) == {"match": told}
+    assert graph.blocked_arms(of, state) == {"match": told}
 
 
 def test_what_most_arms_wait_for_comes_first() -> None:
     deeper = MATCH.replace("match:", "deeper:").replace("match_loss_of: teacher", "match_loss_of: match")
     of = study("  alone: {method: standard}\n", deeper, MATCH, TEACHER)
     assert graph.dependents(of, "teacher") == {"match", "deeper"}
-    assert [task.arm for task in graph.ready(of, State.empty(of))] == ["teacher", "teacher", "alone", "alone"]
+    assert [task.arm for task in graph.ready_tasks(of, State.empty(of))] == ["teacher", "teacher", "alone", "alone"]
 
 
 def test_dependents_of_a_deep_ladder_are_found_at_once() -> None:
@@ -217,8 +217,8 @@ def test_dependents_of_a_deep_ladder_are_found_at_once() -> None:
 def test_waiting_names_the_teacher_that_gave_no_maps() -> None:
     of = study(PUPIL, TEACHER)
     state = State.empty(of)
-    state.repeats["teacher"] = Tally(done={6}, lost={5})
-    assert graph.waiting(of, state) == {"pupil": "has no target maps: the teacher teacher gave none"}
+    state.repeats["teacher"] = StageParts(done={6}, lost={5})
+    assert graph.blocked_arms(of, state) == {"pupil": "has no target maps: the teacher teacher gave none"}
 
 
 # ------------------------------------------------------------ whatever happens
@@ -246,25 +246,25 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     arm, seeds = of.arms[task.arm], set(of.seeds)
     if task.role == "targets":
         assert arm.targets
-        key = graph.maps_of(arm)
-        alike = [other.targets for other in of.arms.values() if graph.maps_of(other) == key]
+        key = graph.maps_key(arm)
+        alike = [other.targets for other in of.arms.values() if graph.maps_key(other) == key]
         own = any(targets and targets.teachers == "per_seed" for targets in alike)
         assert set(task.parts) <= (seeds if own else {of.seeds[0]})
         assert set(task.parts) <= state.repeats[arm.targets.teacher].done
         return
     if task.role == "checks":
         assert set(task.parts) <= state.repeats[task.arm].done
-        came = [name for name in graph.sources(of) if of.arms[name].search is None or state.searches[name].done]
+        came = [name for name in graph.attack_sources(of) if of.arms[name].search is None or state.searches[name].done]
         assert all(set(task.parts) <= state.repeats[name].settled for name in came)
         return
-    if (key := graph.maps_of(arm)) is not None:
+    if (key := graph.maps_key(arm)) is not None:
         trained = task.parts if task.role == "repeat" else of.seeds[:1]
         assert {graph.teacher_seed(of, arm, seed) for seed in trained} <= state.maps[key].done
     if arm.search and arm.search.match_loss_of:
         reference = state.repeats[arm.search.match_loss_of]
         assert reference.done
         assert not reference.running
-        assert reference.settled == seeds or graph.is_over(of, state, arm.search.match_loss_of)
+        assert reference.settled == seeds or graph.is_arm_over(of, state, arm.search.match_loss_of)
     if task.role == "repeat" and arm.search:
         assert len(state.searches[task.arm].settled) == arm.search.trials
         assert state.searches[task.arm].done
@@ -278,13 +278,13 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     under_way: list[Task] = []
     seen: Counter[tuple[object, ...]] = Counter()
     while True:
-        while len(under_way) < workers and (task := next(graph.ready(of, state), None)):
+        while len(under_way) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
-            maps = graph.maps_of(of.arms[task.arm]) if task.role == "targets" else task.arm
+            maps = graph.maps_key(of.arms[task.arm]) if task.role == "targets" else task.arm
             seen.update((maps, task.role, part) for part in task.parts)
             tally(state, task, of).running.update(task.parts)
             under_way.append(task)
-        assert state.under_way == sum(len(task.parts) for task in under_way)
+        assert state.running == sum(len(task.parts) for task in under_way)
         if not under_way:
             break
         task = under_way.pop(rng.randrange(len(under_way)))
@@ -294,20 +294,20 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     assert set(seen.values()) <= {1}
     assert state.settled == len(seen)
     unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
-    assert graph.waiting(of, state).keys() == unfinished
+    assert graph.blocked_arms(of, state).keys() == unfinished
     assert_truthful(of, state)
     assert all(state.checks[name].settled == (state.repeats[name].done if of.checks else set()) for name in of.arms)
     if not failures:
-        assert state.settled == graph.total(of)
+        assert state.settled == graph.count_parts(of)
 
 
 def assert_truthful(of: Study, state: State) -> None:
     """Each reason that an arm waits for is a part that was given up, or an arm that waits itself."""
-    for name, why in graph.waiting(of, state).items():
+    for name, why in graph.blocked_arms(of, state).items():
         arm = of.arms[name]
         if "maps" in why:
             assert arm.targets
-            assert not {graph.teacher_seed(of, arm, seed) for seed in of.seeds} <= state.maps[graph.maps_of(arm)].done
+            assert not {graph.teacher_seed(of, arm, seed) for seed in of.seeds} <= state.maps[graph.maps_key(arm)].done
             assert arm.targets.teacher in why
         elif "loss to match" in why:
             assert arm.search

@@ -20,7 +20,8 @@ from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.training.trainer import Batch
 
 LOST = r"the term ce was inf in epoch 2 (seed 1), step 1 of 2"
@@ -62,7 +63,7 @@ def test_the_others_finish_and_the_record_says_which_was_lost(interrupted: bool,
     assert (found["state"], found["error"], found["seeds"], found["epochs"]) == ("done", LOST, [0, 1, 2], 3)
     assert found["metrics"].keys() == found["curves"].keys() == {"0", "2"}
     assert {store.path / name for name in found["files"]} == {store.model_file(found["key"], seed) for seed in (0, 2)}
-    assert ledger.lost(found) == {1}
+    assert ledger.lost_seeds(found) == {1}
 
 
 def losing(seed: int) -> Any:
@@ -91,14 +92,14 @@ def test_a_study_counts_a_lost_seed_as_lost(tmp_path: Path) -> None:
     dispatcher = Dispatcher(of, store, "f")
     assert dispatcher.settled() == dispatcher.total() == 6
     assert all((one.done, one.lost) == ({0}, {1}) for one in dispatcher.state.repeats.values())
-    assert graph.waiting(of, dispatcher.state) == {}
+    assert graph.blocked_arms(of, dispatcher.state) == {}
 
 
 def test_a_lost_teacher_seed_gives_no_maps(tmp_path: Path) -> None:
     """Of the teacher's two seeds the first is the one that teaches."""
     of, store = study("adversarial", "robust", gpus=1), Store(tmp_path)
     assert {one.arm for one in drain(of, store, losing(0))} == {"adversarial"}
-    told = graph.waiting(of, Dispatcher(of, store, "f").state)
+    told = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert told == {"robust": "has no target maps: the teacher adversarial gave none"}
 
 
@@ -121,7 +122,7 @@ def test_the_line_of_a_finished_item_tells_of_lost_seeds_and_of_a_gpus_memory() 
 
 def test_only_a_finished_repeat_has_lost_some_of_its_seeds() -> None:
     whole = worker(Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0, 1)))
-    assert ledger.lost(whole) == set()
-    assert ledger.lost(whole | {"metrics": {"1": {}}}) == {0}
-    assert ledger.lost(whole | {"state": "failed", "metrics": {}}) == set()
-    assert ledger.lost(whole | {"role": "checks", "metrics": {}}) == set()
+    assert ledger.lost_seeds(whole) == set()
+    assert ledger.lost_seeds(whole | {"metrics": {"1": {}}}) == {0}
+    assert ledger.lost_seeds(whole | {"state": "failed", "metrics": {}}) == set()
+    assert ledger.lost_seeds(whole | {"role": "checks", "metrics": {}}) == set()

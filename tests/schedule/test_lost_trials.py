@@ -31,14 +31,14 @@ def of(kind: str) -> Study:
     return study("standard", reference="{method: jacobian, lambda_j: 0.1}", arm=arm)
 
 
-def state_of(number: int, strength: float) -> ledger.Settled:
+def state_of(number: int, strength: float) -> ledger.RecordState:
     """Every third trial is lost: above the reference's strength it diverges, below it its worker dies."""
     return "done" if number % 3 != 1 else "diverged" if strength > 0.1 else "failed"
 
 
 def answer(item: Item) -> Record:
     state = state_of(item.number, strength(item)) if item.role == "search" else "done"
-    return worker(item) if state == "done" else ledger.record(item, state, error="as asked")
+    return worker(item) if state == "done" else ledger.make_record(item, state, error="as asked")
 
 
 def searched(kind: str, store: Store) -> list[Record]:
@@ -59,7 +59,7 @@ def test_a_study_that_loses_a_third_of_its_trials_drains(kind: str, workers: int
         assert one["state"] == state_of(one["number"], one["recipe"]["params"]["lambda_j"])
     assert [item.seeds for item in ran if (item.arm, item.role) == ("arm", "repeat")] == [(0,), (1,)]
     state = Dispatcher(wanted, store, "f").state
-    assert not graph.waiting(wanted, state)
+    assert not graph.blocked_arms(wanted, state)
     assert drain(wanted, store, answer) == []
 
 
@@ -74,16 +74,16 @@ def test_killed_among_lost_trials_it_goes_on_as_it_would_have(kind: str, tmp_pat
 @pytest.mark.parametrize("state", ["diverged", "failed"])
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_where_every_trial_is_lost_the_arm_waits_and_the_others_are_done(
-    kind: str, state: ledger.Settled, tmp_path: Path
+    kind: str, state: ledger.RecordState, tmp_path: Path
 ) -> None:
     def lost(item: Item) -> Record:
-        return ledger.record(item, state, error="as asked") if item.role == "search" else worker(item)
+        return ledger.make_record(item, state, error="as asked") if item.role == "search" else worker(item)
 
     wanted, store = of(kind), Store(tmp_path)
     ran = drain(wanted, store, lost, workers=3)
     assert {one["state"] for one in searched(kind, store)} == {state}
     assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "reference"}
-    waiting = graph.waiting(wanted, Dispatcher(wanted, store, "f").state)
+    waiting = graph.blocked_arms(wanted, Dispatcher(wanted, store, "f").state)
     assert waiting == {"arm": "no trial of its search finished"}
 
 
@@ -94,7 +94,7 @@ def test_maps_that_are_not_finite_hold_back_their_pupils_and_nobody_else(tmp_pat
     ran = drain(wanted, store, answer_of_a_bad_teacher)
     assert [(item.arm, item.role) for item in ran if item.role != "repeat"] == [("adversarial", "targets")]
     assert sorted(item.arm for item in ran if item.role == "repeat") == ["adversarial"] * 2 + ["standard"] * 2
-    waiting = graph.waiting(wanted, Dispatcher(wanted, store, "f").state)
+    waiting = graph.blocked_arms(wanted, Dispatcher(wanted, store, "f").state)
     without = "has no target maps: the teacher adversarial gave none"
     assert waiting == {
         "robust": without,
@@ -102,4 +102,4 @@ def test_maps_that_are_not_finite_hold_back_their_pupils_and_nobody_else(tmp_pat
         "jacobian": "has no loss to match: no seed of robust finished",
     }
     assert drain(wanted, store) == []
-    assert store.forget_failures() == 0
+    assert store.delete_failures() == 0

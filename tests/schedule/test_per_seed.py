@@ -31,7 +31,7 @@ def test_each_seed_trains_towards_its_own_teachers_maps(tmp_path, gpus: int) -> 
         assert (maps.teacher, maps.teacher_seed) == (teachers[item.seeds[0]], item.seeds[0])
         assert maps.key == made[item.seeds].recipe.maps.key
     assert drain(of, store) == []
-    assert Dispatcher(of, store, "f").settled() == graph.total(of) == len(ran) + gpus
+    assert Dispatcher(of, store, "f").settled() == graph.count_parts(of) == len(ran) + gpus
 
 
 def test_a_search_uses_the_first_seeds_teacher(tmp_path) -> None:
@@ -46,7 +46,7 @@ def test_a_seed_without_a_teacher_is_told_and_holds_up_nothing_else(tmp_path) ->
     lost = failing(lambda item: item.arm == "adversarial" and item.seeds == (4,))
     ran = drain(of, store, lost)
     state = Dispatcher(of, store, "f").state
-    assert graph.waiting(of, state) == {"own": "has no target maps for seed 4: the teacher adversarial gave none"}
+    assert graph.blocked_arms(of, state) == {"own": "has no target maps for seed 4: the teacher adversarial gave none"}
     assert {item.seeds for item in ran if (item.arm, item.role) == ("own", "repeat")} == {(3,)}
     assert {item.seeds for item in ran if (item.arm, item.role) == ("matched", "repeat")} == {(3,), (4,)}
 
@@ -70,8 +70,8 @@ def test_maps_that_were_begun_come_before_others(tmp_path) -> None:
     for item in steps(Dispatcher(of, store, "f"), workers=4):
         if item.role == "targets" and item.seeds == (4,):
             break
-    (first,) = [one for one in store.begun() if one.role == "targets" and one.seeds == (3,)]
-    store.end(first.key)
+    (first,) = [one for one in store.started_items() if one.role == "targets" and one.seeds == (3,)]
+    store.drop_checkpoint(first.key)
     assert [item.seeds for item in drain(of, store) if item.role == "targets"] == [(4,), (3,)]
 
 

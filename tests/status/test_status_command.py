@@ -32,7 +32,7 @@ def test_json_says_what_the_text_says(store: Store) -> None:
                 break
         known = json.loads(told(str(store.path), "--json").stdout)
         plain = told(str(store.path)).stdout.splitlines()
-        status = Observer(store).look()
+        status = Observer(store).read_status()
     assert json.dumps(known["arms"]) == json.dumps(asdict(status)["arms"])
     assert plain[0].startswith(f"{known['study']}: running; {known['settled']} of {known['total']} parts settled")
     for one in known["arms"]:
@@ -81,7 +81,7 @@ def test_damaged_files_are_told_and_left_alone(store: Store) -> None:
     record = next(store.path.glob("ledger/standard/*.json"))
     record.write_text("{")
     store.choice_file("robust").write_text("{}")
-    found = Observer(store).look()
+    found = Observer(store).read_status()
     assert [str(path) in line for path, line in zip((record, store.choice_file("robust")), found.damaged, strict=True)]
     assert next(iter(arm(found, "standard").stages)).done == 1
     shown = told(str(store.path))

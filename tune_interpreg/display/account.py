@@ -85,10 +85,10 @@ class Account:
         work = {what: share for what, share in shares.items() if what not in (OVERHEAD, WAITING)}
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         parts = [f"{share:.0%} {what}" for what, share in shares.items() if share >= 0.005]
-        return f"{duration(self.ended - self.begun)} on {workers}: {sum(work.values()):.0%} at work; {', '.join(parts)}"
+        return f"{format_duration(self.ended - self.begun)} on {workers}: {sum(work.values()):.0%} at work; {', '.join(parts)}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """In words, to the precision that matters: 3.4 s, 3 min 12 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"

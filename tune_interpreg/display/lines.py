@@ -46,31 +46,19 @@ class Lines:
         self.console.print(Text(line), soft_wrap=True)
 
 
-def name(item: Item) -> str:
-    """The item in words: arm, stage, and what is searched or repeated."""
-    if item.role == "targets":
-        return f"{item.arm}: target maps"
-    if item.role != "search":
-        seeds = ", ".join(map(str, item.seeds))
-        return f"{item.arm}: {item.role}, seed {seeds}"
-    numbers = {key: value for key, value in item.recipe.params.items() if not isinstance(value, str)}
-    params = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
-    return f"{item.arm}: trial {item.number} ({params})"
-
-
 def summary(item: Item, record: Record) -> str:
     """The item and what came of it."""
     if record["state"] in ("failed", "diverged"):
         reason = (record["error"] or "").splitlines()[:1]
-        return f"{name(item)}: {record['state'].upper()}: {' '.join(reason)}"
+        return f"{item.title}: {record['state'].upper()}: {' '.join(reason)}"
     if checks := [one for found in record.get("checks", {}).values() for one in found if one["n"]]:
         warned = [one["check"] for one in checks if one["state"] == "WARN"]
         told = f"{len(warned)} of {len(checks)} warn ({', '.join(warned)})" if warned else f"{len(checks)} passed"
-        return f"{name(item)}: {told} ({record['seconds']:.1f} s)"
-    means = {key: mean for key in SHOWN if (mean := ledger.mean(record, key)) is not None}
+        return f"{item.title}: {told} ({record['seconds']:.1f} s)"
+    means = {key: mean for key in SHOWN if (mean := ledger.mean_metric(record, key)) is not None}
     told = ", ".join(f"{key} {value:.4g}" for key, value in means.items())
     state = "" if record["state"] == "done" else f" {record['state']}"
     held = record.get("gpu_bytes_a_seed")
     memory = f", {held / 2**20:,.0f} MiB of GPU memory a seed" if held else ""
-    lost = f"; {record['error']}" if ledger.lost(record) else ""
-    return f"{name(item)}:{state} {told or 'done'} ({record['seconds']:.1f} s{memory}){lost}"
+    lost = f"; {record['error']}" if ledger.lost_seeds(record) else ""
+    return f"{item.title}:{state} {told or 'done'} ({record['seconds']:.1f} s{memory}){lost}"

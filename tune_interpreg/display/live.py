@@ -18,7 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tune_interpreg.display import tree as branches
-from tune_interpreg.display.lines import name, summary
+from tune_interpreg.display.lines import summary
 from tune_interpreg.display.tree import Branch
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.graph import State
@@ -44,7 +44,7 @@ class UnderWay:
     since: float = field(default_factory=time.monotonic)
 
     def __rich__(self) -> Text:
-        line = branches.line(name(self.item).removeprefix(f"{self.item.arm}: ").ljust(WORDS))
+        line = branches.one_line(self.item.title.removeprefix(f"{self.item.arm}: ").ljust(WORDS))
         if self.of:
             line.append(" ").append_text(branches.bar(self.epoch, self.of, BAR)).append(f" {self.epoch:g}/{self.of:g}")
         line.append("" if self.loss is None else f"  loss {self.loss:.3g}")
@@ -109,14 +109,14 @@ class Live:
         for one in list(self._under_way.values()):
             running[one.item.arm].append(one)
         width, height = self.console.size
-        arms = {arm: stages.stages(self.study, self.state, arm) for arm in self._parents}
-        lines = branches.lines(self._parents, arms, width)
-        made = [Branch.of(arm, parent, lines[arm], arms[arm], running[arm]) for arm, parent in self._parents.items()]
-        return branches.drawn(self._title(), made, max(3, height - 2))  # room for the cursor and a line above
+        arms = {arm: stages.stages_of(self.study, self.state, arm) for arm in self._parents}
+        lines = branches.arm_lines(self._parents, arms, width)
+        made = [Branch.from_stages(arm, parent, lines[arm], arms[arm], running[arm]) for arm, parent in self._parents.items()]
+        return branches.draw_tree(self._title(), made, max(3, height - 2))  # room for the cursor and a line above
 
     def _title(self) -> Text:
-        settled, total = self.state.settled, graph.total(self.study, self.state)
-        title = branches.line(f"{self.study.name}  ").append_text(branches.bar(settled, total, 2 * BAR))
+        settled, total = self.state.settled, graph.count_parts(self.study, self.state)
+        title = branches.one_line(f"{self.study.name}  ").append_text(branches.bar(settled, total, 2 * BAR))
         return title.append(f" {settled}/{total}  {clock(time.monotonic() - self._started)}")
 
 

@@ -19,7 +19,7 @@ from tune_interpreg.display.lines import Display
 from tune_interpreg.display.trial_log import Events
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.fields import Param
+from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Item
 
 LOSS = "train/loss"
@@ -104,9 +104,9 @@ def columns(study: Study) -> Any:
 
     Where each trial named its own columns, TensorBoard would show those of any one of them.
     """
-    known: dict[str, Param] = {"arm": "", "method": ""}
+    known: dict[str, Scalar] = {"arm": "", "method": ""}
     for arm in study.arms.values():
-        for name, parameter in registry.method(arm.method).parameters.items():
+        for name, parameter in registry.load_method(arm.method).parameters.items():
             known[name] = parameter.choices[0] if parameter.choices else 0.0
     experiment, *_ = hparams(known, dict.fromkeys(COLUMNS, 0.0), {"arm": list(study.arms)})
     return experiment

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg.schedule.stages import NAMES, Stage
+from tune_interpreg.schedule.stages import STAGE_NAMES, Stage
 
 #: Cells of the widest bar, of the widest column of names, and of a tree's guides at each level.
 BAR, NAME, INDENT = 16, 40, 4
@@ -33,7 +33,7 @@ class Branch:
     begun: bool
 
     @classmethod
-    def of(
+    def from_stages(
         cls, name: str, parent: str | None, line: RenderableType, own: Sequence[Stage], leaves: Sequence[RenderableType]
     ) -> Branch:
         """The branch of an arm with its ``own`` stages."""
@@ -42,7 +42,7 @@ class Branch:
         return cls(name, parent, line, leaves, finished, begun)
 
 
-def line(text: str = "") -> Text:
+def one_line(text: str = "") -> Text:
     """A text that stays on one line."""
     return Text(text, no_wrap=True, overflow="ellipsis")
 
@@ -53,7 +53,7 @@ def bar(done: float, total: float, width: int) -> Text:
     return Text.assemble(("━" * full, "green" if full == width else "cyan"), ("─" * (width - full), "bright_black"))
 
 
-def lines(parents: Mapping[str, str | None], arms: Mapping[str, Sequence[Stage]], width: int) -> dict[str, Text]:
+def arm_lines(parents: Mapping[str, str | None], arms: Mapping[str, Sequence[Stage]], width: int) -> dict[str, Text]:
     """Each arm's line in a tree: its name, a bar of all its parts where ``width`` has room, and how far each stage is.
 
     parents: of ``stages.parents``, top down.
@@ -62,19 +62,19 @@ def lines(parents: Mapping[str, str | None], arms: Mapping[str, Sequence[Stage]]
     for name, parent in parents.items():
         insets[name] = insets[parent] + INDENT
     told = {
-        name: "".join(f"  {NAMES[one.role]} {one.settled}/{one.total}" for one in own) for name, own in arms.items()
+        name: "".join(f"  {STAGE_NAMES[one.role]} {one.settled}/{one.total}" for one in own) for name, own in arms.items()
     }
     cells = min(NAME, max(insets[name] + len(name) for name in arms))
     room = max(0, min(BAR, width - cells - 1 - max(map(len, told.values()))))
     made = {}
     for name, own in arms.items():
         settled, total = (sum(numbers) for numbers in zip(*((one.settled, one.total) for one in own), strict=True))
-        text = line(name.ljust(cells - insets[name]) + " ").append_text(bar(settled, total, room))
+        text = one_line(name.ljust(cells - insets[name]) + " ").append_text(bar(settled, total, room))
         made[name] = text.append(told[name])
     return made
 
 
-def drawn(title: RenderableType, branches: Sequence[Branch], height: int | None = None) -> Tree:
+def draw_tree(title: RenderableType, branches: Sequence[Branch], height: int | None = None) -> Tree:
     """The tree, in no more than ``height`` lines where that is given."""
     kept, notes = _kept(branches, height)
     room = None if height is None else height - 1 - len(kept) - len(notes)
@@ -90,7 +90,7 @@ def drawn(title: RenderableType, branches: Sequence[Branch], height: int | None 
         for leaf in shown[one.name]:
             nodes[one.name].add(leaf)
     for note in notes:
-        tree.add(line(note))
+        tree.add(one_line(note))
     return tree
 
 
@@ -125,7 +125,7 @@ def _shared(leaves: Mapping[str, Sequence[RenderableType]], room: int | None) ->
     for count, name in enumerate(waiting):
         share, own = max(0, room) // (len(waiting) - count), leaves[name]
         if len(own) > share:
-            own = [*own[: share - 1], line(f"… and {len(own) - share + 1} more")][:share]
+            own = [*own[: share - 1], one_line(f"… and {len(own) - share + 1} more")][:share]
         shown[name] = own
         room -= len(own)
     return shown

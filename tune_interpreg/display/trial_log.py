@@ -20,8 +20,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams, image, scalar
 
-from tune_interpreg.store.storage import refusal
-from tune_interpreg.study.fields import Param
+from tune_interpreg.store.files import as_refused
+from tune_interpreg.study.fields import Scalar
 
 
 class Events:
@@ -53,7 +53,7 @@ class Events:
                 while left:
                     left = left[file.write(left) :]
         except OSError as error:
-            if refusal(error, self._file.parent):
+            if as_refused(error, self._file.parent):
                 raise
             warnings.warn(f"{self._file}: {self.whose} goes on without this log ({error})", stacklevel=3)
 
@@ -79,7 +79,7 @@ class TrialLog(Events):
         tag = "maps/input_target_own" if target_BCHW is not None else "maps/input_own"
         self.write({"step": epoch, "summary": image(tag, torch.cat(rows, dim=1), dataformats="CHW")})
 
-    def hparams(self, params: Mapping[str, Param]) -> None:
+    def hparams(self, params: Mapping[str, Scalar]) -> None:
         """The trial's line in the HParams tab; each metric's value there is its curve's last point."""
         _, *line = hparams(dict(params), {})
         self.write(*({"summary": summary} for summary in line))

@@ -18,9 +18,10 @@ from tune_interpreg.schedule.inputs import Inputs
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.search.arm_search import ArmSearch, journal
 from tune_interpreg.store import ledger
-from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.fields import Param
+from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Item
 
 
@@ -40,7 +41,7 @@ class Dispatcher:
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         self.study, self.store, self.say = study, store, say
-        self.display: Display | None = None  # told of all that happens from now on
+        self.listener: Display | None = None  # told of all that happens from now on
         self.progress = Progress(study, store, fingerprint, say)
         self.state = self.progress.state
         self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
@@ -49,10 +50,10 @@ class Dispatcher:
         self._running: set[str] = set()  # keys
         self._twins: dict[str, list[Item]] = {}
         self._inputs = Inputs(store)
-        records, damaged = store.ledger()
-        begun, torn = store.notes()
+        records, damaged = store.read_ledger()
+        begun, torn = store.read_notes()
         self._damaged = self._set_aside([*damaged, *torn])  # keys
-        self._left = [(item, record) for record in records if (item := store.item(record))]
+        self._left = [(item, record) for record in records if (item := store.item_of(record))]
         self._known: dict[str, Record] = {}  # by key
         for _, record in self._left:
             self._know(record)
@@ -72,36 +73,36 @@ class Dispatcher:
             if damaged:
                 self._give_up(item, damaged)
             elif known := self._result(item):
-                self._settle(item, self.store.write_twin(item, known))
+                self._settle(item, self.store.write_copy(item, known))
                 self._adopt()
             elif item.key in self._running:
                 self._twins.setdefault(item.key, []).append(item)
             else:
                 return self._start(item)
-        return Pause.WAIT if self.state.under_way else Pause.DRAINED
+        return Pause.WAIT if self.state.running else Pause.DRAINED
 
     def is_open(self) -> bool:
         """Whether anything is under way, or may start now."""
-        return self.state.under_way > 0 or self._task() is not None
+        return self.state.running > 0 or self._task() is not None
 
     def _task(self) -> Task | None:
         """The next task: what an earlier run began, before anything new."""
         self.progress.look()
-        tasks = list(graph.ready(self.study, self.state))
+        tasks = list(graph.ready_tasks(self.study, self.state))
         begun = set(map(self.progress.task, self.progress.begun))
         first = (task for task in tasks if task in begun)
         return next(filter(self.progress.may_start, (*first, *tasks)), None)
 
     def _start(self, item: Item) -> Item:
         self._running.add(item.key)
-        self.store.begin(item)
-        if self.display:
-            self.display.start(item)
+        self.store.note_start(item)
+        if self.listener:
+            self.listener.start(item)
         return item
 
     def total(self) -> int:
         """How many parts (trials, seeds, maps, checks) the study has, as far as it is known."""
-        return graph.total(self.study, self.state)
+        return graph.count_parts(self.study, self.state)
 
     def settled(self) -> int:
         """How many of them have a result."""
@@ -113,8 +114,8 @@ class Dispatcher:
 
         After an interruption a worker tells of all epochs before, of which a pruner may not have heard.
         """
-        if self.display and reports:
-            self.display.epoch(item, reports[-1])
+        if self.listener and reports:
+            self.listener.epoch(item, reports[-1])
         if item.role != "search":
             return None
         search = self._search(item.arm)
@@ -124,21 +125,21 @@ class Dispatcher:
         """Take the record that a worker has written."""
         self._settle(item, record)
         self.progress.look()
-        if item.role != "search" or graph.is_searched(self.study, self.state, item.arm):
+        if item.role != "search" or graph.is_search_over(self.study, self.state, item.arm):
             self._adopt()  # on one trial of a search that goes on nothing rests
-        self.store.end(item.key)
-        if self.display:
-            self.display.settle(item, record, self.settled(), self.total())
+        self.store.drop_checkpoint(item.key)
+        if self.listener:
+            self.listener.settle(item, record, self.settled(), self.total())
 
     def prune(self, item: Item, report: Mapping[str, float], **took: Any) -> Record:
         """Settle a trial that is stopped early, after the epoch of this report; took: ``seconds`` and ``spent``."""
         means = {name: value for name, value in report.items() if "/" in name}
         by_seed = dict.fromkeys(item.seeds, means)
-        return self._write(item, ledger.record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **took))
+        return self._write(item, ledger.make_record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **took))
 
     def recover(self, item: Item) -> bool:
         """Take the record that a worker wrote before it ended without telling so; whether there is one."""
-        record = self.store.record_of(item)
+        record = self.store.read_record(item)
         if record is None or not self.progress.takes(item, record):
             return False
         self.finish(item, record)
@@ -148,7 +149,7 @@ class Dispatcher:
         """Settle an item that was given up; None where its inputs are damaged: it waits until they are made anew."""
         damaged = self._inputs.damaged(item.role, item.recipe.checked or item.recipe.maps)
         if not damaged:
-            return self._write(item, ledger.record(item, "failed", error=error))
+            return self._write(item, ledger.make_record(item, "failed", error=error))
         if not self._inputs.may_remake(damaged):
             return self._give_up(item, damaged)
         self._remake(damaged)
@@ -159,7 +160,7 @@ class Dispatcher:
     def _give_up(self, item: Item, damaged: Sequence[Damaged]) -> Record:
         reasons = "; ".join(f"{one.path}: {one.reason}" for one in damaged)
         error = f"{reasons}; made anew again and again, it does not stay whole: check the disk"
-        return self._write(item, ledger.record(item, "failed", error=error))
+        return self._write(item, ledger.make_record(item, "failed", error=error))
 
     def _write(self, item: Item, record: Record) -> Record:
         self.store.write_record(record)
@@ -170,7 +171,7 @@ class Dispatcher:
     def _adopt(self) -> None:
         """Settle all records left that belong to the study as far as it is now, prerequisites first."""
         before = None
-        while (now := (len(self._left), frozenset(self.state.found))) != before:
+        while (now := (len(self._left), frozenset(self.state.matched))) != before:
             before, held, self._left = now, self._left, []
             for item, record in held:
                 if self.progress.takes(item, record) and self.progress.belongs(item):
@@ -191,7 +192,7 @@ class Dispatcher:
             self._searches[item.arm].tell(record)
         for twin in self._twins.pop(key, []):
             if self.progress.takes(twin, record):
-                self._settle(twin, self.store.write_twin(twin, record))
+                self._settle(twin, self.store.write_copy(twin, record))
             else:
                 self.progress.give_back(twin)
 
@@ -209,8 +210,8 @@ class Dispatcher:
         """What an earlier run began and did not settle; what it left of settled items is dropped."""
         left = [item for item in begun if not self._result(item)]
         settled = self._known.keys() - {item.key for item in left}
-        for key in self.store.under_way() & settled:  # a run that was killed may have dropped its note alone
-            self.store.end(key)
+        for key in self.store.checkpoint_keys() & settled:  # a run that was killed may have dropped its note alone
+            self.store.drop_checkpoint(key)
         return left
 
     # ------------------------------------------------------------------ damage
@@ -229,7 +230,7 @@ class Dispatcher:
             self._known.pop(key, None)
             self._left = [(item, record) for item, record in self._left if item.key != key]
             for name in [name for name in self.records if name[1] == key]:
-                item = self.store.item(self.records.pop(name))
+                item = self.store.item_of(self.records.pop(name))
                 assert item is not None
                 self.progress.reopen(item)
 
@@ -248,7 +249,7 @@ class Dispatcher:
         searched = self._search(task.arm).propose(number, before)
         return self.progress.trial_item(task.arm, number, searched)
 
-    def _proposed(self, arm: str, number: int) -> Mapping[str, Param] | None:
+    def _proposed(self, arm: str, number: int) -> Mapping[str, Scalar] | None:
         """The parameters of a trial whose record or note was damaged, where Optuna's journal still tells them."""
         told = self._search(arm).earlier.get(number, ()) if self._damaged else ()
         return next((one for one in told if self.progress.trial_item(arm, number, one).key in self._damaged), None)

@@ -15,14 +15,14 @@ from tune_interpreg.study.config import Arm, MapSettings, Study
 from tune_interpreg.study.items import Role
 
 #: The teacher's arm, and how maps are made of it. There is one set of raw maps a seed of the teacher.
-MapsOf = tuple[str, MapSettings]
+MapsKey = tuple[str, MapSettings]
 
 #: What breaks models of these methods is tried on all others, whose own gradients may be masked.
 SOURCES = ("standard", "adversarial")
 
 
 @dataclass
-class Tally:
+class StageParts:
     """What is known of one stage: which of its parts run, are done, or were given up."""
 
     running: set[int] = field(default_factory=set)
@@ -46,21 +46,21 @@ class State:
     were begun and wait to go on.
     """
 
-    searches: dict[str, Tally]
-    repeats: dict[str, Tally]
-    maps: dict[MapsOf, Tally]
-    checks: dict[str, Tally]
-    found: set[str] = field(default_factory=set)
-    begun: dict[str, set[int]] = field(default_factory=dict)
+    searches: dict[str, StageParts]
+    repeats: dict[str, StageParts]
+    maps: dict[MapsKey, StageParts]
+    checks: dict[str, StageParts]
+    matched: set[str] = field(default_factory=set)
+    interrupted: dict[str, set[int]] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, study: Study) -> State:
-        wanted = {key for arm in study.arms.values() if (key := maps_of(arm))}
-        searches, repeats, checks = ({name: Tally() for name in study.arms} for _ in range(3))
-        return cls(searches, repeats, {key: Tally() for key in wanted}, checks)
+        wanted = {key for arm in study.arms.values() if (key := maps_key(arm))}
+        searches, repeats, checks = ({name: StageParts() for name in study.arms} for _ in range(3))
+        return cls(searches, repeats, {key: StageParts() for key in wanted}, checks)
 
     @property
-    def under_way(self) -> int:
+    def running(self) -> int:
         """How many parts run now."""
         return sum(len(tally.running) for tally in self._tallies())
 
@@ -69,7 +69,7 @@ class State:
         """How many parts have a result."""
         return sum(len(tally.settled) for tally in self._tallies())
 
-    def _tallies(self) -> Iterator[Tally]:
+    def _tallies(self) -> Iterator[StageParts]:
         yield from (*self.searches.values(), *self.repeats.values(), *self.maps.values(), *self.checks.values())
 
 
@@ -86,14 +86,14 @@ class Task:
     parts: tuple[int, ...]
 
 
-def maps_of(arm: Arm) -> MapsOf | None:
+def maps_key(arm: Arm) -> MapsKey | None:
     """What the arm's maps are made of, or None if it needs none."""
-    return (arm.targets.teacher, arm.targets.maps) if arm.targets else None
+    return (arm.targets.teacher, arm.targets.map_settings) if arm.targets else None
 
 
-def consumer(study: Study, key: MapsOf) -> str:
+def consumer(study: Study, key: MapsKey) -> str:
     """The first arm that needs these maps; they are made for it."""
-    return next(name for name, arm in study.arms.items() if maps_of(arm) == key)
+    return next(name for name, arm in study.arms.items() if maps_key(arm) == key)
 
 
 def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
@@ -101,14 +101,14 @@ def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
     return seed if arm.targets and arm.targets.teachers == "per_seed" else study.seeds[0]
 
 
-def maps_seeds(study: Study, key: MapsOf) -> tuple[int, ...]:
+def maps_seeds(study: Study, key: MapsKey) -> tuple[int, ...]:
     """The teacher's seeds whose maps some arm needs."""
-    wanted = [arm for arm in study.arms.values() if maps_of(arm) == key]
+    wanted = [arm for arm in study.arms.values() if maps_key(arm) == key]
     own = any(arm.targets and arm.targets.teachers == "per_seed" for arm in wanted)
     return study.seeds if own else study.seeds[:1]
 
 
-def ready(study: Study, state: State) -> Iterator[Task]:
+def ready_tasks(study: Study, state: State) -> Iterator[Task]:
     """The tasks that may start now, those that most other arms wait for first."""
     order = sorted(study.arms, key=lambda name: -len(dependents(study, name)))
     tasks = [task for name in order for task in _of_arm(study, state, name)]
@@ -125,12 +125,12 @@ def dependents(study: Study, name: str) -> set[str]:
     return waiting
 
 
-def total(study: Study, state: State | None = None) -> int:
+def count_parts(study: Study, state: State | None = None) -> int:
     """How many items the whole study has, one seed an item, as far as it is known.
 
     A search that found what it sought has no more trials; a repeat that was given up is not checked.
     """
-    found = state.found if state else set()
+    found = state.matched if state else set()
     left = sum(arm.search.trials for name, arm in study.arms.items() if arm.search and name not in found)
     ended = (state.searches[name] for name in found) if state else ()
     searches = left + sum(len(tally.settled) + len(tally.running) for tally in ended)
@@ -143,7 +143,7 @@ def total(study: Study, state: State | None = None) -> int:
 def _of_arm(study: Study, state: State, name: str) -> Iterator[Task]:
     arm = study.arms[name]
     yield from _maps(study, state, name)
-    if not is_searched(study, state, name):
+    if not is_search_over(study, state, name):
         if _has_maps(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
             yield from _search(study, state, name)
     elif not arm.search or state.searches[name].done:
@@ -161,16 +161,16 @@ def _maps(study: Study, state: State, teacher: str) -> Iterator[Task]:
 
 def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
     """Whether the maps that the arm's ``seed`` trains towards are there, if it needs any."""
-    key = maps_of(arm)
+    key = maps_key(arm)
     return key is None or teacher_seed(study, arm, seed) in state.maps[key].done
 
 
-def is_searched(study: Study, state: State, name: str) -> bool:
+def is_search_over(study: Study, state: State, name: str) -> bool:
     """Whether the arm's search is over: all trials are settled, or it found what it sought and none is under way."""
     search, tally = study.arms[name].search, state.searches[name]
     if search is None or len(tally.settled) >= search.trials:
         return True
-    return name in state.found and not tally.running and state.begun.get(name, set()) <= tally.settled
+    return name in state.matched and not tally.running and state.interrupted.get(name, set()) <= tally.settled
 
 
 def _has_loss(study: Study, state: State, arm: Arm) -> bool:
@@ -178,11 +178,11 @@ def _has_loss(study: Study, state: State, arm: Arm) -> bool:
     search = arm.search
     if search is None or search.match_loss_of is None:
         return True
-    known = bool(state.repeats[search.match_loss_of].done) and is_over(study, state, search.match_loss_of)
-    return known and (search.anchor is None or is_over(study, state, search.anchor))
+    known = bool(state.repeats[search.match_loss_of].done) and is_arm_over(study, state, search.match_loss_of)
+    return known and (search.anchor is None or is_arm_over(study, state, search.anchor))
 
 
-def is_over(study: Study, state: State, name: str) -> bool:
+def is_arm_over(study: Study, state: State, name: str) -> bool:
     """Whether no seed of the arm can bring a result any more."""
     settled = state.repeats[name].settled
     return all(seed in settled or _is_out_of_reach(study, state, name, seed) for seed in study.seeds)
@@ -191,7 +191,7 @@ def is_over(study: Study, state: State, name: str) -> bool:
 def _is_out_of_reach(study: Study, state: State, name: str, seed: int) -> bool:
     """Whether the maps for an arm's ``seed`` were given up, or their teacher was."""
     arm = study.arms[name]
-    key = maps_of(arm)
+    key = maps_key(arm)
     if key is None or arm.targets is None:
         return False
     needed, teacher = teacher_seed(study, arm, seed), arm.targets.teacher
@@ -203,7 +203,7 @@ def _search(study: Study, state: State, name: str) -> Iterator[Task]:
     """The next trial; of a search that found what it sought, only what was begun before it had."""
     search, tally = study.arms[name].search, state.searches[name]
     trials = range(search.trials if search else 0)
-    wanted = sorted(state.begun.get(name, ())) if name in state.found else trials
+    wanted = sorted(state.interrupted.get(name, ())) if name in state.matched else trials
     number = next(filterfalse((tally.settled | tally.running).__contains__, wanted), None)
     if number is not None:
         yield Task(name, "search", (number,))
@@ -220,7 +220,7 @@ def _repeats(study: Study, state: State, name: str) -> Iterator[Task]:
         yield from (Task(name, "repeat", (seed,)) for seed in seeds)
 
 
-def sources(study: Study) -> tuple[str, ...]:
+def attack_sources(study: Study) -> tuple[str, ...]:
     """The arms whose adversarial examples are tried on all models: the first of each of SOURCES that needs no other."""
     alone = {name: arm.method for name, arm in study.arms.items() if not arm.needs}
     first = (next((name for name, method in alone.items() if method == of), None) for of in SOURCES)
@@ -230,23 +230,23 @@ def sources(study: Study) -> tuple[str, ...]:
 def _checks(study: Study, state: State, name: str) -> Iterator[Task]:
     """The checks of repeats that are done, once no model that they need can come any more."""
     for seed in study.seeds:
-        if state.checks[name].is_open(seed) and may_check(study, state, name, seed):
+        if state.checks[name].is_open(seed) and can_check(study, state, name, seed):
             yield Task(name, "checks", (seed,))
 
 
-def may_check(study: Study, state: State, name: str, seed: int) -> bool:
+def can_check(study: Study, state: State, name: str, seed: int) -> bool:
     """Whether the arm's model of this seed is there to be checked, and no other that this needs is still to come."""
     there = study.checks is not None and seed in state.repeats[name].done
-    return there and all(_is_known(study, state, source, seed) for source in sources(study))
+    return there and all(_is_known(study, state, source, seed) for source in attack_sources(study))
 
 
 def _is_known(study: Study, state: State, name: str, seed: int) -> bool:
     """Whether the ``seed`` of an arm that needs no other is settled, or cannot be any more."""
-    fruitless = bool(study.arms[name].search) and is_searched(study, state, name) and not state.searches[name].done
+    fruitless = bool(study.arms[name].search) and is_search_over(study, state, name) and not state.searches[name].done
     return fruitless or seed in state.repeats[name].settled
 
 
-def waiting(study: Study, state: State) -> Mapping[str, str]:
+def blocked_arms(study: Study, state: State) -> Mapping[str, str]:
     """Arms with open seeds that nothing under way can open any more, and why: for reports once all is drained."""
     blocked: dict[str, str] = {}
     for name, arm in study.arms.items():
@@ -262,7 +262,7 @@ def waiting(study: Study, state: State) -> Mapping[str, str]:
             blocked[name] = f"has no loss to match: no seed of {arm.search.match_loss_of} finished"
         elif arm.search and not state.searches[name].done:
             blocked[name] = "no trial of its search finished"
-        elif arm.search and is_searched(study, state, name):
-            needed = ", ".join(arm.search.goals or (arm.search.matched,))
+        elif arm.search and is_search_over(study, state, name):
+            needed = ", ".join(arm.search.goals or (arm.search.matched_metric,))
             blocked[name] = f"its search chose nothing: no trial that finished has {needed}"
     return blocked

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.store import Damaged, Record, Store
-from tune_interpreg.study.items import Checked, Maps, Role
+from tune_interpreg.store.files import Damaged, verify_checksum
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.items import Role
+from tune_interpreg.study.recipe import CheckedModel, Maps
 
 #: How often one run makes the same file anew before it gives up the items that need it.
 REMAKES = 2
@@ -26,7 +27,7 @@ class Inputs:
         for name, checksum in record.get("files", {}).items():
             self._made[name] = (checksum, record["key"])
 
-    def damaged(self, role: Role, of: Maps | Checked | None) -> list[Damaged]:
+    def damaged(self, role: Role, of: Maps | CheckedModel | None) -> list[Damaged]:
         """Those of an item's inputs that are not what was made, or are missing."""
         return list(self._damaged(role, of))
 
@@ -40,13 +41,13 @@ class Inputs:
         self._remade[name] += 1
         return self.store.set_aside(damaged), self._made[name][1]
 
-    def _damaged(self, role: Role, of: Maps | Checked | None) -> Iterator[Damaged]:
+    def _damaged(self, role: Role, of: Maps | CheckedModel | None) -> Iterator[Damaged]:
         for path in self.store.inputs(role, of):
             checksum, _ = self._made.get(path.relative_to(self.store.path).as_posix(), (None, None))
             if checksum is None:
                 continue
             try:
-                integrity.verify(path, checksum)
+                verify_checksum(path, checksum)
             except Damaged as error:
                 yield error
 

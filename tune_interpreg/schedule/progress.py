@@ -16,8 +16,9 @@ from tune_interpreg.search.target import Target, check_loss
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study, Targets
-from tune_interpreg.study.fields import Param
-from tune_interpreg.study.items import Checked, Item, Maps, Recipe, Role
+from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe
 from tune_interpreg.study.space import Search
 
 
@@ -42,7 +43,7 @@ class Progress:
         check_loss(self.study, item, record)
         tally, parts = self.tally(item), item.parts
         tally.running.difference_update(parts)
-        lost = ledger.lost(record) if record["state"] == "done" else set(parts)
+        lost = ledger.lost_seeds(record) if record["state"] == "done" else set(parts)
         tally.done.update(set(parts) - lost)
         tally.lost.update(lost)
         self._settled[item.arm, item.role].append(record)
@@ -71,7 +72,7 @@ class Progress:
         chosen = task.role == "search" or not self.study.arms[task.arm].search or self.chosen(task.arm) is not None
         return self._may_train(task.arm, seed) and chosen
 
-    def needs_of(self, task: Task) -> Maps | Checked | None:
+    def needs_of(self, task: Task) -> Maps | CheckedModel | None:
         """The models that the task's item checks, or the maps that it makes or trains towards."""
         if task.role == "checks":
             return self._checked(task.arm, *task.parts)
@@ -82,14 +83,14 @@ class Progress:
         seed = task.parts[0] if task.role == "repeat" else self.study.seeds[0]
         return self._maps(task.arm, graph.teacher_seed(self.study, self.study.arms[task.arm], seed))
 
-    def tally(self, item: Item) -> graph.Tally:
+    def tally(self, item: Item) -> graph.StageParts:
         """The stage of the study that an item is part of."""
         if item.role != "targets":
             stages = {"search": self.state.searches, "repeat": self.state.repeats, "checks": self.state.checks}
             return stages[item.role][item.arm]
         maps = item.recipe.maps
         assert maps is not None
-        return self.state.maps[item.arm, maps.maps]
+        return self.state.maps[item.arm, maps.map_settings]
 
     def settled_of(self, arm: str, role: Role) -> list[Record]:
         """The settled records of an arm, by number and seeds."""
@@ -106,7 +107,7 @@ class Progress:
             )
         if item.role == "checks":
             (seed,), known = item.seeds, item.arm in self.study.arms and item.seeds[0] in self.study.seeds
-            wanted = known and graph.may_check(self.study, self.state, item.arm, seed)
+            wanted = known and graph.can_check(self.study, self.state, item.arm, seed)
             return wanted and self.checks_item(item.arm, seed).key == item.key
         if item.arm not in self.study.arms or not self._may_train(item.arm, item.seeds[0]):
             return False
@@ -132,11 +133,11 @@ class Progress:
         if item.role != "targets":
             return Task(item.arm, item.role, item.parts)
         assert item.recipe.maps is not None
-        key = (item.arm, item.recipe.maps.maps)
+        key = (item.arm, item.recipe.maps.map_settings)
         return Task(graph.consumer(self.study, key) if key in self.state.maps else item.arm, item.role, item.parts)
 
     # ------------------------------------------------------------------- items
-    def trial_item(self, arm: str, number: int, searched: Mapping[str, Param]) -> Item:
+    def trial_item(self, arm: str, number: int, searched: Mapping[str, Scalar]) -> Item:
         """Trial ``number`` of the arm's search."""
         search = self.study.arms[arm].search
         return Item(
@@ -164,29 +165,29 @@ class Progress:
         recipe = self._with_data(method="checks", checked=self._checked(arm, seed))
         return Item(arm=arm, role="checks", recipe=recipe, seeds=(seed,))
 
-    def _checked(self, arm: str, seed: int) -> Checked:
+    def _checked(self, arm: str, seed: int) -> CheckedModel:
         assert self.study.checks is not None
         model = self._trained(arm, seed)
-        found = {name: self._trained(name, seed) for name in graph.sources(self.study)}
+        found = {name: self._trained(name, seed) for name in graph.attack_sources(self.study)}
         others = {name: key for name, key in found.items() if key and key != model}
         assert model is not None
-        return Checked(model=model, seed=seed, sources=others, **self.study.checks.model_dump())
+        return CheckedModel(model=model, seed=seed, sources=others, **self.study.checks.model_dump())
 
     def _trained(self, arm: str, seed: int) -> str | None:
         """The key of the repeat that trained the arm's model of this seed; None where there is none."""
         done = self._done_repeats(arm)
-        return next((one["key"] for one in done if seed in one["seeds"] and seed not in ledger.lost(one)), None)
+        return next((one["key"] for one in done if seed in one["seeds"] and seed not in ledger.lost_seeds(one)), None)
 
-    def _recipe(self, name: str, searched: Mapping[str, Param], seed: int) -> Recipe:
+    def _recipe(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Recipe:
         """The recipe of an arm's ``seed``: its method's defaults, its own parameters, and the searched ones."""
         arm = self.study.arms[name]
-        known = registry.method(arm.method).parameters
+        known = registry.load_method(arm.method).parameters
         defaults = {key: parameter.default for key, parameter in known.items() if parameter.default is not None}
         maps = self._maps(name, graph.teacher_seed(self.study, arm, seed)) if arm.targets else None
         return self._with_data(method=arm.method, params=defaults | arm.params | dict(searched), maps=maps)
 
     def _with_data(self, **own: Any) -> Recipe:
-        return Recipe.of(self.study, data_fingerprint=self.fingerprint, **own)
+        return Recipe.from_study(self.study, data_fingerprint=self.fingerprint, **own)
 
     def _targets(self, consumer: str) -> Targets:
         targets = self.study.arms[consumer].targets
@@ -197,7 +198,7 @@ class Progress:
         targets = self._targets(consumer)
         teacher = self._trained(targets.teacher, seed)
         assert teacher is not None
-        return Maps(**targets.maps.model_dump(), teacher=teacher, teacher_seed=seed, permute=targets.permute)
+        return Maps(**targets.map_settings.model_dump(), teacher=teacher, teacher_seed=seed, permute=targets.permute)
 
     def _may_train(self, name: str, seed: int) -> bool:
         """Whether the teacher of the arm's ``seed``, if it has one, is there."""
@@ -209,13 +210,13 @@ class Progress:
         return [record for record in self.settled_of(arm, "repeat") if record["state"] == "done"]
 
     # ---------------------------------------------------------------- searches
-    def chosen(self, name: str) -> Mapping[str, Param] | None:
+    def chosen(self, name: str) -> Mapping[str, Scalar] | None:
         """What the arm's search chose; None without a search, while it goes on, or where no trial was done.
 
         A choice is kept in the store: the repeats' keys rest on its last digit, whoever computes it again.
         """
         search = self.study.arms[name].search
-        if search is None or not graph.is_searched(self.study, self.state, name):
+        if search is None or not graph.is_search_over(self.study, self.state, name):
             return None
         records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
         basis = choice.basis(search, records, reference)
@@ -235,7 +236,7 @@ class Progress:
             return None
         made = choice.choose(search, records, matched)
         if made is not None:
-            self.store.write_sealed(self.store.choice_file(name), made.model_dump(mode="json"))
+            self.store.write_checked(self.store.choice_file(name), made.model_dump(mode="json"))
         return made
 
     def _reference(self, arm: str | None) -> str | None:
@@ -249,24 +250,24 @@ class Progress:
         if search is None or search.match_loss_of is None:
             return None
         needed = [arm for arm in (search.match_loss_of, search.anchor) if arm]
-        if not all(graph.is_over(self.study, self.state, arm) for arm in needed):
+        if not all(graph.is_arm_over(self.study, self.state, arm) for arm in needed):
             return None
         done = self._done_repeats(search.match_loss_of)
         anchors = self._done_repeats(search.anchor) if search.anchor else []
-        return Target.of(done, search.matched, anchors) if done else None
+        return Target.of(done, search.matched_metric, anchors) if done else None
 
     def look(self) -> None:
         """See which matches are found, so that no more of their trials start."""
         for name, arm in self.study.arms.items():
             tally = self.state.searches[name]
             if arm.search is None or arm.search.match_loss_of is None or len(tally.settled) >= arm.search.trials:
-                self.state.found.discard(name)
+                self.state.matched.discard(name)
                 continue
             rests_on = len(tally.settled), self._reference(arm.search.match_loss_of), self.target(name)
             if self._looked.get(name) != rests_on:
                 self._looked[name] = rests_on
-                (self.state.found.add if self._is_found(name, arm.search) else self.state.found.discard)(name)
-            self.state.begun[name] = self._begun_of(name) if name in self.state.found else set()
+                (self.state.matched.add if self._is_found(name, arm.search) else self.state.matched.discard)(name)
+            self.state.interrupted[name] = self._begun_of(name) if name in self.state.matched else set()
 
     def _is_found(self, name: str, search: Search) -> bool:
         """A kept choice that rests on these very trials says so too: it must not depend on the last digit either."""

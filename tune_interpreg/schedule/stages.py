@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import State, Tally
+from tune_interpreg.schedule.graph import State, StageParts
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Role
 
 #: What the parts of each role are called, in the order in which an arm goes through them.
-NAMES: dict[Role, str] = {"search": "search", "repeat": "repeats", "targets": "maps", "checks": "checks"}
+STAGE_NAMES: dict[Role, str] = {"search": "search", "repeat": "repeats", "targets": "maps", "checks": "checks"}
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Stage:
         return self.done + self.lost
 
     @classmethod
-    def of(cls, role: Role, total: int, *tallies: Tally) -> Stage:
+    def of(cls, role: Role, total: int, *tallies: StageParts) -> Stage:
         done = sum(len(one.done) for one in tallies)
         lost = sum(len(one.lost - one.done) for one in tallies)
         return cls(role, done, lost, sum(len(one.running) for one in tallies), total)
 
 
-def stages(study: Study, state: State, name: str) -> list[Stage]:
-    """The stages that an arm has; what runs or ran of all arms adds up to ``graph.total``."""
+def stages_of(study: Study, state: State, name: str) -> list[Stage]:
+    """The stages that an arm has; what runs or ran of all arms adds up to ``graph.count_parts``."""
     return list(_stages(study, state, name))
 
 
@@ -44,7 +44,7 @@ def _stages(study: Study, state: State, name: str) -> Iterator[Stage]:
     search, trials, seeds = study.arms[name].search, state.searches[name], state.repeats[name]
     if search:
         found = len(trials.settled) + len(trials.running)
-        yield Stage.of("search", found if name in state.found else search.trials, trials)
+        yield Stage.of("search", found if name in state.matched else search.trials, trials)
     yield Stage.of("repeat", len(study.seeds), seeds)
     if made := [key for key in state.maps if key[0] == name]:
         total = sum(len(graph.maps_seeds(study, key)) for key in made)

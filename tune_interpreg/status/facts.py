@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune_interpreg.schedule.stages import Stage
-from tune_interpreg.study.fields import Param
+from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Role
 
 
@@ -59,7 +59,7 @@ class Best:
     """The trial whose parameters a search that maximizes would choose now, and its validation metrics."""
 
     trial: int
-    params: dict[str, Param]
+    params: dict[str, Scalar]
     metrics: dict[str, float]
 
 
@@ -85,7 +85,7 @@ class Match:
     parameter: str
     target: float | None = None
     tolerance: float | None = None
-    params: dict[str, Param] | None = None
+    params: dict[str, Scalar] | None = None
     low: float | None = None
     high: float | None = None
     residual: float | None = None

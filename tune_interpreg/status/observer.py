@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tune_interpreg.display import lines as display
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.search.choice import Choice
 from tune_interpreg.status import reading, searches
@@ -22,8 +21,10 @@ from tune_interpreg.status.facts import Arm, Driver, Status, Trouble, UnderWay
 from tune_interpreg.status.reading import Ledger
 from tune_interpreg.status.remaining import left
 from tune_interpreg.status.standing import Standing
-from tune_interpreg.store import lock, places
-from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.store import lock
+from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.store.workers import read_worker
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Role
 
@@ -37,12 +38,12 @@ class Observer:
     def __init__(self, store: Store):
         self.store, self._ledger = store, Ledger(store)
 
-    def look(self) -> Status:
+    def read_status(self) -> Status:
         """How far all is now.
 
         Raises ``StoreError`` where the folder is no store, ``Damaged`` where its study cannot be read.
         """
-        study, (begun, torn) = self.store.study(), self.store.notes()
+        study, (begun, torn) = self.store.load_study(), self.store.read_notes()
         records, damaged = self._ledger.look()  # after the notes: what ends in between is seen twice rather than never
         there = [one for one in (*damaged, *torn) if one.path.exists()]
         return _View(self.store, study, begun, records, there).status()
@@ -70,7 +71,7 @@ class _View:
         found = {}
         for name in self.study.arms:
             try:
-                if known := self.store.choice(name):
+                if known := self.store.read_choice(name):
                     found[name] = Choice.model_validate(known)
             except Damaged as error:
                 self.damaged.append(error)
@@ -84,11 +85,11 @@ class _View:
         return note >= reading.modified(self.store.driver_file)
 
     def _under_way(self, item: Item) -> UnderWay:
-        reached, place = reading.reached(self.store, item), places.of(self.store, item.key)
-        here = place if place and place.driver == self.store.signed().get("id") else None
+        reached, place = reading.reached(self.store, item), read_worker(self.store, item.key)
+        here = place if place and place.driver == self.store.read_driver().get("id") else None
         known: dict[str, Any] = {"host": here.host, "pid": here.pid} if here else {}
         own = {name: getattr(item, name) for name in ("arm", "role", "number", "seeds")}
-        return UnderWay(name=display.name(item), **own, **vars(reached), **known)
+        return UnderWay(name=item.title, **own, **vars(reached), **known)
 
     # ---------------------------------------------------------------------- facts
     def status(self) -> Status:
@@ -100,8 +101,8 @@ class _View:
             state=self._word(),
             driver=self.driver,
             settled=self.state.settled,
-            running=self.state.under_way,
-            total=graph.total(self.study, self.state),
+            running=self.state.running,
+            total=graph.count_parts(self.study, self.state),
             seconds_left=seconds,
             untimed=untimed,
             damaged=tuple(str(one) for one in self.damaged),
@@ -109,8 +110,8 @@ class _View:
         )
 
     def _word(self) -> str:
-        ready = any(graph.ready(self.study, self.state))
-        if self.state.settled >= graph.total(self.study, self.state) and not ready:
+        ready = any(graph.ready_tasks(self.study, self.state))
+        if self.state.settled >= graph.count_parts(self.study, self.state) and not ready:
             return "finished"
         if self.driver.alive is not False:
             return "running" if self.driver.alive else "unknown"
@@ -120,10 +121,10 @@ class _View:
         return Arm(
             name=name,
             parent=parent,
-            stages=tuple(stages.stages(self.study, self.state, name)),
+            stages=tuple(stages.stages_of(self.study, self.state, name)),
             running=tuple(one for one in self.under_way if one.arm == name),
             interrupted=tuple(one for one in self.interrupted if one.arm == name),
-            troubles=tuple(_troubles([record for role in stages.NAMES for record in self.standing.of(name, role)])),
+            troubles=tuple(_troubles([record for role in stages.STAGE_NAMES for record in self.standing.of(name, role)])),
             best=searches.best(self.standing, name),
             match=searches.match(self.standing, name),
             waits=self._waits(name),
@@ -131,9 +132,9 @@ class _View:
 
     def _waits(self, name: str) -> str | None:
         """Why nothing more of the arm can start, where something is left of it."""
-        why = graph.waiting(self.study, self.state).get(name)
+        why = graph.blocked_arms(self.study, self.state).get(name)
         started = any(tally.running for tally in (self.state.searches[name], self.state.repeats[name]))
-        ready = (task.arm for task in graph.ready(self.study, self.state) if task.role in ("search", "repeat"))
+        ready = (task.arm for task in graph.ready_tasks(self.study, self.state) if task.role in ("search", "repeat"))
         if why is None or started or name in ready:
             return None
         coming = list(dict.fromkeys(self._to_come(name)))
@@ -141,27 +142,27 @@ class _View:
 
     def _to_come(self, name: str) -> Iterator[str]:
         """What the arm needs and may still get."""
-        arm, key = self.study.arms[name], graph.maps_of(self.study.arms[name])
+        arm, key = self.study.arms[name], graph.maps_key(self.study.arms[name])
         if key is not None:
             maps, trained = self.state.maps[key], self.state.repeats[key[0]]
             seeds = set(graph.maps_seeds(self.study, key)) - maps.settled
-            if not seeds <= trained.settled and not graph.is_over(self.study, self.state, key[0]):
+            if not seeds <= trained.settled and not graph.is_arm_over(self.study, self.state, key[0]):
                 yield key[0]
             elif seeds & trained.done:
                 yield f"the maps of {key[0]}"
         for other in (arm.search.match_loss_of, arm.search.anchor) if arm.search else ():
-            if other and not graph.is_over(self.study, self.state, other):
+            if other and not graph.is_arm_over(self.study, self.state, other):
                 yield other
 
 
 def _driver(store: Store) -> Driver:
     idle = round(max(0.0, time.time() - reading.changed(store)), 1)
     try:
-        known = store.signed()
+        known = store.read_driver()
         pid, host, since = int(known["pid"]), str(known["host"]), datetime.fromisoformat(known["since"])
     except (LookupError, TypeError, ValueError):
         return Driver(None, None, None, alive=False, idle=idle)
-    return Driver(pid, host, since.isoformat(), alive=lock.lives(store), idle=idle)
+    return Driver(pid, host, since.isoformat(), alive=lock.is_driver_alive(store), idle=idle)
 
 
 def _troubles(records: Sequence[Record]) -> list[Trouble]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.store import FIELDS, Damaged, Record, Store
+from tune_interpreg.store.files import Damaged, read_checked
+from tune_interpreg.store.store import FIELDS, Record, Store
 from tune_interpreg.study.items import Item
 
 
@@ -41,7 +41,7 @@ class Ledger:
 
 def _record(path: Path) -> Record | Damaged:
     try:
-        record = integrity.opened(path)
+        record = read_checked(path)
     except Damaged as error:
         return error
     missing = [name for name in FIELDS if name not in record]

@@ -48,7 +48,7 @@ def _to_come(standing: Standing, arms: Sequence[Arm]) -> dict[tuple[str, Role], 
     """How many parts of each arm and role run or can still run."""
     study, last, found = standing.study, _at_best(standing.study, standing.state), {}
     for arm in arms:
-        for now, then in zip(arm.stages, stages.stages(study, last, arm.name), strict=True):
+        for now, then in zip(arm.stages, stages.stages_of(study, last, arm.name), strict=True):
             found[arm.name, now.role] = then.settled - now.settled
     return found
 
@@ -56,12 +56,12 @@ def _to_come(standing: Standing, arms: Sequence[Arm]) -> dict[tuple[str, Role], 
 def _at_best(study: Study, state: State) -> State:
     """What the study comes to where nothing more is lost: what runs ends well, and all that then can start."""
     state = deepcopy(state)
-    maps = {name: state.maps[key] for name, arm in study.arms.items() if (key := graph.maps_of(arm))}
+    maps = {name: state.maps[key] for name, arm in study.arms.items() if (key := graph.maps_key(arm))}
     tallies = {"search": state.searches, "repeat": state.repeats, "targets": maps, "checks": state.checks}
     for tally in (one for of_role in tallies.values() for one in of_role.values()):
         tally.done |= tally.running
         tally.running.clear()
-    while ready := list(graph.ready(study, state)):
+    while ready := list(graph.ready_tasks(study, state)):
         for task in ready:
             tallies[task.role][task.arm].done.update(task.parts)
     return state

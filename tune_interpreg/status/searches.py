@@ -23,7 +23,7 @@ def best(standing: Standing, name: str) -> Best | None:
     if search is None or found is None:
         return None
     metrics: dict[str, float] = {
-        goal: value for goal in search.goals if (value := ledger.mean(found, goal)) is not None
+        goal: value for goal in search.goals if (value := ledger.mean_metric(found, goal)) is not None
     }
     return Best(found["number"], {one: found["recipe"]["params"][one] for one in search.ranges}, metrics)
 
@@ -38,8 +38,8 @@ def match(standing: Standing, name: str) -> Match | None:
         return _so_far(standing, name, search, search.match_loss_of)
     return Match(
         reference=search.match_loss_of,
-        metric=search.matched,
-        parameter=search.strength,
+        metric=search.matched_metric,
+        parameter=search.strength_name,
         params=found.params,
         target=found.target,
         tolerance=found.tolerance,
@@ -53,7 +53,7 @@ def match(standing: Standing, name: str) -> Match | None:
 
 def _so_far(standing: Standing, name: str, search: Search, reference: str) -> Match:
     target = _target(standing, search, reference)
-    known = Match(reference, search.matched, search.strength, target=target.loss if target else None)
+    known = Match(reference, search.matched_metric, search.strength_name, target=target.loss if target else None)
     if target is None or search.combinations() != [{}]:  # beside choices there is a match for each of them
         return known
     tried = _tried(standing.of(name, "search"), search, target)
@@ -63,12 +63,12 @@ def _so_far(standing: Standing, name: str, search: Search, reference: str) -> Ma
 
 
 def _tried(records: Sequence[Record], search: Search, target: Target) -> list[Tried]:
-    pairs = [(float(one["recipe"]["params"][search.strength]), target.residual(one)) for one in records]
+    pairs = [(float(one["recipe"]["params"][search.strength_name]), target.residual(one)) for one in records]
     return [Tried(value, residual) for value, residual in pairs if residual is not None and math.isfinite(residual)]
 
 
 def _target(standing: Standing, search: Search, reference: str) -> Target | None:
     """The loss to match, once all seeds of its arm have shown it."""
     done = [record for record in standing.of(reference, "repeat") if record["state"] == "done"]
-    over = graph.is_over(standing.study, standing.state, reference)
-    return Target.of(done, search.matched) if over and done else None
+    over = graph.is_arm_over(standing.study, standing.state, reference)
+    return Target.of(done, search.matched_metric) if over and done else None

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import State, Tally
+from tune_interpreg.schedule.graph import State, StageParts
 from tune_interpreg.search import choice as outcome
 from tune_interpreg.search.choice import Choice
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.items import FORMAT, Checked, Item, Maps, Role
+from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps
 
 
 class Standing:
@@ -34,7 +35,7 @@ class Standing:
         for record in records:
             if record["format"] == FORMAT and "recipe" in record:
                 self._held[record["arm"], record["role"]].append(record)
-        for name in study.needed_first():
+        for name in study.arms_in_order():
             self._take(name, "search", self.state.searches[name])
             self._end_search(name, choices.get(name))
             self._take(name, "repeat", self.state.repeats[name])
@@ -56,32 +57,32 @@ class Standing:
         if tally := self._tally(item):
             tally.running |= set(item.parts) - tally.settled
 
-    def _tally(self, item: Item) -> Tally | None:
+    def _tally(self, item: Item) -> StageParts | None:
         if item.role == "targets":
             made = [
                 tally
                 for key, tally in self.state.maps.items()
-                if key == (item.arm, item.recipe.maps and item.recipe.maps.maps)
+                if key == (item.arm, item.recipe.maps and item.recipe.maps.map_settings)
             ]
             return next(iter(made), None)
         stages = {"search": self.state.searches, "repeat": self.state.repeats, "checks": self.state.checks}
         return stages[item.role].get(item.arm)
 
     # --------------------------------------------------------------- what counts
-    def _take(self, name: str, role: Role, tally: Tally) -> None:
+    def _take(self, name: str, role: Role, tally: StageParts) -> None:
         counts = {"search": self._is_trial, "repeat": self._is_repeat, "checks": self._is_check}[role]
         for record in filter(counts, self._held[name, role]):
             self._settle(record, tally, [record["number"]] if role == "search" else record["seeds"])
 
-    def _take_maps(self, key: graph.MapsOf) -> None:
+    def _take_maps(self, key: graph.MapsKey) -> None:
         teacher, settings = key
         wanted = {seed: self.trained(teacher, seed) for seed in graph.maps_seeds(self.study, key)}
         for record in self._held[teacher, "targets"]:
             maps = _maps(record)
-            if maps and maps.maps == settings and maps.teacher == wanted.get(maps.teacher_seed, ""):
+            if maps and maps.map_settings == settings and maps.teacher == wanted.get(maps.teacher_seed, ""):
                 self._settle(record, self.state.maps[key], record["seeds"])
 
-    def _settle(self, record: Record, tally: Tally, parts: Sequence[int]) -> None:
+    def _settle(self, record: Record, tally: StageParts, parts: Sequence[int]) -> None:
         (tally.done if record["state"] == "done" else tally.lost).update(parts)
         self._settled[record["arm"], record["role"]].append(record)
 
@@ -94,7 +95,7 @@ class Standing:
             reference = self._reference(search.match_loss_of)
             if reference and choice.trials == outcome.basis(search, self.of(name, "search"), reference):
                 self.chosen[name] = choice
-                self.state.found |= {name} if choice.found and len(settled) < search.trials else set()
+                self.state.matched |= {name} if choice.found and len(settled) < search.trials else set()
         elif len(settled) >= search.trials:
             self.chosen[name] = choice
 
@@ -109,9 +110,9 @@ class Standing:
         if record["seeds"] != [self.study.seeds[0]] or (record["state"] == "pruned" and arm.search.pruner == "none"):
             return False
         params = record["recipe"]["params"]
-        if any(params.get(name) != value for name, value in arm.search.fixed(record["number"]).items()):
+        if any(params.get(name) != value for name, value in arm.search.fixed_params(record["number"]).items()):
             return False
-        return arm.search.may_hold(params)
+        return arm.search.may_contain(params)
 
     def _is_repeat(self, record: Record) -> bool:
         name, arm = record["arm"], self.study.arms[record["arm"]]
@@ -125,14 +126,14 @@ class Standing:
         name, (seed,) = record["arm"], record["seeds"]
         model, wanted = self.trained(name, seed), self.study.checks
         try:
-            known = Checked.model_validate(record["recipe"]["checked"])
+            known = CheckedModel.model_validate(record["recipe"]["checked"])
         except (KeyError, ValidationError):
             return False
         if wanted is None or model is None:
             return False
-        found = {one: self.trained(one, seed) for one in graph.sources(self.study)}
+        found = {one: self.trained(one, seed) for one in graph.attack_sources(self.study)}
         others = {one: key for one, key in found.items() if key and key != model}
-        return known == Checked(model=model, seed=seed, sources=others, **wanted.model_dump())
+        return known == CheckedModel(model=model, seed=seed, sources=others, **wanted.model_dump())
 
     def _agrees(self, record: Record, arm: Arm) -> bool:
         """Whether method, fixed parameters and target maps of a training are the arm's."""
@@ -144,7 +145,7 @@ class Standing:
             return same
         seed = graph.teacher_seed(self.study, arm, record["seeds"][0])
         teacher = self.trained(arm.targets.teacher, seed)
-        own = {**arm.targets.maps.model_dump(), "permute": arm.targets.permute}
+        own = {**arm.targets.map_settings.model_dump(), "permute": arm.targets.permute}
         return teacher is not None and _maps(record) == Maps(**own, teacher=teacher, teacher_seed=seed)
 
     def trained(self, arm: str, seed: int) -> str | None:

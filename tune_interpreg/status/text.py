@@ -10,11 +10,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tune_interpreg.display import tree as branches
-from tune_interpreg.display.account import duration
+from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import Branch
-from tune_interpreg.schedule.stages import NAMES
+from tune_interpreg.schedule.stages import STAGE_NAMES
 from tune_interpreg.status.facts import Arm, Driver, Match, Status, Tried, UnderWay
-from tune_interpreg.study.fields import Param
+from tune_interpreg.study.fields import Scalar
 
 UNITS = {"search": "epochs", "repeat": "epochs", "targets": "blocks", "checks": "checks"}
 STATES = {
@@ -35,14 +35,14 @@ def lines(status: Status) -> list[str]:
 def tree(status: Status, width: int, height: int | None = None) -> Tree:
     """The same as a tree with bars, of at most ``height`` lines where that is given."""
     own = {arm.name: arm.stages for arm in status.arms}
-    drawn = branches.lines({arm.name: arm.parent for arm in status.arms}, own, width)
-    told = Text if height is None else branches.line
+    drawn = branches.arm_lines({arm.name: arm.parent for arm in status.arms}, own, width)
+    told = Text if height is None else branches.one_line
     made = [
-        Branch.of(arm.name, arm.parent, drawn[arm.name], arm.stages, [told(one) for one in details(arm)])
+        Branch.from_stages(arm.name, arm.parent, drawn[arm.name], arm.stages, [told(one) for one in details(arm)])
         for arm in status.arms
     ]
     above = [told(one) for one in header(status)]
-    return branches.drawn(Group(*above), made, height and max(3, height - len(above)))
+    return branches.draw_tree(Group(*above), made, height and max(3, height - len(above)))
 
 
 def header(status: Status) -> list[str]:
@@ -58,23 +58,23 @@ def header(status: Status) -> list[str]:
 def _left(status: Status) -> str:
     if status.seconds_left is None:
         return ""
-    untimed = " and ".join(NAMES[role] for role in status.untimed)
-    return f"; about {duration(status.seconds_left)} left" + (f" and the {untimed}, as none has run" if untimed else "")
+    untimed = " and ".join(STAGE_NAMES[role] for role in status.untimed)
+    return f"; about {format_duration(status.seconds_left)} left" + (f" and the {untimed}, as none has run" if untimed else "")
 
 
 def _driver(driver: Driver) -> str:
     if driver.pid is None or driver.since is None:
         return "nobody has signed it as its driver"
-    ago = duration((datetime.now(UTC) - datetime.fromisoformat(driver.since)).total_seconds())
+    ago = format_duration((datetime.now(UTC) - datetime.fromisoformat(driver.since)).total_seconds())
     whose = f"process {driver.pid} on {driver.host}, begun {ago} ago"
     if driver.alive:
         return f"driver: {whose}"
     ended = "" if driver.alive is None else ", has ended"
-    return f"last driver: {whose}{ended}; last sign of life {duration(driver.idle)} ago"
+    return f"last driver: {whose}{ended}; last sign of life {format_duration(driver.idle)} ago"
 
 
 def _counts(arm: Arm) -> str:
-    return ", ".join(f"{NAMES[one.role]} {one.settled}/{one.total}" for one in arm.stages)
+    return ", ".join(f"{STAGE_NAMES[one.role]} {one.settled}/{one.total}" for one in arm.stages)
 
 
 def details(arm: Arm) -> Iterator[str]:
@@ -85,7 +85,7 @@ def details(arm: Arm) -> Iterator[str]:
         yield f"interrupted: {_what(arm, one)}, {_reached(one)}"
     for trouble in arm.troubles:
         why = f": {trouble.error}" if trouble.error else ""
-        yield f"{trouble.count} {trouble.state} of {NAMES[trouble.role]}{why}"
+        yield f"{trouble.count} {trouble.state} of {STAGE_NAMES[trouble.role]}{why}"
     if arm.best:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in arm.best.metrics.items())
         yield f"best so far: {metrics} of trial {arm.best.trial} ({_params(arm.best.params)})"
@@ -122,6 +122,6 @@ def _tried(parameter: str, one: Tried) -> str:
     return f"{parameter} {one.value:.3g} (residual {one.residual:+.2g})"
 
 
-def _params(params: Mapping[str, Param]) -> str:
+def _params(params: Mapping[str, Scalar]) -> str:
     told = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in params.items()}
     return ", ".join(f"{name} {value}" for name, value in told.items())
