@@ -17,9 +17,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two installed packages, as their metadata tell; the registry reads them anew, before and after."""
     install(tmp_path, "lab-one", "1.5", models="lab_net = lab:net\njacobian = lab:net", methods="odd = lab:net")
     install(tmp_path, "lab-two", "2.0", methods="jacobian = lab:Jacobian\nraises = raising_lab:Method")
-    (tmp_path / "lab.py").write_text(
-        "from tune_interpreg.networks.zoo import digits_cnn as net\nJacobian = None\n"
-    )
+    (tmp_path / "lab.py").write_text("from tune_interpreg.networks.zoo import digits_cnn as net\nJacobian = None\n")
     (tmp_path / "raising_lab.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     forget()
@@ -55,13 +53,17 @@ def test_a_name_that_two_packages_register_is_refused() -> None:
 
 @pytest.mark.usefixtures("lab")
 def test_whatever_a_package_raises_while_it_is_imported_names_it() -> None:
-    with pytest.raises(BrokenPlugin, match=r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"):
+    with pytest.raises(
+        BrokenPlugin, match=r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"
+    ):
         registry.load_method("raises")
 
 
 @pytest.mark.usefixtures("lab")
 def test_what_is_no_trainable_is_no_method() -> None:
-    with pytest.raises(BrokenPlugin, match=r"odd is no training method .* derive a class from trainables.MethodTrainable"):
+    with pytest.raises(
+        BrokenPlugin, match=r"odd is no training method .* derive a class from trainables.MethodTrainable"
+    ):
         registry.load_method("odd + standard")
 
 

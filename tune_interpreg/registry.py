@@ -16,12 +16,12 @@ class UnknownName(LookupError):
     """A name that no installed package registers in its group."""
 
 
-class Broken(ImportError):
+class BrokenPlugin(ImportError):
     """A registered name that cannot be used: its package cannot be imported, or is not the only one."""
 
 
-#: The package whose names need no version in a key: its own changes raise ``items.FORMAT``.
-OWN = "tune-interpreg"
+#: The package whose names need no version in a key: its own changes raise ``recipe.FORMAT``.
+OWN_PACKAGE = "tune-interpreg"
 
 
 @cache
@@ -45,26 +45,28 @@ def names(group: str) -> list[str]:
 def resolve(group: str, name: str) -> Any:
     """Import and return what ``name`` stands for in ``group``.
 
-    Raises ``UnknownName`` with the names there are, or ``Broken`` with the package at fault.
+    Raises ``UnknownName`` with the names there are, or ``BrokenPlugin`` with the package at fault.
     """
     try:
         point = _group(group)[name]
     except KeyError:
         raise UnknownName(f"unknown name {name!r} in {group}; there are: {', '.join(names(group))}") from None
     if len(rivals := _rivals(group, name)) > 1:
-        raise Broken(f"{name} is registered by {' and by '.join(rivals)}; remove all but one of these packages")
+        raise BrokenPlugin(f"{name} is registered by {' and by '.join(rivals)}; remove all but one of these packages")
     try:
         return point.load()
     except Exception as error:  # whatever a package of others raises while it is imported
         package = point.dist.name if point.dist else "an unknown package"
-        raise Broken(f"{name} ({point.value}, of {package}) cannot be imported: {error}; mend or remove it") from error
+        raise BrokenPlugin(
+            f"{name} ({point.value}, of {package}) cannot be imported: {error}; mend or remove it"
+        ) from error
 
 
-def plugins(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+def plugin_versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Package → version of those (group, name) that other packages than this one register."""
     points = (_group(group).get(name) for group, name in named)
     packages = {_name_and_version(point.dist) for point in points if point and point.dist}
-    return {name: version for name, version in sorted(packages) if name != OWN}
+    return {name: version for name, version in sorted(packages) if name != OWN_PACKAGE}
 
 
 @cache
@@ -74,10 +76,10 @@ def _name_and_version(package: Distribution) -> tuple[str, str]:
 
 
 @cache
-def method(name: str) -> Any:
+def load_method(name: str) -> Any:
     """The Trainable class of a method, or of several joined by ``+``, of which the first combines the others with it.
 
-    Raises ``UnknownName``, ``Broken``, and ``ValueError`` where methods cannot be combined.
+    Raises ``UnknownName``, ``BrokenPlugin``, and ``ValueError`` where methods cannot be combined.
     """
     first, *others = (_trainable(part.strip()) for part in name.split("+"))
     return first.combined(*others) if others else first
@@ -86,5 +88,7 @@ def method(name: str) -> Any:
 def _trainable(name: str) -> Any:
     found = resolve("methods", name)
     if not (hasattr(found, "terms") and hasattr(found, "parameters")):
-        raise Broken(f"{name} is no training method but {found!r}; derive a class from trainables.MethodTrainable")
+        raise BrokenPlugin(
+            f"{name} is no training method but {found!r}; derive a class from trainables.MethodTrainable"
+        )
     return found

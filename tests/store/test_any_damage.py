@@ -17,8 +17,9 @@ from tune_interpreg.commands import reports
 from tune_interpreg.running import run as running
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.stopping import Stop
-from tune_interpreg.store.store import Store, StoreError
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.file.read import read_study_file
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
@@ -53,7 +54,7 @@ def run(folder: Path) -> tuple[int, str]:
     """Exit code, and what was printed."""
     console = Console(file=StringIO(), width=200)
     (folder / "tiny.yaml").write_text(TINY)
-    file = study_file.read(str(folder / "tiny.yaml"))
+    file = read_study_file(str(folder / "tiny.yaml"))
     code = running.run(file, Store(folder / "store"), where="in-process", retry_failed=False, console=console)
     return code, console.file.getvalue()
 

@@ -15,8 +15,9 @@ from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.running import run as running
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Training
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import Item, Recipe
+from tune_interpreg.study.file.read import read_study_file
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
 
 STUDY = """
 data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
@@ -137,7 +138,7 @@ def test_a_stage_whose_files_cannot_be_read_starts_anew(tmp_path: Path, spoil, w
 def run(store: Store, text: str, output: StringIO | None = None) -> str:
     console, file = Console(file=output or StringIO(), width=250), store.path.with_suffix(".yaml")
     file.write_text(text)
-    setting = study_file.read(str(file), ["name=small"])
+    setting = read_study_file(str(file), ["name=small"])
     assert running.run(setting, store, where="in-process", retry_failed=False, console=console) == 0
     return console.file.getvalue()
 

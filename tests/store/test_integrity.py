@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.inputs import REMAKES
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.files import CHECKSUM, Damaged, file_checksum, read_checked, with_checksum
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
@@ -65,15 +64,15 @@ def first_record(store: Store, arm: str, role: str) -> Path:
 @given(st.dictionaries(st.text(), st.recursive(st.floats(allow_nan=False, allow_infinity=False) | st.text(), st.lists)))
 @settings(max_examples=30, deadline=None)
 def test_what_is_sealed_is_read_back(tmp_path_factory: pytest.TempPathFactory, content: dict) -> None:
-    content.pop(integrity.SEAL, None)
+    content.pop(CHECKSUM, None)
     path = tmp_path_factory.mktemp("sealed") / "file.json"
-    path.write_text(json.dumps(integrity.sealed(content)))
-    assert integrity.opened(path) == content
+    path.write_text(json.dumps(with_checksum(content)))
+    assert read_checked(path) == content
 
 
 def test_numbers_as_keys_are_sealed_as_json_has_them(store: Store) -> None:
-    store.write_sealed(store.path / "file.json", {"by seed": {10: 1.5, 9: 2}})
-    assert integrity.opened(store.path / "file.json") == {"by seed": {"10": 1.5, "9": 2}}
+    store.write_checked(store.path / "file.json", {"by seed": {10: 1.5, 9: 2}})
+    assert read_checked(store.path / "file.json") == {"by seed": {"10": 1.5, "9": 2}}
 
 
 @pytest.mark.parametrize(
@@ -91,18 +90,18 @@ def test_what_is_not_sealed_is_damaged(tmp_path: Path, content: str, reason: str
     path = tmp_path / "file.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(Damaged, match=f"{path}: is damaged: {reason}"):
-        integrity.opened(path)
+        read_checked(path)
 
 
 def test_a_file_that_changed_is_read_again_and_one_that_did_not_is_not(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    first, known = integrity.sha256(path), path.stat()
+    first, known = file_checksum(path), path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-    assert integrity.sha256(path) == first
+    assert file_checksum(path) == first
     os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns + 1))
-    assert integrity.sha256(path) != first
+    assert file_checksum(path) != first
 
 
 def test_a_damaged_file_is_moved_under_its_own_path_and_never_replaces_another(store: Store) -> None:

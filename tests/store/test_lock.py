@@ -17,16 +17,18 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from trainables.base.job import Job
 from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.store import lock
-from tune_interpreg.store.store import Refused, Store, StoreError
+from tune_interpreg.store.files import Refused, StoreError
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Training
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import Item, Recipe
+from tune_interpreg.study.file.read import parse_study
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
 
 HOLD = """
 import sys, time
 from tune_interpreg.store import lock
 from tune_interpreg.store.store import Store
-with lock.held(Store(sys.argv[1])):
+with lock.hold(Store(sys.argv[1])):
     lock.sign(Store(sys.argv[1]))
     print("held", flush=True)
     time.sleep(60)
@@ -46,7 +48,7 @@ def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_second_driver_is_told_who_holds_the_store(tmp_path: Path, other: subprocess.Popen[str]) -> None:
     whose = f"process {other.pid} on {socket.gethostname()} since 20"
     said = rf"in use by {re.escape(whose)}.*wait for that run, stop it, or name another"
-    with pytest.raises(StoreError, match=said), lock.held(Store(tmp_path)):
+    with pytest.raises(StoreError, match=said), lock.hold(Store(tmp_path)):
         raise AssertionError("the store was taken")
 
 
@@ -54,36 +56,36 @@ def test_a_second_driver_is_told_who_holds_the_store(tmp_path: Path, other: subp
 def test_a_dead_driver_holds_nothing(tmp_path: Path, other: subprocess.Popen[str], sent: signal.Signals) -> None:
     other.send_signal(sent)
     other.wait()
-    with lock.held(Store(tmp_path)):
+    with lock.hold(Store(tmp_path)):
         lock.sign(Store(tmp_path))
     assert json.loads((tmp_path / "driver.json").read_text())["pid"] == os.getpid()
 
 
 def test_the_store_is_free_again_afterwards_also_when_the_run_raised(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), lock.held(Store(tmp_path)):
+    with pytest.raises(ZeroDivisionError), lock.hold(Store(tmp_path)):
         raise ZeroDivisionError
-    with lock.held(Store(tmp_path)):
+    with lock.hold(Store(tmp_path)):
         pass
 
 
 def test_a_driver_that_died_at_once_leaves_a_folder_that_the_next_one_takes(tmp_path: Path) -> None:
     store = Store(tmp_path / "new")
-    with lock.held(store):
+    with lock.hold(store):
         pass
     assert list(store.path.iterdir()) == []
-    store.check(study_file.parse("arms: {a: {method: standard}}", where="t.yaml"))
+    store.check_setting(parse_study("arms: {a: {method: standard}}", where="t.yaml"))
 
 
 def test_what_is_locked_is_a_file_for_folders_cannot_be_on_all_file_systems(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with lock.held(store):
+    with lock.hold(store):
         lock.sign(store)
         with (tmp_path / lock.LOCK).open("r+") as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         folder = os.open(tmp_path, os.O_RDONLY)
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(folder)
-    assert lock.lives(store) is False
+    assert lock.is_driver_alive(store) is False
     assert (tmp_path / lock.LOCK).exists()
 
 
@@ -91,14 +93,14 @@ def test_what_a_driver_left_that_died_while_it_wrote_optunas_journal_holds_up_no
     store = Store(tmp_path)
     own = JournalFileSymlinkLock(str(store.journal))
     own.acquire()
-    store.sweep()
+    store.remove_leftovers()
     with pytest.raises(RuntimeError, match="did not possess"):
         own.release()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"cannot be written .*--store"), lock.held(Store(tmp_path / "file" / "below")):
+    with pytest.raises(StoreError, match=r"cannot be written .*--store"), lock.hold(Store(tmp_path / "file" / "below")):
         pass
 
 

@@ -16,11 +16,9 @@ from safetensors.torch import save_file
 
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.running import run as running
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store import storage
-from tune_interpreg.store.storage import StoreError
+from tune_interpreg.store.files import StoreError, as_refused, preallocate
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import read_study_file
 
 STUDY = """
 data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
@@ -63,7 +61,7 @@ def run(store: Store, text: str = STUDY) -> tuple[int, str]:
     console = Console(file=StringIO(), width=200)
     file = store.path.parent.parent / "tiny.yaml"
     file.write_text(text)
-    code = running.run(study_file.read(str(file)), store, where="in-process", retry_failed=False, console=console)
+    code = running.run(read_study_file(str(file)), store, where="in-process", retry_failed=False, console=console)
     return code, console.file.getvalue()
 
 
@@ -108,15 +106,15 @@ def test_mapped_files_get_their_blocks_before_they_are_written(disk: Path) -> No
     leave(disk, 2**20)
     np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(2**19,))
     with pytest.raises(OSError, match="No space left") as refused:
-        integrity.preallocate(file)
-    assert storage.refusal(refused.value, disk)
+        preallocate(file)
+    assert as_refused(refused.value, disk)
 
 
 def test_safetensors_says_so_in_its_own_error(disk: Path) -> None:
     leave(disk, 4096)
     with pytest.raises(SafetensorError) as refused:
         save_file({"weights": torch.zeros(2**16)}, disk / "model.safetensors")
-    assert "no space left on device" in str(storage.refusal(refused.value, disk))
+    assert "no space left on device" in str(as_refused(refused.value, disk))
 
 
 def test_a_log_tells_a_full_disk_at_once_and_survives_anything_else(disk: Path, tmp_path: Path) -> None:
@@ -158,19 +156,19 @@ def test_a_folder_within_that_takes_nothing_is_named(disk: Path) -> None:
 # ------------------------------------------------------------------ what is what
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_what_only_writing_meets_is_told_with_its_own_folder(number: int) -> None:
-    elsewhere = storage.refusal(OSError(number, "as told", "/tmp/ray/session"), Path("/store"))
+    elsewhere = as_refused(OSError(number, "as told", "/tmp/ray/session"), Path("/store"))
     assert str(elsewhere).startswith(f"/tmp/ray/session: {os.strerror(number).lower()}: ma")
-    here = storage.refusal(OSError(number, "as told"), Path("/store"))
+    here = as_refused(OSError(number, "as told"), Path("/store"))
     assert str(here).startswith("/store: ")
     assert str(here).endswith(", then run the same command again")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_what_reading_data_meets_too_counts_within_the_store_alone(number: int) -> None:
-    assert storage.refusal(OSError(number, "", "/data/images"), Path("/store")) is None
-    assert storage.refusal(OSError(number, "", "/store/models"), Path("/store")) is not None
+    assert as_refused(OSError(number, "", "/data/images"), Path("/store")) is None
+    assert as_refused(OSError(number, "", "/store/models"), Path("/store")) is not None
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, ""), ValueError("[Errno 2]"), RuntimeError("CUDA")])
 def test_other_errors_are_the_items_own(error: Exception) -> None:
-    assert storage.refusal(error, Path("/store")) is None
+    assert as_refused(error, Path("/store")) is None

@@ -6,7 +6,8 @@ import pytest
 
 from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.file import rules as checks
-from tune_interpreg.study.file.rules import Place, homes, instead, study_problems
+from tune_interpreg.study.file.rules import find_problems, suggest_sections
+from tune_interpreg.study.problems import Place, suggest
 
 LOG = {"log_uniform": [0.1, 1.0]}
 STANDARD = {"method": "standard"}
@@ -30,7 +31,7 @@ def taught(teacher: str) -> dict[str, Any]:
 
 def found(**arms: Any) -> dict[Place, str]:
     """Problems of a study with these arms and a sound one, by place; each place has one."""
-    problems = study_problems({"arms": {"standard": STANDARD} | arms})
+    problems = find_problems({"arms": {"standard": STANDARD} | arms})
     by_place = dict(problems)
     assert len(by_place) == len(problems)
     return by_place
@@ -44,7 +45,7 @@ def test_a_sound_study_has_no_problems() -> None:
 @pytest.mark.parametrize("data", ["mnits", {"name": "mnits"}])
 def test_unknown_data_sets_and_models_name_the_near_one(data: Any) -> None:
     place = ("data", "name") if isinstance(data, dict) else ("data",)
-    problems = dict(study_problems({"data": data, "model": "mnist_cn", "arms": {"a": STANDARD}}))
+    problems = dict(find_problems({"data": data, "model": "mnist_cn", "arms": {"a": STANDARD}}))
     assert problems == {
         place: 'unknown dataset "mnits"; did you mean mnist?',
         ("model",): 'unknown model "mnist_cn"; did you mean mnist_cnn?',
@@ -52,8 +53,8 @@ def test_unknown_data_sets_and_models_name_the_near_one(data: Any) -> None:
 
 
 def test_unknown_names_without_a_near_one_list_all() -> None:
-    assert instead("zzz", {"b", "a"}) == "there are: a, b"
-    assert instead("Standard", ["standard"]) == "did you mean standard?"
+    assert suggest("zzz", {"b", "a"}) == "there are: a, b"
+    assert suggest("Standard", ["standard"]) == "did you mean standard?"
     message = found(a={"method": "zzz"})["arms", "a", "method"]
     assert message.startswith('unknown method "zzz"; there are: adversarial, ')
 
@@ -98,9 +99,9 @@ def test_a_method_of_signed_gradients_asks_for_signed_maps() -> None:
 
 # ----------------------------------------------------------------------- options
 def test_options_are_those_of_the_function_that_builds_it() -> None:
-    assert not study_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
+    assert not find_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
     wrong = {"name": "cifar_cnn", "fc_rleu": False, "fc_relu": "no"}
-    problems = study_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})
+    problems = find_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})
     assert dict(problems) == {
         ("data", "train_limt"): "unknown option; dataset digits takes no options (did you mean train_limit?)",
         ("model", "fc_rleu"): "unknown option; model cifar_cnn takes fc_relu (did you mean fc_relu?)",
@@ -110,9 +111,9 @@ def test_options_are_those_of_the_function_that_builds_it() -> None:
 
 def test_autoattack_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     study = {"evaluation": {"autoattack": 50}, "arms": {"a": STANDARD}}
-    assert not study_problems(study)
+    assert not find_problems(study)
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
-    ((place, said),) = study_problems(study)
+    ((place, said),) = find_problems(study)
     assert place == ("evaluation", "autoattack")
     assert 'pip install "tune-interpreg[autoattack]"' in said
 
@@ -132,10 +133,10 @@ def test_a_key_in_the_wrong_place_or_spelling_is_sent_to_its_place(key: str, hin
 
 
 def test_keys_of_sections_are_found_from_beside_the_section() -> None:
-    assert homes("epochs", Study) == ["training.epochs"]
-    assert homes("steps", Study) == ["attack.steps", "evaluation.steps"]
-    assert homes("teacher", Arm) == ["targets.teacher"]
-    assert not homes("method", Study)  # an arm's name stands between
+    assert suggest_sections("epochs", Study) == ["training.epochs"]
+    assert suggest_sections("steps", Study) == ["attack.steps", "evaluation.steps"]
+    assert suggest_sections("teacher", Arm) == ["targets.teacher"]
+    assert not suggest_sections("method", Study)  # an arm's name stands between
 
 
 @pytest.mark.parametrize("value", [-1, "1", True, None, [1], {"log_uniform": [1, 2]}, float("nan")])
@@ -226,4 +227,4 @@ def test_each_cycle_is_told_once_with_its_arms(arms: dict[str, Any], cycles: lis
 def test_malformed_arms_and_sections_stop_no_check(broken: Any) -> None:
     arm = interpretation(**broken) if isinstance(broken, dict) else broken
     assert found(a=arm, b=taught("zzz"))["arms", "b", "targets", "teacher"].startswith("unknown arm")
-    assert not study_problems({"arms": broken, "data": broken if isinstance(broken, (int, list)) else None})
+    assert not find_problems({"arms": broken, "data": broken if isinstance(broken, (int, list)) else None})

@@ -20,8 +20,9 @@ from tune_interpreg.study.config import (
     Targets,
     Training,
 )
-from tune_interpreg.study.fields import shown
-from tune_interpreg.study.space import Parameter, Range, Search
+from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.parameters import Parameter
+from tune_interpreg.study.space import Range, Search
 
 SECTIONS = (Data, Model, Augment, Training, Attack, Evaluation, Resources, Targets, Search)
 GIVEN: dict[type[BaseModel], dict[str, Any]] = {
@@ -130,8 +131,8 @@ def test_bounds_of_values(section: type[BaseModel], key: str, good: list[Any], b
 def test_a_loss_belongs_to_a_match() -> None:
     matching = {"maximize": None, "match_loss_of": "a"}
     assert not problems(Search, **matching, loss="ce")
-    assert Search(**GIVEN[Search] | matching, loss="ce").matched == "train/ce"
-    assert Search(**GIVEN[Search] | matching).matched == "train/loss"
+    assert Search(**GIVEN[Search] | matching, loss="ce").matched_metric == "train/ce"
+    assert Search(**GIVEN[Search] | matching).matched_metric == "train/loss"
     assert "drop loss" in problems(Search, loss="ce")
     assert problems(Search, **matching, loss="penalty")
 
@@ -145,14 +146,14 @@ def test_a_bare_name_stands_for_its_section_and_further_keys_are_options() -> No
 
 def test_the_rate_by_either_schedule() -> None:
     step = Training(lr=0.8, lr_decay=0.5, decay_every=2, epochs=4)
-    assert [step.rate(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.8, 0.4, 0.4])
+    assert [step.learning_rate(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.8, 0.4, 0.4])
     cosine = step.model_copy(update={"schedule": "cosine"})
-    assert [cosine.rate(epoch) for epoch in (0, 2)] == pytest.approx([0.8, 0.4])
+    assert [cosine.learning_rate(epoch) for epoch in (0, 2)] == pytest.approx([0.8, 0.4])
 
 
 def test_step_size_defaults_to_two_and_a_half_radii_over_the_steps() -> None:
-    assert Attack(eps=0.8, steps=10).step == pytest.approx(0.2)
-    assert Attack(eps=0.8, steps=10, step_size=0.5).step == 0.5
+    assert Attack(eps=0.8, steps=10).step_length == pytest.approx(0.2)
+    assert Attack(eps=0.8, steps=10, step_size=0.5).step_length == 0.5
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_models_are_judged_within_trainings_radius(evaluation: dict[str, Any], s
     attack = {"norm": "linf", "eps": 1.5, "steps": 10, "step_size": 0.5}
     judged = Study.model_validate(STUDY | {"attack": attack, "evaluation": evaluation}).evaluation_attack
     assert (judged.norm, judged.eps, judged.steps) == ("linf", 1.5, steps)
-    assert judged.step == pytest.approx(step)
+    assert judged.step_length == pytest.approx(step)
 
 
 # ------------------------------------------------------------------------- ranges
@@ -197,14 +198,14 @@ def test_a_range_says_what_it_takes(given: dict[str, Any], said: str) -> None:
 def test_a_range_holds_its_ends_and_nothing_beyond() -> None:
     span = Range(uniform=(0.5, 2))
     assert span.extremes() == span.bounds == (0.5, 2.0)
-    assert [span.holds(value) for value in (0.49, 0.5, 1, 2, 2.01, "1")] == [False, True, True, True, False, False]
+    assert [span.contains(value) for value in (0.49, 0.5, 1, 2, 2.01, "1")] == [False, True, True, True, False, False]
 
 
 def test_a_choice_holds_its_values() -> None:
     span = Range(choice=(0.0, "abs"))
     assert span.bounds is None
     assert span.extremes() == (0.0, "abs")
-    assert [span.holds(value) for value in (0, "abs", 0.5, "signed")] == [True, True, False, False]
+    assert [span.contains(value) for value in (0, "abs", 0.5, "signed")] == [True, True, False, False]
 
 
 # ----------------------------------------------------------------- searches, arms
@@ -285,14 +286,20 @@ def test_the_setting_leaves_out_what_may_grow_and_where_data_lies() -> None:
     ],
 )
 def test_a_parameter_says_why_it_refuses_a_value(parameter: dict[str, Any], value: Any, said: str) -> None:
-    assert said in (Parameter(help="", **parameter).problem(value) or "")
+    assert said in (Parameter(help="", **parameter).find_problem(value) or "")
 
 
 def test_a_parameter_admits_its_bounds_and_choices() -> None:
-    assert all(Parameter(help="", low=0, high=2).problem(value) is None for value in (0, 0.5, 2))
+    assert all(Parameter(help="", low=0, high=2).find_problem(value) is None for value in (0, 0.5, 2))
     assert Parameter(help="", choices=("abs",)).problem("abs") is None
 
 
 def test_values_are_shown_as_a_file_writes_them_and_never_at_length() -> None:
-    assert [shown(value) for value in (None, True, 1.0, "ä", [1, "a"])] == ["null", "true", "1.0", '"ä"', '[1, "a"]']
-    assert len(shown("x" * 1000)) == 60
+    assert [format_value(value) for value in (None, True, 1.0, "ä", [1, "a"])] == [
+        "null",
+        "true",
+        "1.0",
+        '"ä"',
+        '[1, "a"]',
+    ]
+    assert len(format_value("x" * 1000)) == 60

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from tune_interpreg import registry
 from tune_interpreg.cli import app
 from tune_interpreg.study import config, space
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.file.draft import draft
+from tune_interpreg.study.file.draft import draft_study
+from tune_interpreg.study.file.read import list_shipped_studies, load_study, parse_study
 
 DATASETS = registry.names("datasets")
 SECTIONS = (config.Data, config.Training, config.Attack, config.Evaluation, config.Checks, config.Resources)
@@ -58,18 +58,18 @@ def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: 
     assert (checked.exit_code, checked.stderr) == (0, "")
     text = (folder / f"{dataset}.yaml").read_text()
     bare = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
-    study = study_file.load(f"{dataset}.yaml")
-    assert study_file.parse(bare, where="bare.yaml", name=dataset) == study
+    study = load_study(f"{dataset}.yaml")
+    assert parse_study(bare, where="bare.yaml", name=dataset) == study
     assert study.data.name == dataset
 
 
-@pytest.mark.parametrize("name", [name for name in study_file.shipped() if name in DATASETS])
+@pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name in DATASETS])
 def test_a_draft_on_a_shipped_studys_data_is_that_study(name: str) -> None:
-    assert study_file.parse(draft(name), where="draft", name=name) == study_file.load(name)
+    assert parse_study(draft_study(name), where="draft", name=name) == load_study(name)
 
 
 def test_every_key_stands_in_a_draft_and_none_is_left_unexplained_that_the_code_explains() -> None:
-    text = draft("digits")
+    text = draft_study("digits")
     words = " ".join(text.replace("#", " ").split())
     for section in SECTIONS:
         for key in section.model_fields.keys() - {"options"}:
@@ -83,7 +83,7 @@ def test_every_key_stands_in_a_draft_and_none_is_left_unexplained_that_the_code_
 
 
 def test_the_draft_on_a_folder_of_images_says_how_it_must_look() -> None:
-    text = draft("image_folder")
+    text = draft_study("image_folder")
     assert "# image_folder: The images in <root>/train/CLASS and <root>/test/CLASS, " in text
     assert "\n  # H and W in pixels: " in text
     assert "\n  #size: null\n" in text
@@ -95,7 +95,7 @@ def test_an_existing_file_is_overwritten_only_by_force(folder: Path) -> None:
     assert said == "error: mine.yaml: is there already; --force overwrites it, --output names another file\n"
     assert (folder / "mine.yaml").read_text() == "mine"
     assert told("init", "digits", "--output", "mine.yaml", "--force").exit_code == 0
-    assert (folder / "mine.yaml").read_text() == draft("digits")
+    assert (folder / "mine.yaml").read_text() == draft_study("digits")
 
 
 def test_what_cannot_be_drafted_or_written_is_refused(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_plugins_data_set_is_drafted_with_its_options_and_words(folder: Path) 
 
 def test_drafts_are_yaml_in_lines_that_fit_a_page() -> None:
     for dataset in DATASETS:
-        text = draft(dataset)
+        text = draft_study(dataset)
         assert max(map(len, text.splitlines())) <= 120
         assert list(yaml.safe_load(text)["arms"])[:2] == ["standard", "adversarial"]
 
@@ -139,9 +139,9 @@ def test_spaces_are_a_line_each_with_what_they_hold() -> None:
     result = told("spaces")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert list(lines) == study_file.shipped()
+    assert list(lines) == list_shipped_studies()
     for name, line in lines.items():
-        study = study_file.load(name)
+        study = load_study(name)
         trials = sum(arm.search.trials for arm in study.arms.values() if arm.search)
         counts = f"{len(study.arms)} arms, {trials} search trials, {len(study.seeds)} seeds: "
         assert f" {study.data.name}, {study.model.name}, {counts}" in line

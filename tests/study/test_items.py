@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import FORMAT, Checked, Item, Maps, Recipe, digest
+from tune_interpreg.study.file.read import parse_study
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps, Recipe, digest
 
 MAPS = Maps(teacher="9f", teacher_seed=0, sigma=0.15, samples=50)
 RECIPE = Recipe(
@@ -81,7 +82,7 @@ def test_every_field_of_a_recipe_is_part_of_its_key() -> None:
 @pytest.mark.parametrize("other", [{"model": "8f"}, {"seed": 2}, {"sources": {}}, {"images": 51}, {"autoattack": None}])
 def test_every_field_of_what_is_checked_is_part_of_the_key(other: dict[str, Any]) -> None:
     """Of a recipe that checks nothing, none is: keys are those of before there were checks."""
-    assert OTHER["checked"].keys() == Checked.model_fields.keys()
+    assert OTHER["checked"].keys() == CheckedModel.model_fields.keys()
     assert changed(checked=OTHER["checked"] | other).key != changed(checked=OTHER["checked"]).key
     assert changed(checked=None).key == RECIPE.key
 
@@ -160,11 +161,11 @@ def test_parts_are_what_an_item_settles() -> None:
 
 
 def test_a_recipe_takes_the_shared_setting_of_its_study() -> None:
-    study = study_file.parse(
+    study = parse_study(
         "data: {name: mnist, root: /data}\nmodel: mnist_cnn\nattack: {eps: 0.5, steps: 4}\n"
         "evaluation: {steps: 8}\narms: {a: {method: standard}}",
         where="test.yaml",
     )
-    recipe = Recipe.of(study, method="standard", data_fingerprint="ab")
+    recipe = Recipe.from_study(study, method="standard", data_fingerprint="ab")
     assert (recipe.data, recipe.model, recipe.attack) == (study.data, study.model, study.attack)
     assert (recipe.attack.steps, recipe.evaluation_attack.steps, recipe.evaluation_attack.eps) == (4, 8, 0.5)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_interpreg.store import files as integrity
+from tune_interpreg.store.files import file_checksum, read_checked, with_checksum
 
 STUDY = """\
 data: {name: digits, train_limit: 160, validation: 60, test_limit: 60}
@@ -193,9 +193,9 @@ def test_a_failed_item_is_recorded_shown_and_run_again_on_demand(tmp_path: Path)
     weights = tmp_path / "store" / name
     content = {path: path.read_bytes() for path in (weights, record)}
     weights.write_bytes(b"no weights")
-    own = integrity.opened(record)
-    own["files"][name] = integrity.sha256(weights)  # else it would be seen as damaged, and made anew
-    record.write_text(json.dumps(integrity.sealed(own)))
+    own = read_checked(record)
+    own["files"][name] = file_checksum(weights)  # else it would be seen as damaged, and made anew
+    record.write_text(json.dumps(with_checksum(own)))
 
     broken = command(tmp_path, *arguments)
     assert broken.returncode == 1, broken.stdout + broken.stderr

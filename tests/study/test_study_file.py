@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.file.read import StudyError
+from tune_interpreg.study.file.read import StudyError, list_shipped_studies, load_study, parse_study
 
 ARMS = "arms:\n  standard: {method: standard}\n"
 ARM = "  i:\n    method: interpretation\n    targets: {teacher: standard}\n    "
@@ -61,14 +60,14 @@ s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes no parame
 def told(text: str, *overrides: str) -> str:
     """What is said of a study; empty where it is sound."""
     try:
-        study_file.parse(text, where="s.yaml", overrides=overrides)
+        parse_study(text, where="s.yaml", overrides=overrides)
     except StudyError as error:
         return str(error)
     return ""
 
 
 def parsed(text: str, *overrides: str) -> Study:
-    return study_file.parse(text, where="s.yaml", overrides=overrides)
+    return parse_study(text, where="s.yaml", overrides=overrides)
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
@@ -174,9 +173,9 @@ def test_anchors_and_merges_work_and_mistakes_are_told_where_they_are_written() 
 
 def test_a_study_is_named_by_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(ARMS)
-    assert study_file.load(str(tmp_path / "mine.yaml")).name == "mine"
+    assert load_study(str(tmp_path / "mine.yaml")).name == "mine"
     (tmp_path / "mine.yaml").write_text("\ufeffname: other\n" + ARMS, encoding="utf-8")
-    assert study_file.load(str(tmp_path / "mine.yaml")).name == "other"
+    assert load_study(str(tmp_path / "mine.yaml")).name == "other"
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ("x" * 5000, f"no such file: {remedy}"),
     ):
         with pytest.raises(StudyError) as error:
-            study_file.load(source)
+            load_study(source)
         assert str(error.value) == f"{source}: {said}"
 
 
@@ -246,9 +245,9 @@ def test_mistakes_of_overrides_and_file_are_told_together() -> None:
 
 
 # ---------------------------------------------------------------- shipped studies
-@pytest.mark.parametrize("name", study_file.shipped())
+@pytest.mark.parametrize("name", list_shipped_studies())
 def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) -> None:
-    study = study_file.load(name)
+    study = load_study(name)
     assert study.name == name
     tables_1_and_3 = ["interp_permuted", "interp_nonrobust"] if study.data.name != "cifar10" else []
     assert list(study.arms) == ["standard", "adversarial", "interp_robust", *tables_1_and_3, "jacobian"]
@@ -260,16 +259,16 @@ def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) ->
 
 def test_the_cifar_study_holds_the_papers_settings() -> None:
     """Section 4.2: batches of 100, rate .01 falling by 90% every 10 epochs, 40 steps within l2 80/255 ≈ .314."""
-    study = study_file.load("cifar10")
+    study = load_study("cifar10")
     assert (study.data.name, study.data.train_limit, study.model.name) == ("cifar10", None, "cifar_cnn")
     training, attack = study.training, study.attack
     assert (training.batch_size, training.lr, training.lr_decay, training.decay_every) == (100, 0.01, 0.1, 10)
-    assert (attack.norm, attack.eps, attack.steps, attack.step) == ("l2", 0.314, 40, 0.04)
+    assert (attack.norm, attack.eps, attack.steps, attack.step_length) == ("l2", 0.314, 40, 0.04)
     assert study.arms["jacobian"].method == "jacobian"
 
 
 def test_the_mnist_study_holds_the_papers_settings() -> None:
-    study = study_file.load("mnist")
+    study = load_study("mnist")
     assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
     training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
     training |= {"schedule": "step", "augment": None, "matmul": "float32"}

@@ -6,9 +6,11 @@ the record of the item that made them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tune_interpreg.store.storage import StoreError, refusal
+CHECKSUM = "sha256"
+_LAST_LINE = f"# {CHECKSUM}: "
 
-SEAL = "sha256"
-_LAST_LINE = f"# {SEAL}: "
+
+class StoreError(ValueError):
+    """A store that cannot be used; the message names the folder, what is wrong and what to do."""
+
+
+class Refused(StoreError):
+    """The store takes nothing more from this run, whatever it tries: the run ends, and what is begun stays begun."""
 
 
 class Damaged(StoreError):
@@ -35,7 +43,7 @@ class Damaged(StoreError):
 
 # --------------------------------------------------------------------- writing
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place, whole and on disk, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
@@ -58,17 +66,17 @@ def preallocate(file: Path) -> None:
 
 
 # ----------------------------------------------------------------------- seals
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
     """``content`` with its checksum; as JSON has it, so that what is read back has the same."""
     plain = json.loads(json.dumps(content, allow_nan=False))
-    return {**plain, SEAL: _checksum(plain)}
+    return {**plain, CHECKSUM: _checksum(plain)}
 
 
-def opened(path: Path) -> dict[str, Any]:
+def read_checked(path: Path) -> dict[str, Any]:
     """The content of a sealed file; raises ``Damaged`` where it is not what was sealed, or where there is none."""
     try:
         content = json.loads(_text(path))
-        seal = content.pop(SEAL, None) if isinstance(content, dict) else None
+        seal = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
         right = seal is not None and seal == _checksum(content)
     except (ValueError, RecursionError) as error:
         raise Damaged(path, f"is damaged: it is no JSON ({error})") from None
@@ -77,16 +85,16 @@ def opened(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def sealed_text(text: str) -> str:
+def text_with_checksum(text: str) -> str:
     """``text`` with its checksum in a comment of its last line, as YAML has them."""
     return f"{text}{_LAST_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
-def opened_text(path: Path) -> str:
-    """The text of a file that ``sealed_text`` made; raises ``Damaged`` where it is another."""
+def read_checked_text(path: Path) -> str:
+    """The text of a file that ``text_with_checksum`` made; raises ``Damaged`` where it is another."""
     whole = _text(path)
     text, found, _ = whole.rpartition(_LAST_LINE)
-    if not found or whole != sealed_text(text):
+    if not found or whole != text_with_checksum(text):
         reason = "another checksum than its own" if found else "no checksum"
         raise Damaged(path, f"is damaged: it has {reason}")
     return text
@@ -100,7 +108,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise Damaged(path, "is damaged: it is no text") from None
     except OSError as error:
-        if refusal(error, path.parent):
+        if as_refused(error, path.parent):
             raise
         raise Damaged(path, f"is damaged: it cannot be read ({error.strerror})") from None
 
@@ -112,7 +120,7 @@ def _checksum(content: Any) -> str:
 
 
 # ----------------------------------------------------------------- other files
-def sha256(path: Path) -> str:
+def file_checksum(path: Path) -> str:
     """The checksum of a file; it is read again only where its time or size changed."""
     known = path.stat()
     return _sha256(path, known.st_mtime_ns, known.st_size)
@@ -124,11 +132,59 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify(path: Path, expected: str) -> None:
+def verify_checksum(path: Path, expected: str) -> None:
     """Raise ``Damaged`` where a file is missing, or has another checksum than ``expected``."""
     try:
-        found = sha256(path)
+        found = file_checksum(path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise Damaged(path, "is missing") from None
     if found != expected:
         raise Damaged(path, "is damaged: it has another checksum than when it was made")
+
+
+# ----------------------------------------------------- what a disk refuses
+#: No later try succeeds by itself. The first three are met by writing alone, so wherever they are met they count.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "give this user the right to read and write there",
+    errno.EIO: "check the disk",
+}
+
+
+def as_refused(error: BaseException, folder: Path) -> Refused | None:
+    """What ends a run of the store in ``folder``, or None where the error is of another kind.
+
+    Errors of other libraries (safetensors, Ray) are known by the system's number in their text.
+    """
+    if isinstance(error, Refused):
+        return error
+    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    place = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
+    within = place.is_relative_to(folder)
+    if number not in _REMEDIES or not (within or number in _WRITING):
+        return None
+    return Refused(f"{folder if within else place}: {os.strerror(number).lower()}: {_remedy(number)}")
+
+
+@contextmanager
+def raise_refused(folder: Path) -> Iterator[None]:
+    """While the block works on the store in ``folder``: what its disk refuses is raised as ``Refused``."""
+    try:
+        yield
+    except Exception as error:
+        if refused := as_refused(error, folder):
+            raise refused from None
+        raise
+
+
+def _remedy(number: int) -> str:
+    return f"{_REMEDIES[number]}, then run the same command again"
+
+
+def _number_in(text: str) -> int | None:
+    found = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", text)
+    number = int(found[1] or found[2]) if found else None
+    return number if number in _WRITING else None

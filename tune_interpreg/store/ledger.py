@@ -11,21 +11,22 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.items import FORMAT, Item
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import FORMAT
 
-Settled = Literal["done", "failed", "diverged", "pruned"]
+RecordState = Literal["done", "failed", "diverged", "pruned"]
 
 
 @cache
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Of all that can change a number."""
     packages = {name: version(name) for name in ("tune-interpreg", "torch", "numpy", "ray", "optuna", "scikit-learn")}
     return {"python": platform.python_version(), **packages}
 
 
-def record(
+def make_record(
     item: Item,
-    state: Settled,
+    state: RecordState,
     *,
     metrics: Mapping[int, Mapping[str, float]] | None = None,
     counts: Mapping[str, int] | None = None,
@@ -59,19 +60,19 @@ def record(
         "spent": {what: round(one, 3) for what, one in (spent or {}).items()},
         "device": device,
         "host": host,
-        "versions": versions(),
+        "versions": package_versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def lost(record: Record) -> set[int]:
+def lost_seeds(record: Record) -> set[int]:
     """Of a finished repeat of several seeds those that diverged: all without metrics; ``error`` says how."""
     if (record["role"], record["state"]) != ("repeat", "done"):
         return set()
     return {seed for seed in record["seeds"] if str(seed) not in record["metrics"]}
 
 
-def mean(record: Record, metric: str) -> float | None:
+def mean_metric(record: Record, metric: str) -> float | None:
     """The mean of ``metric`` over the record's seeds, or None where a seed lacks it."""
     values = [one.get(metric) for one in record["metrics"].values()]
     known = [value for value in values if value is not None]

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.store import Store
 
 #: What is locked: a file, for network folders tell other hosts of no lock on a folder. It stays, whoever holds it.
 LOCK = "driver.lock"
 
 
 @contextmanager
-def held(store: Store) -> Iterator[None]:
+def hold(store: Store) -> Iterator[None]:
     """Hold the store as its only driver; the system frees it when this process ends, however it ends.
 
     On a file system without locks (some network folders) nothing is held.
@@ -50,13 +51,13 @@ def sign(store: Store) -> None:
     store.driver = own
 
 
-def lives(store: Store) -> bool | None:
+def is_driver_alive(store: Store) -> bool | None:
     """Whether the driver that signed the store last still runs; None where another machine would have to be asked.
 
     The store is left alone while it does: only where its process is gone, and another has its number by now, the lock
     is taken for a moment to tell the two apart.
     """
-    known = store.signed()
+    known = store.read_driver()
     if known.get("host") != socket.gethostname() or not isinstance(pid := known.get("pid"), int):
         return None if known else False
     try:
@@ -102,7 +103,7 @@ def _take(store: Store, file: int) -> None:
 
 
 def _holder(store: Store) -> str:
-    known = store.signed()
+    known = store.read_driver()
     if not known.keys() >= {"pid", "host", "since"}:
         return "another process, which is about to start"
     return f"process {known['pid']} on {known['host']} since {known['since']}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tune_interpreg.study.items import Checked, Item, Maps, Role
+from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.recipe import CheckedModel, Maps
 
 FOLDERS = ("ledger", "choices", "models", "targets", "checkpoints", "tensorboard", "report", "damaged")
 
@@ -66,9 +67,9 @@ class Layout:
         """
         return self.path / "targets" / f"{key}.preview.safetensors"
 
-    def inputs(self, role: Role, of: Maps | Checked | None) -> tuple[Path, ...]:
+    def inputs(self, role: Role, of: Maps | CheckedModel | None) -> tuple[Path, ...]:
         """The files of other items that an item reads: a teacher's model to make maps, the maps, or checked models."""
-        if isinstance(of, Checked):
+        if isinstance(of, CheckedModel):
             return tuple(self.model_file(key, of.seed) for key in of.models)
         if (maps := of) is None:
             return ()
@@ -78,6 +79,6 @@ class Layout:
     def checkpoint_dir(self, key: str) -> Path:
         return self.path / "checkpoints" / key
 
-    def place_file(self, key: str) -> Path:
-        """Where an item under way is worked on (see ``places``)."""
+    def worker_file(self, key: str) -> Path:
+        """Where an item under way is worked on (see ``workers``)."""
         return self.checkpoint_dir(key) / "place.json"

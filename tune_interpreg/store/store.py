@@ -33,13 +33,22 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from tune_interpreg import registry
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.files import (
+    Damaged,
+    Refused,
+    StoreError,
+    file_checksum,
+    read_checked,
+    read_checked_text,
+    replace_atomically,
+    text_with_checksum,
+    with_checksum,
+)
 from tune_interpreg.store.paths import FOLDERS, Layout
-from tune_interpreg.store.storage import Refused, StoreError
-from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.items import FORMAT, Item
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.parameters import resolve_study
+from tune_interpreg.study.recipe import FORMAT
 
 __all__ = ["Damaged", "Record", "Refused", "Store", "StoreError"]
 
@@ -63,14 +72,14 @@ class Store(Layout):
 
     # ----------------------------------------------------------------- writing
     @contextmanager
-    def writing(self, path: Path) -> Iterator[Path]:
-        """As ``integrity.writing``, while no other driver has the store."""
-        with integrity.writing(path) as temporary:
+    def replace_atomically(self, path: Path) -> Iterator[Path]:
+        """As ``replace_atomically``, while no other driver has the store."""
+        with replace_atomically(path) as temporary:
             yield temporary
             self.check_driver()
 
     def write_bytes(self, path: Path, content: bytes) -> None:
-        with self.writing(path) as temporary:
+        with self.replace_atomically(path) as temporary:
             temporary.write_bytes(content)
 
     def write_text(self, path: Path, text: str) -> None:
@@ -79,12 +88,12 @@ class Store(Layout):
     def write_json(self, path: Path, content: Any) -> None:
         self.write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def write_sealed(self, path: Path, content: dict[str, Any]) -> None:
-        self.write_json(path, integrity.sealed(content))
+    def write_checked(self, path: Path, content: dict[str, Any]) -> None:
+        self.write_json(path, with_checksum(content))
 
     def checksums(self, *paths: Path) -> dict[str, str]:
         """What a record says of the files that its item made: path in the store → checksum."""
-        return {path.relative_to(self.path).as_posix(): integrity.sha256(path) for path in paths}
+        return {path.relative_to(self.path).as_posix(): file_checksum(path) for path in paths}
 
     def set_aside(self, damaged: Damaged) -> str:
         """Move a damaged file to ``damaged/``, under its own path there; returns what to tell the user."""
@@ -98,7 +107,7 @@ class Store(Layout):
         damaged.path.rename(place)
         return f"{damaged.path}: {damaged.reason}; set aside as {place.relative_to(self.path)}"
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Drop what runs and workers that were killed have left: temporary files, locks, what Tune kept for itself."""
         self.check_driver()
         for left in (*self.path.rglob(".*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
@@ -118,7 +127,7 @@ class Store(Layout):
                 remedy = "mend that, or name another folder with --store"
                 raise StoreError(f"{folder}: cannot be read and written ({error.strerror}); {remedy}") from None
 
-    def signed(self) -> dict[str, Any]:
+    def read_driver(self) -> dict[str, Any]:
         """Who signed the store last (see ``lock.sign``); empty where that cannot be read."""
         try:
             known = json.loads(self.driver_file.read_text(encoding="utf-8"))
@@ -128,11 +137,11 @@ class Store(Layout):
 
     def check_driver(self) -> None:
         """Raise ``Refused`` where another driver has signed the store since."""
-        if self.driver is not None and self.signed().get("id", self.driver) != self.driver:
+        if self.driver is not None and self.read_driver().get("id", self.driver) != self.driver:
             raise Refused(f"{self.path}: another run has taken it over; this one writes nothing more")
 
     # ------------------------------------------------------------------- study
-    def check(self, study: Study) -> None:
+    def check_setting(self, study: Study) -> None:
         """Refuse, before anything is written, a store that holds results of another setting.
 
         More arms, seeds or trials are growth of the same study; another setting is another study.
@@ -141,7 +150,7 @@ class Store(Layout):
             if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
             return
-        there, here = _flat(self.study().setting()), _flat(study.setting())
+        there, here = _flat(self.load_study().setting()), _flat(study.setting())
         differing = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
         if differing:
             told = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
@@ -156,10 +165,10 @@ class Store(Layout):
 
     def save_study(self, study: Study) -> None:
         """Write the study as ``resolved``, so that who reads it later needs none of the methods' code."""
-        text = yaml.safe_dump(resolved(study).model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        self.write_text(self.study_file, integrity.sealed_text(text))
+        text = yaml.safe_dump(resolve_study(study).model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        self.write_text(self.study_file, text_with_checksum(text))
 
-    def study(self) -> Study:
+    def load_study(self) -> Study:
         """The study that this store was last run with.
 
         Raises ``StoreError`` where there is none, ``Damaged`` where it is no longer what was written.
@@ -167,7 +176,7 @@ class Store(Layout):
         if not self.study_file.exists():
             raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
         try:
-            return Study.model_validate(yaml.safe_load(integrity.opened_text(self.study_file)))
+            return Study.model_validate(yaml.safe_load(read_checked_text(self.study_file)))
         except Damaged as error:
             raise Damaged(self.study_file, f"cannot be read as a study: {error.reason}") from None
         except (yaml.YAMLError, ValidationError) as error:
@@ -175,25 +184,25 @@ class Store(Layout):
 
     # ------------------------------------------------------------------ ledger
     def write_record(self, record: Record) -> None:
-        self.write_sealed(self.record_file(record["arm"], record["key"]), record)
+        self.write_checked(self.record_file(record["arm"], record["key"]), record)
 
-    def write_twin(self, item: Item, record: Record) -> Record:
+    def write_copy(self, item: Item, record: Record) -> Record:
         """Write and return the record of an item whose result ``record`` has, under another number or arm."""
         twin = record | {"arm": item.arm, "number": item.number, "seconds": 0.0, "spent": {}}
         path = self.record_file(item.arm, item.key)
-        self.write_sealed(self.record_file(item.arm, f"{item.key}-{item.number}") if path.exists() else path, twin)
+        self.write_checked(self.record_file(item.arm, f"{item.key}-{item.number}") if path.exists() else path, twin)
         return twin
 
     def records(self) -> list[Record]:
         """All records that are whole, by arm, role, number and seeds."""
-        return self.ledger()[0]
+        return self.read_ledger()[0]
 
-    def ledger(self) -> tuple[list[Record], list[Damaged]]:
+    def read_ledger(self) -> tuple[list[Record], list[Damaged]]:
         """The records, as ``records`` gives them, and the files that are damaged."""
         found, damaged = _sorted_out(self._record_files(), _read_record)
         return sorted(found, key=lambda one: (one["arm"], one["role"], one["number"], one["seeds"])), damaged
 
-    def record_of(self, item: Item) -> Record | None:
+    def read_record(self, item: Item) -> Record | None:
         """The record that the item's worker has written, if it is there and whole."""
         path = self.record_file(item.arm, item.key)
         try:
@@ -204,7 +213,7 @@ class Store(Layout):
     def _record_files(self) -> list[Path]:
         return sorted((self.path / "ledger").glob("*/*.json"))
 
-    def item(self, record: Record) -> Item | None:
+    def item_of(self, record: Record) -> Item | None:
         """The item that a record settles, or None where code of another ``FORMAT`` made it."""
         if record["format"] != FORMAT:
             return None
@@ -217,7 +226,7 @@ class Store(Layout):
             ) from None
         return item if item.key == record["key"] else None
 
-    def forget_failures(self) -> int:
+    def delete_failures(self) -> int:
         """Drop the records of failed items, so that they run again; returns how many there were."""
         found, _ = _sorted_out(self._record_files(), lambda path: (path, _read_record(path)["state"]))
         failed = [path for path, state in found if state == "failed"]
@@ -231,46 +240,35 @@ class Store(Layout):
             if path.stem.partition("-")[0] == key:
                 self.set_aside(Damaged(path, "is of an item whose files are damaged"))
 
-    def choice(self, arm: str) -> dict[str, Any] | None:
+    def read_choice(self, arm: str) -> dict[str, Any] | None:
         """What the arm's search chose (the fields of ``choice.Choice``), or None while it goes on.
 
         Raises ``Damaged`` where it is no longer what was written.
         """
         path = self.choice_file(arm)
-        return integrity.opened(path) if path.exists() else None
+        return read_checked(path) if path.exists() else None
 
     # ----------------------------------------------------------- items under way
-    def begin(self, item: Item) -> None:
+    def note_start(self, item: Item) -> None:
         """Note, before it starts, what is about to run, so that a later run can go on with it."""
-        self.write_sealed(self.checkpoint_dir(item.key) / "item.json", item.model_dump(mode="json"))
+        self.write_checked(self.checkpoint_dir(item.key) / "item.json", item.model_dump(mode="json"))
 
-    def begun(self) -> list[Item]:
+    def started_items(self) -> list[Item]:
         """Items that were begun and not ended, in the order of their arms and numbers."""
-        return self.notes()[0]
+        return self.read_notes()[0]
 
-    def notes(self) -> tuple[list[Item], list[Damaged]]:
+    def read_notes(self) -> tuple[list[Item], list[Damaged]]:
         """The items, as ``begun`` gives them, and the notes that are damaged."""
         items, damaged = _sorted_out((self.path / "checkpoints").glob("*/item.json"), _read_note)
         return sorted(items, key=lambda item: (item.arm, item.number, item.seeds)), damaged
 
-    def end(self, key: str) -> None:
+    def drop_checkpoint(self, key: str) -> None:
         """Drop what is kept only while an item is under way."""
         shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
 
-    def under_way(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """The keys of all items of which something is kept, whole or not."""
         return {folder.name for folder in (self.path / "checkpoints").glob("*/")}
-
-
-def resolved(study: Study) -> Study:
-    """The study with the defaults of its methods' parameters, but for those that its arms give or search."""
-    return study.model_copy(update={"arms": {name: _resolved(arm) for name, arm in study.arms.items()}})
-
-
-def _resolved(arm: Arm) -> Arm:
-    known, searched = registry.method(arm.method).parameters, arm.search.ranges if arm.search else {}
-    defaults = {name: one.default for name, one in known.items() if one.default is not None and name not in searched}
-    return arm.model_copy(update={"params": defaults | arm.params})
 
 
 def _sorted_out(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T], list[Damaged]]:
@@ -286,7 +284,7 @@ def _sorted_out(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[
 
 
 def _read_record(path: Path) -> Record:
-    record = integrity.opened(path)
+    record = read_checked(path)
     if missing := [name for name in FIELDS if name not in record]:
         raise Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}")
     return record
@@ -294,7 +292,7 @@ def _read_record(path: Path) -> Record:
 
 def _read_note(path: Path) -> Item:
     try:
-        return Item.model_validate(integrity.opened(path))
+        return Item.model_validate(read_checked(path))
     except ValidationError as error:
         raise Damaged(path, f"names no item of this version: {_first(error)}") from None
 

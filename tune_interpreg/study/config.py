@@ -12,23 +12,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tune_interpreg.study.fields import Flag, Frozen, Given, Number, Option, Whole, gathered, shown
+from tune_interpreg.study.fields import (
+    Boolean,
+    Frozen,
+    Integer,
+    Number,
+    OptionValue,
+    Scalar,
+    format_value,
+    gather_extra_keys,
+)
 from tune_interpreg.study.space import Search
 
 #: Seeds name files.
-Seed = Annotated[Whole, Field(ge=-(2**63), lt=2**63)]
+Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 
 
 class Named(Frozen):
     """A section that names something registered; the bare name stands for it, and further keys are its options."""
 
     name: str
-    options: dict[str, Option] = Field(default_factory=dict)
+    options: dict[str, OptionValue] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, given: Any) -> Any:
-        return gathered({"name": given} if isinstance(given, str) else given, cls.model_fields, "options")
+        return gather_extra_keys({"name": given} if isinstance(given, str) else given, cls.model_fields, "options")
 
 
 class Data(Named):
@@ -41,9 +50,9 @@ class Data(Named):
     """
 
     name: str = "digits"
-    train_limit: Whole | None = Field(None, ge=1)
-    validation: Whole | None = Field(None, ge=1)
-    test_limit: Whole | None = Field(None, ge=1)
+    train_limit: Integer | None = Field(None, ge=1)
+    validation: Integer | None = Field(None, ge=1)
+    test_limit: Integer | None = Field(None, ge=1)
     root: str | None = None
 
 
@@ -60,8 +69,8 @@ class Augment(Frozen):
     image's own size cut out at random.
     """
 
-    flip: Flag = False
-    crop: Whole = Field(0, ge=0)
+    flip: Boolean = False
+    crop: Integer = Field(0, ge=0)
 
 
 class Training(Frozen):
@@ -72,17 +81,17 @@ class Training(Frozen):
     matmul: how a GPU multiplies while it trains: in ``float32``, or faster in ``tf32``, with 10 bits of mantissa.
     """
 
-    epochs: Whole = Field(30, ge=1)
-    batch_size: Whole = Field(64, ge=1)
+    epochs: Integer = Field(30, ge=1)
+    batch_size: Integer = Field(64, ge=1)
     lr: Number = Field(0.01, gt=0)
     momentum: Number = Field(0.9, ge=0, lt=1)
     lr_decay: Number = Field(0.1, gt=0, le=1)
-    decay_every: Whole = Field(10, ge=1)
+    decay_every: Integer = Field(10, ge=1)
     schedule: Literal["step", "cosine"] = "step"
     augment: Augment | None = None
     matmul: Literal["float32", "tf32"] = "float32"
 
-    def rate(self, epoch: int) -> float:
+    def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
@@ -105,14 +114,14 @@ class Attack(Frozen):
 
     norm: Literal["l2", "linf"] = "l2"
     eps: Number = Field(1.5, gt=0)
-    steps: Whole = Field(40, ge=1)
+    steps: Integer = Field(40, ge=1)
     step_size: Number | None = Field(None, gt=0)
     direction: Literal["l2", "sign"] | None = None
     start: Literal["sphere", "ball"] = "sphere"
     precision: Precision = "float32"
 
     @property
-    def step(self) -> float:
+    def step_length(self) -> float:
         """The length of one step, in pixels."""
         return self.step_size if self.step_size is not None else 2.5 * self.eps / self.steps
 
@@ -128,13 +137,13 @@ class Evaluation(Frozen):
     (null: all).
     """
 
-    steps: Whole | None = Field(None, ge=1)
+    steps: Integer | None = Field(None, ge=1)
     step_size: Number | None = Field(None, gt=0)
-    restarts: Whole = Field(1, ge=1)
-    autoattack: Whole | None = Field(None, ge=1)
-    batch_size: Whole = Field(500, ge=1)
-    adversarial_every: Whole = Field(0, ge=0)
-    gradient_samples: Whole | None = Field(None, ge=1)
+    restarts: Integer = Field(1, ge=1)
+    autoattack: Integer | None = Field(None, ge=1)
+    batch_size: Integer = Field(500, ge=1)
+    adversarial_every: Integer = Field(0, ge=0)
+    gradient_samples: Integer | None = Field(None, ge=1)
 
 
 class Checks(Frozen):
@@ -145,8 +154,8 @@ class Checks(Frozen):
     them that the AutoAttack ensemble attacks as well (null: none; needs the extra ``autoattack``).
     """
 
-    images: Whole = Field(100, ge=1)
-    autoattack: Whole | None = Field(None, ge=1)
+    images: Integer = Field(100, ge=1)
+    autoattack: Integer | None = Field(None, ge=1)
 
 
 Permutation = Literal["fixed", "redrawn"]
@@ -166,7 +175,7 @@ class Resources(Frozen):
     @classmethod
     def _shares_one_or_takes_whole(cls, gpus: float) -> float:
         if gpus > 1 and gpus % 1:
-            raise ValueError(f"takes a part of one GPU or whole ones, got {shown(gpus)}")
+            raise ValueError(f"takes a part of one GPU or whole ones, got {format_value(gpus)}")
         return gpus
 
 
@@ -180,15 +189,15 @@ class MapSettings(Frozen):
     """
 
     sigma: Number = Field(0.15, ge=0)
-    samples: Whole = Field(50, ge=1)
-    clamp: Flag = False
-    include_clean: Flag = False
+    samples: Integer = Field(50, ge=1)
+    clamp: Boolean = False
+    include_clean: Boolean = False
     sign: Literal["abs", "signed"] = "abs"
     output: Literal["logits", "probabilities"] = "logits"
     precision: Precision = "float32"
 
     @property
-    def maps(self) -> MapSettings:
+    def map_settings(self) -> MapSettings:
         """These settings alone, of a class that adds to them."""
         return MapSettings(**{name: getattr(self, name) for name in MapSettings.model_fields})
 
@@ -213,12 +222,12 @@ class Arm(Frozen):
     title: str | None = None
     targets: Targets | None = None
     search: Search | None = None
-    params: dict[str, Given] = Field(default_factory=dict)
+    params: dict[str, Scalar] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _gather_params(cls, given: Any) -> Any:
-        return gathered(given, cls.model_fields, "params")
+        return gather_extra_keys(given, cls.model_fields, "params")
 
     @field_validator("method")
     @classmethod
@@ -252,7 +261,7 @@ class Study(Frozen):
     def _names_a_folder(cls, name: str) -> str:
         if not name.strip(". ") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
             rule = "takes a name that a folder can have, printable, without slashes, at most 200 bytes"
-            raise ValueError(f"{rule}, got {shown(name)}")
+            raise ValueError(f"{rule}, got {format_value(name)}")
         return name
 
     @field_validator("seeds")
@@ -271,7 +280,7 @@ class Study(Frozen):
         step_size = own.step_size or (self.attack.step_size if same else None)
         return self.attack.model_copy(update={"steps": steps, "step_size": step_size, "precision": "float32"})
 
-    def needed_first(self) -> list[str]:
+    def arms_in_order(self) -> list[str]:
         """The arms, each after those that it needs."""
         order = TopologicalSorter({name: arm.needs for name, arm in self.arms.items()}).static_order()
         return [name for name in order if name in self.arms]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
-from tune_interpreg.study.fields import Frozen, Given, Param, Whole, is_number, shown
-
-#: Quantities a search may maximize. All are read off the validation split; test data is out of a search's reach.
-Selectable = Literal["val/accuracy", "val/adv_accuracy"]
+from tune_interpreg.study.fields import Frozen, Integer, Scalar, format_value, is_number
+from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, Selectable
 
 
 def _pair(value: Any) -> Any:
     pair = isinstance(value, (list, tuple)) and len(value) == 2
     if value is not None and not (pair and all(is_number(one) for one in value)):
-        raise ValueError(f"takes two numbers [low, high], got {shown(value)}")
+        raise ValueError(f"takes two numbers [low, high], got {format_value(value)}")
     return value
 
 
@@ -31,7 +28,7 @@ class Range(Frozen):
 
     log_uniform: Bounds = None
     uniform: Bounds = None
-    choice: tuple[Given, ...] | None = Field(None, min_length=1)
+    choice: tuple[Scalar, ...] | None = Field(None, min_length=1)
 
     @field_validator("log_uniform", "uniform")
     @classmethod
@@ -44,9 +41,9 @@ class Range(Frozen):
 
     @field_validator("choice")
     @classmethod
-    def _distinct(cls, choice: tuple[Param, ...] | None) -> tuple[Param, ...] | None:
+    def _distinct(cls, choice: tuple[Scalar, ...] | None) -> tuple[Scalar, ...] | None:
         if choice and len(set(choice)) != len(choice):
-            raise ValueError(f"each value may stand once, got {shown(choice)}")
+            raise ValueError(f"each value may stand once, got {format_value(choice)}")
         return choice
 
     @model_validator(mode="after")
@@ -61,11 +58,11 @@ class Range(Frozen):
         """(low, high), or None for a choice."""
         return self.log_uniform or self.uniform
 
-    def extremes(self) -> tuple[Param, ...]:
+    def extremes(self) -> tuple[Scalar, ...]:
         """The values a parameter's own bounds have to admit."""
         return self.bounds or self.choice or ()
 
-    def holds(self, value: Param) -> bool:
+    def contains(self, value: Scalar) -> bool:
         """Whether a search over this range could have proposed ``value``."""
         if self.choice is not None:
             return value in self.choice
@@ -98,7 +95,7 @@ class Search(Frozen):
     this one does at strength 0, whose loss shows the search where λ → 0 leads.
     """
 
-    grid: Annotated[dict[str, Annotated[tuple[Given, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
+    grid: Annotated[dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)] | None = None
     space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(None, validate_default=True)
     maximize: Selectable | tuple[Selectable, ...] | None = None
     pick: Pick | None = None
@@ -106,7 +103,7 @@ class Search(Frozen):
     loss: Literal["total", "ce"] = "total"
     tolerance: Annotated[float, Strict()] | None = Field(None, gt=0)
     anchor: str | None = None
-    trials: Whole = Field(12, ge=1)
+    trials: Integer = Field(12, ge=1)
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     pruner: Literal["none", "median"] = "none"
 
@@ -121,30 +118,30 @@ class Search(Frozen):
         return self.maximize if isinstance(self.maximize, tuple) else (self.maximize,) if self.maximize else ()
 
     @property
-    def matched(self) -> str:
+    def matched_metric(self) -> str:
         """The metric that ``match_loss_of`` matches."""
-        return {"total": "train/loss", "ce": "train/ce"}[self.loss]
+        return {"total": TRAIN_LOSS, "ce": TRAIN_CE}[self.loss]
 
     @property
-    def strength(self) -> str:
+    def strength_name(self) -> str:
         """The parameter that a match finds."""
         return next(name for name, span in self.ranges.items() if span.log_uniform)
 
-    def combinations(self) -> list[dict[str, Param]]:
+    def combinations(self) -> list[dict[str, Scalar]]:
         """Every combination of the values of all choices, the last parameter's changing fastest."""
         chosen = {name: span.choice for name, span in self.ranges.items() if span.choice}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
-    def fixed(self, number: int) -> dict[str, Param]:
+    def fixed_params(self, number: int) -> dict[str, Scalar]:
         """What no sampler decides of trial ``number``: of a grid and of a match's choices, the combinations in turn."""
         combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
         return combinations[number % len(combinations)]
 
-    def may_hold(self, params: Mapping[str, Param]) -> bool:
+    def may_contain(self, params: Mapping[str, Scalar]) -> bool:
         """Whether the space holds the parameters, as far as is known: the range of a matched strength may be wider."""
-        widened = self.strength if self.match_loss_of else None
+        widened = self.strength_name if self.match_loss_of else None
         return all(
-            name in params and (name == widened or span.holds(params[name])) for name, span in self.ranges.items()
+            name in params and (name == widened or span.contains(params[name])) for name, span in self.ranges.items()
         )
 
     @model_validator(mode="before")
@@ -157,10 +154,10 @@ class Search(Frozen):
 
     @field_validator("grid")
     @classmethod
-    def _distinct(cls, grid: dict[str, tuple[Param, ...]] | None) -> dict[str, tuple[Param, ...]] | None:
+    def _distinct(cls, grid: dict[str, tuple[Scalar, ...]] | None) -> dict[str, tuple[Scalar, ...]] | None:
         for name, values in (grid or {}).items():
             if len(set(values)) != len(values):
-                raise ValueError(f"each value of {name} may stand once, got {shown(values)}")
+                raise ValueError(f"each value of {name} may stand once, got {format_value(values)}")
         return grid
 
     @field_validator("space")
@@ -211,7 +208,7 @@ class Search(Frozen):
         if isinstance(self.maximize, tuple) and (
             len(self.maximize) < 2 or len(set(self.maximize)) < len(self.maximize)
         ):
-            yield f"maximize takes a metric, or several different ones, got {shown(self.maximize)}"
+            yield f"maximize takes a metric, or several different ones, got {format_value(self.maximize)}"
         elif (self.pick is None) == (len(self.goals) > 1):
             rule = "pick: {best: METRIC, within: {METRIC: 0.01}}"
             yield (
@@ -229,36 +226,3 @@ class Search(Frozen):
         for name in names:
             if getattr(self, name) != type(self).model_fields[name].default:
                 yield f"{name} {whose}; drop {name}"
-
-
-class Parameter(Frozen):
-    """A method's hyperparameter: its default (None: must be given or searched), its bounds or choices, its meaning.
-
-    whole: it counts something, and takes whole numbers only.
-    """
-
-    help: str
-    default: Param | None = None
-    low: float = -math.inf
-    high: float = math.inf
-    whole: bool = False
-    choices: tuple[str, ...] = ()
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
-
-    def problem(self, value: Any) -> str | None:
-        """Why ``value`` is refused, or None."""
-        if self.choices:
-            return None if value in self.choices else f"takes one of {', '.join(self.choices)}, got {shown(value)}"
-        if not is_number(value):
-            return f"takes a number, got {shown(value)}"
-        fits = abs(value) <= sys.float_info.max and self.low <= value <= self.high
-        if not fits or (self.whole and not isinstance(value, int)):
-            return f"takes {self._range()}, got {shown(value)}"
-        return None
-
-    def _range(self) -> str:
-        lowest = f" of at least {self.low:g}" if math.isfinite(self.low) else ""
-        highest = f" of at most {self.high:g}" if math.isfinite(self.high) else ""
-        kind = "whole" if self.whole else "finite"
-        return f"a {kind} number{' and'.join(filter(None, (lowest, highest)))}"

@@ -20,11 +20,13 @@ from pydantic.fields import FieldInfo
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Data, Model, Study, Targets
-from tune_interpreg.study.fields import Frozen, shown
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.file.rules import instead, model_in
-from tune_interpreg.study.file.yaml_lines import File, Problem, StudyError
-from tune_interpreg.study.space import Parameter, Range, Search
+from tune_interpreg.study.fields import Frozen, format_value
+from tune_interpreg.study.file.read import list_shipped_studies
+from tune_interpreg.study.file.rules import section_class
+from tune_interpreg.study.file.yaml_lines import YamlFile
+from tune_interpreg.study.parameters import Parameter
+from tune_interpreg.study.problems import Problem, StudyError, suggest
+from tune_interpreg.study.space import Range, Search
 
 WIDTH = 110
 
@@ -38,19 +40,21 @@ HEAD = (
 )
 
 
-def draft(dataset: str) -> str:
+def draft_study(dataset: str) -> str:
     """The text of a study on ``dataset``: the settings and arms of a shipped one, every other key at its default.
 
     Raises ``StudyError`` where no such data set is registered, or its package cannot be imported.
     """
     if dataset not in (known := registry.names("datasets")):
-        raise StudyError([Problem("DATASET", "", f"unknown dataset {shown(dataset)}; {instead(dataset, known)}")])
-    base = CLOSEST.get(dataset, dataset if dataset in study_file.shipped() else PLAIN)
-    raw = File(base, (files("search_spaces") / f"{base}.yaml").read_text(encoding="utf-8")).raw | {"data": dataset}
+        raise StudyError(
+            [Problem("DATASET", "", f"unknown dataset {format_value(dataset)}; {suggest(dataset, known)}")]
+        )
+    base = CLOSEST.get(dataset, dataset if dataset in list_shipped_studies() else PLAIN)
+    raw = YamlFile(base, (files("search_spaces") / f"{base}.yaml").read_text(encoding="utf-8")).raw | {"data": dataset}
     study = Study.model_validate(raw)
     try:
         settings = [_section(name, getattr(study, name)) for name in _sections()]
-    except registry.Broken as error:
+    except registry.BrokenPlugin as error:
         raise StudyError([Problem("DATASET", "", str(error))]) from None
     head = [*_comment(HEAD.format(dataset=dataset, base=base))]
     seeds = [*_comment("One final training of each arm a seed."), f"seeds: {_yaml(study.seeds)}"]
@@ -60,7 +64,7 @@ def draft(dataset: str) -> str:
 # ------------------------------------------------------------------------ settings
 def _sections() -> list[str]:
     """The keys of a study that are sections of settings."""
-    return [name for name, field in Study.model_fields.items() if name != "arms" and model_in(field.annotation)]
+    return [name for name, field in Study.model_fields.items() if name != "arms" and section_class(field.annotation)]
 
 
 def _section(name: str, section: Frozen) -> list[str]:
@@ -83,7 +87,7 @@ def _section(name: str, section: Frozen) -> list[str]:
 
 def _key(key: str, value: Any, meaning: str, field: FieldInfo) -> list[str]:
     """A key with its value, below what it means; the keys of a section that is left out are named."""
-    inner = model_in(field.annotation) if value is None else None
+    inner = section_class(field.annotation) if value is None else None
     others = f"Or {_yaml(inner())}: {_told(inner, ())[0]}" if inner else ""
     return [*_comment(meaning, others), f"{key}: {_yaml(value)}"]
 
@@ -116,7 +120,7 @@ def _arms(raw: Mapping[str, Any]) -> list[str]:
 
 def _method(name: str) -> list[str]:
     """A method's loss, and its parameters."""
-    with suppress(registry.Broken):
+    with suppress(registry.BrokenPlugin):
         method = registry.resolve("methods", name)
         parameters = (_comment(f"{key}: {_parameter(one)}", indent=4) for key, one in method.parameters.items())
         return [*_comment(f"{name}: {_told(method, ())[0]}", indent=2), *chain.from_iterable(parameters)]

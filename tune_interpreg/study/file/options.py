@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tune_interpreg.study.fields import shown
+from tune_interpreg.study.fields import format_value
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -26,7 +26,7 @@ def problems(builder: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[
             try:
                 TypeAdapter(known[name], config=_STRICT).validate_python(value)
             except ValidationError:
-                yield name, f"takes {_named(known[name])}, got {shown(value)}"
+                yield name, f"takes {_named(known[name])}, got {format_value(value)}"
 
 
 def missing(builder: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.fields import shown
-from tune_interpreg.study.file.rules import Found, Place, homes, instead, model_in, study_problems
-from tune_interpreg.study.file.yaml_lines import File, Problem, StudyError
+from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.file.rules import find_problems, section_class, suggest_sections
+from tune_interpreg.study.file.yaml_lines import YamlFile
+from tune_interpreg.study.problems import Finding, Place, Problem, StudyError, suggest
 
 #: What a value has to be, by pydantic's name of the rule it broke.
 _RULES = {
@@ -47,14 +48,14 @@ class StudyFile:
     locate: Callable[[Place, str], Problem]
 
 
-def shipped() -> list[str]:
+def list_shipped_studies() -> list[str]:
     """Names of the study files that come with the package."""
     return sorted(
         entry.name.removesuffix(".yaml") for entry in files("search_spaces").iterdir() if entry.name.endswith(".yaml")
     )
 
 
-def read(source: str, overrides: Iterable[str] = (), data_root: Path | None = None) -> StudyFile:
+def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path | None = None) -> StudyFile:
     """Read a shipped study by name or any study by path, apply ``a.b=value`` overrides, and check all of it.
 
     data_root: the folder of the data set's files, in place of the study's own.
@@ -67,21 +68,21 @@ def read(source: str, overrides: Iterable[str] = (), data_root: Path | None = No
         raise StudyError([Problem(str(path), "", "is not text in UTF-8; give a YAML file")]) from None
     except OSError as error:
         raise StudyError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
-    return _parsed(text, path.name if source in shipped() else str(path), path.stem, overrides, data_root)
+    return _parsed(text, path.name if source in list_shipped_studies() else str(path), path.stem, overrides, data_root)
 
 
-def load(source: str, overrides: Iterable[str] = ()) -> Study:
+def load_study(source: str, overrides: Iterable[str] = ()) -> Study:
     """As ``read``, the study alone."""
-    return read(source, overrides).study
+    return read_study_file(source, overrides).study
 
 
-def parse(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
+def parse_study(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
     """As ``load``, for a study's text; ``where`` is the file that errors name."""
     return _parsed(text, where, name, overrides).study
 
 
 def _parsed(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
-    file = File(where, text)
+    file = YamlFile(where, text)
     changed, problems = _override(file.raw, overrides)
     if data_root is not None:
         changed["data", "root"] = f"--data-root {data_root}"
@@ -96,13 +97,13 @@ def _parsed(text: str, where: str, name: str, overrides: Iterable[str], data_roo
 
 
 def _find(source: str) -> Path:
-    if source in shipped():
+    if source in list_shipped_studies():
         return Path(str(files("search_spaces") / f"{source}.yaml"))
     if os.path.isfile(source):
         return Path(source)
     wrong = "is a folder" if os.path.isdir(source) else "no such file"
-    remedy = f"give a YAML file, or the name of a shipped study ({', '.join(shipped())})"
-    near = difflib.get_close_matches(source, shipped(), n=1)
+    remedy = f"give a YAML file, or the name of a shipped study ({', '.join(list_shipped_studies())})"
+    near = difflib.get_close_matches(source, list_shipped_studies(), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise StudyError([Problem(source or "STUDY", "", f"{wrong}: {remedy}{hint}")])
 
@@ -119,7 +120,7 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place
             problems.append(Problem(where, "", "takes KEY=VALUE, with dots between keys: training.epochs=2"))
             continue
         try:
-            _set(raw, place, File(where, f"value: {text}", one_line=True).raw["value"], where)
+            _set(raw, place, YamlFile(where, f"value: {text}", one_line=True).raw["value"], where)
             changed[place] = where
         except StudyError as error:
             problems += error.problems
@@ -134,7 +135,7 @@ def _set(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) ->
             below = {"name": below}
         if below is not None and not isinstance(below, dict):
             above = ".".join(place[:depth])
-            message = f"takes no key {key}.{place[depth]}: it is {shown(below)}; set it whole: {above}=VALUE"
+            message = f"takes no key {key}.{place[depth]}: it is {format_value(below)}; set it whole: {above}=VALUE"
             raise StudyError([Problem(where, above, message)])
         section[key] = dict(below or {})
         section = section[key]
@@ -142,7 +143,7 @@ def _set(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) ->
 
 
 # ------------------------------------------------------------------------ checking
-def _check(raw: dict[str, Any]) -> tuple[Study | None, list[Found]]:
+def _check(raw: dict[str, Any]) -> tuple[Study | None, list[Finding]]:
     """The study where ``raw`` is one, and all of its problems; arms are checked one by one."""
     found = _arms_problems(raw.get("arms"))
     study = None
@@ -150,14 +151,14 @@ def _check(raw: dict[str, Any]) -> tuple[Study | None, list[Found]]:
         study = Study.model_validate(raw)
     except ValidationError as error:
         found += [(place, message) for place, message in _problems(error, Study, ()) if place[:1] != ("arms",)]
-    return study, found + study_problems(raw)
+    return study, found + find_problems(raw)
 
 
-def _arms_problems(raw: Any) -> list[Found]:
+def _arms_problems(raw: Any) -> list[Finding]:
     if not isinstance(raw, dict) or not raw:
-        got = "" if raw is None else f", got {shown(raw)}"
+        got = "" if raw is None else f", got {format_value(raw)}"
         return [(("arms",), f"a study needs at least one arm: a mapping from its name to {{method: …}}{got}")]
-    found: list[Found] = []
+    found: list[Finding] = []
     for name, given in raw.items():
         try:
             Arm.model_validate(given)
@@ -166,7 +167,7 @@ def _arms_problems(raw: Any) -> list[Found]:
     return found
 
 
-def _problems(error: ValidationError, model: type[BaseModel], above: Place) -> list[Found]:
+def _problems(error: ValidationError, model: type[BaseModel], above: Place) -> list[Finding]:
     """All of pydantic's, but those of gathered keys (``checks`` knows what they take), and no echoes."""
     return [((*above, *one["loc"]), _said(one, model)) for one in error.errors() if not _is_told_elsewhere(one)]
 
@@ -182,8 +183,8 @@ def _said(one: Any, model: type[BaseModel]) -> str:
         return str(one["msg"]).removeprefix("Value error, ")
     section = _section_at(model, loc[:-1])
     if kind == "extra_forbidden":
-        near = homes(loc[-1], section)
-        return f"unknown key; {f'did you mean {near[0]}?' if near else instead(loc[-1], section.model_fields)}"
+        near = suggest_sections(loc[-1], section)
+        return f"unknown key; {f'did you mean {near[0]}?' if near else suggest(loc[-1], section.model_fields)}"
     if kind == "missing":
         return f"is required: {section.model_fields[loc[-1]].description}"
     if kind == "model_type":
@@ -192,12 +193,12 @@ def _said(one: Any, model: type[BaseModel]) -> str:
         rule = f"takes a mapping such as {{{first}: …}}"
     else:
         rule = _RULES.get(kind, one["msg"]).format(**one.get("ctx", {}))
-    return f"{rule}, got {shown(value)}" + ("; give it a value, or drop it" if value is None else "")
+    return f"{rule}, got {format_value(value)}" + ("; give it a value, or drop it" if value is None else "")
 
 
 def _section_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
     """The class of the section at ``place``."""
     for key in place:
         field = model.model_fields.get(str(key))
-        model = (model_in(field.annotation) if field else None) or model
+        model = (section_class(field.annotation) if field else None) or model
     return model

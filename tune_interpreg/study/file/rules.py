@@ -15,18 +15,18 @@ from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Data, Model
-from tune_interpreg.study.fields import Frozen, shown
+from tune_interpreg.study.fields import Frozen, format_value
 from tune_interpreg.study.file import options
-from tune_interpreg.study.space import Parameter, Range
+from tune_interpreg.study.parameters import Parameter
+from tune_interpreg.study.problems import Finding, Place, suggest
+from tune_interpreg.study.space import Range
 
-Place = tuple[str | int, ...]
-Found = tuple[Place, str]
 Section = Mapping[str, Any]
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-def study_problems(raw: Section) -> list[Found]:
+def find_problems(raw: Section) -> list[Finding]:
     """All that is wrong with names, parameters and edges in ``raw``, a study file's content."""
     arms = {name: arm for name, arm in _section(raw, "arms").items() if isinstance(arm, Mapping)}
     found = list(_top_level(raw))
@@ -38,23 +38,17 @@ def study_problems(raw: Section) -> list[Found]:
     return found + list(_cycles(arms))
 
 
-def instead(name: str, known: Collection[str]) -> str:
-    """What to write for an unknown ``name``: the one that is near, or all there are."""
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"
-
-
-def homes(key: str, model: type[BaseModel]) -> list[str]:
+def suggest_sections(key: str, model: type[BaseModel]) -> list[str]:
     """Where in a section of ``model`` a ``key`` belongs that was written beside that section: ``section.key``."""
-    inner = {name: model_in(field.annotation) for name, field in model.model_fields.items() if name != "arms"}
+    inner = {name: section_class(field.annotation) for name, field in model.model_fields.items() if name != "arms"}
     return [f"{name}.{key}" for name, section in inner.items() if section and key in section.model_fields]
 
 
-def model_in(annotation: Any) -> type[BaseModel] | None:
+def section_class(annotation: Any) -> type[BaseModel] | None:
     """The section's class that an annotation such as ``Search | None`` or ``dict[str, Range]`` holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(model_in, get_args(annotation))), None)
+    return next(filter(None, map(section_class, get_args(annotation))), None)
 
 
 def _section(raw: Section, *keys: str) -> Section:
@@ -65,7 +59,7 @@ def _section(raw: Section, *keys: str) -> Section:
     return raw
 
 
-def _top_level(raw: Section) -> Iterator[Found]:
+def _top_level(raw: Section) -> Iterator[Finding]:
     yield from _named("datasets", raw, "data", Data)
     yield from _named("models", raw, "model", Model)
     for section in ("evaluation", "checks"):
@@ -74,7 +68,7 @@ def _top_level(raw: Section) -> Iterator[Found]:
             yield (section, "autoattack"), f"needs the package pyautoattack; {remedy}"
 
 
-def _named(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Found]:
+def _named(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Finding]:
     """A section that names something registered, and the options it gives to that."""
     given = raw.get(key)
     place: Place = (key, "name") if isinstance(given, Mapping) else (key,)
@@ -85,22 +79,22 @@ def _named(group: str, raw: Section, key: str, section: type[Data | Model]) -> I
         return
     try:
         builder = registry.resolve(group, name)
-    except registry.Broken as error:
+    except registry.BrokenPlugin as error:
         yield place, str(error)
         return
     options_of = given if isinstance(given, Mapping) else {}
     yield from _options(f"{group[:-1]} {name}", builder, options_of, section, (key,))
 
 
-def _registered(group: str, name: Any, place: Place) -> Iterator[Found]:
+def _registered(group: str, name: Any, place: Place) -> Iterator[Finding]:
     known = registry.names(group)
     if isinstance(name, str) and name not in known:
-        yield place, f"unknown {group[:-1]} {shown(name)}; {instead(name, known)}"
+        yield place, f"unknown {group[:-1]} {format_value(name)}; {suggest(name, known)}"
 
 
 def _options(
     what: str, builder: Callable[..., Any], given: Section, section: type[Frozen], place: Place
-) -> Iterator[Found]:
+) -> Iterator[Finding]:
     own, known = _own(given, section, "options", place), options.names(builder)
     for key, (where, _) in own.items():
         if key not in known:
@@ -124,14 +118,14 @@ def _unknown_key(key: str, what: str, kind: str, known: Collection[str], also: C
     return f"unknown {kind}; {takes}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
-def _name(name: str) -> Iterator[Found]:
+def _name(name: str) -> Iterator[Finding]:
     if not _ARM_NAME.fullmatch(name):
         rule = "an arm's name takes letters, digits, _ and - (it names files), at most 64 of them"
-        yield ("arms", name), f"{rule}, got {shown(name)}"
+        yield ("arms", name), f"{rule}, got {format_value(name)}"
 
 
 # --------------------------------------------------------------------- parameters
-def _method(name: str, arm: Section) -> Iterator[Found]:
+def _method(name: str, arm: Section) -> Iterator[Finding]:
     named, place = arm.get("method"), ("arms", name, "method")
     if not isinstance(named, str):
         return
@@ -140,8 +134,8 @@ def _method(name: str, arm: Section) -> Iterator[Found]:
     if unknown:
         return
     try:
-        method = registry.method(named)
-    except (ValueError, registry.Broken) as error:
+        method = registry.load_method(named)
+    except (ValueError, registry.BrokenPlugin) as error:
         yield place, str(error)
         return
     yield from _targets(name, arm, method)
@@ -150,7 +144,7 @@ def _method(name: str, arm: Section) -> Iterator[Found]:
     yield from _missing(name, arm, method.parameters)
 
 
-def _targets(name: str, arm: Section, method: Any) -> Iterator[Found]:
+def _targets(name: str, arm: Section, method: Any) -> Iterator[Finding]:
     targets, place = arm.get("targets"), ("arms", name, "targets")
     if method.needs_targets and targets is None:
         yield ("arms", name), f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
@@ -165,12 +159,12 @@ def _given(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
     return _own(arm, Arm, "params", ("arms", name))
 
 
-def _fixed(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+def _fixed(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Finding]:
     for key, (place, value) in _given(name, arm).items():
         if key not in known:
-            also = (*Arm.model_fields, *homes(key, Arm))
+            also = (*Arm.model_fields, *suggest_sections(key, Arm))
             yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, also)
-        elif problem := known[key].problem(value):
+        elif problem := known[key].find_problem(value):
             yield place, problem
         elif key in (ranges := _ranges(name, arm)):
             yield place, f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
@@ -184,7 +178,7 @@ def _ranges(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
     return {key: ((*above, "space", key), span) for key, span in space.items()} | gridded
 
 
-def _searched(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+def _searched(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Finding]:
     for key, (place, span) in _ranges(name, arm).items():
         if key not in known:
             yield place, _unknown_key(key, f"method {arm['method']}", "parameter", known, ())
@@ -199,13 +193,13 @@ def _span_problems(parameter: Parameter, span: Any) -> Iterator[str]:
         return
     if parameter.choices and searched.choice is None:
         yield f"takes one of {', '.join(parameter.choices)}; search it by choice: [{', '.join(parameter.choices)}]"
-    elif parameter.whole and searched.choice is None:
+    elif parameter.integer and searched.choice is None:
         yield "takes whole numbers; search it by choice: [1, 2, 4]"
     else:
-        yield from filter(None, map(parameter.problem, searched.extremes()))
+        yield from filter(None, map(parameter.find_problem, searched.extremes()))
 
 
-def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Found]:
+def _missing(name: str, arm: Section, known: Mapping[str, Parameter]) -> Iterator[Finding]:
     searched = _ranges(name, arm)
     if arm.get("search") is not None and not searched:
         return
@@ -226,20 +220,20 @@ def _edges(name: str, arm: Section) -> Iterator[tuple[Place, str]]:
             yield ("arms", name, *keys), other
 
 
-def _unknown_arms(name: str, arm: Section, named: Collection[str]) -> Iterator[Found]:
+def _unknown_arms(name: str, arm: Section, named: Collection[str]) -> Iterator[Finding]:
     for place, other in _edges(name, arm):
         if other not in named:
-            yield place, f"unknown arm {shown(other)}; {instead(other, named)}"
+            yield place, f"unknown arm {format_value(other)}; {suggest(other, named)}"
 
 
-def _cycles(arms: Mapping[str, Section]) -> Iterator[Found]:
+def _cycles(arms: Mapping[str, Section]) -> Iterator[Finding]:
     """One problem a cycle of edges between arms, told at the edge that closes it."""
     settled: set[str] = set()
     for start in arms:
         yield from _loops(start, arms, (), settled)
 
 
-def _loops(name: str, arms: Mapping[str, Section], path: tuple[str, ...], settled: set[str]) -> Iterator[Found]:
+def _loops(name: str, arms: Mapping[str, Section], path: tuple[str, ...], settled: set[str]) -> Iterator[Finding]:
     settled.add(name)
     path = (*path, name)
     for place, other in _edges(name, arms.get(name, {})):

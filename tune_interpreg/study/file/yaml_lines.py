@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from tune_interpreg.study.fields import shown
-from tune_interpreg.study.file.rules import Found, Place
+from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
 
 _MERGE = "tag:yaml.org,2002:merge"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a study: where, and what rule was broken by which value."""
-
-    where: str
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.place}: {self.message}" if self.place else f"{self.where}: {self.message}"
-
-
-class StudyError(ValueError):
-    """A study that cannot run; ``problems`` lists all that is wrong with it."""
-
-    def __init__(self, problems: Sequence[Problem]):
-        self.problems = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +21,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError):
-            problem = f"{shown(node.value)} is no {node.tag.rpartition(':')[2]}"
+            problem = f"{format_value(node.value)} is no {node.tag.rpartition(':')[2]}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
@@ -55,13 +34,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-class File:
+class YamlFile:
     """A study file's content: ``raw`` values under keys that are text, and the line of each place."""
 
     def __init__(self, where: str, text: str, *, one_line: bool = False):
         self.where, self.one_line = where, one_line
         self.lines: dict[Place, int] = {}
-        self.twice: list[Found] = []
+        self.twice: list[Finding] = []
         self.raw: dict[str, Any] = self._read(text)
 
     def _read(self, text: str) -> dict[str, Any]:
@@ -74,11 +53,13 @@ class File:
             raise self._unreadable(f"{said}{hint}", mark.line + 1 if mark else None) from None
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            raise self._unreadable(f"a character that no text has, {shown(chr(error.character))}", line) from None
+            raise self._unreadable(
+                f"a character that no text has, {format_value(chr(error.character))}", line
+            ) from None
         except RecursionError:
             raise self._unreadable("nested too deeply; does an alias (*name) hold itself?") from None
         if not isinstance(raw, dict):
-            message = f"a study is a mapping with keys such as data, model, arms; got {shown(raw)}"
+            message = f"a study is a mapping with keys such as data, model, arms; got {format_value(raw)}"
             raise StudyError([Problem(self.where, "", message)])
         return raw
 

@@ -12,7 +12,7 @@ from tune_interpreg.store.store import Store
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerProcess:
     """The process that works on an item. driver: the signature of the run that started it."""
 
     host: str
@@ -20,22 +20,22 @@ class Place:
     driver: str | None
 
 
-def note(store: Store, key: str) -> None:
+def record_worker(store: Store, key: str) -> None:
     """Note that this process works on the item ``key``.
 
     Nothing rests on it: it is neither sealed nor waited for until it is on the disk, and a folder that is gone, since
     another run has settled the item, stays gone.
     """
-    file, own = store.place_file(key), Place(socket.gethostname(), os.getpid(), store.driver)
+    file, own = store.worker_file(key), WorkerProcess(socket.gethostname(), os.getpid(), store.driver)
     temporary = file.with_name(f".{file.name}-{own.host}-{own.pid}.part")
     with suppress(OSError):
         temporary.write_text(json.dumps(vars(own)), encoding="utf-8")
         os.replace(temporary, file)
 
 
-def of(store: Store, key: str) -> Place | None:
+def read_worker(store: Store, key: str) -> WorkerProcess | None:
     """Where the item ``key`` is worked on; None before a worker has begun, or where that cannot be read."""
     try:
-        return Place(**json.loads(store.place_file(key).read_text(encoding="utf-8")))
+        return WorkerProcess(**json.loads(store.worker_file(key).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -1,0 +1,42 @@
+"""Problems of a study: each names place, rule, value and remedy, and all are reported at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+#: Keys and list indices that lead to a value of a study file, from the top.
+Place = tuple[str | int, ...]
+
+#: A place, and the message about it.
+Finding = tuple[Place, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem of a study.
+
+    where: file and line, or the option ``--set``. place: dotted key. message: the broken rule, value and remedy.
+    """
+
+    where: str
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.place}: {self.message}" if self.place else f"{self.where}: {self.message}"
+
+
+class StudyError(ValueError):
+    """A study that cannot run; ``problems`` lists everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def suggest(name: str, names: Collection[str]) -> str:
+    """Return a remedy for the unknown ``name``: the one of ``names`` that is close to it, or all of them."""
+    close = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(names))}"
