@@ -1,6 +1,6 @@
-"""Random changes of training images and, jointly, of their target maps; on the device, of fixed shapes.
+"""Random flips and shifts of training images together with their target maps, on the device, with fixed shapes.
 
-Shapes: B batch, C·H·W image.
+Shapes: B batch, C·H·W image, P = H·W.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tune_interpreg.study.config import Augment
 def augment(
     x_BCHW: Tensor, target_BCHW: Tensor | None, settings: Augment, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Each image and its target map, flipped and shifted by the same draw.
+    """Flip and shift each image, and its target map in the same way.
 
-    A crop of the image padded by p zeros is a shift by up to p pixels, where what comes in from outside is 0.
+    A crop of the image padded by p zeros is a shift by up to p pixels that fills with 0.
 
     Args:
         x_BCHW: pixels in [0, 1]. target_BCHW: maps of the same shape, or None.
@@ -24,17 +24,17 @@ def augment(
     Returns: new tensors of the same shapes. Capture-safe.
     """
     batch, _, height, width = x_BCHW.shape
-    rows_BH = _shifted(height, batch, settings.crop, generator)
-    columns_BW = _shifted(width, batch, settings.crop, generator)
+    rows_BH = _draw_shift(height, batch, settings.crop, generator)
+    columns_BW = _draw_shift(width, batch, settings.crop, generator)
     if settings.flip:
         flip_B1 = torch.rand(batch, 1, generator=generator, device=generator.device) < 0.5
         columns_BW = torch.where(flip_B1, columns_BW.flip(1), columns_BW)
-    moved_BCHW = None if target_BCHW is None else _taken(target_BCHW, rows_BH, columns_BW)
-    return _taken(x_BCHW, rows_BH, columns_BW), moved_BCHW
+    moved_BCHW = None if target_BCHW is None else _gather(target_BCHW, rows_BH, columns_BW)
+    return _gather(x_BCHW, rows_BH, columns_BW), moved_BCHW
 
 
-def _shifted(size: int, batch: int, padding: int, generator: torch.Generator) -> Tensor:
-    """Where each row or column of each cropped image comes from; outside [0, size) lies padding."""
+def _draw_shift(size: int, batch: int, padding: int, generator: torch.Generator) -> Tensor:
+    """Return the source index of each row or column of each image. Indices outside [0, size) are padding."""
     index = torch.arange(size, device=generator.device).expand(batch, size)
     if padding == 0:
         return index
@@ -42,8 +42,8 @@ def _shifted(size: int, batch: int, padding: int, generator: torch.Generator) ->
     return index + shift_B1
 
 
-def _taken(x_BCHW: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
-    """x at these rows and columns of each image, 0 outside of it."""
+def _gather(x_BCHW: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
+    """Return x at these rows and columns of each image, 0 outside of the image."""
     _, channels, height, width = x_BCHW.shape
     rows_BHW, columns_BHW = torch.broadcast_tensors(rows_BH[:, :, None], columns_BW[:, None, :])
     inside_B1HW = ((rows_BHW >= 0) & (rows_BHW < height) & (columns_BHW >= 0) & (columns_BHW < width)).unsqueeze(1)
