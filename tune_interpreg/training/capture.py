@@ -1,9 +1,9 @@
-"""Steps of several seeds: on a GPU captured side by side as one CUDA graph and replayed, elsewhere run one by one.
+"""Run the steps of several seeds: on a GPU captured as one CUDA graph and replayed, elsewhere one by one.
 
-A captured step is launched as a whole, with nothing from Python in between: each seed is a branch of the graph, on a
-stream of its own, with the kernels and so the bits that it has alone. Whatever a step reads or writes lies at the
-same place in every epoch: rows, place in the order and sums in its lane, the rate in a tensor, draws in generators
-that the graph asks for seed and offset at each replay. A step that cannot be captured runs like on a CPU.
+A replay launches a whole step without Python. Each seed is a branch of the graph on a stream of its own; it runs the
+same kernels, and gives the same bits, as it would alone. All that a step reads or writes stays at the same address in
+every epoch: the rows, the position in the order and the sums lie in the seed's lane, the learning rate in a tensor,
+and the graph asks the generators for seed and offset at each replay. Steps that cannot be captured run one by one.
 
 Shapes: B batch, T steps of an epoch.
 """
@@ -20,15 +20,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-#: The rows of a batch → the terms of its loss, without graph, after one update of the weights.
+#: Rows of a batch → the terms of its loss, detached, after one update of the weights.
 Step = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class Lane:
-    """One seed's steps, and the places where they find their rows and leave their terms.
+    """The steps of one seed, with fixed places for their rows and terms.
 
     step: of this seed. generators: those that it draws from. order_TB: the rows of each step of the epoch.
-    sums: of each term, over the steps since ``begin``.
+    sums: per term, the sum over the steps since ``begin``.
     """
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator], order_TB: Tensor):
@@ -37,14 +37,14 @@ class Lane:
         self._next_1 = torch.zeros(1, dtype=torch.long, device=order_TB.device)
 
     def begin(self, order_TB: Tensor) -> None:
-        """Begin an epoch, in this order."""
+        """Begin an epoch in this order."""
         self.order_TB.copy_(order_TB)
         self._next_1.zero_()
         for total in self.sums.values():
             total.zero_()
 
     def advance(self) -> None:
-        """Do the next step; after the last one comes the first. Capture-safe from the second time on."""
+        """Run the next step; the first follows the last. Capture-safe from the second call on."""
         index_B = self.order_TB.index_select(0, self._next_1).squeeze(0)
         for name, term in self.step(index_B).items():
             if name not in self.sums:
@@ -53,20 +53,20 @@ class Lane:
         self._next_1.add_(1).remainder_(len(self.order_TB))
 
 
-#: What this process has told its user.
-_TOLD: set[str] = set()
+#: Warnings that this process has issued.
+_ISSUED: set[str] = set()
 
 
 class Engine:
-    """Runs the lanes' steps. Lanes share nothing that a step writes, so a NaN stays in its lane.
+    """Run the steps of all lanes. Lanes share nothing that a step writes, so a NaN stays in its lane.
 
-    device: of all lanes. capture: whether to capture steps, which takes a GPU. reason: why they could not be, or None.
+    device: of all lanes. capture: whether to capture steps; needs a GPU. reason: why the capture failed, or None.
     """
 
     def __init__(self, lanes: Sequence[Lane], device: torch.device, *, capture: bool):
         self.lanes, self.device = lanes, device
         self.reason: str | None = None
-        self._due = capture
+        self._capture_due = capture
         self._graph: torch.cuda.CUDAGraph | None = None
 
     @property
@@ -75,34 +75,34 @@ class Engine:
         return self._graph is not None
 
     def describe_failure(self, method: str) -> str | None:
-        """For the user: why the steps of ``method`` could not be captured; the same only once in a process."""
-        told = (
+        """Return a warning that the steps of ``method`` could not be captured, once per process, else None."""
+        warning = (
             f"method {method}: its steps run one by one, because a GPU could not capture them: {self.reason}; "
             "let terms read nothing back and draw from batch.noise alone"
         )
-        if self.reason is None or told in _TOLD:
+        if self.reason is None or warning in _ISSUED:
             return None
-        _TOLD.add(told)
-        return told
+        _ISSUED.add(warning)
+        return warning
 
     def prepare(self) -> bool:
-        """Capture a step of all lanes, the first time that this is asked for; True: two were taken, to be undone.
+        """Capture a step of all lanes on the first call. Return whether that took rehearsal steps, to be undone.
 
-        Where that fails, ``reason`` says why, and the lanes' generators may be of no more use.
+        On failure, ``reason`` says why, and the lanes' generators must be replaced.
         """
-        if not self._due:
+        if not self._capture_due:
             return False
-        self._due = False
-        gc.collect()  # what a dead training left in cycles would hold memory, and its streams
+        self._capture_due = False
+        gc.collect()  # earlier trainings in reference cycles would hold memory and streams
         try:
             with torch.cuda.device(self.device):
                 self._graph = self._capture()
         except RuntimeError as error:
-            self.reason = _reason(error)
+            self.reason = _find_reason(error)
         return True
 
     def run(self, steps: int) -> None:
-        """So many steps of every lane."""
+        """Run ``steps`` steps of every lane."""
         if self._graph is None:
             for lane in self.lanes:
                 for _ in range(steps):
@@ -113,24 +113,27 @@ class Engine:
                 self._graph.replay()
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Two steps to rehearse, on the streams of the capture: libraries set up what they need for each stream."""
+        """Rehearse two steps on the streams of the capture, where libraries initialize, then capture one."""
         trunk, branches = torch.cuda.Stream(), [torch.cuda.Stream() for _ in self.lanes]
         graph = torch.cuda.CUDAGraph()
-        self._register(graph)
+        if torch.__version__ < "2.14":  # newer versions find the generators themselves, and warn here
+            for lane in self.lanes:
+                for generator in lane.generators:
+                    graph.register_generator_state(generator)
         trunk.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(trunk):
                 self._advance_on(branches)
-                with _no_waiting():
+                with _refuse_synchronization():
                     self._advance_on(branches)
                 with torch.cuda.graph(graph, stream=trunk):
                     self._advance_on(branches)
         finally:
-            torch.cuda.synchronize()  # a rehearsal that broke off still runs there, and is to be undone
+            torch.cuda.synchronize()  # an aborted rehearsal may still run, and the caller undoes it
         return graph
 
     def _advance_on(self, branches: Sequence[torch.cuda.Stream]) -> None:
-        """A step of every lane, each on its branch, between what the current stream did and what it does next."""
+        """Run a step of every lane on its branch, after the current stream's work and before its next."""
         trunk = torch.cuda.current_stream()
         for lane, branch in zip(self.lanes, branches, strict=True):
             branch.wait_stream(trunk)
@@ -139,22 +142,16 @@ class Engine:
         for branch in branches:
             trunk.wait_stream(branch)
 
-    def _register(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Tell the graph whom its steps draw from; since PyTorch 2.14 it sees that itself, and warns of being told."""
-        if torch.__version__ < "2.14":
-            for generator in (one for lane in self.lanes for one in lane.generators):
-                graph.register_generator_state(generator)
-
 
 @contextmanager
-def _no_waiting() -> Iterator[None]:
-    """Within it, an operation for which the host would wait on the GPU raises ``RuntimeError``: none can be captured.
+def _refuse_synchronization() -> Iterator[None]:
+    """Raise ``RuntimeError`` in this block for operations that make the host wait for the GPU.
 
-    A failed capture leaves more behind than a failed rehearsal.
+    They cannot be captured, and a failed capture leaves more behind than a failed rehearsal.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that it does not see all such operations; the capture does
+        warnings.simplefilter("ignore")  # it warns that it misses some operations; the capture finds those
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -162,11 +159,13 @@ def _no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode(before)
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong first, and the last line outside of PyTorch that led there."""
+def _find_reason(error: BaseException) -> str:
+    """Return the message of the first error in the chain, with the last line outside PyTorch that led to it."""
     while error.__context__ is not None:
         error = error.__context__
-    said = (str(error).splitlines() or [type(error).__name__])[0]
-    inside = os.path.dirname(torch.__file__)
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(inside)]
-    return f"{said} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else said
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    torch_folder = os.path.dirname(torch.__file__)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(torch_folder)
+    ]
+    return f"{message} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else message
