@@ -10,7 +10,7 @@ from helpers.closed_form import ARMS, TWINS, drain, failing, steps, strength, st
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
-from tune_interpreg.search.arm_search import journal
+from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
@@ -210,7 +210,7 @@ def test_equal_proposals_run_once_and_all_count(store: Store, workers: int) -> N
     assert dispatcher.settled() == dispatcher.total() == len(store.records())
     for arm in ("one", "two"):
         assert set(settled(of, store, "search", arm)) == set(range(8))
-        trials = journal(store.journal).get_all_trials(journal(store.journal).get_study_id_from_name(arm))
+        trials = open_journal(store.journal).get_all_trials(open_journal(store.journal).get_study_id_from_name(arm))
         assert sorted(trial.user_attrs["number"] for trial in trials) == list(range(8))
 
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tune_interpreg.search.matching.sampler import Match, estimate, widened
+from tune_interpreg.search.matching.estimate import Match, estimate
+from tune_interpreg.search.matching.signs import widen
 
 LOW, HIGH = 1e-4, 1.0  # half of the logarithmic range is two decades
 BOUNDS = (LOW, HIGH)
@@ -25,19 +26,19 @@ def match(low: float, high: float, *, feasible: bool = True) -> Match:
 
 # ---------------------------------------------------------------------- stopping
 def test_a_match_is_within_a_tolerance_that_holds_both_ends_of_its_interval() -> None:
-    assert match(-0.1, 0.2).within(0.2)
-    assert not match(-0.1, 0.2).within(0.19)
-    assert not match(-0.3, 0.2).within(0.2)
+    assert match(-0.1, 0.2).is_within(0.2)
+    assert not match(-0.1, 0.2).is_within(0.19)
+    assert not match(-0.3, 0.2).is_within(0.2)
 
 
 def test_an_infeasible_match_is_never_within() -> None:
-    assert not match(0.0, 0.0, feasible=False).within(1.0)
+    assert not match(0.0, 0.0, feasible=False).is_within(1.0)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -0.1, math.nan])
 def test_a_tolerance_is_above_zero(tolerance: float) -> None:
     with pytest.raises(ValueError, match="tolerance must be > 0"):
-        match(0.0, 0.0).within(tolerance)
+        match(0.0, 0.0).is_within(tolerance)
 
 
 def test_residuals_at_the_ends_are_those_of_the_curve() -> None:
@@ -52,47 +53,47 @@ def test_more_trials_bring_a_match_within_its_tolerance() -> None:
     rng = np.random.default_rng(0)
     u = rng.uniform(0, 1, 40)
     r = 2 * u - 1 + 0.05 * rng.standard_normal(40)
-    settled = [estimate(values(u[:n]), r[:n], bounds=BOUNDS, noise=0.05).within(0.05) for n in (3, 40)]
+    settled = [estimate(values(u[:n]), r[:n], bounds=BOUNDS, noise=0.05).is_within(0.05) for n in (3, 40)]
     assert settled == [False, True]
 
 
 # ---------------------------------------------------------------------- widening
 def test_a_range_is_widened_by_half_on_the_side_the_signs_point_to() -> None:
-    assert widened(BOUNDS, [0.01, 0.1], [-0.5, -0.1]) == pytest.approx((LOW, 100.0))
-    assert widened(BOUNDS, [0.01, 0.1], [0.1, math.inf]) == pytest.approx((1e-6, HIGH))
+    assert widen(BOUNDS, [0.01, 0.1], [-0.5, -0.1]) == pytest.approx((LOW, 100.0))
+    assert widen(BOUNDS, [0.01, 0.1], [0.1, math.inf]) == pytest.approx((1e-6, HIGH))
 
 
 def test_a_range_that_brackets_the_root_or_tells_nothing_stays() -> None:
-    assert widened(BOUNDS, [0.01, 0.1], [-0.5, 0.1]) is None
-    assert widened(BOUNDS, [0.01, 0.1], [0.0, 0.1]) is None
-    assert widened(BOUNDS, [0.01], [math.nan]) is None
-    assert widened(BOUNDS, [], []) is None
+    assert widen(BOUNDS, [0.01, 0.1], [-0.5, 0.1]) is None
+    assert widen(BOUNDS, [0.01, 0.1], [0.0, 0.1]) is None
+    assert widen(BOUNDS, [0.01], [math.nan]) is None
+    assert widen(BOUNDS, [], []) is None
 
 
 def test_a_residual_within_the_noise_reaches_the_target() -> None:
-    assert widened(BOUNDS, [0.01, 0.1], [0.03, 0.5], noise=0.02) is None
-    assert widened(BOUNDS, [0.01, 0.1], [0.03, 0.5], noise=0.01) is not None
+    assert widen(BOUNDS, [0.01, 0.1], [0.03, 0.5], noise=0.02) is None
+    assert widen(BOUNDS, [0.01, 0.1], [0.03, 0.5], noise=0.01) is not None
 
 
 def test_a_collapsed_training_brackets_nothing() -> None:
-    assert widened(BOUNDS, [1e-3, 0.01, 0.1, 0.5], [-0.5, 1.2, -0.3, -0.2]) == pytest.approx((LOW, 100.0))
+    assert widen(BOUNDS, [1e-3, 0.01, 0.1, 0.5], [-0.5, 1.2, -0.3, -0.2]) == pytest.approx((LOW, 100.0))
 
 
 def test_nothing_smaller_helps_where_the_anchor_lies_above_the_target() -> None:
-    assert widened(BOUNDS, [0.01, 0.1], [0.5, 0.9], anchor_residual=0.3) is None
-    assert widened(BOUNDS, [0.01, 0.1], [0.5, 0.9], anchor_residual=-0.3) is not None
+    assert widen(BOUNDS, [0.01, 0.1], [0.5, 0.9], anchor_residual=0.3) is None
+    assert widen(BOUNDS, [0.01, 0.1], [0.5, 0.9], anchor_residual=-0.3) is not None
 
 
 def test_a_widened_range_stays_above_zero_and_finite() -> None:
-    low, high = widened((1e-300, 1.0), [0.1], [1.0]) or BOUNDS
+    low, high = widen((1e-300, 1.0), [0.1], [1.0]) or BOUNDS
     assert 0 < low < 1e-300 < high
-    low, high = widened((1.0, 1e300), [2.0], [-1.0]) or BOUNDS
+    low, high = widen((1.0, 1e300), [2.0], [-1.0]) or BOUNDS
     assert 1e300 < high < math.inf
 
 
 def test_an_inverted_range_is_refused() -> None:
     with pytest.raises(ValueError, match="0 < low < high"):
-        widened((1.0, 0.1), [0.5], [1.0])
+        widen((1.0, 0.1), [0.5], [1.0])
 
 
 # -------------------------------------------------------------------- infeasible

@@ -16,12 +16,12 @@ from tune_interpreg.cluster import drain as cluster
 from tune_interpreg.running import run as running
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.search.target import NoLoss
+from tune_interpreg.search.target import MissingLoss
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.file.yaml_lines import StudyError
+from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item
+from tune_interpreg.study.problems import StudyError
 
 REFERENCE = "{method: jacobian, lambda_j: 0.1}"
 
@@ -97,18 +97,18 @@ def test_trials_under_way_when_a_match_is_found_go_on_after_a_kill(tmp_path: Pat
     dispatcher = Dispatcher(of, store, "f")
 
     def answer(item: Item) -> Record:
-        if "arm" in dispatcher.state.found:
+        if "arm" in dispatcher.state.matched:
             raise Killed
         return worker(item)
 
     with pytest.raises(Killed):
         list(steps(dispatcher, answer, workers=3))
-    left = {item.key for item in store.begun()}
+    left = {item.key for item in store.started_items()}
     assert len(left) == 2
     assert {item.key for item in drain(of, store, workers=3)[:2]} == left
     assert outcome(store) == outcome(whole)
-    assert store.choice("arm") == whole.choice("arm")
-    assert store.under_way() == set()
+    assert store.read_choice("arm") == whole.read_choice("arm")
+    assert store.checkpoint_keys() == set()
 
 
 def test_a_range_without_a_root_is_widened_once(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_where_widening_does_not_help_the_match_ends_early_as_infeasible(tmp_pat
     of = study("standard", ref=REFERENCE, arm=match(trials=30, space="lambda_j: {log_uniform: [0.00001, 0.0003]}"))
     ran = drain(of, Store(tmp_path))
     assert 5 <= len(searched(ran)) <= 10
-    choice = Store(tmp_path).choice("arm")
+    choice = Store(tmp_path).read_choice("arm")
     assert choice is not None
     assert not choice["feasible"]
     assert "lies below the target" in choice["reason"]
@@ -139,7 +139,7 @@ def test_a_strength_is_matched_within_each_choice_and_robustness_chooses_among_t
         if item.recipe.params.get("norm") != "sample":
             return worker(item)
         metrics = {"train/loss": 1 + 0.5 * strength(item) ** 0.5, "val/adv_accuracy": 1.0, "val/accuracy": 0.9}
-        return ledger.record(item, "done", epochs=3, metrics=dict.fromkeys(item.seeds, metrics))
+        return ledger.make_record(item, "done", epochs=3, metrics=dict.fromkeys(item.seeds, metrics))
 
     space = "norm: {choice: [batch, sample]}, lambda_j: {log_uniform: [0.001, 1.0]}"
     ran = drain(study("standard", ref=REFERENCE, arm=match(trials=24, space=space)), Store(tmp_path), answer)
@@ -160,7 +160,7 @@ def test_where_choices_change_no_trial_is_taken_for_one_of_another_choice(tmp_pa
     search, found = of.arms["arm"].search, Dispatcher(of, Store(tmp_path), "f").progress.settled_of("arm", "search")
     assert search is not None
     for record in found:
-        assert record["recipe"]["params"]["norm"] == search.fixed(record["number"])["norm"]
+        assert record["recipe"]["params"]["norm"] == search.fixed_params(record["number"])["norm"]
 
 
 def test_an_anchor_is_waited_for_and_its_loss_is_known_to_the_search(tmp_path: Path) -> None:
@@ -185,9 +185,9 @@ def test_a_loss_that_a_method_does_not_have_is_told_with_its_first_training(tmp_
 
     of = study("standard", ref=REFERENCE, arm=match(loss="ce"))
     told = rf"^study: arms\.arm\.search\.loss: {has_none} trains without train/ce: .* no such term; match loss: total$"
-    with pytest.raises(NoLoss, match=told):
+    with pytest.raises(MissingLoss, match=told):
         drain(of, Store(tmp_path), answer)
-    with pytest.raises(NoLoss, match=told):
+    with pytest.raises(MissingLoss, match=told):
         Dispatcher(of, Store(tmp_path), "f")
     assert drain(study("standard", ref=REFERENCE, arm=match()), Store(tmp_path), answer)
 
@@ -198,7 +198,7 @@ def test_a_run_tells_where_in_the_file_a_loss_is_matched_that_no_training_has(
     text = f"seeds: [0]\nchecks: null\narms:\n  ref: {REFERENCE}\n  arm: {match(loss='ce')}\n"
     (tmp_path / "own.yaml").write_text(f"data: {{name: digits, train_limit: 64}}\n{text}")
     monkeypatch.setattr(cluster, "drain", lambda dispatcher, where: list(steps(dispatcher)))
-    file, console = study_file.read(str(tmp_path / "own.yaml")), Console(file=StringIO())
+    file, console = read_study_file(str(tmp_path / "own.yaml")), Console(file=StringIO())
     with pytest.raises(StudyError, match=r"own.yaml:6: arms\.arm\.search\.loss: ref trains without train/ce"):
         running.run(file, Store(tmp_path / "store"), where="in-process", retry_failed=False, console=console)
 
@@ -227,4 +227,4 @@ def test_trials_that_fail_or_have_no_number_neither_stall_nor_mislead(tmp_path: 
     assert repeated(ran) == pytest.approx(0.1, rel=0.15)
     state = Dispatcher(study("standard", ref=REFERENCE, arm=match(trials=12)), Store(tmp_path), "f").state
     assert state.searches["arm"].lost
-    assert not graph.waiting(study("standard", ref=REFERENCE, arm=match(trials=12)), state)
+    assert not graph.blocked_arms(study("standard", ref=REFERENCE, arm=match(trials=12)), state)

@@ -14,7 +14,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from tune_interpreg.search.matching import sampler as matching
-from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match, estimate
+from tune_interpreg.search.matching.estimate import estimate
+from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match
 
 LOW, HIGH = 1e-4, 10.0  # five decades
 LAMBDA = FloatDistribution(LOW, HIGH, log=True)

@@ -9,11 +9,12 @@ from helpers.closed_form import drain, study
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_interpreg.search import pareto
-from tune_interpreg.search import pick as choice
+from tune_interpreg.search.choice import pareto_front, pick
+from tune_interpreg.search.choosing import choose
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.items import Item, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.study.space import Search
 
 CLEAN, ADV = "val/accuracy", "val/adv_accuracy"
@@ -24,7 +25,7 @@ LEVELS = st.sampled_from([0.1, 0.2, 0.3, 0.4])
 def record(number: int, **metrics: float) -> Record:
     recipe = Recipe(method="jacobian", params={"lambda": 0.001 * (number + 1)})
     item = Item(arm="arm", role="search", recipe=recipe, seeds=(0,), number=number)
-    return ledger.record(item, "done", metrics={0: {f"val/{name}": value for name, value in metrics.items()}})
+    return ledger.make_record(item, "done", metrics={0: {f"val/{name}": value for name, value in metrics.items()}})
 
 
 def points(values: list[tuple[float, float]]) -> list[Record]:
@@ -38,7 +39,7 @@ def search(best: str = ADV, **within: float) -> Search:
 
 @given(st.lists(st.tuples(LEVELS, LEVELS), min_size=1, max_size=12))
 def test_the_front_is_what_no_other_point_beats(values: list[tuple[float, float]]) -> None:
-    found = {one["number"] for one in pareto.front(points(values), (CLEAN, ADV))}
+    found = {one["number"] for one in pareto_front(points(values), (CLEAN, ADV))}
     for number, own in enumerate(values):
         beaten = any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in values)
         assert (number in found) == (not beaten)
@@ -47,17 +48,17 @@ def test_the_front_is_what_no_other_point_beats(values: list[tuple[float, float]
 def test_the_rule_picks_the_best_point_that_gives_up_little_enough() -> None:
     front = points([(0.99, 0.3), (0.98, 0.5), (0.95, 0.6), (0.90, 0.9), (0.89, 0.8)])
     for within, number in ((0.0, 0), (0.015, 1), (0.04, 2), (1.0, 3)):
-        picked = pareto.pick(search(accuracy=within), front)
+        picked = pick(search(accuracy=within), front)
         assert picked is not None
         assert picked["number"] == number
-    chosen = choice.choose(search(accuracy=0.015), front, None)
+    chosen = choose(search(accuracy=0.015), front, None)
     assert chosen is not None
     assert (chosen.params, chosen.front) == ({"lambda": 0.002}, (0, 1, 2, 3))
 
 
 def test_a_trial_without_one_of_the_metrics_is_no_point() -> None:
-    assert pareto.pick(search(), [record(0, accuracy=0.9)]) is None
-    assert choice.choose(search(), [record(0, accuracy=0.9)], None) is None
+    assert pick(search(), [record(0, accuracy=0.9)]) is None
+    assert choose(search(), [record(0, accuracy=0.9)], None) is None
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
@@ -70,7 +71,7 @@ def test_each_sampler_proposes_for_one_and_for_several_metrics(tmp_path: Path, s
     ran = drain(of, store, workers=2)
     tried = {arm: {item.recipe.params["lambda_j"] for item in ran if item.arm == arm} for arm in ("one", "two")}
     assert {arm: len(values) for arm, values in tried.items()} == {"one": 7, "two": 7}
-    kept = store.choice("two")
+    kept = store.read_choice("two")
     assert kept is not None
     assert kept["front"]
     assert drain(of, store) == []

@@ -13,13 +13,15 @@ import torch
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_interpreg.search import pick as choice
-from tune_interpreg.search.arm_search import ArmSearch, distribution, journal
+from tune_interpreg.search.arm_search import ArmSearch, to_distribution
+from tune_interpreg.search.choosing import choose
+from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.fields import Param
-from tune_interpreg.study.items import Item, Recipe
+from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.study.space import Range, Search
 
 LAMBDA = Range(log_uniform=(0.001, 1.0))
@@ -30,17 +32,17 @@ MATCH = Search(space={"lambda": LAMBDA}, match_loss_of="robust", trials=8)
 TARGET = Target(loss=1.0, noise=0.01, error=0.005, reference="ab")
 
 
-def item(number: int, params: Mapping[str, Param]) -> Item:
+def item(number: int, params: Mapping[str, Scalar]) -> Item:
     return Item(arm="arm", role="search", recipe=Recipe(method="m", params=dict(params)), seeds=(0,), number=number)
 
 
-def record(number: int, params: Mapping[str, Param], state: ledger.Settled = "done", **metrics: float) -> Record:
+def record(number: int, params: Mapping[str, Scalar], state: ledger.RecordState = "done", **metrics: float) -> Record:
     known = {"train/loss": 2 * float(params["lambda"]) ** 0.5, "val/adv_accuracy": accuracy(params)} | metrics
     by_seed = {0: {name.replace("_loss", "/loss"): value for name, value in known.items()}}
-    return ledger.record(item(number, params), state, metrics=by_seed if state in ("done", "pruned") else {}, epochs=2)
+    return ledger.make_record(item(number, params), state, metrics=by_seed if state in ("done", "pruned") else {}, epochs=2)
 
 
-def accuracy(params: Mapping[str, Param]) -> float:
+def accuracy(params: Mapping[str, Scalar]) -> float:
     return math.exp(-(math.log(float(params["lambda"]) / 0.1) ** 2)) - 0.1 * float(params.get("phi", 0.0))
 
 
@@ -51,12 +53,12 @@ def path(tmp_path: Path) -> Path:
 
 def opened(path: Path, search: Search, records: list[Record], **other: Any) -> ArmSearch:
     target = TARGET if search.match_loss_of else None
-    storage = journal(path) if path.name != "memory" else optuna.storages.InMemoryStorage()
+    storage = open_journal(path) if path.name != "memory" else optuna.storages.InMemoryStorage()
     return ArmSearch("arm", search, **{"seed": 0, "storage": storage, "target": target, "records": records} | other)
 
 
 def in_journal(path: Path) -> list[FrozenTrial]:
-    return optuna.load_study(study_name="arm", storage=journal(path)).trials
+    return optuna.load_study(study_name="arm", storage=open_journal(path)).trials
 
 
 def searched(
@@ -73,7 +75,7 @@ def searched(
 # ----------------------------------------------------------------- the journal
 def test_the_journal_says_after_each_trial_what_the_ledger_says(path: Path) -> None:
     arm = opened(path, BEST, [])
-    states: list[ledger.Settled] = ["done", "failed", "diverged", "pruned", "done"]
+    states: list[ledger.RecordState] = ["done", "failed", "diverged", "pruned", "done"]
     for number, state in enumerate(states):
         settled = record(number, arm.propose(number), state)
         arm.tell(settled)
@@ -88,7 +90,7 @@ def test_the_journal_says_after_each_trial_what_the_ledger_says(path: Path) -> N
 
 def test_a_match_shows_the_distance_and_keeps_the_signed_residual(path: Path) -> None:
     arm = opened(path, MATCH, [])
-    states: list[ledger.Settled] = ["done", "done", "done", "done", "diverged", "failed"]
+    states: list[ledger.RecordState] = ["done", "done", "done", "done", "diverged", "failed"]
     for number, state in enumerate(states):
         arm.tell(record(number, arm.propose(number), state))
     *done, diverged, failed = in_journal(path)
@@ -98,7 +100,7 @@ def test_a_match_shows_the_distance_and_keeps_the_signed_residual(path: Path) ->
     assert {trial.user_attrs["residual"] > 0 for trial in done} == {True, False}
     assert (diverged.user_attrs["sign"], diverged.value, diverged.state) == (1, None, TrialState.FAIL)
     assert not {"sign", "residual"} & failed.user_attrs.keys()
-    assert optuna.load_study(study_name="arm", storage=journal(path)).direction == StudyDirection.MINIMIZE
+    assert optuna.load_study(study_name="arm", storage=open_journal(path)).direction == StudyDirection.MINIMIZE
 
 
 def test_a_journal_equal_to_the_ledger_is_gone_on_with(path: Path) -> None:
@@ -141,11 +143,11 @@ def test_a_grown_range_and_another_goal_make_the_study_anew(path: Path) -> None:
     assert {arm.propose(number)["phi"] for number in range(5, 40)} == {0.0, 1.0, 2.0}
     opened(path, BEST, [])
     opened(path, MATCH, [])
-    assert optuna.load_study(study_name="arm", storage=journal(path)).direction == StudyDirection.MINIMIZE
+    assert optuna.load_study(study_name="arm", storage=open_journal(path)).direction == StudyDirection.MINIMIZE
 
 
 def test_two_arms_share_a_journal_and_nothing_else(path: Path) -> None:
-    storage = journal(path)
+    storage = open_journal(path)
     arms = [ArmSearch(n, BEST, seed=0, storage=storage, target=None, records=[]) for n in ("arm", "other")]
     assert arms[0].propose(0) != arms[1].propose(0)
     assert len(in_journal(path)) == 1
@@ -177,7 +179,7 @@ def test_workers_that_ask_at_once_get_different_proposals(search: Search) -> Non
     arm = opened(Path("memory"), search, searched(search, 5, []))
     proposed = [arm.propose(number)["lambda"] for number in range(5, 11)]
     assert len(set(proposed)) == 6
-    assert all(search.space["lambda"].holds(value) for value in proposed)
+    assert all(search.space["lambda"].contains(value) for value in proposed)
 
 
 def test_a_proposal_can_be_repeated(path: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_proposal_can_be_repeated(path: Path) -> None:
 
 
 def test_a_search_finds_the_peak_of_a_closed_form() -> None:
-    found = choice.choose(BEST, searched(BEST.model_copy(update={"trials": 25}), 25, []), None)
+    found = choose(BEST, searched(BEST.model_copy(update={"trials": 25}), 25, []), None)
     assert found is not None
     assert found.params["phi"] == 0.0
     assert float(found.params["lambda"]) == pytest.approx(0.1, rel=0.3)
@@ -200,16 +202,16 @@ def test_a_search_finds_the_peak_of_a_closed_form() -> None:
 @pytest.mark.parametrize("root", [0.01, 0.07, 0.4])
 def test_a_match_finds_the_strength_of_a_closed_form_in_eight_trials(root: float) -> None:
     target = Target(loss=2 * root**0.5, noise=0.001, error=0.0005, reference="ab")
-    found = choice.choose(MATCH, searched(MATCH, 8, [], target=target), target)
+    found = choose(MATCH, searched(MATCH, 8, [], target=target), target)
     assert found is not None
     assert found.feasible
     assert found.params["lambda"] == pytest.approx(root, rel=0.05)
 
 
 def test_ranges_become_optunas_distributions() -> None:
-    assert distribution(LAMBDA) == optuna.distributions.FloatDistribution(0.001, 1.0, log=True)
-    assert distribution(Range(uniform=(0.0, 2.0))) == optuna.distributions.FloatDistribution(0.0, 2.0)
-    assert distribution(PHI) == optuna.distributions.CategoricalDistribution((0.0, 1.0))
+    assert to_distribution(LAMBDA) == optuna.distributions.FloatDistribution(0.001, 1.0, log=True)
+    assert to_distribution(Range(uniform=(0.0, 2.0))) == optuna.distributions.FloatDistribution(0.0, 2.0)
+    assert to_distribution(PHI) == optuna.distributions.CategoricalDistribution((0.0, 1.0))
 
 
 # -------------------------------------------------------------------- pruning

@@ -13,10 +13,10 @@ import pytest
 from optuna.trial import TrialState
 from test_search import BEST, MATCH, MEDIAN, in_journal, opened, record, reports
 
-from tune_interpreg.search.arm_search import journal
+from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.fields import Param
+from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.space import Pick, Search
 
 EDGE = 0.1
@@ -31,7 +31,7 @@ SEARCHES = [one.model_copy(update={"sampler": sampler}) for sampler in ("tpe", "
 KINDS = ["tpe", "tpe pareto", "gp", "gp pareto"]
 
 
-def rising(number: int, params: Mapping[str, Param], lost: ledger.Settled) -> Record:
+def rising(number: int, params: Mapping[str, Scalar], lost: ledger.RecordState) -> Record:
     """A trial whose accuracies rise with log λ up to the edge, beyond which it is ``lost``."""
     strength = float(params["lambda"])
     if strength > EDGE:
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store" / "optuna.journal"
 
 
-def begun(lost: ledger.Settled) -> list[Record]:
+def begun(lost: ledger.RecordState) -> list[Record]:
     """Eight trials, every other one beyond the edge."""
     strengths = (0.003, 0.15, 0.01, 0.3, 0.03, 0.5, 0.09, 0.8)
     return [
@@ -53,7 +53,7 @@ def begun(lost: ledger.Settled) -> list[Record]:
     ]
 
 
-def next_strengths(search: Search, records: list[Record], lost: ledger.Settled) -> list[float]:
+def next_strengths(search: Search, records: list[Record], lost: ledger.RecordState) -> list[float]:
     """Of four more trials, one after another."""
     arm, strengths = opened(MEMORY, search, records), []
     for number in range(len(records), len(records) + 4):
@@ -112,7 +112,7 @@ def test_until_a_trial_is_done_proposals_are_drawn_from_the_whole_range(search: 
 def test_the_journal_tells_diverged_from_failed_and_gives_neither_a_value(path: Path, search: Search) -> None:
     """optuna-dashboard shows both as failed, and their attribute ``state``."""
     arm = opened(path, search, [])
-    states: list[ledger.Settled] = ["done", "diverged", "failed"]
+    states: list[ledger.RecordState] = ["done", "diverged", "failed"]
     for number, state in enumerate(states):
         arm.tell(record(number, arm.propose(number), state, **{"val/accuracy": 0.9}))
     trials = in_journal(path)
@@ -142,7 +142,7 @@ def test_trials_that_a_dead_driver_left_open_neither_survive_nor_sway_a_proposal
     arm = opened(path, BEST, records)
     for number in (8, 9, 10):
         arm.propose(number, {"lambda": 0.002, "phi": 1.0})
-    optuna.load_study(study_name="arm", storage=journal(path)).enqueue_trial({"lambda": 0.8, "phi": 1.0})
+    optuna.load_study(study_name="arm", storage=open_journal(path)).enqueue_trial({"lambda": 0.8, "phi": 1.0})
     assert [trial.state for trial in in_journal(path)][8:] == [TrialState.RUNNING] * 3 + [TrialState.WAITING]
     again = opened(path, BEST, records)
     assert [trial.user_attrs["key"] for trial in in_journal(path)] == [one["key"] for one in records]
@@ -158,7 +158,7 @@ GP = BEST.model_copy(update={"sampler": "gp"})
 RISEN = [
     rising(number, {"lambda": one, "phi": 0.0}, "diverged") for number, one in enumerate((0.002, 0.008, 0.03, 0.1))
 ]
-TRIED: list[tuple[float, ledger.Settled]] = [(0.003, "done"), (0.03, "done"), (0.0417, "diverged"), (0.6, "done")]
+TRIED: list[tuple[float, ledger.RecordState]] = [(0.003, "done"), (0.03, "done"), (0.0417, "diverged"), (0.6, "done")]
 BRACKETED = [record(number, {"lambda": one}, state) for number, (one, state) in enumerate(TRIED)]
 
 

@@ -16,7 +16,8 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.schedule.inputs import Inputs
 from tune_interpreg.schedule.progress import Progress
-from tune_interpreg.search.arm_search import ArmSearch, journal
+from tune_interpreg.search.arm_search import ArmSearch
+from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Record, Store
@@ -251,7 +252,7 @@ class Dispatcher:
 
     def _proposed(self, arm: str, number: int) -> Mapping[str, Scalar] | None:
         """The parameters of a trial whose record or note was damaged, where Optuna's journal still tells them."""
-        told = self._search(arm).earlier.get(number, ()) if self._damaged else ()
+        told = self._search(arm).journaled.get(number, ()) if self._damaged else ()
         return next((one for one in told if self.progress.trial_item(arm, number, one).key in self._damaged), None)
 
     def _search(self, name: str) -> ArmSearch:
@@ -272,10 +273,10 @@ class Dispatcher:
 
     def _journal(self) -> Any:
         try:
-            return journal(self.store.journal)
+            return open_journal(self.store.journal)
         except Damaged as error:
             self.say(f"{self.store.set_aside(error)}; it is made anew from the ledger")
-            return journal(self.store.journal)
+            return open_journal(self.store.journal)
 
 
 def _key(damaged: Damaged) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 from tune_interpreg import registry
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import State, Task
-from tune_interpreg.search import choosing as matches
-from tune_interpreg.search import pick as choice
-from tune_interpreg.search.pick import Choice
+from tune_interpreg.search.choice import Choice, digest_trials, load_choice
+from tune_interpreg.search.choosing import choose, may_stop_early
 from tune_interpreg.search.target import Target, check_loss
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
@@ -39,7 +38,7 @@ class Progress:
 
     # ------------------------------------------------------------ what is settled
     def settle(self, item: Item, record: Record) -> None:
-        """Take the record of an item of this study; raises ``NoLoss`` where it lacks a loss that is matched."""
+        """Take the record of an item of this study; raises ``MissingLoss`` where it lacks a loss that is matched."""
         check_loss(self.study, item, record)
         tally, parts = self.tally(item), item.parts
         tally.running.difference_update(parts)
@@ -113,7 +112,7 @@ class Progress:
             return False
         search = self.study.arms[item.arm].search
         searched = {name: item.recipe.params.get(name, "") for name in search.ranges} if search else {}
-        if search and not matches.proposes(search, searched, item.number if item.role == "search" else None):
+        if search and not search.could_propose(searched, item.number if item.role == "search" else None):
             return False
         if item.role == "search":
             known = search is not None and item.number < search.trials
@@ -219,9 +218,9 @@ class Progress:
         if search is None or not graph.is_search_over(self.study, self.state, name):
             return None
         records, reference = self.settled_of(name, "search"), self._reference(search.match_loss_of)
-        basis = choice.basis(search, records, reference)
+        basis = digest_trials(search, records, reference)
         if name not in self._choices or self._choices[name].trials != basis:
-            kept = choice.kept(self.store, name, self.say)
+            kept = load_choice(self.store, name, self.say)
             made = kept if kept and kept.trials == basis else self._choose(name, records)
             if made is None:
                 return None
@@ -234,7 +233,7 @@ class Progress:
         matched = self.target(name)
         if search.match_loss_of and matched is None:
             return None
-        made = choice.choose(search, records, matched)
+        made = choose(search, records, matched)
         if made is not None:
             self.store.write_checked(self.store.choice_file(name), made.model_dump(mode="json"))
         return made
@@ -254,7 +253,7 @@ class Progress:
             return None
         done = self._done_repeats(search.match_loss_of)
         anchors = self._done_repeats(search.anchor) if search.anchor else []
-        return Target.of(done, search.matched_metric, anchors) if done else None
+        return Target.from_repeats(done, search.matched_metric, anchors) if done else None
 
     def look(self) -> None:
         """See which matches are found, so that no more of their trials start."""
@@ -272,10 +271,10 @@ class Progress:
     def _is_found(self, name: str, search: Search) -> bool:
         """A kept choice that rests on these very trials says so too: it must not depend on the last digit either."""
         records, matched = self.settled_of(name, "search"), self.target(name)
-        kept = choice.kept(self.store, name, self.say)
-        if kept and kept.found and kept.trials == choice.basis(search, records, self._reference(search.match_loss_of)):
+        kept = load_choice(self.store, name, self.say)
+        if kept and kept.found and kept.trials == digest_trials(search, records, self._reference(search.match_loss_of)):
             return True
-        return matched is not None and matches.is_found(search, records, matched)
+        return matched is not None and may_stop_early(search, records, matched)
 
     def _begun_of(self, name: str) -> set[int]:
         """The trials of an arm that were begun and wait to go on."""

@@ -1,7 +1,8 @@
-"""The matches of one search: a strength for each combination of the choices beside it.
+"""Choose the parameters that the repeats use: the best trial, or the strength that matches a loss.
 
-A search without such choices has one combination, the empty one. Trials take the combinations in turn, so a trial's
-number tells its own (``Search.fixed``).
+A search that matches a loss estimates one strength per combination of its other parameters, which are choices. Trials
+take the combinations in turn (``Search.fixed_params``). A search without other parameters has one combination, the
+empty one.
 """
 
 from __future__ import annotations
@@ -9,122 +10,147 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
-from tune_interpreg.search.matching import sampler as matching
-from tune_interpreg.search.matching import signs
-from tune_interpreg.search.matching.sampler import Match
+from tune_interpreg.search.choice import Choice, best_trial, digest_trials, pareto_front
+from tune_interpreg.search.matching.estimate import Match, estimate
+from tune_interpreg.search.matching.signs import widen
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.space import Param, Range, Search
+from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
+from tune_interpreg.study.space import Search
 
-#: The first trials of each combination, spread over the range before any of them is looked at.
+#: First trials of each combination. They are spread over the range before any result is used.
 STARTUP = 4
 
 
-def proposes(search: Search, searched: Mapping[str, Param], number: int | None = None) -> bool:
-    """Whether a search could have proposed these parameters in trial ``number``, or chosen them where that is None."""
-    if number is not None and any(searched[name] != value for name, value in search.fixed(number).items()):
-        return False
-    return all(
-        span.holds(searched[name]) or (bool(search.match_loss_of) and _is_beyond(span, searched[name]))
-        for name, span in search.ranges.items()
-    )
+def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
+    """Return the choice of a search, or None if no trial is done.
+
+    A search that maximizes chooses its best trial. A match is the estimated root, not the trial with the smallest
+    residual.
+
+    Args:
+        records: the settled trials.
+        target: the loss to match, for a search with ``match_loss_of``.
+    """
+    done = [record for record in records if record["state"] == "done"]
+    if target is not None:
+        return _choose_match(search, records, target) if done else None
+    best = best_trial(search, done) if done else None
+    if best is None:
+        return None
+    front = tuple(record["number"] for record in pareto_front(done, search.goals)) if search.pick else ()
+    params = {name: best["recipe"]["params"][name] for name in search.ranges}
+    return Choice(params=params, trials=digest_trials(search, records, None), front=front)
 
 
-def _is_beyond(span: Range, value: Param) -> bool:
-    """Whether a widened range holds a strength that its own does not."""
-    if span.log_uniform is None or isinstance(value, str):
-        return False
-    low, high = signs.reach(span.log_uniform)
-    return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+def may_stop_early(search: Search, records: Sequence[Record], target: Target) -> bool:
+    """Return whether a match needs no further trials, in any combination."""
+    return all(combination.is_settled() for combination in _combinations(search, records, target))
+
+
+def matching_tolerance(search: Search, target: Target) -> float:
+    """Return the largest difference from the target loss that still matches."""
+    return search.tolerance if search.tolerance is not None else target.error
+
+
+def proposal_bounds(search: Search, records: Mapping[int, Record], target: Target, number: int) -> tuple[float, float]:
+    """Return the range for the strength of trial ``number``, which depends on the settled trials before it.
+
+    Args:
+        records: the settled trials by number.
+    """
+    count = len(search.combinations())
+    before = [records[earlier] for earlier in range(number % count, number, count) if earlier in records]
+    return Combination(search, target, search.fixed_params(number), before).bounds
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One combination of choices, and what its settled trials say.
+    """One combination of choices in a search that matches a loss.
 
-    fixed: the choices. records: of these trials, by number.
+    Attributes:
+        fixed: the choices.
+        records: the settled trials of this combination, by number.
     """
 
     search: Search
     target: Target
-    fixed: dict[str, Param]
+    fixed: dict[str, Scalar]
     records: Sequence[Record]
 
     @property
-    def own(self) -> tuple[float, float]:
-        """The range in the study file."""
-        bounds = self.search.ranges[self.search.strength].bounds
+    def file_bounds(self) -> tuple[float, float]:
+        """The strength's range in the study file."""
+        bounds = self.search.ranges[self.search.strength_name].bounds
         assert bounds is not None
         return bounds
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The range searched: the file's, or a wider one where its first trials all lie on one side of the target."""
+        """The range to search: wider than the file's if all of the first trials lie on one side of the target."""
         first = self.records[:STARTUP]
         if len(first) < STARTUP:
-            return self.own
-        anchor = self._anchor_residual
-        wider = matching.widened(self.own, *self._known(first), noise=self.target.noise, anchor_residual=anchor)
-        return wider or self.own
+            return self.file_bounds
+        strengths, residuals = self._observations(first)
+        noise, anchor = self.target.noise, self.target.anchor_residual
+        return widen(self.file_bounds, strengths, residuals, noise=noise, anchor_residual=anchor) or self.file_bounds
 
     def match(self) -> Match | None:
-        """The estimated root within the range that was tried; None before any trial has a residual."""
-        lambdas, residuals = self._known(self.records)
-        if not lambdas:
+        """Estimate the root within the tried range; None if no trial has a residual."""
+        strengths, residuals = self._observations(self.records)
+        if not strengths:
             return None
-        return matching.estimate(
-            lambdas,
+        return estimate(
+            strengths,
             residuals,
-            bounds=self.bounds if self._beyond() else self.own,
+            bounds=self.bounds if self._count_beyond() else self.file_bounds,
             noise=self.target.noise,
             target=self.target.loss,
-            anchor_residual=self._anchor_residual,
+            anchor_residual=self.target.anchor_residual,
         )
 
-    def is_found(self) -> bool:
-        """Whether further trials are not worth their time: matched within tolerance, or nothing can match.
+    def is_settled(self) -> bool:
+        """Return whether this combination needs no further trials: it matches, or nothing can match.
 
-        Nothing can where two trials beyond the file's range did not reach the target either, or where twice the first
-        trials found no reason to look beyond it.
+        Nothing can match if two trials beyond the file's range miss the target too, or if the range was not widened
+        and ``2 * STARTUP`` trials miss it.
         """
         match = self.match()
         if match is None or len(self.records) < STARTUP:
             return False
         if match.feasible:
-            return match.within(tolerance(self.search, self.target))
-        return len(self._beyond()) >= 2 or (self.bounds == self.own and len(self.records) >= 2 * STARTUP)
+            return match.is_within(matching_tolerance(self.search, self.target))
+        return self._count_beyond() >= 2 or (self.bounds == self.file_bounds and len(self.records) >= 2 * STARTUP)
 
     def adv_accuracy(self, match: Match) -> float:
-        """Validation adversarial accuracy of the trial nearest to the match, in log λ; −1 where none was attacked."""
-        attacked = [record for record in self.records if ledger.mean(record, "val/adv_accuracy") is not None]
-        nearest = min(attacked, key=lambda one: abs(math.log(self._strength(one) / match.lambda_hat)), default=None)
-        accuracy = None if nearest is None else ledger.mean(nearest, "val/adv_accuracy")
+        """Return the validation adversarial accuracy of the trial nearest to the match in log λ; −1 if unknown."""
+        attacked = [record for record in self.records if ledger.mean_metric(record, VAL_ADV_ACCURACY) is not None]
+        distance = {id(one): abs(math.log(self._strength(one) / match.lambda_hat)) for one in attacked}
+        nearest = min(attacked, key=lambda record: distance[id(record)], default=None)
+        accuracy = None if nearest is None else ledger.mean_metric(nearest, VAL_ADV_ACCURACY)
         return -1.0 if accuracy is None else accuracy
 
-    def _beyond(self) -> list[Record]:
-        """The trials beyond the file's own range."""
-        low, high = self.own
-        return [record for record in self.records if not low <= self._strength(record) <= high]
+    def _count_beyond(self) -> int:
+        """Count the trials beyond the file's range."""
+        low, high = self.file_bounds
+        return sum(not low <= self._strength(record) <= high for record in self.records)
 
-    def _known(self, records: Sequence[Record]) -> tuple[list[float], list[float]]:
-        """Strengths and residuals of the trials that have one."""
-        pairs = [(self._strength(record), self.target.residual(record)) for record in records]
-        known = [(strength, residual) for strength, residual in pairs if residual is not None]
-        return [strength for strength, _ in known], [residual for _, residual in known]
+    def _observations(self, records: Sequence[Record]) -> tuple[list[float], list[float]]:
+        """Return strengths and residuals of the trials that have a residual."""
+        residuals = [self.target.residual(record) for record in records]
+        strengths = [
+            self._strength(record) for record, residual in zip(records, residuals, strict=True) if residual is not None
+        ]
+        return strengths, [residual for residual in residuals if residual is not None]
 
     def _strength(self, record: Record) -> float:
-        return float(record["recipe"]["params"][self.search.strength])
-
-    @property
-    def _anchor_residual(self) -> float | None:
-        return None if self.target.anchor is None else self.target.anchor - self.target.loss
+        return float(record["recipe"]["params"][self.search.strength_name])
 
 
-def combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:
-    """Each combination of the search with its settled trials."""
+def _combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:
     ordered, choices = sorted(records, key=lambda record: record["number"]), search.combinations()
     return [
         Combination(search, target, fixed, [one for one in ordered if one["number"] % len(choices) == index])
@@ -132,31 +158,27 @@ def combinations(search: Search, records: Sequence[Record], target: Target) -> l
     ]
 
 
-def bounds(search: Search, records: Mapping[int, Record], target: Target, number: int) -> tuple[float, float]:
-    """The range that trial ``number`` is proposed within, from the settled trials before it; records: by number."""
-    own = range(number % len(search.combinations()), number, len(search.combinations()))
-    first = islice((records[one] for one in own if one in records), STARTUP)
-    return Combination(search, target, search.fixed(number), list(first)).bounds
-
-
-def is_found(search: Search, records: Sequence[Record], target: Target) -> bool:
-    """Whether the search may end before all of its trials have run."""
-    return all(one.is_found() for one in combinations(search, records, target))
-
-
-def best(search: Search, records: Sequence[Record], target: Target) -> tuple[Combination, Match] | None:
-    """The combination that the repeats use, and its match; None before any trial has a residual.
-
-    Of the matched combinations the one of the best validation adversarial accuracy, the earlier on a tie; where none
-    is matched, the one that comes nearest.
-    """
-    made = [(one, match) for one in combinations(search, records, target) if (match := one.match())]
-    matched = [(one, match) for one, match in made if match.feasible]
-    if matched:
-        return max(matched, key=lambda pair: pair[0].adv_accuracy(pair[1]))
-    return min(made, key=lambda pair: abs(pair[1].expected_residual), default=None)
-
-
-def tolerance(search: Search, target: Target) -> float:
-    """How far off the target a loss may be and still match."""
-    return search.tolerance if search.tolerance is not None else target.error
+def _choose_match(search: Search, records: Sequence[Record], target: Target) -> Choice | None:
+    """Choose the combination with the best adversarial accuracy, or the nearest to the target if none matches."""
+    pairs = [(combination, combination.match()) for combination in _combinations(search, records, target)]
+    matches = [(combination, match) for combination, match in pairs if match is not None]
+    if not matches:
+        return None
+    feasible = [(combination, match) for combination, match in matches if match.feasible]
+    if feasible:
+        combination, match = max(feasible, key=lambda pair: pair[0].adv_accuracy(pair[1]))
+    else:
+        combination, match = min(matches, key=lambda pair: abs(pair[1].expected_residual))
+    return Choice(
+        params={search.strength_name: match.lambda_hat, **combination.fixed},
+        trials=digest_trials(search, records, target.reference),
+        found=may_stop_early(search, records, target),
+        parameter=search.strength_name,
+        target=target.loss,
+        tolerance=matching_tolerance(search, target),
+        low=match.low,
+        high=match.high,
+        expected_residual=match.expected_residual,
+        feasible=match.feasible,
+        reason=match.reason,
+    )

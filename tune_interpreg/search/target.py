@@ -1,4 +1,4 @@
-"""The training loss that a search matches, and how far a trial is from it."""
+"""The training loss that a search matches."""
 
 from __future__ import annotations
 
@@ -10,48 +10,66 @@ from dataclasses import dataclass
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.yaml_lines import Problem, StudyError
 from tune_interpreg.study.items import Item
+from tune_interpreg.study.metric_names import TRAIN_LOSS
+from tune_interpreg.study.problems import Problem, StudyError
 
-#: Of the loss: the noise assumed where the reference has a single seed, or seeds that agree to the last digit.
+#: Smallest noise, as a share of the loss: for a reference with one seed, or with seeds that agree to the last digit.
 LEAST_NOISE = 1e-3
 
 
 @dataclass(frozen=True)
 class Target:
-    """The training loss to match: its mean over the reference's seeds, and the standard deviation of one seed.
+    """The training loss to match.
 
-    error: the mean's standard error. reference: names the recipe that the reference's seeds trained.
-    metric: which loss it is (``Search.matched``). anchor: this loss at strength 0, where a study has an arm for it.
+    Attributes:
+        loss: mean over the reference's seeds.
+        noise: standard deviation of the loss of one seed, > 0.
+        error: standard error of the mean.
+        reference: key of the recipe that the reference's repeats trained.
+        metric: name of the loss (``Search.matched_metric``).
+        anchor: mean loss of the arm that trains at strength 0, if the search names one.
     """
 
     loss: float
     noise: float
     error: float
     reference: str
-    metric: str = "train/loss"
+    metric: str = TRAIN_LOSS
     anchor: float | None = None
 
     @classmethod
-    def of(cls, references: Sequence[Record], metric: str = "train/loss", anchors: Sequence[Record] = ()) -> Target:
-        """From the finished repeats of the reference, and of the arm at strength 0."""
+    def from_repeats(
+        cls, references: Sequence[Record], metric: str = TRAIN_LOSS, anchors: Sequence[Record] = ()
+    ) -> Target:
+        """Compute the target from the finished repeats of the reference and of the anchor."""
         losses = _losses(references, metric)
+        loss = statistics.fmean(losses)
         spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
-        noise = max(spread, LEAST_NOISE * abs(statistics.fmean(losses)), 1e-12)
+        noise = max(spread, LEAST_NOISE * abs(loss), 1e-12)
         anchor = statistics.fmean(_losses(anchors, metric)) if anchors else None
-        error = noise / math.sqrt(len(losses))
-        return cls(statistics.fmean(losses), noise, error, references[0]["recipe_key"], metric, anchor)
+        return cls(loss, noise, noise / math.sqrt(len(losses)), references[0]["recipe_key"], metric, anchor)
+
+    @property
+    def anchor_residual(self) -> float | None:
+        """Loss − target loss of the anchor, if there is one."""
+        return None if self.anchor is None else self.anchor - self.loss
 
     def residual(self, record: Record) -> float | None:
-        """The trial's training loss minus this one; +inf where it diverged, None where it failed."""
+        """Return the trial's loss − target loss: +inf for a diverged trial, None for a trial without this loss."""
         if record["state"] == "diverged":
             return math.inf
-        loss = ledger.mean(record, self.metric)
+        loss = ledger.mean_metric(record, self.metric)
         return None if loss is None else loss - self.loss
 
 
-class NoLoss(StudyError):
-    """A training that ended without the loss that is matched; ``place`` and ``message`` are of the arm that matches."""
+class MissingLoss(StudyError):
+    """A training ended without the loss to match.
+
+    Attributes:
+        place: key of the study file to change, in the arm that matches.
+        message: the rule, the value and the remedy.
+    """
 
     def __init__(self, study: str, place: tuple[str, ...], message: str):
         self.place, self.message = place, message
@@ -59,9 +77,9 @@ class NoLoss(StudyError):
 
 
 def check_loss(study: Study, item: Item, record: Record) -> None:
-    """Raise ``NoLoss`` where the record of a trial, or of a reference or an anchor, lacks the loss to match.
+    """Raise ``MissingLoss`` if the record of a trial, a reference or an anchor lacks the loss to match.
 
-    Which terms a method has, it tells with its first training.
+    The terms of a method are known only after its first training.
     """
     if record["state"] != "done":
         return
@@ -69,11 +87,11 @@ def check_loss(study: Study, item: Item, record: Record) -> None:
         search = arm.search
         if search is None or search.match_loss_of is None:
             continue
-        concerned = {"search": (name,), "repeat": (search.match_loss_of, search.anchor)}.get(item.role, ())
-        if item.arm in concerned and any(search.matched not in one for one in record["metrics"].values()):
-            rule = f"{item.arm} trains without {search.matched}: {item.recipe.method} has no such term"
-            raise NoLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
+        readers = {"search": (name,), "repeat": (search.match_loss_of, search.anchor)}.get(item.role, ())
+        if item.arm in readers and any(search.matched_metric not in metrics for metrics in record["metrics"].values()):
+            rule = f"{item.arm} trains without {search.matched_metric}: {item.recipe.method} has no such term"
+            raise MissingLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
 
 
 def _losses(records: Sequence[Record], metric: str) -> list[float]:
-    return [one[metric] for record in records for one in record["metrics"].values()]
+    return [metrics[metric] for record in records for metrics in record["metrics"].values()]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.search import choice as outcome
+from tune_interpreg.search.choice import best_trial
 from tune_interpreg.search.target import Target
 from tune_interpreg.status.facts import Best, Match, Tried
 from tune_interpreg.status.standing import Standing
@@ -19,7 +19,7 @@ def best(standing: Standing, name: str) -> Best | None:
     """The trial that the arm's search would choose now; None before one is done, and of a search that matches."""
     search = standing.study.arms[name].search
     done = [record for record in standing.of(name, "search") if record["state"] == "done"]
-    found = outcome.best(search, done) if search and search.goals and done else None
+    found = best_trial(search, done) if search and search.goals and done else None
     if search is None or found is None:
         return None
     metrics: dict[str, float] = {
@@ -71,4 +71,4 @@ def _target(standing: Standing, search: Search, reference: str) -> Target | None
     """The loss to match, once all seeds of its arm have shown it."""
     done = [record for record in standing.of(reference, "repeat") if record["state"] == "done"]
     over = graph.is_arm_over(standing.study, standing.state, reference)
-    return Target.of(done, search.matched_metric) if over and done else None
+    return Target.from_repeats(done, search.matched_metric) if over and done else None

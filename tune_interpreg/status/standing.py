@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import State, StageParts
-from tune_interpreg.search import choice as outcome
-from tune_interpreg.search.choice import Choice
+from tune_interpreg.search.choice import Choice, digest_trials
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.items import Item, Role
@@ -93,7 +92,7 @@ class Standing:
             return
         if search.match_loss_of:
             reference = self._reference(search.match_loss_of)
-            if reference and choice.trials == outcome.basis(search, self.of(name, "search"), reference):
+            if reference and choice.trials == digest_trials(search, self.of(name, "search"), reference):
                 self.chosen[name] = choice
                 self.state.matched |= {name} if choice.found and len(settled) < search.trials else set()
         elif len(settled) >= search.trials:
