@@ -1,55 +1,47 @@
-"""The files that items read of other items: checked against the records of those that made them, right before use."""
+"""The files that items read of other items, checked against the records of the items that made them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
-from tune_interpreg.store.files import Damaged, verify_checksum
-from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.items import Role
-from tune_interpreg.study.recipe import CheckedModel, Maps
-
-#: How often one run makes the same file anew before it gives up the items that need it.
-REMAKES = 2
+from tune_interpreg.store.files import verify_checksum
+from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.study.items import Item
 
 
 class Inputs:
-    """Who made which file of the store, and which of them are damaged."""
+    """The checksums of all files that items have made."""
 
     def __init__(self, store: Store):
         self.store = store
-        self._made: dict[str, tuple[str, str]] = {}  # path in the store → checksum, and the key of the item
-        self._remade: Counter[str] = Counter()
+        self._checksums: dict[Path, str] = {}
 
     def add(self, record: Record) -> None:
-        """Take what a settled item made."""
-        for name, checksum in record.get("files", {}).items():
-            self._made[name] = (checksum, record["key"])
+        """Take the files of a settled item."""
+        self._checksums.update(self._files(record))
 
-    def damaged(self, role: Role, of: Maps | CheckedModel | None) -> list[Damaged]:
-        """Those of an item's inputs that are not what was made, or are missing."""
-        return list(self._damaged(role, of))
+    def damaged_of(self, item: Item) -> list[Damaged]:
+        """Return the damaged or missing files among an item's inputs."""
+        return self._damaged(self.paths_of(item))
 
-    def may_remake(self, damaged: Sequence[Damaged]) -> bool:
-        """Whether these have not been made anew too often."""
-        return all(self._remade[self._name(one)] < REMAKES for one in damaged)
+    def damaged_outputs(self, record: Record) -> list[Damaged]:
+        """Return the damaged or missing files among those that a record's item made."""
+        return self._damaged(self._files(record))
 
-    def set_aside(self, damaged: Damaged) -> tuple[str, str]:
-        """Move a file away, to be made anew: what to tell the user, and the key of the item that made it."""
-        name = self._name(damaged)
-        self._remade[name] += 1
-        return self.store.set_aside(damaged), self._made[name][1]
+    def paths_of(self, item: Item) -> tuple[Path, ...]:
+        """Return the files of other items that an item reads."""
+        return self.store.inputs(item.role, item.recipe.checked or item.recipe.maps)
 
-    def _damaged(self, role: Role, of: Maps | CheckedModel | None) -> Iterator[Damaged]:
-        for path in self.store.inputs(role, of):
-            checksum, _ = self._made.get(path.relative_to(self.store.path).as_posix(), (None, None))
-            if checksum is None:
-                continue
+    def _files(self, record: Record) -> dict[Path, str]:
+        return {self.store.path / name: checksum for name, checksum in record.get("files", {}).items()}
+
+    def _damaged(self, paths: Iterable[Path]) -> list[Damaged]:
+        damaged = []
+        for path in paths:
             try:
-                verify_checksum(path, checksum)
+                if path in self._checksums:
+                    verify_checksum(path, self._checksums[path])
             except Damaged as error:
-                yield error
-
-    def _name(self, damaged: Damaged) -> str:
-        return damaged.path.relative_to(self.store.path).as_posix()
+                damaged.append(error)
+        return damaged
