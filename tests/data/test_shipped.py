@@ -1,0 +1,319 @@
+"""The shipped data sets: their images and splits, and the errors for damaged, missing or unreachable files."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.data_files import data_error, files_under, flip_byte, idx, rows, serve, write_mnist
+from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, MNIST
+
+from tune_interpreg.data import shipped
+from tune_interpreg.data.dataset import Dataset, Split, load_dataset, load_test, to_pixels
+from tune_interpreg.data.shipped import CIFAR_FILES, TEST_FILES, TRAIN_FILES
+from tune_interpreg.study.config import Data
+
+IMAGES, LABELS = TRAIN_FILES
+CIFAR_FOLDER = "cifar-10-batches-py"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, for the cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    return load_dataset(Data(name=name, root=root and str(root), validation=10))
+
+
+# -------------------------------------------------------------------- digits
+def test_digits_splits_are_disjoint_cover_all_images_and_keep_their_labels() -> None:
+    """All 1,797 images differ, so sets of distinct rows that add up to their union are disjoint."""
+    images, labels = load_digits(return_X_y=True)
+    x_NCHW = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    pool = {x.numpy().tobytes(): int(y) for x, y in zip(x_NCHW, labels, strict=True)}
+    digits = load_dataset(Data(name="digits"))
+    splits = (digits.train, digits.validation, load_test(Data(name="digits")))
+    assert [len(split) for split in splits] == [1197, 240, 360]
+    assert sum(len(rows(split)) for split in splits) == 1797
+    assert set().union(*map(rows, splits)) == set(pool)
+    for split in splits:
+        assert (split.x_NCHW.dtype, split.y_N.dtype) == (torch.float32, torch.int64)
+        assert all(pool[x.numpy().tobytes()] == y for x, y in zip(split.x_NCHW, split.y_N, strict=True))
+    assert (digits.classes, digits.shape) == (10, (1, 8, 8))
+
+
+def test_digits_test_images_do_not_depend_on_training_limits() -> None:
+    plain, limited = load_test(Data(name="digits")), load_test(Data(name="digits", train_limit=10, validation=500))
+    assert torch.equal(plain.x_NCHW, limited.x_NCHW)
+
+
+def test_digits_fingerprint_is_pinned() -> None:
+    """Golden: the images and the split determine it."""
+    assert load_dataset(Data(name="digits")).fingerprint == "17e4babebc1a7cfe"
+
+
+# ----------------------------------------------------------------- IDX files
+@pytest.fixture
+def mnist_folder(tmp_path: Path) -> Path:
+    return write_mnist(tmp_path / "data")
+
+
+@pytest.fixture
+def mnist_root(mnist_folder: Path) -> Path:
+    return mnist_folder.parents[1]
+
+
+def test_idx_files_are_read_unchanged(mnist_root: Path, mnist_folder: Path) -> None:
+    dataset, test = load("mnist", mnist_root), load_test(Data(name="mnist", root=str(mnist_root)))
+    assert (len(dataset.train), len(dataset.validation), len(test), dataset.shape) == (30, 10, 20, (1, 28, 28))
+    assert test.y_N.tolist() == [n % 10 for n in range(20)]
+    assert test.x_NCHW.dtype == torch.uint8
+    assert test.x_NCHW.numpy().tobytes() == (mnist_folder / TEST_FILES[0]).read_bytes()[16:]
+
+
+def test_missing_idx_files_are_named_with_the_remedy(mnist_root: Path, mnist_folder: Path) -> None:
+    (mnist_folder / TEST_FILES[1]).unlink()
+    (mnist_folder / IMAGES).unlink()
+    message = data_error(lambda: load("mnist", mnist_root))
+    assert message.startswith(f"{mnist_folder}: ")
+    assert f"lacks {IMAGES}, {TEST_FILES[1]}; pass --data-root with a folder that holds MNIST/raw" in message
+
+
+def test_an_idx_file_that_disappears_before_it_is_read_is_named(mnist_root: Path, mnist_folder: Path) -> None:
+    source = shipped.mnist(mnist_root)
+    (mnist_folder / LABELS).unlink()
+    assert data_error(source.train).startswith(f"{mnist_folder / LABELS}: cannot be read (No such file or directory)")
+
+
+def test_loading_never_reads_the_test_files(mnist_root: Path, mnist_folder: Path) -> None:
+    """Invalid test files change no fingerprint and fail only the final evaluation."""
+    base = load("mnist", mnist_root).fingerprint
+    for file in TEST_FILES:
+        (mnist_folder / file).write_bytes(b"rubbish")
+    assert load("mnist", mnist_root).fingerprint == base
+    assert TEST_FILES[0] in data_error(lambda: load_test(Data(name="mnist", root=str(mnist_root))))
+
+
+@pytest.mark.parametrize("file", TRAIN_FILES)
+def test_a_changed_file_changes_the_fingerprint(mnist_root: Path, mnist_folder: Path, file: str) -> None:
+    base = load("mnist", mnist_root).fingerprint
+    flip_byte(mnist_folder / file, -1)
+    assert load("mnist", mnist_root).fingerprint != base
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        (IMAGES, b"", "got nothing"),
+        (IMAGES, gzip.compress(bytes(5000), mtime=0), "begins with 00 00 08 03 and 3 sizes, got 1f 8b"),
+        (IMAGES, idx((1, 2, 2), bytes(4), kind=13), "got 00 00 0d 03"),
+        (IMAGES, idx((1, 2, 2), b"")[:12], "and 3 sizes, got 00 00 08 03 00 00 00 01 00 00 00 02"),
+        (IMAGES, idx((40,), bytes(40)), "begins with 00 00 08 03 and 3 sizes"),
+        (IMAGES, idx((3, 2, 2), bytes(11)), "3×2×2 asks for 28 bytes, got 27"),
+        (IMAGES, idx((3, 2, 2), bytes(13)), "3×2×2 asks for 28 bytes, got 29"),
+        (IMAGES, idx((2**32 - 1,) * 3, b""), "got 16"),
+        (IMAGES, idx((40, 14, 14), bytes(40 * 196)), "(1, 28, 28), got (1, 14, 14)"),
+        (LABELS, idx((39,), bytes(39)), "40 images, got 39"),
+        (LABELS, idx((40,), bytes(38) + b"\x0c\x00"), "labels lie in 0..9, got 12 for image 38"),
+    ],
+)
+def test_a_damaged_idx_file_is_named(
+    file: str, content: bytes, part: str, mnist_root: Path, mnist_folder: Path
+) -> None:
+    (mnist_folder / file).write_bytes(content)
+    message = data_error(lambda: load("mnist", mnist_root))
+    assert message.startswith(f"{mnist_folder / file}: ")
+    assert part in message
+    assert message.endswith("fetch it again and unpack it")
+
+
+# ------------------------------------------------------------------ CIFAR-10
+class OldPickler(pickle.Pickler):
+    """Write a dtype as NumPy did when CIFAR-10 was published, with numbers for its flags."""
+
+    def reducer_override(self, obj: object) -> object:
+        if isinstance(obj, np.dtype):
+            return np.dtype, ("u1", 0, 1), (3, "|", None, None, None, -1, -1, 0)
+        return NotImplemented
+
+
+def write_pickle(path: Path, content: object) -> None:
+    stream = io.BytesIO()
+    OldPickler(stream, protocol=2).dump(content)
+    path.write_bytes(stream.getvalue())
+
+
+def cifar_images(batch: int) -> np.ndarray:
+    """Return ten images of noise, N×CHW, different for each batch."""
+    return np.random.default_rng(batch).integers(0, 256, (10, 3072), dtype=np.uint8)
+
+
+@pytest.fixture
+def cifar_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Fifty training and ten test images in CIFAR-10's format. Their checksums replace the published ones."""
+    folder = tmp_path / "data" / CIFAR_FOLDER
+    folder.mkdir(parents=True)
+    for batch, file in enumerate(CIFAR_FILES[:6]):
+        write_pickle(folder / file, {"data": cifar_images(batch), "labels": list(range(10))})
+    write_pickle(folder / "batches.meta", {"label_names": [f"class {k}" for k in range(10)]})
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in CIFAR_FILES[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5["batches.meta"]})
+    return tmp_path / "data"
+
+
+def test_cifar_files_are_those_of_torchvision() -> None:
+    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list] + [CIFAR10.meta["filename"]]
+    assert tuple(names) == CIFAR_FILES
+    assert (CIFAR10.base_folder, CIFAR10.__name__) == (shipped.CIFAR.folder, shipped.CIFAR.name)
+
+
+def test_cifar_images_are_read_in_order_channels_first(cifar_root: Path) -> None:
+    source = shipped.cifar10(cifar_root)
+    assert (source.classes, source.shape, source.validation, source.tests) == (10, (3, 32, 32), 5000, 10_000)
+    for split, batches in ((source.train(), range(5)), (source.test(), (5,))):
+        expected_NCHW = np.concatenate([cifar_images(batch) for batch in batches]).reshape(-1, 3, 32, 32)
+        assert torch.equal(split.x_NCHW, torch.from_numpy(expected_NCHW))
+        assert split.x_NCHW.is_contiguous()
+        assert split.y_N.tolist() == list(range(10)) * len(batches)
+    dataset = load("cifar10", cifar_root)
+    assert (len(dataset.train), dataset.validation.y_N.bincount().tolist()) == (40, [1] * 10)
+
+
+def test_missing_cifar_files_are_named(cifar_root: Path) -> None:
+    (cifar_root / CIFAR_FOLDER / "data_batch_3").unlink()
+    (cifar_root / CIFAR_FOLDER / "batches.meta").unlink()
+    message = data_error(lambda: load("cifar10", cifar_root))
+    assert message.startswith(f"{cifar_root / CIFAR_FOLDER}: ")
+    assert "lacks data_batch_3, batches.meta; pass --data-root" in message
+
+
+@pytest.mark.parametrize("file", ["data_batch_2", "test_batch", "batches.meta"])
+def test_an_altered_cifar_file_is_named_and_never_unpickled(cifar_root: Path, file: str) -> None:
+    """An altered test batch is found before the first trial, too."""
+    flip_byte(cifar_root / CIFAR_FOLDER / file, -1)
+    message = data_error(lambda: load("cifar10", cifar_root))
+    assert f"got other checksums for {file}; " in message
+    assert "fetch cifar-10-python.tar.gz and unpack it" in message
+
+
+# ----------------------------------------------------------------- downloads
+@pytest.fixture(params=["mnist", "cifar10"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def mirror(
+    name: str, mnist_folder: Path, cifar_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder with the packed files, served where torchvision looks for them."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for file in TRAIN_FILES + TEST_FILES:
+        (folder / f"{file}.gz").write_bytes(gzip.compress((mnist_folder / file).read_bytes()))
+    digests = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(folder.iterdir())]
+    packed = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(cifar_root / CIFAR_FOLDER, CIFAR_FOLDER)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(MNIST, "resources", digests)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(packed.read_bytes()).hexdigest())
+    with serve(folder) as url:
+        redirect(url, monkeypatch)
+        yield folder
+
+
+def redirect(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", [f"{url}/"])
+    monkeypatch.setattr(CIFAR10, "url", f"{url}/cifar-10-python.tar.gz")
+
+
+def test_without_a_root_files_are_downloaded_once(name: str, home: Path, mirror: Path, tmp_path: Path) -> None:
+    """The cache then holds only the files. A lost file is fetched again; otherwise the mirror is not needed."""
+    stored = {"mnist": ("MNIST/raw", TRAIN_FILES + TEST_FILES), "cifar10": (CIFAR_FOLDER, CIFAR_FILES)}
+    (folder, files), cache = stored[name], home / ".cache" / "tune-interpreg"
+    first = load(name).fingerprint
+    assert files_under(cache) == sorted(f"{folder}/{file}" for file in files)
+    assert len(list(cache.iterdir())) == 1
+    (cache / folder / files[1]).unlink()
+    load(name)
+    for packed in mirror.iterdir():
+        packed.unlink()
+    assert first == load(name).fingerprint == load(name, cache).fingerprint == load(name, tmp_path / "data").fingerprint
+
+
+@pytest.mark.parametrize("damaged", [0, 3])
+def test_a_failed_download_leaves_no_file(name: str, home: Path, mirror: Path, damaged: int) -> None:
+    """Neither the damaged file, first or last, nor the others."""
+    files = {"mnist": sorted(mirror.glob("*ubyte.gz")), "cifar10": list(mirror.glob("*.tar.gz"))}[name]
+    flip_byte(files[damaged % len(files)], -1)
+    assert "could not be downloaded" in data_error(lambda: load(name))
+    assert files_under(home) == []
+
+
+def test_without_a_network_the_remedy_is_named(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens on the port of a closed server."""
+    with serve(tmp_path) as url:
+        redirect(url, monkeypatch)
+    monkeypatch.setenv("no_proxy", "*")
+    message = data_error(lambda: load(name))
+    remedy = {"mnist": "unpack them into MNIST/raw", "cifar10": "fetch cifar-10-python.tar.gz and unpack it"}[name]
+    assert all(part in message for part in ("could not be downloaded", remedy, "--data-root")), message
+    assert files_under(home) == []
+
+
+# ------------------------------------------------------------ the real MNIST
+needs_mnist = pytest.mark.skipif(
+    "TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder that holds MNIST/raw"
+)
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@needs_mnist
+def test_real_mnist_has_the_published_files_and_known_facts() -> None:
+    root = Path(os.environ["TUNE_INTERPREG_DATA"])
+    for file, digest in MD5.items():
+        assert hashlib.md5((root / "MNIST" / "raw" / file).read_bytes()).hexdigest() == digest
+    source = shipped.mnist(root)
+    train, test = source.train(), source.test()
+    assert (len(train), len(test), train.x_NCHW.dtype) == (60_000, 10_000, torch.uint8)
+    assert train.y_N[:5].tolist() == [5, 0, 4, 1, 9]
+    assert test.y_N[:5].tolist() == [7, 2, 1, 0, 4]
+    assert to_pixels(train.x_NCHW).double().mean().item() == pytest.approx(0.1307, abs=5e-5)
+
+
+def count(split: Split) -> torch.Tensor:
+    return split.y_N.bincount(minlength=10).double()
+
+
+@needs_mnist
+def test_real_mnist_is_split_by_share_without_overlap() -> None:
+    root = os.environ["TUNE_INTERPREG_DATA"]
+    mnist, pool = load_dataset(Data(name="mnist", root=root)), shipped.mnist(Path(root)).train()
+    assert (len(mnist.train), len(mnist.validation), mnist.shape, mnist.classes) == (55_000, 5000, (1, 28, 28), 10)
+    assert (count(mnist.validation) - count(pool) / 12).abs().max() < 1
+    assert not rows(mnist.train) & rows(mnist.validation)
+    assert rows(mnist.train) | rows(mnist.validation) == rows(pool)
+    limited, whole = (load_test(Data(name="mnist", root=root, test_limit=limit)) for limit in (1000, None))
+    assert (count(limited) - count(whole) / 10).abs().max() < 1
+    assert rows(limited) < rows(whole)
