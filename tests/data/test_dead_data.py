@@ -49,7 +49,7 @@ def test_a_worker_that_lacks_the_drivers_data_ends_the_run(
     configuration = worker.worker_config(item(name, root), Store(tmp_path / "store"), "cpu")
     shutil.rmtree(root / gone)
     expected = rule.format(root=root)
-    assert expected in data_error(lambda: Job.of_study(configuration).dataset())
+    assert expected in data_error(lambda: Assignment.from_study(configuration).load_data())
     result = worker.StudyTrainable(configuration).step()
     assert result["done"]
     assert expected in result["refused"]
@@ -58,5 +58,5 @@ def test_a_worker_that_lacks_the_drivers_data_ends_the_run(
 def test_images_that_changed_since_the_drivers_check_are_refused(root: Path, tmp_path: Path) -> None:
     changed = item("image_folder", root)
     (root / "train" / "ant" / "0.png").unlink()
-    job = Job.of_study(worker.worker_config(changed, Store(tmp_path / "store"), "cpu"))
-    assert "give every machine the same files" in data_error(job.dataset)
+    assignment = Assignment.from_study(worker.worker_config(changed, Store(tmp_path / "store"), "cpu"))
+    assert "give every machine the same files" in data_error(assignment.load_data)

@@ -1,16 +1,16 @@
-"""Whether an adversarial accuracy can be believed: nine checks of a trained model and of the attack that judges it.
+"""Nine checks whether an adversarial accuracy can be believed. They test a trained model and the attack that judges it.
 
 Shapes: n images, B batch, C·H·W image, K classes. All lengths are in pixels, and pixels are in [0, 1].
 
-Every comparison is of the same n images. Each check names sets of images that a sound evaluation keeps all but empty,
-and warns where one holds more of them than chance makes of half a percent (see `subject.tolerated`). "Trips on" names
-the defects that a check is there for.
+All comparisons use the same n images. Each check names sets of images that are almost empty in a sound evaluation. It
+warns if a set exceeds what chance makes of half a percent (see `subject.count_tolerated`). "Finds" lists the defects
+that a check is made for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,40 +18,40 @@ import torch
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.attacks import autoattack, balls
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import autoattack, balls, pgd
 from tune_interpreg.attacks.balls import DIRECTIONS, STEEPEST
 from tune_interpreg.data.dataset import split_stratified
-from tune_interpreg.evaluation import measures as evaluation
-from tune_interpreg.evaluation.subject import Check, Subject, accuracy, many
-from tune_interpreg.networks.piecewise_linear import linearize
+from tune_interpreg.evaluation.subject import Check, Subject, exceeds_chance, unbroken_fraction
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.study.config import Attack
 
-#: The numbers of steps and the multiples of eps that are compared; steps are 2.5·eps/number long, but the evaluation's.
+#: The numbers of steps and the multiples of eps that are compared. Steps are 2.5·eps/number long, except the
+#: evaluation's own.
 STEPS, RADII = (1, 10, 40, 100), (0.25, 0.5, 1.0, 1.5, 2.0)
 
 NORMS = {"l2": 2.0, "linf": math.inf}
 
-#: A cross-entropy's gradient below this is as good as none to an attack that divides by max(‖g‖, 1e-6).
+#: A smaller gradient of the cross-entropy is useless to an attack that divides by max(‖g‖, 1e-6).
 TINY = 1e-6
 
 
-def outputs(subject: Subject) -> Check:
-    """1. In eval mode, finite, the same in a second forward, and logits: no probabilities nor their logarithms.
+def check_outputs(subject: Subject) -> Check:
+    """1. Outputs are logits (not probabilities or their logarithms), finite, in eval mode and reproducible.
 
-    Trips on: a softmax at the end; a module left in train mode; noise that eval mode does not end; NaN.
+    Finds: a final softmax, a module in train mode, noise in eval mode, NaN.
     """
     training = sum(module.training for module in subject.model.modules())
     z_NK, again_NK = subject.logits(subject.x_NCHW), subject.logits(subject.x_NCHW)
-    apart, size = float((z_NK - again_NK).abs().max()), float(z_NK.abs().max())
+    apart, largest = float((z_NK - again_NK).abs().max()), float(z_NK.abs().max())
     faults = {
         f"{training} modules are in train mode": training > 0,
-        "outputs are not finite": not math.isfinite(size),
-        f"a second forward differs by up to {apart:.3g}": apart > 1e-5 * size,
-        "outputs are probabilities, or their logarithms, and no logits": _is_normalized(z_NK),
+        "outputs are not finite": not math.isfinite(largest),
+        f"a second forward differs by up to {apart:.3g}": apart > 1e-5 * largest,
+        "outputs are probabilities or their logarithms, not logits": _is_normalized(z_NK),
     }
-    values = {"training_modules": training, "apart": apart, "largest": size}
-    return Check.from_faults("outputs", subject.n, "logits, in eval mode, the same in a second forward", faults, values)
+    values = {"training_modules": training, "apart": apart, "largest": largest}
+    return Check.from_faults("outputs", subject.n, "reproducible logits in eval mode", faults, values)
 
 
 def _is_normalized(z_NK: Tensor) -> bool:
@@ -59,16 +59,16 @@ def _is_normalized(z_NK: Tensor) -> bool:
     return probabilities or torch.allclose(z_NK.logsumexp(1), z_NK.new_zeros(len(z_NK)), atol=1e-4)
 
 
-def ball(subject: Subject, perturb: Callable[..., Tensor] = attacks.perturb_from) -> Check:
-    """2. Starts and adversarial images lie within eps·(1 + 1e-5), their pixels in [0, 1], none of them NaN.
+def check_ball(subject: Subject, perturb: Callable[..., Tensor] = pgd.perturb_from) -> Check:
+    """2. Starts and adversarial images lie within eps·(1 + 1e-5), with pixels in [0, 1] and no NaN.
 
-    Trips on: a projection that overshoots, or that a later operation undoes; a gradient that is NaN.
+    Finds: a projection that overshoots or is undone by a later operation, a gradient that is NaN.
     """
     attack, generator = subject.attack, seeding.generator(subject.seed, "honesty-ball", subject.y_N.device)
-    few = attack.model_copy(update={"steps": min(10, attack.steps), "step_size": attack.step})
-    start_NCHW = balls.random_start(subject.x_NCHW, attack, generator)
-    with evaluation.eval_mode(subject.model):
-        adv_NCHW = perturb(subject.model, subject.x_NCHW, subject.y_N, start_NCHW, attack=few, form="strict")
+    short = attack.model_copy(update={"steps": min(10, attack.steps), "step_size": attack.step_length})
+    start_NCHW = balls.draw_start(subject.x_NCHW, attack, generator)
+    with eval_mode(subject.model):
+        adv_NCHW = perturb(subject.model, subject.x_NCHW, subject.y_N, start_NCHW, attack=short, form="strict")
     both = torch.stack([start_NCHW, adv_NCHW])
     length = float(torch.linalg.vector_norm((both - subject.x_NCHW).flatten(2), NORMS[attack.norm], dim=2).max())
     low, high = float(both.min()), float(both.max())
@@ -77,154 +77,162 @@ def ball(subject: Subject, perturb: Callable[..., Tensor] = attacks.perturb_from
         f"pixels lie in [{low:.4g}, {high:.4g}]": low < 0 or high > 1,
         "an adversarial image is not finite": not math.isfinite(length),
     }
-    sound = f"perturbations are at most {length:.6g} long, of {attack.eps:g}; pixels lie in [{low:.4g}, {high:.4g}]"
-    return Check.from_faults("ball", subject.n, sound, faults, {"length": length, "low": low, "high": high})
+    summary = f"the longest perturbation is {length:.6g} of {attack.eps:g}; pixels lie in [{low:.4g}, {high:.4g}]"
+    return Check.from_faults("ball", subject.n, summary, faults, {"length": length, "low": low, "high": high})
 
 
-def gradient(subject: Subject) -> Check:
-    """3. The cross-entropy has a gradient at all but a few images.
+def check_gradient(subject: Subject) -> Check:
+    """3. The cross-entropy has a usable gradient at nearly all images.
 
-    compat divides by max(‖g‖₂, batch size · 1e-6), and so all but stands still where a confident model's ‖g‖₂ is far
-    below that; strict divides that confidence out, and stands still only where the network itself masks its gradient.
-    Trips on: logits that saturate softmax; a layer whose backward is zero; a quantizer.
+    compat divides by max(‖g‖₂, batch size · 1e-6), so it hardly moves if a confident model's ‖g‖₂ is far smaller.
+    strict normalizes the confidence away, so it stops only if the network itself masks its gradient.
+    Finds: logits that saturate the softmax, a layer with a zero backward, a quantizer.
     """
 
     def norms(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         z_BK, adjoint = linearize(subject.model, x_BCHW)
-        pulled = [adjoint(residual(z_BK, y_B)) for residual in (attacks.residual, attacks.unit_residual)]
-        return torch.stack([g_BCHW.flatten(1).norm(dim=1) for g_BCHW in pulled], dim=1)
+        gradients = [adjoint(e(z_BK, y_B)) for e in (pgd.logit_gradient, pgd.unit_logit_gradient)]
+        return torch.stack([g_BCHW.flatten(1).norm(dim=1) for g_BCHW in gradients], dim=1)
 
-    norm_N, unit_N = subject.each(norms).unbind(1)
-    floor = attacks.FLOORS["compat"](subject.batch_size)
+    norm_N, unit_N = subject.map_batches(norms).unbind(1)
+    floor = pgd.FLOORS["compat"](subject.batch_size)
     sets = {"zero": norm_N == 0, "tiny": ~(norm_N >= TINY), "floored": norm_N < floor, "masked": ~(unit_N > 0)}
     count = {name: int(images_N.sum()) for name, images_N in sets.items()}
-    told = (
-        f"{count['tiny']} images have a gradient below {TINY:g}, {count['zero']} of them none; compat shortens its "
-        f"steps at {count['floored']}, below its floor of {floor:g} for {subject.batch_size} images a batch"
+    summary = (
+        f"{count['tiny']} images have a gradient below {TINY:g} ({count['zero']} of them exactly 0); compat shortens "
+        f"its steps at {count['floored']}, below its floor of {floor:g} for {subject.batch_size} images per batch"
     )
-    faults = {
-        f"the network masks its gradient at {count['masked']} images, where no attack can follow it": many(
-            sets["masked"]
-        ),
-        told: many(sets["tiny"]),
-    }
+    masked = f"the network masks its gradient at {count['masked']} images, so no attack can follow it"
+    faults = {masked: exceeds_chance(sets["masked"]), summary: exceeds_chance(sets["tiny"])}
     values = {name: count[name] / subject.n for name in sets}
-    return Check.from_faults("gradient", subject.n, told, faults, values)
+    return Check.from_faults("gradient", subject.n, summary, faults, values)
 
 
-def batch_size(subject: Subject) -> Check:
-    """4. Whether an image is broken does not depend on how many others are attacked beside it.
+def check_batch_size(subject: Subject) -> Check:
+    """4. Whether an image is broken does not depend on the batch size.
 
-    Trips on: compat, where its floor (see `gradient`) bites; a network that mixes the images of a batch.
+    Finds: compat at its floor (see `check_gradient`), a network that mixes the images of a batch.
     """
     large = min(subject.n, subject.batch_size)
     values: dict[str, float] = {}
     faults: dict[str, bool] = {}
-    for form, part in (("strict", 2), ("compat", 20)):  # compat changes with the logarithm of the batch size alone
-        small = max(1, large // part)
+    for form, divisor in (("strict", 2), ("compat", 20)):  # compat changes only with the logarithm of the batch size
+        small = max(1, large // divisor)
         small_N, large_N = (subject.broken(subject.attack, form=form, batch_size=size) for size in (small, large))
-        values |= {f"{form}/{small}": accuracy(small_N), f"{form}/{large}": accuracy(large_N)}
+        values |= {f"{form}/{size}": unbroken_fraction(N) for size, N in ((small, small_N), (large, large_N))}
         changed_N = small_N != large_N
-        faults[f"{form}: {int(changed_N.sum())} images change between {small} and {large} a batch"] = many(changed_N)
+        fault = f"{form}: {int(changed_N.sum())} images change between {small} and {large} per batch"
+        faults[fault] = exceeds_chance(changed_N)
     return Check.from_faults("batch_size", subject.n, "; ".join(faults), faults, values)
 
 
-def steps(subject: Subject) -> Check:
-    """5. More steps rescue no image, and neither twice the steps nor more starts break more of them.
+def check_steps(subject: Subject) -> Check:
+    """5. More steps rescue no image; twice the steps or another start breaks no further images.
 
-    Trips on: an attack that stops too soon, or with steps too short; gradients that mislead, so that one long step
-    finds what many short ones miss; a network that answers by chance.
+    Finds: an attack with too few or too short steps, gradients that mislead so that one long step beats many short
+    ones, a random network.
     """
     attack = subject.attack
     by_steps = [subject.broken(_with_steps(attack, k)) for k in STEPS]
-    twice_N = subject.broken(attack.model_copy(update={"steps": 2 * attack.steps, "step_size": attack.step}))
+    twice_N = subject.broken(attack.model_copy(update={"steps": 2 * attack.steps, "step_size": attack.step_length}))
     other_N = subject.broken(attack, seed=seeding.number(subject.seed, "honesty-start"))
-    rescued = [few_N & ~more_N for few_N, more_N in pairwise(by_steps)]
-    rescued_N, doubled_N, restarted_N = _largest(rescued), twice_N & ~subject.pgd_N, other_N & ~subject.pgd_N
-    told = f"twice the steps break {int(doubled_N.sum())} images more, another start {int(restarted_N.sum())}"
+    rescued_N = _largest([few_N & ~more_N for few_N, more_N in pairwise(by_steps)])
+    doubled_N, restarted_N = twice_N & ~subject.pgd_N, other_N & ~subject.pgd_N
+    summary = f"twice the steps break {int(doubled_N.sum())} more images, another start {int(restarted_N.sum())}"
+    rescued = f"more steps rescue {int(rescued_N.sum())} images that fewer steps break"
+    weak = f"{summary}: raise evaluation.steps or evaluation.restarts"
     faults = {
-        f"more steps rescue {int(rescued_N.sum())} images that fewer break": many(rescued_N),
-        f"{told}: raise evaluation.steps or evaluation.restarts": many(doubled_N) or many(restarted_N),
+        rescued: exceeds_chance(rescued_N),
+        weak: exceeds_chance(doubled_N) or exceeds_chance(restarted_N),
     }
-    values = {str(k): accuracy(broken_N) for k, broken_N in zip(STEPS, by_steps, strict=True)}
-    values |= {"own": accuracy(subject.pgd_N), "doubled": accuracy(subject.pgd_N | doubled_N)}
-    return Check.from_faults(
-        "steps", subject.n, told, faults, values | {"restarted": accuracy(subject.pgd_N | restarted_N)}
-    )
+    sets = dict(zip(map(str, STEPS), by_steps, strict=True)) | {
+        "own": subject.pgd_N,
+        "doubled": subject.pgd_N | doubled_N,
+        "restarted": subject.pgd_N | restarted_N,
+    }
+    values = {name: unbroken_fraction(broken_N) for name, broken_N in sets.items()}
+    return Check.from_faults("steps", subject.n, summary, faults, values)
 
 
-def radius(subject: Subject) -> Check:
-    """6. Accuracy falls as eps grows, and to 0 where the ball holds the whole box.
+def check_radius(subject: Subject) -> Check:
+    """6. Accuracy falls as eps grows, and reaches 0 once the ball contains the whole box.
 
-    values: accuracies by eps, as text; "inf" is the unbounded attack. It starts at the image, so that gradients alone
-    must lead it out, and not the noise that it would else start from.
-    Trips on: gradients that lead nowhere, however far one follows them.
+    values: accuracies by eps as text; "inf" is an unbounded attack. It starts at the image instead of at noise, so
+    that only gradients can lead it away.
+    Finds: gradients that lead nowhere however long they are followed.
     """
-    attack, by_eps = subject.attack, {0.0: subject.missed_N}
+    attack, by_eps = subject.attack, {0.0: subject.misclassified_N}
     for factor in RADII:
         step_size = attack.step_size and factor * attack.step_size
         scaled = attack.model_copy(update={"eps": factor * attack.eps, "step_size": step_size})
         by_eps[scaled.eps] = subject.broken(scaled)
     rescued_N = _largest([near_N & ~far_N for near_N, far_N in pairwise(by_eps.values())])
-    left_N = ~_from_images(subject, _unbounded(subject))
-    values = {f"{eps:g}": accuracy(broken_N) for eps, broken_N in by_eps.items()} | {"inf": accuracy(~left_N)}
-    faults = {
-        f"a larger radius rescues {int(rescued_N.sum())} images that a smaller one breaks": many(rescued_N),
-        f"an attack without bounds leaves {int(left_N.sum())} images right": many(left_N),
-    }
-    told = ", ".join(f"{value:.3g} at {eps}" for eps, value in values.items())
-    return Check.from_faults("radius", subject.n, f"accuracy {told}", faults, values)
+    unbounded_N = _broken_without_bounds(subject)
+    values = {f"{eps:g}": unbroken_fraction(broken_N) for eps, broken_N in by_eps.items()}
+    values["inf"] = unbroken_fraction(unbounded_N)
+    rescued = f"a larger radius rescues {int(rescued_N.sum())} images that a smaller radius breaks"
+    unbroken = f"an unbounded attack leaves {int((~unbounded_N).sum())} images unbroken"
+    faults = {rescued: exceeds_chance(rescued_N), unbroken: exceeds_chance(~unbounded_N)}
+    summary = "accuracy " + ", ".join(f"{value:.3g} at {eps}" for eps, value in values.items())
+    return Check.from_faults("radius", subject.n, summary, faults, values)
 
 
-def order(subject: Subject) -> Check:
-    """7. Noise of length eps is weaker than one step of eps along the gradient, and that is weaker than PGD.
+def check_order(subject: Subject) -> Check:
+    """7. Noise of length eps is weaker than one gradient step of eps, which is weaker than PGD.
 
-    Weaker on an image: noise leaves a larger margin than the step; the step breaks nothing that PGD does not.
-    Trips on: gradients that point no better than noise does; an attack that loses what its first step found.
+    Weaker means, per image: noise leaves a larger margin than the step; the step breaks only what PGD breaks.
+    Finds: gradients that point no better than noise, an attack that loses what its first step found.
     """
     attack, steepest = subject.attack, DIRECTIONS[STEEPEST[subject.attack.norm]]
     generator = seeding.generator(subject.seed, "honesty-noise", subject.y_N.device)
     noise_NCHW = torch.randn(subject.x_NCHW.shape, generator=generator, device=subject.y_N.device)
     noisy_NCHW = (subject.x_NCHW + attack.eps * steepest(noise_NCHW, 0.0)).clamp(0.0, 1.0)
-    one = attack.model_copy(update={"steps": 1, "step_size": attack.eps, "direction": None})
-    stepped_NCHW = subject.each(lambda x, y: attacks.perturb_from(subject.model, x, y, x, attack=one, form="strict"))
-    broken = {"noise": subject.missed(noisy_NCHW), "step": subject.missed(stepped_NCHW), "pgd": subject.pgd_N}
-    noise_N = ~subject.missed_N & (subject.margins(noisy_NCHW) < subject.margins(stepped_NCHW))
-    step_N = broken["step"] & ~subject.missed_N & ~subject.pgd_N
+    one_step = attack.model_copy(update={"steps": 1, "step_size": attack.eps, "direction": None})
+    stepped_NCHW = subject.map_batches(
+        lambda x, y: pgd.perturb_from(subject.model, x, y, x, attack=one_step, form="strict")
+    )
+    misclassified_N = subject.misclassified_N
+    sets = {"noise": subject.misclassified(noisy_NCHW), "step": subject.misclassified(stepped_NCHW)}
+    sets["pgd"] = subject.pgd_N
+    noise_N = ~misclassified_N & (subject.margins(noisy_NCHW) < subject.margins(stepped_NCHW))
+    step_N = sets["step"] & ~misclassified_N & ~subject.pgd_N
     faults = {
-        f"noise lowers the margin of {int(noise_N.sum())} images more than one gradient step": many(noise_N),
-        f"one gradient step breaks {int(step_N.sum())} images that PGD does not": many(step_N),
+        f"noise lowers the margin of {int(noise_N.sum())} images more than one gradient step": exceeds_chance(noise_N),
+        f"one gradient step breaks {int(step_N.sum())} images that PGD does not": exceeds_chance(step_N),
     }
-    values = {name: accuracy(subject.missed_N | broken_N) for name, broken_N in broken.items()}
-    told = ", ".join(f"{value:.3g} under {name}" for name, value in values.items())
-    return Check.from_faults("order", subject.n, f"accuracy {told}", faults, values)
+    values = {name: unbroken_fraction(misclassified_N | broken_N) for name, broken_N in sets.items()}
+    summary = "accuracy " + ", ".join(f"{value:.3g} under {name}" for name, value in values.items())
+    return Check.from_faults("order", subject.n, summary, faults, values)
 
 
-def transfer(subject: Subject) -> Check:
-    """8. What breaks another model breaks nothing here that the attack on this model does not.
+def check_transfer(subject: Subject) -> Check:
+    """8. Adversarial examples of another model break only images that the attack on this model breaks.
 
-    Trips on: gradients masked in this model alone.
+    Finds: gradients that are masked in this model alone.
     """
-    values, faults = {"own": accuracy(subject.pgd_N)}, {}
+    values, faults = {"own": unbroken_fraction(subject.pgd_N)}, {}
     for name, source in subject.sources.items():
-        moved_N = subject.missed(_examples_of(source, subject))
-        values[name], only_N = accuracy(moved_N), moved_N & ~subject.pgd_N
-        faults[f"examples of {name} break {int(only_N.sum())} images that the own attack does not"] = many(only_N)
+        transferred_N = subject.misclassified(_examples_of(source, subject))
+        only_N = transferred_N & ~subject.pgd_N
+        values[name] = unbroken_fraction(transferred_N)
+        fault = f"examples of {name} break {int(only_N.sum())} images that this model's own attack does not"
+        faults[fault] = exceeds_chance(only_N)
     if not faults:
         return Check.from_faults("transfer", 0, "the study has no other model to take examples from", {}, values)
     return Check.from_faults("transfer", subject.n, "; ".join(faults), faults, values)
 
 
-def ensemble(subject: Subject) -> Check:
-    """9. AutoAttack, which chooses its own steps, breaks no more than PGD does.
+def check_ensemble(subject: Subject) -> Check:
+    """9. AutoAttack, which chooses its own steps, breaks no more images than PGD.
 
-    Trips on: whatever PGD's gradients miss; one of the ensemble's four attacks needs none.
+    Finds: whatever PGD's gradients miss; one of the four attacks needs no gradient.
     """
     images = min(subject.ensemble or 0, subject.n)
     if not images:
         return Check.from_faults("ensemble", 0, "checks.autoattack names no images", {}, {})
     _, channels, height, width = subject.x_NCHW.shape
-    if problem := autoattack.problem(subject.attack, (channels, height, width)):
+    problem = autoattack.find_problem(subject.attack, (channels, height, width))
+    if problem:
         return Check.from_faults("ensemble", 0, problem, {}, {})
     rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
     _, broken_M = autoattack.perturb(
@@ -237,26 +245,26 @@ def ensemble(subject: Subject) -> Check:
     )
     pgd_M = subject.pgd_N[rows_M]
     only_M = broken_M & ~pgd_M
-    told = f"AutoAttack breaks {int(only_M.sum())} images that PGD does not"
-    values = {"own": accuracy(pgd_M), "autoattack": accuracy(broken_M), "together": accuracy(broken_M | pgd_M)}
-    return Check.from_faults("ensemble", images, told, {told: many(only_M)}, values)
+    summary = f"AutoAttack breaks {int(only_M.sum())} images that PGD does not"
+    sets = {"own": pgd_M, "autoattack": broken_M, "together": broken_M | pgd_M}
+    values = {name: unbroken_fraction(images_M) for name, images_M in sets.items()}
+    return Check.from_faults("ensemble", images, summary, {summary: exceeds_chance(only_M)}, values)
 
 
-#: All nine, in their order.
 CHECKS: tuple[Callable[[Subject], Check], ...] = (
-    outputs,
-    ball,
-    gradient,
-    batch_size,
-    steps,
-    radius,
-    order,
-    transfer,
-    ensemble,
+    check_outputs,
+    check_ball,
+    check_gradient,
+    check_batch_size,
+    check_steps,
+    check_radius,
+    check_order,
+    check_transfer,
+    check_ensemble,
 )
 
 
-def _largest(sets: list[Tensor]) -> Tensor:
+def _largest(sets: Sequence[Tensor]) -> Tensor:
     return max(sets, key=lambda images_N: int(images_N.sum()))
 
 
@@ -264,22 +272,17 @@ def _with_steps(attack: Attack, number: int) -> Attack:
     return attack if number == attack.steps else attack.model_copy(update={"steps": number, "step_size": None})
 
 
-def _unbounded(subject: Subject) -> Attack:
-    """The attack in the least ball that holds the whole box around any image of it."""
+def _broken_without_bounds(subject: Subject) -> Tensor:
+    """Return bool_N: images broken from the image itself, in the least ball around any image that contains the box."""
     diameter = math.sqrt(subject.x_NCHW[0].numel()) if subject.attack.norm == "l2" else 1.0
-    return subject.attack.model_copy(
-        update={"eps": diameter, "steps": max(40, subject.attack.steps), "step_size": None}
-    )
-
-
-def _from_images(subject: Subject, attack: Attack) -> Tensor:
-    """bool_N: which images the attack breaks that starts from the image itself."""
-    return subject.each(lambda x, y: attacks.broken_from(subject.model, x, y, x, attack=attack, form="strict"))
+    changes = {"eps": diameter, "steps": max(40, subject.attack.steps), "step_size": None}
+    attack = subject.attack.model_copy(update=changes)
+    return subject.map_batches(lambda x, y: pgd.find_broken(subject.model, x, y, x, attack=attack, form="strict"))
 
 
 def _examples_of(source: nn.Module, subject: Subject) -> Tensor:
-    """The images, adversarial for another model: the last iterates of the strict attack."""
+    """Return adversarial images for another model: the last iterates of the strict attack."""
     generator, attack = seeding.generator(subject.seed, "honesty-transfer", subject.y_N.device), subject.attack
-    return replace(subject, model=source).each(
-        lambda x, y: attacks.perturb(source, x, y, attack=attack, generator=generator)
+    return replace(subject, model=source).map_batches(
+        lambda x, y: pgd.perturb(source, x, y, attack=attack, generator=generator)
     )

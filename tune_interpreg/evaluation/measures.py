@@ -1,109 +1,85 @@
-"""What a trained model is measured by: clean and adversarial accuracy, and the norms of its gradients.
+"""The measures of a trained model: clean and adversarial accuracy, and the norms of its gradients.
 
-Shapes: B batch, N images of a split, C·H·W image, K classes. Every measure runs in eval mode, leaves the
-model's modes as they were, and expects the split on the model's device.
+Shapes: B batch, N images of a split, C·H·W image, K classes. Unless stated otherwise, a measure runs the model in eval
+mode, then restores its modes. It expects the split on the model's device.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.attacks import balls
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.data.dataset import Split, to_pixels
-from tune_interpreg.networks.piecewise_linear import linearize
+from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.study.config import Attack
 
-# The starts are drawn in blocks of this many images, so that they do not depend on the batch size.
+#: Attack starts are drawn in blocks of this many images, so that they do not depend on the batch size.
 IMAGES_PER_BLOCK = 256
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each of its modules is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
 def measure_accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
-    """The share of images with argmax f(x) = y.
+    """Return the fraction of images with argmax f(x) = y, in [0, 1].
 
     Args:
-        split: N ≥ 1 images. batch_size: images in one forward.
-    Returns: a fraction in [0, 1].
+        split: N ≥ 1 images. batch_size: images per forward.
     """
     with eval_mode(model):
-        right = [(model(x_BCHW).argmax(-1) == y_B).sum() for x_BCHW, y_B in _batches(split, batch_size)]
-    return int(torch.stack(right).sum()) / len(split)
+        correct = [(model(x_BCHW).argmax(-1) == y_B).sum() for x_BCHW, y_B in _batches(split, batch_size)]
+    return int(torch.stack(correct).sum()) / len(split)
 
 
-def measure_adversarial_accuracy(
-    model: nn.Module,
-    split: Split,
-    *,
-    attack: Attack,
-    form: attacks.Form,
-    seed: int,
-    batch_size: int,
-    restarts: int = 1,
-) -> float:
-    """The share of images that PGD breaks from none of its starts.
+def measure_adversarial_accuracy(model: nn.Module, split: Split, **settings: Any) -> float:
+    """Return the fraction of images that PGD breaks from none of its starts, in [0, 1].
 
-    Args: as in `find_broken`.
-    Returns: a fraction in [0, 1].
+    Args:
+        settings: as in `find_broken_images`.
     """
-    broken_N = find_broken(model, split, attack=attack, form=form, seed=seed, batch_size=batch_size, restarts=restarts)
-    return 1.0 - int(broken_N.sum()) / len(split)
+    return 1.0 - int(find_broken_images(model, split, **settings).sum()) / len(split)
 
 
-def find_broken(
+def find_broken_images(
     model: nn.Module,
     split: Split,
     *,
     attack: Attack,
-    form: attacks.Form,
+    form: pgd.Form,
     seed: int,
     batch_size: int,
     restarts: int = 1,
 ) -> Tensor:
-    """Which images PGD breaks from at least one of its starts.
+    """Return which images PGD breaks from at least one of its starts, as bool_N.
 
-    An image's starts depend on the seed and its place in the split, not on the batch size; the whole result
-    is then independent of it for "strict", while for "compat" the attack itself is not (see `attacks`).
-    The first starts are the same however many there are, so that one more never raises the accuracy.
+    An image's starts depend on the seed and its position in the split, not on the batch size. "strict" results are
+    thus independent of the batch size; the "compat" attack itself depends on it (see `pgd`). More restarts keep the
+    earlier starts, so they never raise the accuracy.
 
     Args:
         split: N ≥ 1 images.
-        attack: norm, eps and step (pixels in [0, 1]), steps, direction, start. form: as in `attacks.broken_from`.
-        seed: of the starts. batch_size: images in one forward. restarts: starts of each image, ≥ 1.
-    Returns: bool_N.
+        attack: norm, eps and step (pixels in [0, 1]), steps, direction, start. form: as in `pgd.find_broken`.
+        seed: of the starts. batch_size: images per forward. restarts: starts per image, ≥ 1.
     """
     noises = zip(*(_noise(split, batch_size, attack, seed, restart) for restart in range(restarts)), strict=True)
-    place, broken_N = balls.start_of(attack).place, []
+    place, broken_N = balls.choose_start(attack).place, []
     with eval_mode(model):
         for (x_BCHW, y_B), batch_noises in zip(_batches(split, batch_size), noises, strict=True):
             starts = (place(x_BCHW, noise, attack) for noise in batch_noises)
-            broken_N.append(attacks.broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form))
+            broken_N.append(pgd.find_broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form))
     return torch.cat(broken_N)
 
 
 @torch.no_grad()
 def measure_gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str, float]:
-    """The mean gradient norms of Table 3, of the logits.
+    """Return the mean gradient norms of Table 3, of the logits.
 
     label: mean over images of ‖J_c‖₂. other: mean over images and k ≠ c of ‖J_k‖₂.
 
     Args:
-        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images in one forward.
+        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images per forward.
     Returns: {"label": …, "other": …}, logits per pixel.
     """
     totals = []
@@ -119,14 +95,14 @@ def measure_gradient_norms(model: nn.Module, split: Split, batch_size: int) -> d
 
 @torch.no_grad()
 def compute_jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """‖J_k(x)‖₂ for every class k.
+    """Return ‖J_k(x)‖₂ for every class k, as norms_BK in logits per pixel. The model keeps its mode.
 
-    Args: x_BCHW: images, pixels in [0, 1].
-    Returns: norms_BK, logits per pixel, without graph. The model runs in the mode it is in.
+    Args:
+        x_BCHW: images, pixels in [0, 1].
     """
     z_BK, adjoint = linearize(model, x_BCHW)
     onehots_KK = torch.eye(z_BK.shape[-1], dtype=z_BK.dtype, device=z_BK.device)
-    # Class by class: the gradients of all, at a batch's every layer, would be most of a worker's memory.
+    # One class at a time: the gradients of all classes at every layer would take most of a worker's memory.
     norms = [torch.linalg.vector_norm(adjoint(e_K.expand_as(z_BK)), dim=(-3, -2, -1)) for e_K in onehots_KK]
     return torch.stack(norms, -1)
 
@@ -137,10 +113,10 @@ def _batches(split: Split, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _noise(split: Split, batch_size: int, attack: Attack, seed: int, restart: int) -> Iterator[Tensor]:
-    """The noise of one start of each image, batch by batch; image n gets the same whatever the batch size."""
+    """Yield the noise of one start per image, in batches. Image n gets the same noise for every batch size."""
     shape, device = split.x_NCHW.shape[1:], split.x_NCHW.device
     generator = seeding.generator(seed, f"evaluation-attack/{restart}" if restart else "evaluation-attack", device)
-    draw = balls.start_of(attack).draw
+    draw = balls.choose_start(attack).draw
     pool = draw(torch.Size((0, *shape)), generator, device)
     for first in range(0, len(split), batch_size):
         images = min(batch_size, len(split) - first)

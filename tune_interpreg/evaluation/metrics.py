@@ -1,6 +1,6 @@
-"""What an item's metrics are: the validation of each epoch, and the final evaluation of a repeat.
+"""The metrics of an item: the validation of each epoch, and the final evaluation of a repeat.
 
-The only place that reads test data is ``final``.
+Only ``final`` reads test data.
 """
 
 from __future__ import annotations
@@ -8,45 +8,57 @@ from __future__ import annotations
 from torch import nn
 
 from tune_interpreg.attacks import autoattack
+from tune_interpreg.attacks.pgd import Form
 from tune_interpreg.data.dataset import DataError, Dataset, Split, load_test
-from tune_interpreg.evaluation import measures as evaluation
-from tune_interpreg.study.items import Recipe
+from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
+from tune_interpreg.study import metric_names
+from tune_interpreg.study.recipe import Recipe
 
 
 def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, adversarial: bool) -> dict[str, float]:
-    """Validation accuracy, and the strict adversarial one where asked for; fractions in [0, 1]."""
-    own = recipe.evaluation
-    metrics = {"val/accuracy": evaluation.measure_accuracy(model, dataset.validation, own.batch_size)}
+    """Return the validation accuracy, and with ``adversarial`` the strict adversarial one; fractions in [0, 1]."""
+    accuracy = measure_accuracy(model, dataset.validation, recipe.evaluation.batch_size)
+    metrics: dict[str, float] = {metric_names.VAL_ACCURACY: accuracy}
     if adversarial:
-        metrics["val/adv_accuracy"] = _adversarial(model, dataset.validation, recipe, seed, "strict")
+        metrics[metric_names.VAL_ADV_ACCURACY] = _attack(model, dataset.validation, recipe, seed, "strict")
     return metrics
 
 
 def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> tuple[dict[str, float], dict[str, int]]:
-    """Test accuracies under both forms of the attack, and the gradient norms of Table 3 on training images.
+    """Return the test accuracies, gradient norms on training images, and the number of images for each.
 
-    Where it is asked for, also the accuracy under AutoAttack, on so many test images, stratified.
-    Returns the metrics and the number of images behind them. Raises ``DataError``: fewer test images than that.
+    Adversarial accuracies use both forms of the attack and, if the recipe asks for it, AutoAttack on a stratified
+    subset. Raises ``DataError`` if there are fewer test images than that.
     """
-    test = load_test(recipe.data).to(dataset.train.y_N.device)
-    sampled = dataset.train.subset(recipe.evaluation.gradient_samples, "grad_norm")
-    norms = evaluation.measure_gradient_norms(model, sampled, recipe.evaluation.batch_size)
+    test, batch_size = load_test(recipe.data).to(dataset.train.y_N.device), recipe.evaluation.batch_size
+    norm_images = dataset.train.subset(recipe.evaluation.gradient_samples, "grad_norm")
+    norms = measure_gradient_norms(model, norm_images, batch_size)
     metrics = {
-        "test/accuracy": evaluation.measure_accuracy(model, test, recipe.evaluation.batch_size),
-        "test/adv_accuracy_compat": _adversarial(model, test, recipe, seed, "compat"),
-        "test/adv_accuracy_strict": _adversarial(model, test, recipe, seed, "strict"),
-        "grad_norm/label": norms["label"],
-        "grad_norm/other": norms["other"],
+        metric_names.TEST_ACCURACY: measure_accuracy(model, test, batch_size),
+        metric_names.TEST_COMPAT: _attack(model, test, recipe, seed, "compat"),
+        metric_names.TEST_STRICT: _attack(model, test, recipe, seed, "strict"),
+        metric_names.GRAD_NORM_LABEL: norms["label"],
+        metric_names.GRAD_NORM_OTHER: norms["other"],
     }
-    counts = {"test": len(test), "grad_norm": len(sampled)}
-    if (images := recipe.evaluation.autoattack) is not None:
-        metrics["test/adv_accuracy_autoattack"] = _autoattacked(model, test, recipe, seed, images)
+    counts = {"test": len(test), "grad_norm": len(norm_images)}
+    images = recipe.evaluation.autoattack
+    if images is not None:
+        if images > len(test):
+            rule = f"there are {len(test):,} test images, got {images:,}; lower it or drop it"
+            raise DataError(f"evaluation.autoattack: {rule}")
+        metrics[metric_names.TEST_AUTOATTACK] = autoattack.measure_adversarial_accuracy(
+            model,
+            test.subset(images, "autoattack"),
+            attack=recipe.evaluation_attack,
+            seed=seed,
+            batch_size=batch_size,
+        )
         counts["autoattack"] = images
     return metrics, counts
 
 
-def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: evaluation.attacks.Form) -> float:
-    return evaluation.measure_adversarial_accuracy(
+def _attack(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: Form) -> float:
+    return measure_adversarial_accuracy(
         model,
         split,
         attack=recipe.evaluation_attack,
@@ -54,18 +66,4 @@ def _adversarial(model: nn.Module, split: Split, recipe: Recipe, seed: int, form
         seed=seed,
         batch_size=recipe.evaluation.batch_size,
         restarts=recipe.evaluation.restarts,
-    )
-
-
-def _autoattacked(model: nn.Module, test: Split, recipe: Recipe, seed: int, images: int) -> float:
-    if images > len(test):
-        raise DataError(
-            f"evaluation.autoattack: there are {len(test):,} test images, got {images:,}; lower it or drop it"
-        )
-    return autoattack.adversarial_accuracy(
-        model,
-        test.subset(images, "autoattack"),
-        attack=recipe.evaluation_attack,
-        seed=seed,
-        batch_size=recipe.evaluation.batch_size,
     )
