@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from trainables import JacobianTrainable
-from trainables.base.plain import job
+from trainables.base.assignment import Assignment
 from tune_interpreg import registry
 from tune_interpreg.cli import app
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_study_file_is_valid() -> None:
     (text,) = blocks("yaml")
-    assert set(study_file.parse(text, where="README.md").arms) == {
+    assert set(parse_study(text, where="README.md").arms) == {
         "standard",
         "adversarial",
         "interp_robust",
@@ -36,7 +36,7 @@ def test_the_plain_tuner_takes_the_configuration_shown() -> None:
     space = re.search(r"^space = (\{.*?^\})", code, flags=re.DOTALL | re.MULTILINE)
     assert space is not None
     config = eval(space[1], {"tune": type("Fixed", (), {"loguniform": staticmethod(lambda low, high: low)})})
-    made = job(config, method="JacobianTrainable", parameters=JacobianTrainable.parameters)
+    made = Assignment.from_plain_config(config, method="JacobianTrainable", parameters=JacobianTrainable.parameters)
     assert made.item.recipe.params == {"lambda_j": 1e-3}
 
 
@@ -47,8 +47,8 @@ def test_every_command_exists_and_every_study_takes_what_it_is_given(line: str) 
     command, *words = line.split()[1:]
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
     if command == "run" and not words[0].endswith(".yaml"):
-        assert words[0] in study_file.shipped()
-        study_file.read(words[0], [value for option, value in pairwise(words) if option == "--set"])
+        assert words[0] in list_shipped_studies()
+        read_study_file(words[0], [value for option, value in pairwise(words) if option == "--set"])
 
 
 @pytest.mark.parametrize("line", re.findall(r"^tune-interpreg (launch .*)$", README, flags=re.MULTILINE))
@@ -58,5 +58,5 @@ def test_every_launch_shown_prints_its_file(line: str) -> None:
 
 
 def test_every_method_and_study_has_its_line() -> None:
-    for name in [*registry.names("methods"), *study_file.shipped()]:
+    for name in [*registry.names("methods"), *list_shipped_studies()]:
         assert f"| `{name}` |" in README

@@ -1,8 +1,8 @@
-"""One Trainable a training method: each also works alone under a plain ``ray.tune.Tuner``."""
+"""Training methods, one Trainable each. Each also runs under a plain ``ray.tune.Tuner``."""
 
 from trainables.adversarial import AdversarialTrainable
 from trainables.base.trainable import MethodTrainable
-from trainables.combination import combined
+from trainables.combination import combine
 from trainables.cosine import CosineTrainable
 from trainables.fast_adversarial import FastAdversarialTrainable
 from trainables.input_gradient import InputGradientTrainable
@@ -12,7 +12,7 @@ from trainables.jacobian_projections import JacobianProjectionsTrainable
 from trainables.stages.targets import TargetsTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.gradients import penalties
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 __all__ = [
@@ -28,6 +28,6 @@ __all__ = [
     "Parameter",
     "StandardTrainable",
     "TargetsTrainable",
-    "combined",
+    "combine",
     "penalties",
 ]

@@ -27,7 +27,7 @@ MODE = Parameter(
 class AdversarialTrainable(MethodTrainable):
     """CE(f(x_adv), y), x_adv the last iterate of PGD (Eq. 5, 6) on the model as it trains."""
 
-    moves: ClassVar[bool] = True
+    attacks_images: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {"mode": MODE}
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

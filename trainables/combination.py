@@ -1,85 +1,89 @@
-"""Several methods as one: the cross-entropy of the one that moves the images, and the penalties of all."""
+"""Train several methods at once: the cross-entropy of the one that attacks the images, and the penalties of all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.base.trainable import MethodTrainable
-from trainables.standard import StandardTrainable
 from tune_interpreg.training.trainer import Batch
 
 Method = type[MethodTrainable]
 
-#: What a combination is as soon as one of its methods is.
-TRAITS = ("moves", "needs_targets", "signed_targets")
+#: A combination has each of these traits that one of its methods has.
+TRAITS = ("attacks_images", "needs_targets", "signed_targets")
 
 
 class CombinedTrainable(MethodTrainable):
-    """CE + Σ penalties at the clean images, of one forward; the CE at x_adv where one of the methods moves x."""
+    """CE + Σ penalties at the clean images, of one forward; the CE is at x_adv if one of the methods attacks x."""
 
     methods: ClassVar[Sequence[Method]] = ()
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         for method in self.methods:
-            own = dict(method.terms(self, model, batch))
-            if not method.moves:
-                own.pop("ce", None)
-            if twice := ", ".join(own.keys() & found.keys()):
-                raise ValueError(f"{type(self).__name__}: two methods have a term {twice}; rename it in one of them")
-            found |= own
-        return found if "ce" in found else {"ce": F.cross_entropy(batch.linearize(model)[0], batch.y_B)} | found
+            added = dict(method.terms(self, model, batch))
+            if not method.attacks_images:
+                added.pop("ce", None)
+            shared = ", ".join(added.keys() & terms.keys())
+            if shared:
+                raise ValueError(f"{type(self).__name__}: two methods have a term {shared}; rename it in one of them")
+            terms |= added
+        return terms if "ce" in terms else {"ce": F.cross_entropy(batch.linearize(model)[0], batch.y_B)} | terms
 
 
-def combined(*methods: Method) -> Method:
+@cache
+def combine(*methods: Method) -> Method:
     """Return the method that trains all of ``methods`` at once, with the parameters of all of them.
 
-    A parameter that several of them share holds for each. The same methods give the same class.
+    A parameter that several of them have applies to each. The same methods give the same class.
 
     Raises:
-        ValueError: a method, or a kind of it, stands twice; several move the images, or need targets; different
-            parameters share a name. All problems are named.
+        ValueError: a method or a subclass of it occurs twice, several attack the images or need targets, or different
+            parameters share a name; names all problems.
     """
-    if methods not in _KNOWN:
-        together = " + ".join(map(_name, methods))
-        if problems := "; ".join(_problems(methods)):
-            raise ValueError(f"{together} is no combination: {problems}; drop one, or give each an arm of its own")
-        _KNOWN[methods] = _combination(methods)
-    return _KNOWN[methods]
-
-
-_KNOWN: dict[tuple[Method, ...], Method] = {}
-
-
-def _combination(methods: Sequence[Method]) -> Method:
-    own = {
+    names = [_short_name(method) for method in methods]
+    problems = _find_problems(methods)
+    if problems:
+        raise ValueError(
+            f"{' + '.join(names)} is no combination: {'; '.join(problems)}; drop one, or give each an arm of its own"
+        )
+    attributes: dict[str, Any] = {
         "__module__": __name__,
-        "__doc__": f"{' + '.join(map(_name, methods))}: see CombinedTrainable.",
-        # Standard training has no term but the cross-entropy, which every combination has.
-        "methods": tuple(method for method in methods if method is not StandardTrainable),
-        "parameters": {name: one for method in methods for name, one in method.parameters.items()},
-        **{trait: any(getattr(method, trait) for method in methods) for trait in TRAITS},
+        "__doc__": f"{' + '.join(names)}: see CombinedTrainable.",
+        # Not inherited: a subclass of a method without a penalty may add one.
+        "methods": tuple(method for method in methods if vars(method).get("has_penalty", True)),
+        "parameters": {name: parameter for method in methods for name, parameter in method.parameters.items()},
     }
-    return type("".join(map(_name, methods)) + "Trainable", (CombinedTrainable, *methods), own)
+    for trait in TRAITS:
+        attributes[trait] = any(getattr(method, trait) for method in methods)
+    return type("".join(names) + "Trainable", (CombinedTrainable, *methods), attributes)
 
 
-def _problems(methods: Sequence[Method]) -> Iterator[str]:
-    for one, other in combinations(methods, 2):
-        if issubclass(one, other) or issubclass(other, one):
-            yield f"{_name(one)} stands twice" if one is other else f"{_name(one)} and {_name(other)} are of one kind"
-        for name in one.parameters.keys() & other.parameters.keys():
-            if one.parameters[name] != other.parameters[name]:
-                yield f"{name} is one thing in {_name(one)} and another in {_name(other)}"
-    if len(moving := [_name(method) for method in methods if method.moves]) > 1:
-        yield f"at most one method attacks its images, here {' and '.join(moving)} do"
-    if len(guided := [_name(method) for method in methods if method.needs_targets]) > 1:
-        yield f"at most one method needs targets, here {' and '.join(guided)} do"
+def _find_problems(methods: Sequence[Method]) -> list[str]:
+    problems = []
+    for first, second in combinations(methods, 2):
+        names = f"{_short_name(first)} and {_short_name(second)}"
+        if first is second:
+            problems.append(f"{_short_name(first)} occurs twice")
+        elif issubclass(first, second) or issubclass(second, first):
+            problems.append(f"{names} are of one kind")
+        problems += [
+            f"{key} has different meanings in {names}"
+            for key in first.parameters.keys() & second.parameters.keys()
+            if first.parameters[key] != second.parameters[key]
+        ]
+    for trait, action in (("attacks_images", "attacks its images"), ("needs_targets", "needs targets")):
+        names = " and ".join(_short_name(method) for method in methods if getattr(method, trait))
+        if " and " in names:
+            problems.append(f"at most one method {action}, here {names} do")
+    return problems
 
 
-def _name(method: Method) -> str:
+def _short_name(method: Method) -> str:
     return method.__name__.removesuffix("Trainable")

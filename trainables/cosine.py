@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
 from trainables.interpretation import PHI, THRESHOLD, THRESHOLDS
 from tune_interpreg.gradients import penalties
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 
@@ -35,7 +35,7 @@ class CosineTrainable(MethodTrainable):
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         assert batch.target_BCHW is not None
         z_BK, logits_adjoint = batch.linearize(model)
-        o_BK, adjoint = penalties.output_of(z_BK, logits_adjoint, self.params["output"])
+        o_BK, adjoint = penalties.select_output(z_BK, logits_adjoint, self.params["output"])
         g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
         return {
             "ce": F.cross_entropy(z_BK, batch.y_B),

@@ -12,14 +12,14 @@ from trainables.adversarial import MODE, MODES
 from trainables.base.trainable import MethodTrainable
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.study.config import Attack
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 
 class FastAdversarialTrainable(MethodTrainable):
     """CE(f(x_adv), y), x_adv = Π(x₀ + α·ε·direction(∂CE/∂x₀)), x₀ uniform in the attack's ball around x."""
 
-    moves: ClassVar[bool] = True
+    attacks_images: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "alpha": Parameter(help="length α of the one step, in radii ε of the study's attack", default=1.25, low=0),
         "mode": MODE,

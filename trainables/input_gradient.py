@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.base.trainable import NORM, MethodTrainable
 from tune_interpreg.gradients import penalties
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
 from tune_interpreg.gradients import penalties, saliency
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 #: Which of a map's values become 0: those below mean + φ·std, or those within φ·std of the mean.
@@ -44,7 +44,7 @@ class InterpretationTrainable(MethodTrainable):
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         assert batch.target_BCHW is not None
         z_BK, logits_adjoint = batch.linearize(model)
-        o_BK, adjoint = penalties.output_of(z_BK, logits_adjoint, self.params["output"])
+        o_BK, adjoint = penalties.select_output(z_BK, logits_adjoint, self.params["output"])
         g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
         penalty = penalties.interpretation(
             batch.target_BCHW, g_BCHW, norm=self.params["norm"], sign=self.params["sign"]

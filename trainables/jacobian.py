@@ -36,7 +36,7 @@ class JacobianTrainable(MethodTrainable):
 
 
 def _shared(model: nn.Module, batch: Batch, norm: str, output: str) -> Tensor:
-    o_BK, adjoint = penalties.output_of(*batch.linearize(model), output)
+    o_BK, adjoint = penalties.select_output(*batch.linearize(model), output)
     return penalties.jacobian(adjoint, o_BK, norm=norm)
 
 
@@ -44,7 +44,7 @@ def _independent(model: nn.Module, batch: Batch, norm: str, output: str) -> Tens
     """One more forward, in which each sample stands K times."""
     classes = batch.linearize(model)[0].shape[-1]
     z_RK, logits_adjoint = linearize(model, batch.x_BCHW.repeat_interleave(classes, dim=0))
-    o_RK, adjoint = penalties.output_of(z_RK, logits_adjoint, output)
+    o_RK, adjoint = penalties.select_output(z_RK, logits_adjoint, output)
     return penalties.repeated_jacobian(adjoint, o_RK, norm=norm)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
 from tune_interpreg.gradients import penalties
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
 
@@ -19,14 +19,14 @@ class JacobianProjectionsTrainable(MethodTrainable):
 
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda_j": Parameter(help="strength λ_J of the estimated penalty", low=0),
-        "projections": Parameter(help="random projections n of each sample's J", default=1, low=1, whole=True),
+        "projections": Parameter(help="random projections n of each sample's J", default=1, low=1, integer=True),
         "norm": NORM,
         "output": OUTPUT,
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         z_BK, logits_adjoint = batch.linearize(model)
-        o_BK, adjoint = penalties.output_of(z_BK, logits_adjoint, self.params["output"])
+        o_BK, adjoint = penalties.select_output(z_BK, logits_adjoint, self.params["output"])
         v_PBK = penalties.unit_vectors(o_BK, self.params["projections"], batch.noise)
         penalty = penalties.projected_jacobian(adjoint, v_PBK, norm=self.params["norm"])
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "jacobian_projections": self.params["lambda_j"] * penalty}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from tune_interpreg.training.trainer import Batch
 
 class StandardTrainable(MethodTrainable):
     """CE(f(x), y)."""
+
+    has_penalty: ClassVar[bool] = False
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         return {"ce": F.cross_entropy(model(batch.x_BCHW), batch.y_B)}

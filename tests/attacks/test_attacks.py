@@ -42,6 +42,13 @@ def linear(classes: int, scale: float = 1.0, seed: int = 0) -> PiecewiseLinear:
     return PiecewiseLinear([nn.Flatten(), head])
 
 
+def find_broken(
+    model: nn.Module, x: Tensor, y: Tensor, *, attack: Attack, form: Form, generator: torch.Generator
+) -> Tensor:
+    """`attacks.find_broken` from one random start."""
+    return attacks.find_broken(model, x, y, balls.draw_start(x, attack, generator), attack=attack, form=form)
+
+
 def weight(model: PiecewiseLinear) -> Tensor:
     return next(p for p in model.parameters() if p.dim() == 2).detach()
 
@@ -116,7 +123,7 @@ def test_the_input_gradient_is_autograds(make: type[nn.Module]) -> None:
     model, x, y = make(), grey(7), torch.arange(7) % 3
     with torch.no_grad():
         z, adjoint = linearize(model, x)
-        ours = adjoint(attacks.residual(z, y))
+        ours = adjoint(attacks.logit_gradient(z, y))
     leaf = x.clone().requires_grad_()
     (theirs,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -124,7 +131,7 @@ def test_the_input_gradient_is_autograds(make: type[nn.Module]) -> None:
 
 def test_a_large_margin_leaves_the_gradients_direction_exact() -> None:
     """At margin 40 float32's p_y − 1 is 0; the direction is still −(w₁ − w₀)/‖w₁ − w₀‖₂."""
-    e = attacks.residual(torch.tensor([[0.0, 40.0]]), torch.tensor([1]))
+    e = attacks.logit_gradient(torch.tensor([[0.0, 40.0]]), torch.tensor([1]))
     torch.testing.assert_close(e, math.exp(-40) * torch.tensor([[1.0, -1.0]]), rtol=1e-4, atol=0.0)
 
 
@@ -133,15 +140,15 @@ def test_a_large_margin_leaves_the_gradients_direction_exact() -> None:
 def test_the_unit_residual_is_the_residual_over_one_minus_p(z: list[float], label: int) -> None:
     """(softmax − onehot)/(1 − p_y), whose label entry is −1."""
     z_BK, y_B = torch.tensor([z], dtype=torch.float64), torch.tensor([label])
-    expected = attacks.residual(z_BK, y_B) / (1 - z_BK.softmax(-1)[:, label])
-    torch.testing.assert_close(attacks.unit_residual(z_BK, y_B), expected, rtol=1e-6, atol=1e-9)
+    expected = attacks.logit_gradient(z_BK, y_B) / (1 - z_BK.softmax(-1)[:, label])
+    torch.testing.assert_close(attacks.unit_logit_gradient(z_BK, y_B), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_no_margin_takes_the_unit_residual_away() -> None:
     """At margin 1,000 the cross-entropy's gradient is 0 in float32; the strict attack's is not."""
     z, y = torch.tensor([[0.0, 1000.0]]), torch.tensor([1])
-    assert torch.equal(attacks.residual(z, y), torch.zeros(1, 2))
-    assert torch.equal(attacks.unit_residual(z, y), torch.tensor([[1.0, -1.0]]))
+    assert torch.equal(attacks.logit_gradient(z, y), torch.zeros(1, 2))
+    assert torch.equal(attacks.unit_logit_gradient(z, y), torch.tensor([[1.0, -1.0]]))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -222,7 +229,7 @@ def test_strict_breaks_what_is_broken_at_the_clean_image() -> None:
     y = torch.arange(30) % 3
     attack, wrong = Attack(norm="l2", eps=1e-6, steps=2), model(x).argmax(1) != y
     for form in FORMS:
-        assert torch.equal(attacks.broken(model, x, y, attack=attack, form=form, generator=random(0)), wrong)
+        assert torch.equal(find_broken(model, x, y, attack=attack, form=form, generator=random(0)), wrong)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -230,7 +237,7 @@ def test_strict_breaks_whatever_its_last_iterate_breaks(trained: Trained, norm: 
     """Success at any iterate contains success at the last one, and misclassification of x."""
     model, x, y = trained
     attack = Attack(norm=norm, eps=0.6 if norm == "l2" else 0.12, steps=4, step_size=0.2)
-    strict = attacks.broken(model, x, y, attack=attack, form="strict", generator=random(3))
+    strict = find_broken(model, x, y, attack=attack, form="strict", generator=random(3))
     last = model(attacks.perturb(model, x, y, attack=attack, generator=random(3))).argmax(1) != y
     clean = model(x).argmax(1) != y
     assert not (last & ~strict).any()
@@ -243,10 +250,10 @@ def test_dropping_broken_samples_changes_nothing(trained: Trained) -> None:
     model, x, y = trained
     u = torch.rand(x.shape, generator=random(4))
     attacked = {n: Attack(norm="l2", eps=0.6, steps=n, step_size=0.15) for n in range(1, 6)}
-    start = balls.near_sphere(x, u, attacked[5])
+    start = balls.place_near_sphere(x, u, attacked[5])
     seen = [x, start] + [attacks.perturb_from(model, x, y, start, attack=attacked[n], form="strict") for n in attacked]
     expected = torch.stack([model(x_t).argmax(1) != y for x_t in seen]).any(0)
-    ours = attacks.broken(model, x, y, attack=attacked[5], form="strict", generator=random(4))
+    ours = find_broken(model, x, y, attack=attacked[5], form="strict", generator=random(4))
     assert torch.equal(ours, expected)
 
 
@@ -254,8 +261,7 @@ def test_a_wholly_broken_batch_needs_no_step() -> None:
     """Nothing is left to attack, and no model sees an empty batch."""
     model, x = linear(2), grey(5)
     y = 1 - model(x).argmax(1)
-    broken = attacks.broken(model, x, y, attack=Attack(steps=3), form="strict", generator=random(0))
-    assert broken.all()
+    assert find_broken(model, x, y, attack=Attack(steps=3), form="strict", generator=random(0)).all()
 
 
 def test_more_steps_never_rescue_a_sample_under_strict(trained: Trained) -> None:
@@ -264,7 +270,7 @@ def test_more_steps_never_rescue_a_sample_under_strict(trained: Trained) -> None
     before = torch.zeros(len(y), dtype=torch.bool)
     for steps in (1, 3, 10, 20):
         attack = Attack(norm="l2", eps=0.8, steps=steps, step_size=0.1)
-        now = attacks.broken(model, x, y, attack=attack, form="strict", generator=random(0))
+        now = find_broken(model, x, y, attack=attack, form="strict", generator=random(0))
         assert not (before & ~now).any()
         before = now
     assert before.any()
@@ -274,7 +280,7 @@ def test_an_unbounded_attack_breaks_everything(trained: Trained) -> None:
     """A ball that holds the whole box leaves no sample of a trained model right."""
     model, x, y = trained
     attack = Attack(norm="l2", eps=4.0, steps=40, step_size=0.3)
-    assert attacks.broken(model, x, y, attack=attack, form="strict", generator=random(0)).all()
+    assert find_broken(model, x, y, attack=attack, form="strict", generator=random(0)).all()
 
 
 @pytest.mark.parametrize("start", ["sphere", "ball"])
@@ -299,7 +305,7 @@ def test_an_attack_leaves_the_model_as_it_was(make: type[nn.Module], training: b
     frozen = next(model.parameters()).requires_grad_(False)
     before = [p.detach().clone() for p in model.parameters()]
     attacks.perturb(model, x, y, attack=attack, generator=random(0))
-    attacks.broken(model, x, y, attack=attack, form="strict", generator=random(0))
+    find_broken(model, x, y, attack=attack, form="strict", generator=random(0))
     assert model.training == training
     assert [p.requires_grad for p in model.parameters()] == [p is not frozen for p in model.parameters()]
     assert all(p.grad is None and torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

@@ -85,7 +85,7 @@ def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm
     step_size = 0.1 if norm == "l2" else 0.04
     attack = Attack(norm=norm, eps=0.3, steps=10, step_size=step_size, start=start)
     x, y = (0.4 + 0.2 * to_pixels(digits.x_NCHW)).double()[:100], digits.y_N[:100]
-    first, model = balls.random_start(x, attack, seeding.generator(0, "start")), copy.deepcopy(trained).double()
+    first, model = balls.draw_start(x, attack, seeding.generator(0, "start")), copy.deepcopy(trained).double()
     ours = attacks.perturb_from(model, x, y, first, attack=attack, form="strict")
     torch.testing.assert_close(ours, foolboxed(model, x, y, first, attack), rtol=0.0, atol=1e-6)
     assert (ours - first).abs().flatten(1).amax(1).min() > 0.05
@@ -95,8 +95,8 @@ def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm
 def test_strict_is_never_weaker_than_foolbox(trained: nn.Module, digits: Split, norm: str, eps: float) -> None:
     """On 360 test images with all of the box, 20 steps from the same start: within 0.2 points at worst."""
     attack, x, y = Attack(norm=norm, eps=eps, steps=20), to_pixels(digits.x_NCHW), digits.y_N
-    first = balls.random_start(x, attack, seeding.generator(0, "start"))
-    ours = attacks.broken_from(trained, x, y, first, attack=attack, form="strict")
+    first = balls.draw_start(x, attack, seeding.generator(0, "start"))
+    ours = attacks.find_broken(trained, x, y, first, attack=attack, form="strict")
     theirs = trained(foolboxed(trained, x, y, first, attack)).argmax(1) != y
     assert ours.sum() >= theirs.sum() - 0.002 * len(y)
     assert 0 < theirs.sum() < len(y)
@@ -106,7 +106,8 @@ def test_autoattack_breaks_no_fewer_than_pgd(trained: nn.Module, digits: Split) 
     """At l2 0.9 on 40 images, to within one; where it breaks all of them before Square, it takes a second."""
     x, y, attack = to_pixels(digits.x_NCHW[:40]), digits.y_N[:40], Attack(norm="l2", eps=0.9, steps=40)
     adv, broken = autoattack.perturb(trained, x, y, attack=attack, seed=0, batch_size=25)
-    strict = attacks.broken(trained, x, y, attack=attack, form="strict", generator=seeding.generator(0, "start"))
+    start = balls.draw_start(x, attack, seeding.generator(0, "start"))
+    strict = attacks.find_broken(trained, x, y, start, attack=attack, form="strict")
     assert broken.sum() >= strict.sum() - 1
     assert strict.sum() > 30
     assert torch.linalg.vector_norm((adv - x).flatten(1), dim=1).max() <= 0.9 * (1 + 1e-5)
@@ -145,7 +146,9 @@ def test_autoattack_depends_on_its_seed_alone(trained: nn.Module, digits: Split,
 
     assert torch.equal(images(0, 1), images(0, 2))
     assert not torch.equal(images(0, 1), images(1, 1))
-    accuracy = autoattack.adversarial_accuracy(trained, digits.at(slice(12)), attack=WIDE[norm], seed=0, batch_size=12)
+    accuracy = autoattack.measure_adversarial_accuracy(
+        trained, digits.at(slice(12)), attack=WIDE[norm], seed=0, batch_size=12
+    )
     assert accuracy == 0.0
 
 
@@ -212,7 +215,7 @@ def test_autoattack_leaves_the_world_as_it_was(
     others[0].grad = torch.ones_like(others[0])
     before = world(model)
     with pytest.raises(RuntimeError, match="stop") if forwards < 99 else contextlib.nullcontext():
-        autoattack.adversarial_accuracy(model, digits.at(slice(6)), attack=WIDE["linf"], seed=0, batch_size=6)
+        autoattack.measure_adversarial_accuracy(model, digits.at(slice(6)), attack=WIDE["linf"], seed=0, batch_size=6)
     assert world(model) == before
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
@@ -225,17 +228,17 @@ def test_autoattack_takes_few_classes(classes: int) -> None:
     x_NCHW, net = torch.rand(8, 1, 6, 6, generator=seeding.generator(0, "x")), linear(36, classes)
     split = Split(x_NCHW, net(x_NCHW).argmax(1))
     attack = Attack(norm="l2", eps=3.0)
-    assert autoattack.adversarial_accuracy(net, split, attack=attack, seed=0, batch_size=8) == 0.0
+    assert autoattack.measure_adversarial_accuracy(net, split, attack=attack, seed=0, batch_size=8) == 0.0
     dlr = {2: [], 3: ["apgd-dlr"], 4: ["apgd-t"]}[classes]
-    assert autoattack.members(classes) == ["apgd-ce", *dlr, "fab-t", "square"]
+    assert autoattack.list_attacks(classes) == ["apgd-ce", *dlr, "fab-t", "square"]
 
 
 @pytest.mark.parametrize(("shape", "fits"), [((1, 8, 8), True), ((3, 32, 32), True), ((1, 14, 14), False)])
 def test_square_takes_the_images_that_autoattack_says_it_does(shape: tuple[int, int, int], fits: bool) -> None:
     """Under l2 its first grid is cut by the edge of an image of 14 pixels; under linf any image does."""
-    why = autoattack.problem(Attack(norm="l2"), shape)
+    why = autoattack.find_problem(Attack(norm="l2"), shape)
     assert (why is None) == fits
-    assert autoattack.problem(Attack(norm="linf"), shape) is None
+    assert autoattack.find_problem(Attack(norm="linf"), shape) is None
     model = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 2))
     square = SquareAttack(model, norm="L2", n_queries=3, eps=1e-3, seed=0, device="cpu")
     with (
@@ -250,8 +253,8 @@ def test_without_the_extra_the_error_says_how_to_install_it(
     trained: nn.Module, digits: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is attacked."""
-    assert autoattack.available()
+    assert autoattack.is_installed()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
-    assert not autoattack.available()
+    assert not autoattack.is_installed()
     with pytest.raises(autoattack.AutoAttackError, match=r'evaluation.autoattack: .*pip install "tune-interpreg\[auto'):
-        autoattack.adversarial_accuracy(trained, digits, attack=WIDE["l2"], seed=0, batch_size=100)
+        autoattack.measure_adversarial_accuracy(trained, digits, attack=WIDE["l2"], seed=0, batch_size=100)

@@ -42,7 +42,7 @@ def test_l2_projection_leaves_the_smaller_of_length_and_radius(eps: float, scale
     flat = d.flatten(1).numpy().astype(np.float64)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     expected = flat * np.minimum(1.0, eps / np.maximum(length, 1e-300))
-    np.testing.assert_allclose(balls.l2_project(d, eps).flatten(1), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(balls.project_l2(d, eps).flatten(1), expected, rtol=1e-5, atol=1e-7)
 
 
 @given(st.floats(1e-3, 10), st.floats(0, 10), st.integers(0, 99))
@@ -50,7 +50,7 @@ def test_l2_projection_leaves_the_smaller_of_length_and_radius(eps: float, scale
 def test_linf_projection_is_numpys_clip(eps: float, scale: float, seed: int) -> None:
     """max |Π(d)| = min(max |d|, ε)."""
     d = scale * torch.randn(3, *SHAPE, generator=random(seed))
-    np.testing.assert_allclose(balls.linf_project(d, eps), np.clip(d.numpy(), -eps, eps), rtol=1e-6)
+    np.testing.assert_allclose(balls.project_linf(d, eps), np.clip(d.numpy(), -eps, eps), rtol=1e-6)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -68,8 +68,8 @@ def test_zero_gradients_and_unbounded_balls_give_finite_steps() -> None:
     """No division by zero; an infinite radius projects nothing."""
     zero = torch.zeros(2, *SHAPE)
     assert torch.equal(balls.l2_direction(zero, 1e-12), zero)
-    assert torch.equal(balls.l2_project(zero, math.inf), zero)
-    assert torch.equal(balls.l2_project(zero + 9, math.inf), zero + 9)
+    assert torch.equal(balls.project_l2(zero, math.inf), zero)
+    assert torch.equal(balls.project_l2(zero + 9, math.inf), zero + 9)
 
 
 def test_directions_have_length_one_and_only_l2_is_shortened_by_the_floor() -> None:
@@ -85,7 +85,7 @@ def test_directions_have_length_one_and_only_l2_is_shortened_by_the_floor() -> N
 def test_the_sphere_start_lies_on_the_sphere_and_in_the_box(norm: str) -> None:
     """Uniform pixels are farther than ε from x, so their projection has distance ε."""
     x = torch.rand(8, *SHAPE, generator=random(0))
-    start = balls.random_start(x, Attack(norm=norm, eps=0.3, start="sphere"), random(1))
+    start = balls.draw_start(x, Attack(norm=norm, eps=0.3, start="sphere"), random(1))
     torch.testing.assert_close(distance(start - x, norm), torch.full((8,), 0.3), rtol=1e-5, atol=0.0)
     assert start.min() >= 0
     assert start.max() <= 1
@@ -98,7 +98,7 @@ def test_the_sphere_start_lies_on_the_sphere_and_in_the_box(norm: str) -> None:
 def test_starts_lie_in_the_ball_and_in_the_box(norm: str, start: str, eps: float, seed: int) -> None:
     """Also those of images on the box's faces."""
     x = (2 * torch.rand(16, *SHAPE, generator=random(seed)) - 0.5).clamp(0, 1)
-    start_BCHW = balls.random_start(x, Attack(norm=norm, eps=eps, start=start), random(seed + 1))
+    start_BCHW = balls.draw_start(x, Attack(norm=norm, eps=eps, start=start), random(seed + 1))
     assert distance(start_BCHW - x, norm).max() <= eps * (1 + 1e-5) + 1e-6
     assert start_BCHW.min() >= 0
     assert start_BCHW.max() <= 1
@@ -107,7 +107,7 @@ def test_starts_lie_in_the_ball_and_in_the_box(norm: str, start: str, eps: float
 def offsets(norm: str, eps: float, images: int = 4000) -> Tensor:
     """d_BD/ε of ball starts around grey images, which the box does not meet."""
     x = torch.full((images, *SHAPE), 0.5)
-    return (balls.random_start(x, ball(norm, eps), random(2)) - x).flatten(1) / eps
+    return (balls.draw_start(x, ball(norm, eps), random(2)) - x).flatten(1) / eps
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -138,6 +138,6 @@ def test_l2_ball_starts_favour_no_direction() -> None:
 def test_ball_starts_keep_clear_of_the_sphere_that_sphere_starts_lie_on(norm: str) -> None:
     """The two values of the option: all at distance ε, or none."""
     x = torch.full((64, *SHAPE), 0.5)
-    sphere = balls.random_start(x, Attack(norm=norm, eps=0.1, start="sphere"), random(0))
+    sphere = balls.draw_start(x, Attack(norm=norm, eps=0.1, start="sphere"), random(0))
     torch.testing.assert_close(distance(sphere - x, norm), torch.full((64,), 0.1), rtol=1e-5, atol=0.0)
-    assert (distance(balls.random_start(x, ball(norm, 0.1), random(0)) - x, norm) < 0.1).all()
+    assert (distance(balls.draw_start(x, ball(norm, 0.1), random(0)) - x, norm) < 0.1).all()

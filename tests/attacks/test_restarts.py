@@ -47,7 +47,7 @@ def trained() -> nn.Module:
 
 
 def starts_of(x_BCHW: Tensor, attack: Attack, number: int) -> list[Tensor]:
-    return [balls.random_start(x_BCHW, attack, random(seed)) for seed in range(number)]
+    return [balls.draw_start(x_BCHW, attack, random(seed)) for seed in range(number)]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -56,8 +56,8 @@ def test_the_worst_of_several_starts_is_the_union_of_single_runs(trained: nn.Mod
     model, (x, y) = trained, halves()
     attack = Attack(norm="l2", eps=0.45, steps=2, step_size=0.02)
     starts = starts_of(x, attack, 6)
-    singles = [attacks.broken_from(model, x, y, start, attack=attack, form=form) for start in starts]
-    together = attacks.broken_by_any(model, x, y, iter(starts), attack=attack, form=form)
+    singles = [attacks.find_broken(model, x, y, start, attack=attack, form=form) for start in starts]
+    together = attacks.find_broken_by_any(model, x, y, iter(starts), attack=attack, form=form)
     assert torch.equal(together, torch.stack(singles).any(0))
     assert together.sum() > max(single.sum() for single in singles)
 
@@ -71,12 +71,12 @@ def test_only_strict_spares_broken_samples_further_starts(
     monkeypatch.setattr(attacks, "AT_ONCE", len(y))
     attack = Attack(norm="l2", eps=0.6, steps=1, step_size=0.1)
     first, *others = starts_of(x, attack, 2)
-    still = int((~attacks.broken_from(model, x, y, first, attack=attack, form=form)).sum())
+    still = int((~attacks.find_broken(model, x, y, first, attack=attack, form=form)).sum())
     seen: list[int] = []
     hook = model.register_forward_hook(lambda module, given, z: seen.append(len(z)))
-    attacks.broken_by_any(model, x, y, [first], attack=attack, form=form)
+    attacks.find_broken_by_any(model, x, y, [first], attack=attack, form=form)
     before = len(seen)
-    attacks.broken_by_any(model, x, y, [first, *others], attack=attack, form=form)
+    attacks.find_broken_by_any(model, x, y, [first, *others], attack=attack, form=form)
     hook.remove()
     assert 0 < still < len(y)
     assert seen[2 * before] == (still if form == "strict" else len(y))
@@ -89,7 +89,7 @@ def test_no_start_is_spent_on_a_batch_without_survivors(trained: nn.Module, form
     y = 1 - trained(x).argmax(1)
     sizes: list[int] = []
     hook = trained.register_forward_hook(lambda module, given, z: sizes.append(len(z)))
-    broken = attacks.broken_by_any(trained, x, y, [x, x, x], attack=Attack(eps=1e-6, steps=1), form=form)
+    broken = attacks.find_broken_by_any(trained, x, y, [x, x, x], attack=Attack(eps=1e-6, steps=1), form=form)
     hook.remove()
     assert min(sizes) == 5
     assert broken.all()
@@ -132,7 +132,7 @@ def recorded(model: nn.Module, attack: Attack, restarts: int, monkeypatch: pytes
         starts.append(given[3])
         return torch.zeros_like(given[2], dtype=torch.bool)
 
-    monkeypatch.setattr(attacks, "broken_from", record)
+    monkeypatch.setattr(attacks, "find_broken", record)
     accuracy(model, attack, "strict", batch_size=100, restarts=restarts)
     return starts
 
@@ -142,7 +142,7 @@ def test_the_first_start_is_the_only_one_of_a_single_run(trained: nn.Module, mon
     x, _ = halves()
     u = torch.rand(IMAGES_PER_BLOCK, *SHAPE, generator=seeding.generator(0, "evaluation-attack"))[:200]
     attack = Attack(norm="l2", eps=0.5, steps=1)
-    expected = x + balls.l2_project(u - x, 0.5)
+    expected = x + balls.project_l2(u - x, 0.5)
     assert torch.equal(torch.cat(recorded(trained, attack, 1, monkeypatch)), expected)
     assert torch.equal(torch.cat(recorded(trained, attack, 3, monkeypatch)[::3]), expected)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from trainables import MethodTrainable
 from tune_interpreg.display.trial_log import TrialLog
-from tune_interpreg.study.space import Parameter
+from tune_interpreg.study.parameters import Parameter
 
 SEED = 0
 LOW, HIGH = -1.0, 1.0  # of both coordinates
@@ -28,9 +28,10 @@ class Parabola(MethodTrainable):
     }
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.job = self._job(config)
-        self.recipe, self.params = self.job.item.recipe, self.job.item.recipe.params
-        self.trainer = SimpleNamespace(epoch=1, sound=[SimpleNamespace(seed=SEED)], diverged={})
+        self.assignment = self._read_config(config)
+        self.item, self.recipe = self.assignment.item, self.assignment.item.recipe
+        self.params = self.recipe.params
+        self.trainer = SimpleNamespace(epoch=1, finite_replicas=[SimpleNamespace(seed=SEED)], diverged={})
         self.spent = defaultdict(float)
         self.log = TrialLog(self._log_folder())
 
@@ -40,4 +41,4 @@ class Parabola(MethodTrainable):
         self.curves = {SEED: [metrics]}
         self.log.scalars(1, metrics)
         self.log.hparams(self.params)
-        return self._settle("done", metrics={SEED: metrics})
+        return self._finish_training("done", metrics={SEED: metrics})

@@ -127,7 +127,7 @@ def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match="norm must be one of batch"):
         penalties.magnitude(g, norm="l2")
     with pytest.raises(ValueError, match="output must be one of logits, probabilities; it is 'p'"):
-        penalties.output_of(torch.zeros(1, 2), lambda e: e, "p")
+        penalties.select_output(torch.zeros(1, 2), lambda e: e, "p")
 
 
 # ------------------------------------------------------------------- probabilities
@@ -135,7 +135,7 @@ def test_probabilities_of_a_linear_map_have_its_jacobian_times_that_of_softmax()
     """p = softmax(Wx): ∂p/∂x = (diag(p) − ppᵀ)W; its rows sum to zero, for probabilities sum to one."""
     net, layer = linear()
     z, logits_adjoint = net.linearize(normal(5, 1, 2, 2))
-    p, adjoint = penalties.output_of(z, logits_adjoint, "probabilities")
+    p, adjoint = penalties.select_output(z, logits_adjoint, "probabilities")
     torch.testing.assert_close(p, z.softmax(-1))
     rows = torch.stack([penalties.label_gradient(adjoint, torch.full((5,), k), p).flatten(1) for k in range(3)])
     expected = torch.einsum("bkj,jd->kbd", torch.diag_embed(p) - p[:, :, None] * p[:, None], layer.weight)

@@ -46,7 +46,7 @@ class Penalized(nn.Module):
             nn.init.normal_(weight, generator=seeding.generator(index, "weights"))
 
     def forward(self, x: Tensor) -> Tensor:
-        z, adjoint = penalties.output_of(*self.net.linearize(x), self.output)
+        z, adjoint = penalties.select_output(*self.net.linearize(x), self.output)
         return self.penalty(z, adjoint, penalties.label_gradient(adjoint, Y, z))
 
 

@@ -143,7 +143,7 @@ def test_maps_in_float16s_normal_range_fit_it(scale: float) -> None:
     """Then each value keeps eleven binary digits; maps of zeros lose nothing at all."""
     maps = scale * images(5)
     maps[3] = 0
-    assert saliency.fits_half(maps)
+    assert saliency.fits_float16(maps)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-9, 1e-6, 1e5, 1e38])
@@ -153,7 +153,7 @@ def test_one_map_that_float16_cannot_hold_is_enough(scale: float, monkeypatch: p
     for place in (0, 4):
         maps = images(5)
         maps[place] = maps[place] * scale if scale else math.nan
-        assert not saliency.fits_half(maps)
+        assert not saliency.fits_float16(maps)
 
 
 def test_maps_fit_float16_if_their_distances_from_it_are_small() -> None:
@@ -165,7 +165,7 @@ def test_maps_fit_float16_if_their_distances_from_it_are_small() -> None:
     with np.errstate(over="ignore"):
         half = maps.flatten(1).numpy().astype(np.float16).astype(np.float64)
     close = {p: np.linalg.norm(half - exact, p, 1) <= 2**-10 * np.linalg.norm(exact, p, 1) for p in (1, 2)}
-    fits = np.array([saliency.fits_half(one[None]) for one in maps])
+    fits = np.array([saliency.fits_float16(one[None]) for one in maps])
     np.testing.assert_array_equal(fits, close[1] & close[2])
     assert (close[1] & ~fits).any()
     assert (close[2] & ~fits).any()

@@ -64,7 +64,7 @@ def all_penalties(z: Tensor, logits_adjoint: layers.Adjoint, y: Tensor, t: Tenso
     d = penalties.cross_entropy_gradient(logits_adjoint, y, z)
     yield from (penalties.magnitude(d, norm=norm) for norm in penalties.PENALTY_NORMS)
     for output in penalties.OUTPUTS:
-        o, adjoint = penalties.output_of(z, logits_adjoint, output)
+        o, adjoint = penalties.select_output(z, logits_adjoint, output)
         g, v = penalties.label_gradient(adjoint, y, o), penalties.unit_vectors(o, 2, seeding.generator(0, "v"))
         yield penalties.cosine(t - 0.5, g)
         for norm in penalties.PENALTY_NORMS:
@@ -93,7 +93,7 @@ def test_a_mask_for_each_row_of_the_jacobian_equals_double_backpropagation(outpu
     net, x = network("mnist_cnn"), images("ties", NETS["mnist_cnn"]).repeat_interleave(CLASSES, dim=0)
     pairs = []
     for model in (net, Opaque(net)):
-        o, adjoint = penalties.output_of(*linearize(rewound(model), x), output)
+        o, adjoint = penalties.select_output(*linearize(rewound(model), x), output)
         penalty = penalties.repeated_jacobian(adjoint, o)
         pairs.append([penalty, *gradients(net, penalty)])
     assert_close(*pairs)

@@ -245,7 +245,7 @@ def test_damaged_models_are_made_anew_before_they_are_checked(tmp_path: Path) ->
     needed = progress.checks_item("standard", 0).recipe.checked
     assert needed is not None
     files = [store.model_file(progress.repeat_item(name, (0,)).key, 0) for name in of.arms]
-    assert store.inputs("checks", needed) == tuple(files)
+    assert store.input_files("checks", needed) == tuple(files)
 
 
 def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from helpers.contract import COMBINED, Make, batch, making, method, strengths
 from ray import cloudpickle
 from torch import Tensor, nn
 
-from trainables import JacobianTrainable, MethodTrainable, combined
+from trainables import JacobianTrainable, MethodTrainable, combine
 from trainables.combination import CombinedTrainable
 from tune_interpreg import registry
 from tune_interpreg.networks.layers import Adjoint
@@ -108,7 +108,7 @@ def test_a_combination_is_what_one_of_its_methods_is() -> None:
     }
     for name, expected in traits.items():
         joint = method(name)
-        assert (joint.moves, joint.needs_targets, joint.signed_targets) == expected
+        assert (joint.attacks_images, joint.needs_targets, joint.signed_targets) == expected
 
 
 # ------------------------------------------------------------------------- refused
@@ -141,13 +141,13 @@ def test_methods_that_contradict_each_other_are_refused(name: str, said: str) ->
 def test_methods_of_other_packages_are_checked_alike(make: Make) -> None:
     """A parameter of another meaning, a kind of a method that is there already, a term that is there already."""
     with pytest.raises(ValueError, match="norm is one thing in Jacobian and another in OtherNorm"):
-        combined(JacobianTrainable, OtherNorm)
+        combine(JacobianTrainable, OtherNorm)
     own = type("OwnTrainable", (JacobianTrainable,), {})
     with pytest.raises(ValueError, match="Jacobian and Own are of one kind"):
-        combined(JacobianTrainable, own)
+        combine(JacobianTrainable, own)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     alone = make("jacobian")
-    joint = combined(JacobianTrainable, SameTerm)(alone.config)
+    joint = combine(JacobianTrainable, SameTerm)(alone.config)
     with pytest.raises(ValueError, match="JacobianSameTermTrainable: two methods have a term jacobian; rename it"):
         terms(joint, model)
     joint.cleanup()
@@ -157,7 +157,7 @@ def test_methods_of_other_packages_are_checked_alike(make: Make) -> None:
 @pytest.mark.parametrize("name", COMBINED)
 def test_the_same_names_give_the_same_class(name: str) -> None:
     first, second = (method(part) for part in name.split(" + "))
-    assert combined(first, second) is first.combined(second) is method(name) is method(name.replace(" ", ""))
+    assert combine(first, second) is first.combine(second) is method(name) is method(name.replace(" ", ""))
     assert method(name).__name__ == first.__name__.removesuffix("Trainable") + second.__name__
     assert issubclass(method(name), CombinedTrainable)
 
@@ -170,7 +170,7 @@ def test_a_worker_in_another_process_gets_the_class_as_it_is(tmp_path: Path) -> 
     code = (
         "import sys; from pathlib import Path; from ray import cloudpickle;"
         "kind = cloudpickle.loads(Path(sys.argv[1]).read_bytes());"
-        "print(kind.__name__, kind.moves, kind.needs_targets, *kind.parameters)"
+        "print(kind.__name__, kind.attacks_images, kind.needs_targets, *kind.parameters)"
     )
     told = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "class")],

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainables.base.job import Job
-from trainables.base.maps import preview_maps, training_maps
+from trainables.base.assignment import Assignment
+from trainables.base.maps import load_preview_maps, load_training_maps
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.gradients import saliency
@@ -27,7 +27,9 @@ IMAGES = load_dataset(DATA)
 RAW = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
 
 
-def study(folder: Path, permute: str | None = None, raw: np.ndarray = RAW, seeds: tuple[int, ...] = (0, 1)) -> Job:
+def study(
+    folder: Path, permute: str | None = None, raw: np.ndarray = RAW, seeds: tuple[int, ...] = (0, 1)
+) -> Assignment:
     """A job of a study whose store holds the maps ``raw`` and previews of them."""
     store, maps = Store(folder), Maps(teacher="t", teacher_seed=0, samples=1, permute=permute)
     store.maps_file(maps.key).parent.mkdir(parents=True)
@@ -35,18 +37,18 @@ def study(folder: Path, permute: str | None = None, raw: np.ndarray = RAW, seeds
     save_file({"smoothgrad_NCHW": torch.from_numpy(raw[:8]).float()}, store.preview_file(maps.key))
     recipe = Recipe(method="interpretation", data=DATA, maps=maps)
     item = Item(arm="interp", role="search", recipe=recipe, seeds=seeds)
-    return Job(item, "cpu", store, store.maps_file(maps.key))
+    return Assignment(item, "cpu", store, store.maps_file(maps.key))
 
 
-def plain(file: Path) -> Job:
+def plain(file: Path) -> Assignment:
     """A job without a study."""
     item = Item(arm="plain", role="search", recipe=Recipe(method="interpretation", data=DATA), seeds=(0,))
-    return Job(item, "cpu", maps=file)
+    return Assignment(item, "cpu", maps=file)
 
 
 def refusal(file: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        training_maps(plain(file), IMAGES)
+        load_training_maps(plain(file), IMAGES)
     return str(caught.value)
 
 
@@ -65,7 +67,7 @@ def file_behind(tensor: torch.Tensor) -> str:
 def test_maps_come_as_they_are_stored(permute: str | None, dtype: type, tmp_path: Path) -> None:
     """The raw maps, in their own precision, one tensor for all seeds; who redraws permutations does so by the batch."""
     raw = RAW.astype(dtype)
-    maps = training_maps(study(tmp_path, permute, raw), IMAGES)
+    maps = load_training_maps(study(tmp_path, permute, raw), IMAGES)
     assert maps.keys() == {0, 1}
     assert maps[0] is maps[1]
     assert maps[0].numpy().dtype == dtype
@@ -77,17 +79,17 @@ def test_maps_come_as_they_are_stored(permute: str | None, dtype: type, tmp_path
 def test_maps_are_the_mapped_file_and_no_copy(dtype: type, tmp_path: Path) -> None:
     """Its pages are those of every worker on the machine; a permuted copy is the worker's own."""
     job = study(tmp_path / "raw", raw=RAW.astype(dtype))
-    assert file_behind(training_maps(job, IMAGES)[0]) == str(job.maps)
+    assert file_behind(load_training_maps(job, IMAGES)[0]) == str(job.maps)
     permuted = study(tmp_path / "permuted", "fixed", RAW.astype(dtype))
-    assert file_behind(training_maps(permuted, IMAGES)[0]) != str(permuted.maps)
+    assert file_behind(load_training_maps(permuted, IMAGES)[0]) != str(permuted.maps)
 
 
 def test_a_worker_cannot_change_the_file(tmp_path: Path) -> None:
     """What it writes is its own: a page is copied when it is written."""
     job = study(tmp_path)
-    training_maps(job, IMAGES)[0].zero_()
+    load_training_maps(job, IMAGES)[0].zero_()
     assert np.array_equal(np.load(job.store.maps_file(job.item.recipe.maps.key)), RAW)
-    assert np.array_equal(training_maps(job, IMAGES)[0].numpy(), RAW)
+    assert np.array_equal(load_training_maps(job, IMAGES)[0].numpy(), RAW)
 
 
 # -------------------------------------------------------------------- permutations
@@ -95,7 +97,7 @@ def test_a_worker_cannot_change_the_file(tmp_path: Path) -> None:
 def test_fixed_permutations_are_made_once_by_the_seed(dtype: type, tmp_path: Path) -> None:
     """Each map keeps its values and each seed has an order of its own, the same whenever the trial begins."""
     job = study(tmp_path, "fixed", RAW.astype(dtype))
-    first, second = training_maps(job, IMAGES).values()
+    first, second = load_training_maps(job, IMAGES).values()
     raw = torch.from_numpy(RAW.astype(dtype))
     for maps in (first, second):
         assert maps.dtype == raw.dtype
@@ -103,7 +105,7 @@ def test_fixed_permutations_are_made_once_by_the_seed(dtype: type, tmp_path: Pat
         assert not torch.equal(maps, raw)
     assert not torch.equal(first, second)
     torch.manual_seed(99)
-    assert torch.equal(training_maps(job, IMAGES)[0], first)
+    assert torch.equal(load_training_maps(job, IMAGES)[0], first)
     assert torch.equal(saliency.permute(raw, seeding.generator(1, "permutation")), second)
 
 
@@ -111,7 +113,7 @@ def test_fixed_permutations_are_made_once_by_the_seed(dtype: type, tmp_path: Pat
 @pytest.mark.parametrize("permute", [None, "fixed", "redrawn"])
 def test_previews_show_what_is_trained_on(permute: str | None, dtype: type, tmp_path: Path) -> None:
     """In float32, permuted under both kinds of permutation."""
-    shown = preview_maps(study(tmp_path, permute, RAW.astype(dtype)))
+    shown = load_preview_maps(study(tmp_path, permute, RAW.astype(dtype)))
     raw = torch.from_numpy(RAW[:8].astype(dtype)).float()
     assert shown is not None
     assert shown.dtype == torch.float32
@@ -121,7 +123,7 @@ def test_previews_show_what_is_trained_on(permute: str | None, dtype: type, tmp_
 
 def test_previews_are_of_a_studys_targets_only(tmp_path: Path) -> None:
     np.save(tmp_path / "maps.npy", RAW)
-    assert preview_maps(plain(tmp_path / "maps.npy")) is None
+    assert load_preview_maps(plain(tmp_path / "maps.npy")) is None
 
 
 # ------------------------------------------------------------------------- refusals
@@ -174,10 +176,10 @@ def test_a_file_that_holds_no_maps_is_refused(kind: str, tmp_path: Path) -> None
 def test_a_study_is_told_how_to_make_its_maps_anew(tmp_path: Path) -> None:
     """Its maps are made by a stage, whose record would keep it from running again."""
     with pytest.raises(ValueError, match=r"remove it and the record of the stage .* and `run` makes both anew"):
-        training_maps(study(tmp_path, raw=RAW[1:]), IMAGES)
+        load_training_maps(study(tmp_path, raw=RAW[1:]), IMAGES)
 
 
 def test_a_method_that_needs_maps_says_so() -> None:
     item: dict[str, Any] = {"arm": "interp", "role": "search", "recipe": {"method": "interpretation"}, "seeds": [0]}
     with pytest.raises(ValueError, match="interpretation needs target maps, but the arm interp names no targets"):
-        training_maps(Job(Item.model_validate(item), "cpu"), IMAGES)
+        load_training_maps(Assignment(Item.model_validate(item), "cpu"), IMAGES)

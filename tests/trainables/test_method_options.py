@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from helpers.contract import ATTACK, METHODS, B, Make, batch, making, method, strengths
 from torch import Tensor, nn
 
-from trainables.base.plain import ConfigError
+from trainables.base.assignment import ConfigError
 from tune_interpreg.attacks import balls
 from tune_interpreg.attacks import pgd as attacks
 from tune_interpreg.gradients import saliency
@@ -220,7 +220,7 @@ def test_alpha_is_the_length_of_the_step_in_radii(alpha: float, make: Make) -> N
     layer = nn.Linear(64, 2, bias=False, dtype=torch.float64)
     layer.weight.data[0] = 0
     x_BCHW, w = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64), layer.weight[1].detach()
-    d = balls.random_start(x_BCHW, trainable.attack, batch(trainable).noise) - x_BCHW
+    d = balls.draw_start(x_BCHW, trainable.attack, batch(trainable).noise) - x_BCHW
     moved = d + alpha * 0.5 * (w / w.norm()).view(1, 1, 8, 8)
     expected = F.softplus(w @ (x_BCHW + moved * min(1.0, 0.5 / moved.norm().item())).flatten())
     given = Batch(x_BCHW, torch.tensor([0]), None, batch(trainable).noise)

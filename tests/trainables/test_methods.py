@@ -123,7 +123,7 @@ def test_gradients_reach_every_parameter(name: str, net: str, make: Make) -> Non
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and not method(name).moves])
+@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and not method(name).attacks_images])
 def test_strength_zero_is_standard_training(name: str, net: str, make: Make) -> None:
     """λ = 0: the same bits as standard training, dropout and momentum included."""
     without, standard = make(name, net=net, strength=0.0, images=B), make("standard", net=net, images=B)
@@ -132,10 +132,10 @@ def test_strength_zero_is_standard_training(name: str, net: str, make: Make) -> 
     assert_same_bits(bits(without), bits(standard))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and method(name).moves])
+@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and method(name).attacks_images])
 def test_strength_zero_is_training_on_the_moved_images_alone(name: str, make: Make) -> None:
     """Without dropout, whose masks the penalty's own forward would draw: the same bits as the method that moves."""
-    (moving,) = [one for one in name.split(" + ") if method(one).moves]
+    (moving,) = [one for one in name.split(" + ") if method(one).attacks_images]
     without, alone = make(name, net="digits_cnn", strength=0.0), make(moving, net="digits_cnn")
     for _ in range(2):
         assert without.trainer.run_epoch()[0]["ce"] == alone.trainer.run_epoch()[0]["ce"]

@@ -14,8 +14,8 @@ from ray import tune
 from safetensors.torch import load_file
 
 from trainables import InterpretationTrainable, JacobianTrainable, MethodTrainable, StandardTrainable
-from trainables.base.maps import training_maps
-from trainables.base.plain import ConfigError
+from trainables.base.maps import load_training_maps
+from trainables.base.assignment import ConfigError
 from tune_interpreg import registry
 from tune_interpreg.data.dataset import DataError, load
 from tune_interpreg.store.ledger import package_versions
@@ -235,7 +235,7 @@ def test_maps_are_the_files_permuted_where_asked(permute: str | None, make: Make
     first, second = (trainable.trainer.guidance.raw_NCHW[seed] for seed in (0, 1))
     assert torch.equal(first.flatten(1).sort().values, raw.flatten(1).sort().values)
     assert torch.equal(first, raw) == torch.equal(first, second) == (not permute)
-    assert torch.equal(training_maps(trainable.job, trainable.data)[0], first)
+    assert torch.equal(load_training_maps(trainable.assignment, trainable.data)[0], first)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_a_plain_configuration_is_read_as_a_study_is(make: Make) -> None:
     given = {"data": "digits", "lambda_j": np.float64(0.2), "seed": [4, 2], "evaluation": {"steps": np.int64(7)}}
     trainable = make(JacobianTrainable, {"attack": {"eps": 0.25, "steps": 5}} | given)
     assert trainable.params == {"lambda_j": 0.2, "norm": "batch", "output": "logits", "dropout": "shared"}
-    assert trainable.job.item.seeds == (4, 2)
+    assert trainable.assignment.item.seeds == (4, 2)
     assert trainable.recipe.evaluation_attack == Attack(eps=0.25, steps=7)
     assert type(trainable.params["lambda_j"]) is float
 

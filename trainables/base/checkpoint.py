@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tune_interpreg.store.files import SEAL, Damaged
+from tune_interpreg.store.files import CHECKSUM, Damaged
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Write ``path``; progress is plain JSON."""
     text = json.dumps(progress)
-    save_file(dict(tensors), path, metadata={"progress": text, SEAL: _checksum(tensors, text)})
+    save_file(dict(tensors), path, metadata={"progress": text, CHECKSUM: _checksum(tensors, text)})
 
 
 def load(path: Path, device: str) -> tuple[dict[str, Tensor], Any]:
@@ -30,7 +30,7 @@ def load(path: Path, device: str) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: opened.get_tensor(name) for name in names}
     except (SafetensorError, ValueError) as error:
         raise Damaged(path, f"is damaged: it is no checkpoint ({error})") from None
-    if known.get(SEAL) != _checksum(tensors, known.get("progress", "")):
+    if known.get(CHECKSUM) != _checksum(tensors, known.get("progress", "")):
         raise Damaged(path, "is damaged: it has another checksum than its own")
     return tensors, json.loads(known["progress"])
 

@@ -1,37 +1,35 @@
-"""What all methods share: Ray Tune's hooks, checkpoints, validation, TensorBoard, the ledger's record.
+"""The base of all training methods: Ray Tune's hooks, checkpoints, validation, TensorBoard and the record.
 
-A step is an epoch. Under a study every epoch ends with a checkpoint in the store, from which a retry, another
-worker or a later run goes on; the last one ends with the final evaluation and the record.
+One step is one epoch. Within a study each epoch ends with a checkpoint in the store. A retry, another worker or a later
+run resumes from it. The last epoch ends with the final evaluation and the record.
 """
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ray import tune
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trainables.base import checkpoint, plain
-from trainables.base.job import Job
-from trainables.base.maps import preview_maps, training_maps
+from trainables.base import checkpoint
+from trainables.base.assignment import Assignment
+from trainables.base.item_trainable import ItemTrainable
+from trainables.base.maps import load_preview_maps, load_training_maps
 from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.gradients import saliency
-from tune_interpreg.store import files as integrity
 from tune_interpreg.store import ledger
-from tune_interpreg.store.store import Damaged
-from tune_interpreg.study.space import Parameter
-from tune_interpreg.training.device import keep_freed_memory, read_peak_memory, reset_peak_memory, use_exact_float32
+from tune_interpreg.store.files import Damaged, replace_atomically
+from tune_interpreg.study.metric_names import LEARNING_RATE, SAMPLES_PER_SECOND
+from tune_interpreg.study.parameters import Parameter, with_defaults
+from tune_interpreg.training.device import read_peak_memory, reset_peak_memory
 from tune_interpreg.training.trainer import Batch, Diverged, Guidance, Trainer
 
 NORM = Parameter(
@@ -40,70 +38,65 @@ NORM = Parameter(
     choices=("batch", "sample", "squared"),
 )
 OUTPUT = Parameter(
-    help="whose input gradients are taken: the logits', or the probabilities'",
+    help="output that is differentiated with respect to the pixels",
     default="logits",
     choices=("logits", "probabilities"),
 )
 
-#: How many validation images TensorBoard shows with their maps.
+#: Validation images that TensorBoard shows with their maps.
 PREVIEW = 8
 
 CHECKPOINT = "epoch.safetensors"
 
 
-class MethodTrainable(tune.Trainable):
-    """Base of all training methods; a subclass gives ``parameters`` and ``terms``.
+class MethodTrainable(ItemTrainable):
+    """Base of all training methods; a subclass defines ``parameters`` and ``terms``.
 
-    Under a plain ``Tuner`` the configuration holds the method's parameters, ``plain.SETTING`` and ``plain.Plain``'s
-    keys. Its TensorBoard events lie in the trial's working folder, which Tune keeps with
-    ``SyncConfig(sync_artifacts=True)``; a loss that is not finite raises ``Diverged``, which Tune tells the searcher.
+    Within a study the configuration is an item. Under a plain ``Tuner`` it holds the method's parameters and the keys
+    in ``assignment.SETTING`` and ``assignment.PlainOptions``. TensorBoard's events are then in the trial's working
+    folder, which Tune keeps with ``SyncConfig(sync_artifacts=True)``. A loss that is not finite raises ``Diverged``.
     """
 
+    #: The method's hyperparameters by name.
     parameters: ClassVar[Mapping[str, Parameter]] = {}
+    #: Whether the method needs target maps of the training images.
     needs_targets: ClassVar[bool] = False
-    #: Whether the targets are signed maps, as ``targets.sign: signed`` makes them.
+    #: Whether the target maps have signs, as with ``targets.sign: signed``.
     signed_targets: ClassVar[bool] = False
-    #: Whether the cross-entropy is taken at other images than the batch's own.
-    moves: ClassVar[bool] = False
-
-    @classmethod
-    def combined(cls, *others: type[MethodTrainable]) -> type[MethodTrainable]:
-        """The method that trains this one's loss and the others' penalties at once; see ``combination``."""
-        from trainables.combination import combined  # it is built on this class
-
-        return combined(cls, *others)
+    #: Whether the cross-entropy is taken at attacked images instead of the batch's own.
+    attacks_images: ClassVar[bool] = False
+    #: Whether the loss has terms in addition to the cross-entropy. A combination leaves out a method without any.
+    has_penalty: ClassVar[bool] = True
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Named scalar terms of the loss, whose sum is minimized. Capture-safe: see ``training``."""
-        raise TypeError(f"{type(self).__name__} gives no terms(model, batch)")
+        """Return the named scalar terms of the loss; their sum is minimized.
+
+        Must be capture-safe: fixed shapes, no value read on the host (``.item()``), no branch on data, and random
+        numbers from ``batch.noise`` only.
+        """
+        raise TypeError(f"{type(self).__name__} has no method terms(model, batch); define it")
 
     def target(self, raw_BCHW: Tensor) -> Tensor:
-        """The maps that the method trains towards, made of raw ones; TensorBoard shows them."""
+        """Return the target maps of the loss, from raw maps. TensorBoard shows them."""
         return raw_BCHW
 
     # ------------------------------------------------------------- Ray's hooks
     def setup(self, config: dict[str, Any]) -> None:
-        self.job = self._job(config)
-        self.recipe = self.job.item.recipe
-        defaults = {name: parameter.default for name, parameter in self.parameters.items()}
-        self.params: dict[str, Any] = defaults | self.recipe.params
-        keep_freed_memory()
-        use_exact_float32()
-        reset_peak_memory(self.job.device)
-        self.data = self.job.dataset()
+        super().setup(config)
+        reset_peak_memory(self.assignment.device)
+        self.params: dict[str, Any] = with_defaults(self.parameters, self.recipe.params)
         self.trainer = Trainer(
             model=self.recipe.model,
             training=self.recipe.training,
             data=self.data,
             terms=self.terms,
-            seeds=self.job.item.seeds,
-            guidance=self._guidance(),
-            device=self.job.device,
+            seeds=self.item.seeds,
+            guidance=self._make_guidance(),
+            device=self.assignment.device,
         )
-        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds, by what they were spent on
-        self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.job.item.seeds}
-        self.warning: str | None = None  # for the user, with the next result
-        self.earlier: list[dict[str, float]] | None = None  # the epochs before an interruption, with the next result
+        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by activity
+        self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.item.seeds}
+        self.earlier: list[dict[str, float]] | None = None  # epochs before an interruption, for the next result
         self._resume()
         self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
@@ -113,26 +106,28 @@ class MethodTrainable(tune.Trainable):
             with self._timed("train"):
                 losses = self.trainer.run_epoch()
         except Diverged as error:
-            if self.job.store is None:
+            if self.assignment.store is None:
                 raise
-            return self._settle("diverged", error=str(error))
+            return self._finish_training("diverged", error=str(error))
         self._warn(self.trainer.engine.describe_failure(self.recipe.method))
         rate = len(losses) * self.trainer.images_per_epoch / (self.spent["train"] - before)
         with self._timed("evaluate"):
             metrics = self._validate(losses)
-        for seed, one in metrics.items():
-            self.curves[seed].append(one)
-        mean = _mean(metrics)
+        for seed, values in metrics.items():
+            self.curves[seed].append(values)
+        mean = _mean(metrics.values())
         with self._timed("log"):
-            self.log.scalars(self.trainer.epoch, mean | {"train/lr": lr, "train/samples_per_second": rate})
-        if self._last:
-            return self._finish(metrics)
+            self.log.scalars(self.trainer.epoch, mean | {LEARNING_RATE: lr, SAMPLES_PER_SECOND: rate})
+        if self._is_last_epoch:
+            return self._evaluate(metrics)
         with self._timed("save"):
-            self._save_in_store()
+            if store := self.assignment.store:
+                with store.replace_atomically(self._checkpoint_file) as temporary:
+                    self._save(temporary)
         return {**mean, "epoch": self.trainer.epoch, "seconds": self.seconds}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        with integrity.writing(Path(checkpoint_dir) / CHECKPOINT) as temporary:
+        with replace_atomically(Path(checkpoint_dir) / CHECKPOINT) as temporary:
             self._save(temporary)
 
     def load_checkpoint(self, checkpoint_dir: str | None) -> None:
@@ -140,160 +135,143 @@ class MethodTrainable(tune.Trainable):
             self._load(Path(checkpoint_dir) / CHECKPOINT)
             self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
-        return True
+    def _read_config(self, config: dict[str, Any]) -> Assignment:
+        if "item" in config:
+            return Assignment.from_study(config)
+        method = type(self)
+        return Assignment.from_plain_config(
+            config, method=method.__name__, parameters=method.parameters, needs_targets=method.needs_targets
+        )
 
-    @property
-    def seconds(self) -> float:
-        """What the item has taken so far, in all of its workers."""
-        return sum(self.spent.values())
-
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        """Adds what the block takes to the item's account."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[what] += time.perf_counter() - started
-
-    def _warn(self, told: str | None) -> None:
-        """Tell the user: a study with the next result, plain Tune by Python's warning."""
-        if told is not None and self.job.store is None:
-            warnings.warn(told, stacklevel=3)
-        self.warning = "\n".join(filter(None, (self.warning, told))) or None
-
-    def _guidance(self) -> Guidance | None:
+    def _make_guidance(self) -> Guidance | None:
         if not self.needs_targets:
             return None
         maps = self.recipe.maps
         redraw = maps is not None and maps.permute == "redrawn"
-        return Guidance(training_maps(self.job, self.data), self.target, redraw=redraw)
+        return Guidance(load_training_maps(self.assignment, self.data), self.target, redraw=redraw)
 
-    def _job(self, config: dict[str, Any]) -> Job:
-        if "item" in config:
-            return Job.of_study(config)
-        own = type(self)
-        return plain.job(config, method=own.__name__, parameters=own.parameters, needs_targets=own.needs_targets)
+    # -------------------------------------------------------- time and warnings
+    @property
+    def seconds(self) -> float:
+        """Seconds that the item has taken so far, in all of its workers."""
+        return sum(self.spent.values())
+
+    @contextmanager
+    def _timed(self, activity: str) -> Iterator[None]:
+        """Add the seconds of this block to ``spent``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[activity] += time.perf_counter() - started
+
+    def _warn(self, message: str | None) -> None:
+        """Warn the user: with the next result within a study, by Python's warnings under a plain Tuner."""
+        if message is not None and self.assignment.store is None:
+            warnings.warn(message, stacklevel=3)
+        self.warning = "\n".join(filter(None, (self.warning, message))) or None
 
     # -------------------------------------------------------------- evaluation
     @property
-    def _last(self) -> bool:
-        """Whether the last epoch is over."""
+    def _is_last_epoch(self) -> bool:
         return self.trainer.epoch >= self.recipe.training.epochs
 
     def _validate(self, losses: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+        """Return the epoch's metrics by seed."""
         every = self.recipe.evaluation.adversarial_every
-        due = self._last or bool(every and self.trainer.epoch % every == 0)
+        due = self._is_last_epoch or bool(every and self.trainer.epoch % every == 0)
+        adversarial = self.item.adversarial and due
         return {
             replica.seed: {f"train/{name}": value for name, value in losses[replica.seed].items()}
-            | validate(
-                replica.model, self.data, self.recipe, seed=replica.seed, adversarial=self.job.item.adversarial and due
-            )
+            | validate(replica.model, self.data, self.recipe, seed=replica.seed, adversarial=adversarial)
             for replica in self.trainer.finite_replicas
         }
 
-    def _finish(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
-        """The final evaluation of a repeat, the model, and the record."""
+    def _evaluate(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
+        """Evaluate and save the models of a repeat; log and record the item's result."""
         counts = {"train": len(self.data.train), "val": len(self.data.validation)}
-        judged: dict[int, dict[str, float]] = {seed: {} for seed in metrics}
-        if self.job.item.role == "repeat":
+        results: dict[int, dict[str, float]] = {}
+        models: list[Path] = []
+        if self.item.role == "repeat":
             for replica in self.trainer.finite_replicas:
                 with self._timed("evaluate"):
-                    judged[replica.seed], counted = final(replica.model, self.data, self.recipe, seed=replica.seed)
-                counts |= counted
-                with self._timed("save"):
-                    self._save_model(replica.seed, replica.model)
-        everything = {seed: one | judged[seed] for seed, one in metrics.items()}
+                    results[replica.seed], images = final(replica.model, self.data, self.recipe, seed=replica.seed)
+                counts |= images
+                if store := self.assignment.store:
+                    models.append(store.model_file(self.item.key, replica.seed))
+                    with self._timed("save"), store.replace_atomically(models[-1]) as temporary:
+                        save_file(replica.model.state_dict(), temporary)
         with self._timed("log"):
-            self.log.scalars(self.trainer.epoch, _mean(judged))
+            self.log.scalars(self.trainer.epoch, _mean(results.values()))
             self._log_result()
         with self._timed("save"):
-            files = self._made()
-        error = "; ".join(self.trainer.diverged.values()) or None
-        return self._settle("done", metrics=everything, counts=counts, files=files, error=error)
-
-    def _settle(self, state: ledger.Settled, **known: Any) -> dict[str, Any]:
-        record = ledger.record(
-            self.job.item,
-            state,
-            epochs=self.trainer.epoch,
-            seconds=self.seconds,
-            spent=self.spent,
-            device=self.job.device_name,
-            host=socket.gethostname(),
-            **known,
+            files = self.assignment.store.checksums(*models) if self.assignment.store else {}
+        return self._finish_training(
+            "done",
+            metrics={seed: values | results.get(seed, {}) for seed, values in metrics.items()},
+            counts=counts,
+            files=files,
+            error="; ".join(self.trainer.diverged.values()) or None,
         )
+
+    def _finish_training(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
+        extra: dict[str, Any] = {}
         if state == "done":
-            record["curves"] = {str(one.seed): self.curves[one.seed] for one in self.trainer.finite_replicas}
-        if (peak := read_peak_memory(self.job.device)) is not None:
-            record["gpu_bytes_a_seed"] = peak // len(self.job.item.seeds)
-        if self.job.store:
-            self.job.store.write_record(record)
-        return {
-            **_mean(known.get("metrics") or {}),
-            "epoch": self.trainer.epoch,
-            "record": json.dumps(record),
-            "done": True,
-        }
+            extra["curves"] = {str(replica.seed): self.curves[replica.seed] for replica in self.trainer.finite_replicas}
+        peak = read_peak_memory(self.assignment.device)
+        if peak is not None:
+            extra["gpu_bytes_a_seed"] = peak // len(self.item.seeds)
+        result = self._finish_item(
+            state, extra=extra, epochs=self.trainer.epoch, seconds=self.seconds, spent=self.spent, **fields
+        )
+        return _mean(fields.get("metrics", {}).values()) | result
 
     # ------------------------------------------------------------- checkpoints
+    @property
+    def _checkpoint_file(self) -> Path:
+        assert self.assignment.store is not None
+        return self.assignment.store.checkpoint_dir(self.item.key) / CHECKPOINT
+
     def _save(self, path: Path) -> None:
         diverged = self.trainer.diverged
         progress = {"epoch": self.trainer.epoch, "spent": self.spent, "curves": self.curves, "diverged": diverged}
         checkpoint.save(path, self.trainer.state(), progress)
 
     def _load(self, path: Path) -> None:
-        tensors, progress = checkpoint.load(path, self.job.device)
+        tensors, progress = checkpoint.load(path, self.assignment.device)
         self.trainer.load_state(tensors, progress["epoch"])
-        self.spent = defaultdict(float, progress.get("spent", {}))  # older versions kept none
+        self.spent = defaultdict(float, progress.get("spent", {}))  # missing in checkpoints of older versions
         self.curves = {int(seed): curve for seed, curve in progress["curves"].items()}
-        self.trainer.diverged = {int(seed): why for seed, why in progress.get("diverged", {}).items()}
-
-    def _save_in_store(self) -> None:
-        if store := self.job.store:
-            with store.writing(store.checkpoint_dir(self.job.item.key) / CHECKPOINT) as temporary:
-                self._save(temporary)
+        self.trainer.diverged = {int(seed): reason for seed, reason in progress.get("diverged", {}).items()}
 
     def _resume(self) -> None:
-        """Go on from the store's checkpoint; from the start where that is damaged."""
-        store = self.job.store
-        if store is None or not (path := store.checkpoint_dir(self.job.item.key) / CHECKPOINT).exists():
+        """Load the checkpoint that an interrupted training left in the store; set it aside if it is damaged."""
+        store = self.assignment.store
+        if store is None or not self._checkpoint_file.exists():
             return
         try:
-            self._load(path)
+            self._load(self._checkpoint_file)
         except Damaged as error:
-            self.warning = f"{store.set_aside(error)}; its training starts anew"
+            self.warning = f"{store.set_aside(error)}; its training starts again"
             return
-        epochs = enumerate(zip(*self.curves.values(), strict=False), start=1)
-        self.earlier = [_mean(dict(enumerate(one))) | {"epoch": epoch} for epoch, one in epochs]
-
-    def _save_model(self, seed: int, model: nn.Module) -> None:
-        if store := self.job.store:
-            with store.writing(store.model_file(self.job.item.key, seed)) as temporary:
-                save_file(model.state_dict(), temporary)
-
-    def _made(self) -> dict[str, str]:
-        """The models that a repeat leaves in the store, with their checksums."""
-        store, item = self.job.store, self.job.item
-        if store is None or item.role != "repeat":
-            return {}
-        return store.checksums(*(store.model_file(item.key, replica.seed) for replica in self.trainer.finite_replicas))
+        epochs = zip(*self.curves.values(), strict=False)  # the curve of a seed that diverged is shorter
+        self.earlier = [_mean(metrics) | {"epoch": epoch} for epoch, metrics in enumerate(epochs, start=1)]
 
     # ------------------------------------------------------------- TensorBoard
     def _log_folder(self) -> Path:
-        return self.job.store.trial_log(self.job.item) if self.job.store else Path(self.logdir)
+        return self.assignment.store.trial_log(self.item) if self.assignment.store else Path(self.logdir)
 
     def _log_result(self) -> None:
-        model, shown = self.trainer.finite_replicas[0].model, self.data.validation.subset(PREVIEW, "preview")
-        x_BCHW, raw_BCHW = to_pixels(shown.x_NCHW), preview_maps(self.job)
-        own_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, shown.y_N)
-        self.log.maps(self.trainer.epoch, x_BCHW, own_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
-        self.log.hparams({"arm": self.job.item.arm, "method": self.recipe.method} | self.params)
+        model, preview = self.trainer.finite_replicas[0].model, self.data.validation.subset(PREVIEW, "preview")
+        x_BCHW, raw_BCHW = to_pixels(preview.x_NCHW), load_preview_maps(self.assignment)
+        g_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, preview.y_N)
+        self.log.maps(self.trainer.epoch, x_BCHW, g_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
+        self.log.hparams({"arm": self.item.arm, "method": self.recipe.method} | self.params)
 
 
-def _mean(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-    """Each metric's mean over the seeds."""
-    seeds = list(metrics.values())
-    return {name: sum(one[name] for one in seeds) / len(seeds) for name in seeds[0]} if seeds else {}
+def _mean(metrics: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Return each metric's mean over the seeds."""
+    if not metrics:
+        return {}
+    names = next(iter(metrics))
+    return {name: sum(values[name] for values in metrics) / len(metrics) for name in names}

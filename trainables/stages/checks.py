@@ -1,105 +1,71 @@
-"""The stage that checks a trained model: whether the adversarial accuracy that it has can be believed."""
+"""The stage that runs the honesty checks of a trained model: can its adversarial accuracy be believed?"""
 
 from __future__ import annotations
 
-import json
-import socket
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from ray import tune
-from safetensors.torch import load_file
-from torch import nn
-
-from trainables.base.job import Job
-from tune_interpreg import seeding
-from tune_interpreg.data.dataset import Dataset
-from tune_interpreg.evaluation import honesty
-from tune_interpreg.evaluation.subject import Check, Subject
-from tune_interpreg.networks.build import build
-from tune_interpreg.store import ledger
+from trainables.stages.stage import StageTrainable
+from tune_interpreg.evaluation.honesty import CHECKS
+from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.store.files import Damaged, read_checked
-from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 
 
-class ChecksTrainable(tune.Trainable):
-    """One of ``honesty.CHECKS`` a step, on images of the validation split; a later run goes on after the last one made.
+class ChecksTrainable(StageTrainable):
+    """One of ``honesty.CHECKS`` per step, on images of the validation split. A later run resumes after the last one.
 
-    A stage of a study: the models lie in the study's store. The record's ``checks`` holds them by seed.
+    The record's ``checks`` holds the results by seed.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        if "item" not in config:
-            raise ValueError("ChecksTrainable runs within a study only: its configuration is {item, store, device}")
-        keep_freed_memory()
-        use_exact_float32()
-        self.job = Job.of_study(config)
-        assert self.job.store is not None
-        assert self.job.item.recipe.checked is not None
-        self.store, self.checked = self.job.store, self.job.item.recipe.checked
-        self.progress = self.store.checkpoint_dir(self.job.item.key) / "progress.json"
-        self.warning: str | None = None  # for the user, with the next result
-        self.made, self.seconds = self._made_before()
-        self.subject = self._subject(self.job.dataset())
+        super().setup(config)
+        assert self.recipe.checked is not None
+        self.checked = self.recipe.checked
+        self.results: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._progress_file = self.folder / "progress.json"
+        if self._progress_file.exists():
+            self._resume()
+        self.subject = self._load_subject()
 
-    def _subject(self, images: Dataset) -> Subject:
-        recipe, validation = self.job.item.recipe, images.validation
-        return Subject(
-            self._model(self.checked.model, images),
-            validation.subset(self.checked.images, "checks"),
-            recipe.evaluation_attack,
-            seed=self.checked.seed,
-            batch_size=recipe.evaluation.batch_size,
-            restarts=recipe.evaluation.restarts,
-            sources={arm: self._model(key, images) for arm, key in self.checked.sources.items()},
-            ensemble=self.checked.autoattack,
-        )
-
-    def _model(self, key: str, images: Dataset) -> nn.Module:
-        untrained = build(self.job.item.recipe.model, images.shape, images.classes, seeding.generator(0, "init"))
-        model = untrained.to(self.job.device).eval()
-        model.load_state_dict(load_file(self.store.model_file(key, self.checked.seed), device=self.job.device))
-        return model
-
-    def _made_before(self) -> tuple[list[dict[str, Any]], float]:
-        """The checks that an interrupted stage made, and the seconds they took."""
-        if not self.progress.exists():
-            return [], 0.0
+    def _resume(self) -> None:
+        """Load the results that an interrupted stage left; set them aside if they are damaged."""
         try:
-            known = read_checked(self.progress)
+            progress = read_checked(self._progress_file)
         except Damaged as error:
-            self.warning = f"{self.store.set_aside(error)}; its checks are made anew"
-            return [], 0.0
-        return known["checks"], known["seconds"]
+            self.warning = f"{self.store.set_aside(error)}; its checks start again"
+            return
+        self.results, self.seconds = progress["checks"], progress["seconds"]
+
+    def _load_subject(self) -> Subject:
+        evaluation, checked = self.recipe.evaluation, self.checked
+        return Subject(
+            self.load_model(checked.model, checked.seed),
+            self.data.validation.subset(checked.images, "checks"),
+            self.recipe.evaluation_attack,
+            seed=checked.seed,
+            batch_size=evaluation.batch_size,
+            restarts=evaluation.restarts,
+            sources={arm: self.load_model(key, checked.seed) for arm, key in checked.sources.items()},
+            ensemble=checked.autoattack,
+        )
 
     def step(self) -> dict[str, Any]:
-        """One check; a stage that died after its last one only has to finish."""
+        """Run one check, and finish after the last one."""
         started = time.perf_counter()
-        if len(self.made) < len(honesty.CHECKS):
-            found: Check = honesty.CHECKS[len(self.made)](self.subject)
-            self.made.append(dict(vars(found)))
+        if len(self.results) < len(CHECKS):  # not so if the stage died between its last check and its record
+            check = CHECKS[len(self.results)](self.subject)
+            self.results.append(dict(vars(check)))
             self.seconds += time.perf_counter() - started
-            known = {"checks": self.made, "seconds": self.seconds, "of": len(honesty.CHECKS)}
-            self.store.write_checked(self.progress, known)
-        done, of = len(self.made), len(honesty.CHECKS)
-        return self._finish() if done == of else {"epoch": done, "of": of}
-
-    def _finish(self) -> dict[str, Any]:
-        record: Mapping[str, Any] = ledger.make_record(
-            self.job.item,
+            progress = {"checks": self.results, "seconds": self.seconds, "of": len(CHECKS)}
+            self.store.write_checked(self._progress_file, progress)
+        if len(self.results) < len(CHECKS):
+            return {"epoch": len(self.results), "of": len(CHECKS)}
+        return self._finish_item(
             "done",
+            extra={"checks": {str(self.checked.seed): self.results}},
             counts={"checks": self.subject.n},
-            epochs=len(self.made),
+            epochs=len(self.results),
             seconds=self.seconds,
             spent={"checks": self.seconds},
-            device=self.job.device_name,
-            host=socket.gethostname(),
         )
-        record = {**record, "checks": {str(self.checked.seed): self.made}}
-        self.store.write_record(record)
-        return {"epoch": len(self.made), "record": json.dumps(record), "done": True}
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.setup(new_config)
-        return True

@@ -1,4 +1,4 @@
-"""The maps of a stage under way: a file mapped into memory, and a checksum for each block of it that is finished.
+"""The maps of an unfinished stage: a file mapped into memory, and a checksum for each finished block of it.
 
 Shapes: N training images, B images of a block, C·H·W image.
 """
@@ -12,94 +12,87 @@ from typing import Any
 
 import numpy as np
 
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.store import Damaged, Store
+from tune_interpreg.store.files import Damaged, preallocate, read_checked
+from tune_interpreg.store.store import Store
 
-#: Images a step; each block has its own noise generator, so that an interrupted stage goes on with the same maps.
+#: Images per step. Each block has its own noise generator, so that a resumed stage makes the same maps.
 BLOCK = 512
 
 
 class PartialMaps:
-    """The maps_NCHW, float32, that a stage has made so far, in ``folder`` of ``store``; it goes on with what is whole.
+    """The maps_NCHW, float32, that a stage has made so far, in ``folder`` of ``store``.
 
-    blocks: the checksums of the finished ones. seconds: that they took. warning: what was damaged, if anything was.
+    What an interrupted stage left there is resumed. If it is damaged, it is set aside and the maps start again.
+
+    Attributes:
+        blocks: checksums of the finished blocks.
+        seconds: that these took.
+        warning: message about damaged files, or None.
     """
 
     def __init__(self, store: Store, folder: Path, shape: Sequence[int]):
-        self._store, self._file, self._progress = store, folder / "maps.npy", folder / "progress.json"
+        self._store, self._file, self._progress_file = store, folder / "maps.npy", folder / "progress.json"
+        self.blocks: list[str] = []
+        self.seconds = 0.0
         self.warning: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        known = self._known()
-        begun = self._reopened(tuple(shape)) if known["blocks"] else None
-        self.blocks = [] if begun is None else self._whole(begun, known["blocks"])
-        self.seconds = float(known["seconds"]) if self.blocks else 0.0
-        self.raw_NCHW = _created(self._file, tuple(shape), np.float32) if begun is None else begun
+        if self._progress_file.exists():
+            try:
+                self.raw_NCHW = self._resume(tuple(shape))
+                return
+            except Damaged as error:
+                self.warning = f"{store.set_aside(error)}; its maps start again"
+                self._progress_file.unlink(missing_ok=True)
+        self.raw_NCHW = _create(self._file, tuple(shape), np.float32)
+
+    def _resume(self, shape: tuple[int, ...]) -> np.memmap:
+        progress = read_checked(self._progress_file)
+        try:
+            raw_NCHW = np.lib.format.open_memmap(self._file, mode="r+")
+        except FileNotFoundError:
+            raise Damaged(self._file, "is missing") from None
+        except (ValueError, EOFError, SyntaxError) as error:
+            raise Damaged(self._file, f"is damaged: it is not an .npy file ({error})") from None
+        if raw_NCHW.shape != shape or raw_NCHW.dtype != np.float32:
+            raise Damaged(self._file, f"is damaged: it has {raw_NCHW.dtype} of shape {list(raw_NCHW.shape)}")
+        preallocate(self._file)  # NumPy extends a truncated file with holes
+        for block, checksum in enumerate(progress["blocks"]):
+            if _checksum(raw_NCHW[block * BLOCK : (block + 1) * BLOCK]) != checksum:
+                raise Damaged(self._file, f"is damaged: block {block} has another checksum than when it was made")
+        self.blocks, self.seconds = progress["blocks"], progress["seconds"]
+        return raw_NCHW
 
     def add(self, maps_BCHW: np.ndarray, seconds: float) -> None:
-        """The next block, which took ``seconds``; once this returns, it is kept."""
+        """Write the next block, which took ``seconds``."""
         first = len(self.blocks) * BLOCK
         self.raw_NCHW[first : first + BLOCK] = maps_BCHW
         self.raw_NCHW.flush()
         self.blocks.append(_checksum(maps_BCHW))
         self.seconds += seconds
-        known = {"blocks": self.blocks, "seconds": self.seconds, "of": self.of}
-        self._store.write_sealed(self._progress, known)
+        progress = {"blocks": self.blocks, "seconds": self.seconds, "of": self.block_count}
+        self._store.write_checked(self._progress_file, progress)
 
     @property
-    def of(self) -> int:
-        """How many blocks the maps have."""
+    def block_count(self) -> int:
+        """Number of blocks of all maps."""
         return -(-len(self.raw_NCHW) // BLOCK)
 
     def copy(self, file: Path, dtype: str) -> None:
-        """All maps as an .npy file of ``dtype``."""
-        stored = _created(file, self.raw_NCHW.shape, np.dtype(dtype))
+        """Write all maps to an .npy file of ``dtype``."""
+        stored = _create(file, self.raw_NCHW.shape, np.dtype(dtype))
         for first in range(0, len(stored), BLOCK):
             stored[first : first + BLOCK] = self.raw_NCHW[first : first + BLOCK]
         stored.flush()
 
     def drop(self) -> None:
-        """Remove the file: its maps lie elsewhere now."""
+        """Remove the unfinished file."""
         self._file.unlink()
 
-    def _known(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"blocks": [], "seconds": 0.0}
-        try:
-            return integrity.opened(self._progress) if self._progress.exists() else nothing
-        except Damaged as error:
-            self._warn(self._store.set_aside(error))
-            return nothing
 
-    def _reopened(self, shape: tuple[int, ...]) -> np.memmap | None:
-        """The file's maps; None, with the file set aside, where it holds none of this shape."""
-        try:
-            raw_NCHW = np.lib.format.open_memmap(self._file, mode="r+")
-            if raw_NCHW.shape == shape and raw_NCHW.dtype == np.float32:
-                integrity.preallocate(self._file)  # a truncated file was just filled up with holes
-                return raw_NCHW
-            reason = f"is damaged: it has {raw_NCHW.dtype} of shape {list(raw_NCHW.shape)}, not the stage's maps"
-        except FileNotFoundError:
-            reason = "is missing"
-        except (ValueError, EOFError, SyntaxError) as error:
-            reason = f"is damaged: it is no .npy file ({error})"
-        self._warn(self._store.set_aside(Damaged(self._file, reason)))
-        return None
-
-    def _whole(self, raw_NCHW: np.ndarray, checksums: Sequence[str]) -> list[str]:
-        """The checksums of the blocks before the first one that is damaged."""
-        for block, checksum in enumerate(checksums):
-            if _checksum(raw_NCHW[block * BLOCK : (block + 1) * BLOCK]) != checksum:
-                self._warn(f"{self._file}: block {block} of the maps is damaged")
-                return list(checksums[:block])
-        return list(checksums)
-
-    def _warn(self, damage: str) -> None:
-        self.warning = f"{damage}; its maps are made anew from there"
-
-
-def _created(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    made = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    integrity.preallocate(file)
-    return made
+def _create(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    maps = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    preallocate(file)
+    return maps
 
 
 def _checksum(maps_BCHW: np.ndarray) -> str:

@@ -1,8 +1,8 @@
 """Penalties on a model's Jacobian, as functions of the adjoint that `networks.linearize` returns.
 
-Shapes: B batch, C·H·W image, D = C·H·W, K classes, P projections, R = B·K repeats. J = ∂o/∂x is the Jacobian of the
-output o, the logits or the probabilities (see OUTPUTS), and g = J_c its row of the correct label c; both are per pixel
-value. Every penalty reaches the parameters by one ordinary backward.
+Shapes: B batch, C·H·W image, K classes, P projections, R = B·K repeats. J = ∂o/∂x is the Jacobian of the output o (the
+logits or the probabilities, see OUTPUTS) with respect to the pixels. g = J_c is its row of the correct label c. One
+ordinary backward differentiates every penalty with respect to the parameters.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tune_interpreg.networks.layers import Adjoint
-from tune_interpreg.networks.linearize import through_softmax
+from tune_interpreg.networks.linearize import logit_gradient, through_softmax
 
 Entry = TypeVar("Entry")
 
@@ -29,7 +29,7 @@ def batch_norm(d: Tensor) -> Tensor:
 
 
 def sample_norm(d: Tensor) -> Tensor:
-    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient where d_b = 0 is 0.
+    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient is 0 if d_b = 0.
 
     Args:
         d: shape (B, ...).
@@ -59,8 +59,8 @@ OUTPUTS: dict[str, Callable[[Tensor, Adjoint], tuple[Tensor, Adjoint]]] = {
 }
 
 
-def output_of(z_BK: Tensor, adjoint: Adjoint, output: str) -> tuple[Tensor, Adjoint]:
-    """Return the output o whose Jacobian is penalized, and the adjoint e ↦ Jᵀe of that Jacobian.
+def select_output(z_BK: Tensor, adjoint: Adjoint, output: str) -> tuple[Tensor, Adjoint]:
+    """Return the penalized output o and the adjoint e ↦ Jᵀe of its Jacobian.
 
     Args:
         z_BK, adjoint: the logits and their adjoint, from `networks.linearize`.
@@ -86,17 +86,14 @@ def label_gradient(adjoint: Adjoint, y_B: Tensor, o_BK: Tensor) -> Tensor:
 def cross_entropy_gradient(adjoint: Adjoint, y_B: Tensor, z_BK: Tensor) -> Tensor:
     """Return d_BCHW = Jᵀ(softmax(z) − e_c), each sample's ∂CE/∂x (Drucker and LeCun, 1992).
 
-    The softmax is part of the graph. Its label's entry p_c − 1 is written −Σ_{k≠c} p_k, which does not round to 0
-    where the model is confident.
+    The softmax is part of the graph.
 
     Args:
         adjoint: e ↦ Jᵀe of the logits, from `networks.linearize`.
         y_B: labels c, integers in [0, K).
         z_BK: the logits.
     """
-    y_B1 = y_B[:, None]
-    others_BK = z_BK.softmax(-1).scatter(-1, y_B1, 0.0)
-    return adjoint(others_BK.scatter(-1, y_B1, -others_BK.sum(-1, keepdim=True)))
+    return adjoint(logit_gradient(z_BK, y_B))
 
 
 def magnitude(g: Tensor, *, norm: str = "batch") -> Tensor:
@@ -129,7 +126,7 @@ def interpretation(target_BCHW: Tensor, g_BCHW: Tensor, *, norm: str = "batch", 
 
 
 def cosine(target_BCHW: Tensor, g_BCHW: Tensor) -> Tensor:
-    """Return 1 − (1/B) Σ_b cos(I_b, g_b), in [0, 2]; where I_b or g_b is 0 the cosine and its gradient are 0.
+    """Return 1 − (1/B) Σ_b cos(I_b, g_b), in [0, 2]; the cosine and its gradient are 0 if I_b or g_b is 0.
 
     Args:
         target_BCHW: I, the signed target maps.
@@ -140,10 +137,9 @@ def cosine(target_BCHW: Tensor, g_BCHW: Tensor) -> Tensor:
 
 
 def jacobian(adjoint: Adjoint, o_BK: Tensor, *, norm: str = "batch") -> Tensor:
-    """Return ‖J‖_F, the norm of the Jacobian of the whole output with respect to the pixels (Eq. 7), exactly.
+    """Return the exact ‖J‖_F, the norm of the Jacobian of the whole output with respect to the pixels (Eq. 7).
 
-    The K rows of each sample's J are the adjoint of the K one-hots, all in one call; a sample's norm is
-    taken over K, C, H and W together.
+    One call of the adjoint with the K one-hots gives the K rows of each sample's J. A sample's norm is over K, C, H, W.
 
     Args:
         adjoint: e ↦ Jᵀe, from `output_of`.
@@ -159,13 +155,13 @@ def jacobian(adjoint: Adjoint, o_BK: Tensor, *, norm: str = "batch") -> Tensor:
 
 
 def repeated_jacobian(adjoint: Adjoint, o_RK: Tensor, *, norm: str = "batch") -> Tensor:
-    """Return ‖J‖_F as `jacobian` does, row k of a sample's J taken at the k-th of K repeats of it.
+    """Return ‖J‖_F with row k of a sample's J taken at the k-th of K repeats of the sample.
 
-    Repeats differ by their dropout masks alone; without dropout the two agree.
+    The repeats differ in their dropout masks. Without dropout this equals `jacobian`.
 
     Args:
-        adjoint: e ↦ Jᵀe at R = B·K images, the K repeats of a sample one after the other.
-        o_RK: their output; only its shape, type and device matter.
+        adjoint: e ↦ Jᵀe at R = B·K images, with the K repeats of a sample in a row.
+        o_RK: the output; only its shape, type and device matter.
         norm: a key of PENALTY_NORMS.
 
     Raises:
@@ -179,12 +175,12 @@ def repeated_jacobian(adjoint: Adjoint, o_RK: Tensor, *, norm: str = "batch") ->
 def projected_jacobian(adjoint: Adjoint, v_PBK: Tensor, *, norm: str = "batch") -> Tensor:
     """Return ‖J‖_F by random projections: ‖J_b‖² ≈ (K/P) Σ_i ‖J_bᵀv_i‖₂² (Hoffman, Roberts and Yaida, 2019).
 
-    Of unit vectors that are uniform on the sphere, the squared norm's estimate is unbiased, and its variance falls
-    as 1/P; the other norms are those of the estimate, exact only as P grows.
+    With unit vectors uniform on the sphere, the estimate of the squared norm is unbiased with a variance ∝ 1/P. Other
+    norms of the estimate are exact only in the limit of large P.
 
     Args:
         adjoint: e ↦ Jᵀe, from `output_of`.
-        v_PBK: P unit vectors for each sample, from `unit_vectors`.
+        v_PBK: P unit vectors per sample, from `unit_vectors`.
         norm: a key of PENALTY_NORMS.
 
     Raises:
@@ -199,7 +195,7 @@ def unit_vectors(o_BK: Tensor, projections: int, generator: torch.Generator) -> 
 
     Args:
         o_BK: the output; only its shape, type and device matter.
-        projections: P ≥ 1, how many for each sample.
+        projections: P ≥ 1, the number per sample.
         generator: on o's device.
     """
     shape = (projections, *o_BK.shape)
@@ -207,7 +203,7 @@ def unit_vectors(o_BK: Tensor, projections: int, generator: torch.Generator) -> 
 
 
 def _direction(d: Tensor) -> Tensor:
-    """d / ‖d‖₂ along the last dimension; where d = 0 both it and its gradient are 0."""
+    """Return d / ‖d‖₂ along the last dimension; it and its gradient are 0 if d = 0."""
     norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
     return d / norm.masked_fill(norm == 0, math.inf)
 

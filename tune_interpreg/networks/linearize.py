@@ -1,4 +1,4 @@
-"""The adjoint of a network's Jacobian: e ↦ Jᵀe, for any network, and through the softmax.
+"""The adjoint e ↦ Jᵀe of a network's Jacobian: for any network, and through the softmax and the cross-entropy.
 
 Shapes: B batch, C·H·W image, K classes; `...` any leading dimensions.
 """
@@ -66,3 +66,21 @@ def through_softmax(z_BK: Tensor, adjoint: Adjoint) -> tuple[Tensor, Adjoint]:
         return adjoint(p_BK * (e - (p_BK * e).sum(-1, keepdim=True)))
 
     return p_BK, adjoint_p
+
+
+def logit_gradient(z_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Return softmax(z) − onehot(y), the gradient of each sample's cross-entropy with respect to its logits.
+
+    The label's entry is computed as −Σ_{k≠y} p_k. In float32 p_y − 1 rounds to 0 if the margin exceeds 17, and the
+    label's row would drop out of the gradient of every confident sample.
+
+    Args:
+        z_BK: the logits.
+        y_B: labels, integers in [0, K).
+
+    Returns:
+        e_BK; each row sums to 0.
+    """
+    y_B1 = y_B.unsqueeze(-1)
+    others_BK = z_BK.softmax(-1).scatter(-1, y_B1, 0.0)
+    return others_BK.scatter(-1, y_B1, -others_BK.sum(-1, keepdim=True))

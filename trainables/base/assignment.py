@@ -1,0 +1,172 @@
+"""An item and where it runs, from a study or from the configuration of a plain ``ray.tune.Tuner``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError, field_validator
+
+from tune_interpreg.data.dataset import DataError, Dataset, load_dataset
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Data, Study
+from tune_interpreg.study.fields import Frozen, format_value
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.parameters import Parameter, with_defaults
+from tune_interpreg.study.problems import suggest
+from tune_interpreg.study.recipe import Recipe
+
+Section = TypeVar("Section", bound=Frozen)
+
+#: Keys of a study file that a plain configuration takes as well.
+SETTING = ("data", "model", "training", "attack", "evaluation")
+
+
+class ConfigError(ValueError):
+    """A plain configuration that does not suit its method; the message lists all problems."""
+
+
+class PlainOptions(Frozen):
+    """Keys of a plain configuration other than SETTING and the method's parameters."""
+
+    seed: int | tuple[int, ...] = Field(default=0, description="seed, or several seeds that train together")
+    maps: str | None = Field(
+        default=None, description=".npy file of raw target maps of all training images, N·C·H·W, if the method needs it"
+    )
+    test: bool = Field(default=False, description="evaluate on the test split after the last epoch")
+    device: str = Field(default="cpu", description="device of the training")
+
+    @field_validator("seed")
+    @classmethod
+    def _check_seeds(cls, seed: int | tuple[int, ...]) -> tuple[int, ...]:
+        seeds = seed if isinstance(seed, tuple) else (seed,)
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError("takes a seed, or several different ones")
+        return seeds
+
+    @field_validator("maps")
+    @classmethod
+    def _check_file(cls, maps: str | None) -> str | None:
+        if maps is not None and not Path(maps).is_file():
+            raise ValueError("no such file; Tune's workers run in folders of their own, so give an absolute path")
+        return maps
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """An item, its device, and where its inputs and results are.
+
+    store: the study's store; None under a plain Tuner, where only Tune keeps results. maps: .npy file of the raw target
+    maps of all training images, if the method needs them.
+    """
+
+    item: Item
+    device: str
+    store: Store | None = None
+    maps: Path | None = None
+
+    @classmethod
+    def from_study(cls, config: Mapping[str, Any]) -> Assignment:
+        """Return the assignment that a study's driver gives a worker."""
+        item, store = Item.model_validate(config["item"]), Store(config["store"], config.get("driver"))
+        maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
+        return cls(item, config["device"], store, maps)
+
+    @classmethod
+    def from_plain_config(
+        cls, config: Mapping[str, Any], *, method: str, parameters: Mapping[str, Parameter], needs_targets: bool = False
+    ) -> Assignment:
+        """Return the assignment that a plain configuration describes.
+
+        Args:
+            config: SETTING, PlainOptions and the method's parameters.
+            method: name of the method in results.
+            parameters: the method's parameters.
+            needs_targets: whether the method needs target maps.
+
+        Raises:
+            ConfigError: with all problems of the configuration.
+        """
+        config = _to_python(config)
+        params = {key: config[key] for key in parameters if key in config}
+        problems = _find_problems(config, params, parameters, needs_targets)
+        options = _validate(PlainOptions, {k: config[k] for k in PlainOptions.model_fields if k in config}, problems)
+        setting = {key: config[key] for key in SETTING if key in config}
+        study = _validate(Study, setting | {"arms": {"plain": {"method": method}}}, problems)
+        if problems or options is None or study is None:
+            raise ConfigError(f"{method} cannot take this configuration:\n" + "\n".join(problems))
+        recipe = Recipe.from_study(study, method=method, params=params)
+        item = Item(arm=method, role="repeat" if options.test else "search", recipe=recipe, seeds=options.seeds)
+        return cls(item, options.device, maps=Path(options.maps) if options.maps else None)
+
+    @property
+    def device_name(self) -> str:
+        """Name of the device, as records hold it."""
+        return torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
+
+    def load_data(self) -> Dataset:
+        """Return the training and validation images on the device.
+
+        Raises:
+            DataError: this machine's images are not the study's.
+        """
+        recipe = self.item.recipe
+        images = _load_on_device(recipe.data.model_dump_json(), self.device)
+        if recipe.data_fingerprint not in ("", images.fingerprint):
+            raise DataError(
+                f"data {recipe.data.name}: the study began with images of fingerprint {recipe.data_fingerprint}, "
+                f"but this machine's have {images.fingerprint}; give every machine the same files"
+            )
+        return images
+
+
+@lru_cache(maxsize=2)  # a reused worker reads its images once
+def _load_on_device(data_json: str, device: str) -> Dataset:
+    images = load_dataset(Data.model_validate_json(data_json))
+    return replace(images, train=images.train.to(device), validation=images.validation.to(device))
+
+
+def _to_python(value: Any) -> Any:
+    """Return a configuration with Python's scalars in place of NumPy's, which some samplers draw."""
+    if isinstance(value, Mapping):
+        return {key: _to_python(below) for key, below in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _find_problems(
+    config: Mapping[str, Any], params: Mapping[str, Any], parameters: Mapping[str, Parameter], needs_targets: bool
+) -> list[str]:
+    keys = [*parameters, *SETTING, *PlainOptions.model_fields]
+    problems = [f"{key}: unknown key; {suggest(key, keys)}" for key in config if key not in keys]
+    complete = with_defaults(parameters, params)
+    for name, parameter in parameters.items():
+        if name not in complete:
+            problems.append(f"{name}: is needed ({parameter.help})")
+        elif name in params and (problem := parameter.find_problem(params[name])):
+            problems.append(f"{name}: {problem}")
+    if needs_targets and config.get("maps") is None:
+        problems.append("maps: is needed: an .npy file of raw SmoothGrad maps of all training images")
+    if not needs_targets and config.get("maps") is not None:
+        problems.append("maps: the method takes no target maps; drop them")
+    return problems
+
+
+def _validate(section: type[Section], values: Mapping[str, Any], problems: list[str]) -> Section | None:
+    """Return ``values`` as a ``section``; None, with the reasons appended to ``problems``, if they do not fit."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors():
+            place = ".".join(map(str, detail["loc"]))
+            message = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{place}: {message}, got {format_value(detail['input'])}")
+        return None
