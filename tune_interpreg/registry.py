@@ -1,7 +1,6 @@
-"""Names in a study file → Python objects, through entry points, so that any installed package can add its own.
+"""Names in a study file → Python objects, through entry points: any installed package can add its own.
 
-Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``, ``.reports``,
-``.frames``.
+Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``.
 """
 
 from __future__ import annotations
@@ -17,78 +16,82 @@ class UnknownName(LookupError):
 
 
 class BrokenPlugin(ImportError):
-    """A registered name that cannot be used: its package cannot be imported, or is not the only one."""
+    """A registered name that cannot be used: the import fails, or several packages register it."""
 
 
-#: The package whose names need no version in a key: its own changes raise ``recipe.FORMAT``.
+#: A key needs no version of this package: ``recipe.FORMAT`` stands for it.
 OWN_PACKAGE = "tune-interpreg"
 
 
 @cache
-def _group(group: str) -> Mapping[str, EntryPoint]:
+def _entry_points(group: str) -> Mapping[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"tune_interpreg.{group}")}
 
 
 @cache
-def _rivals(group: str, name: str) -> list[str]:
-    """The packages that register ``name``."""
+def _packages(group: str, name: str) -> list[str]:
+    """Return the packages that register ``name``."""
     points = entry_points(group=f"tune_interpreg.{group}", name=name)
     return sorted({point.dist.name for point in points if point.dist})
 
 
 def names(group: str) -> list[str]:
-    """All names registered in ``group``, sorted."""
-    return sorted(_group(group))
+    """Return all names registered in ``group``, sorted."""
+    return sorted(_entry_points(group))
 
 
 @cache
 def resolve(group: str, name: str) -> Any:
-    """Import and return what ``name`` stands for in ``group``.
+    """Import and return the object that ``name`` stands for in ``group``.
 
-    Raises ``UnknownName`` with the names there are, or ``BrokenPlugin`` with the package at fault.
+    Raises:
+        UnknownName: no package registers the name; the message lists the registered names.
+        BrokenPlugin: the import fails, or several packages register the name; the message names the packages.
     """
     try:
-        point = _group(group)[name]
+        point = _entry_points(group)[name]
     except KeyError:
         raise UnknownName(f"unknown name {name!r} in {group}; there are: {', '.join(names(group))}") from None
-    if len(rivals := _rivals(group, name)) > 1:
-        raise BrokenPlugin(f"{name} is registered by {' and by '.join(rivals)}; remove all but one of these packages")
+    packages = _packages(group, name)
+    if len(packages) > 1:
+        raise BrokenPlugin(
+            f"{name} is registered by {' and by '.join(packages)}; uninstall all but one of these packages"
+        )
     try:
         return point.load()
-    except Exception as error:  # whatever a package of others raises while it is imported
-        package = point.dist.name if point.dist else "an unknown package"
-        raise BrokenPlugin(
-            f"{name} ({point.value}, of {package}) cannot be imported: {error}; mend or remove it"
-        ) from error
+    except Exception as error:  # the import runs another package's code, which may raise anything
+        source = f"{point.value}, of {point.dist.name if point.dist else 'an unknown package'}"
+        raise BrokenPlugin(f"{name} ({source}) cannot be imported: {error}; repair or uninstall it") from error
 
 
-def plugin_versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Package → version of those (group, name) that other packages than this one register."""
-    points = (_group(group).get(name) for group, name in named)
+def plugin_versions(registered: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return package → version for those of the (group, name) pairs that packages other than this one register."""
+    points = (_entry_points(group).get(name) for group, name in registered)
     packages = {_name_and_version(point.dist) for point in points if point and point.dist}
     return {name: version for name, version in sorted(packages) if name != OWN_PACKAGE}
 
 
 @cache
 def _name_and_version(package: Distribution) -> tuple[str, str]:
-    """Kept, because every trial asks for them and a package parses its whole metadata for each."""
+    """Return a package's name and version. Cached, because every recipe needs them and reading parses a whole file."""
     return package.name, package.version
 
 
 @cache
 def load_method(name: str) -> Any:
-    """The Trainable class of a method, or of several joined by ``+``, of which the first combines the others with it.
+    """Import and return the Trainable class of a method, or of several methods joined by ``+``.
 
-    Raises ``UnknownName``, ``BrokenPlugin``, and ``ValueError`` where methods cannot be combined.
+    Raises:
+        UnknownName, BrokenPlugin: see ``resolve``.
+        ValueError: the methods cannot be combined.
     """
-    first, *others = (_trainable(part.strip()) for part in name.split("+"))
-    return first.combined(*others) if others else first
+    methods = [_load_trainable(part.strip()) for part in name.split("+")]
+    return methods[0] if len(methods) == 1 else resolve("stages", "combination")(*methods)
 
 
-def _trainable(name: str) -> Any:
-    found = resolve("methods", name)
-    if not (hasattr(found, "terms") and hasattr(found, "parameters")):
-        raise BrokenPlugin(
-            f"{name} is no training method but {found!r}; derive a class from trainables.MethodTrainable"
-        )
-    return found
+def _load_trainable(name: str) -> Any:
+    trainable = resolve("methods", name)
+    if not (hasattr(trainable, "terms") and hasattr(trainable, "parameters")):
+        rule = "derive a class from trainables.MethodTrainable"
+        raise BrokenPlugin(f"{name} is not a training method but {trainable!r}; {rule}")
+    return trainable

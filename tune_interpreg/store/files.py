@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and that show whether they are still what was written.
+"""Files that are complete or absent, with checksums that show later changes, and errors of the disk.
 
-JSON is sealed: its key ``sha256`` is the checksum of the canonical dump of the rest. Those of other files stand in
-the record of the item that made them.
+JSON files contain their checksum under the key ``sha256``: the SHA-256 of the canonical dump of all other keys. Text
+files contain it in a comment on the last line. Checksums of all other files stand in the record of their item.
 """
 
 from __future__ import annotations
@@ -21,129 +21,7 @@ from typing import Any
 CHECKSUM = "sha256"
 _LAST_LINE = f"# {CHECKSUM}: "
 
-
-class StoreError(ValueError):
-    """A store that cannot be used; the message names the folder, what is wrong and what to do."""
-
-
-class Refused(StoreError):
-    """The store takes nothing more from this run, whatever it tries: the run ends, and what is begun stays begun."""
-
-
-class Damaged(StoreError):
-    """A file that is not what was written there; ``reason`` says in what way."""
-
-    def __init__(self, path: Path, reason: str):
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}; `run` makes it anew"
-
-
-# --------------------------------------------------------------------- writing
-@contextmanager
-def replace_atomically(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place, whole and on disk, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
-    try:
-        temporary.touch(exist_ok=False)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def preallocate(file: Path) -> None:
-    """Give a file that is about to be mapped all of its blocks: where the disk is full, a write to a hole kills."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-
-
-# ----------------------------------------------------------------------- seals
-def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
-    """``content`` with its checksum; as JSON has it, so that what is read back has the same."""
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    return {**plain, CHECKSUM: _checksum(plain)}
-
-
-def read_checked(path: Path) -> dict[str, Any]:
-    """The content of a sealed file; raises ``Damaged`` where it is not what was sealed, or where there is none."""
-    try:
-        content = json.loads(_text(path))
-        seal = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
-        right = seal is not None and seal == _checksum(content)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(path, f"is damaged: it is no JSON ({error})") from None
-    if not right:
-        raise Damaged(path, "is damaged: it has " + ("another checksum than its own" if seal else "no checksum"))
-    return dict(content)
-
-
-def text_with_checksum(text: str) -> str:
-    """``text`` with its checksum in a comment of its last line, as YAML has them."""
-    return f"{text}{_LAST_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n"
-
-
-def read_checked_text(path: Path) -> str:
-    """The text of a file that ``text_with_checksum`` made; raises ``Damaged`` where it is another."""
-    whole = _text(path)
-    text, found, _ = whole.rpartition(_LAST_LINE)
-    if not found or whole != text_with_checksum(text):
-        reason = "another checksum than its own" if found else "no checksum"
-        raise Damaged(path, f"is damaged: it has {reason}")
-    return text
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise Damaged(path, "is missing") from None
-    except UnicodeDecodeError:
-        raise Damaged(path, "is damaged: it is no text") from None
-    except OSError as error:
-        if as_refused(error, path.parent):
-            raise
-        raise Damaged(path, f"is damaged: it cannot be read ({error.strerror})") from None
-
-
-def _checksum(content: Any) -> str:
-    return hashlib.sha256(
-        json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
-
-
-# ----------------------------------------------------------------- other files
-def file_checksum(path: Path) -> str:
-    """The checksum of a file; it is read again only where its time or size changed."""
-    known = path.stat()
-    return _sha256(path, known.st_mtime_ns, known.st_size)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(path: Path, mtime_ns: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_checksum(path: Path, expected: str) -> None:
-    """Raise ``Damaged`` where a file is missing, or has another checksum than ``expected``."""
-    try:
-        found = file_checksum(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise Damaged(path, "is missing") from None
-    if found != expected:
-        raise Damaged(path, "is damaged: it has another checksum than when it was made")
-
-
-# ----------------------------------------------------- what a disk refuses
-#: No later try succeeds by itself. The first three are met by writing alone, so wherever they are met they count.
+#: Errors that no retry fixes → remedy. Only writing raises the errors in ``_WRITING``, so they count in any folder.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _REMEDIES = {
     errno.ENOSPC: "make room",
@@ -154,24 +32,151 @@ _REMEDIES = {
 }
 
 
-def as_refused(error: BaseException, folder: Path) -> Refused | None:
-    """What ends a run of the store in ``folder``, or None where the error is of another kind.
+class StoreError(ValueError):
+    """A store that cannot be used. The message names the folder, the reason and the remedy."""
 
-    Errors of other libraries (safetensors, Ray) are known by the system's number in their text.
+
+class Refused(StoreError):
+    """The store accepts no more writes of this run. The run ends; items in progress stay in progress."""
+
+
+class Damaged(StoreError):
+    """A file that is missing or differs from what was written."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}; run again: the next start sets it aside and makes it again"
+
+
+# --------------------------------------------------------------------- writing
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary file next to ``path``. It replaces ``path``, synced to disk, if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}.part")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def preallocate(path: Path) -> None:
+    """Allocate all blocks of a file before it is mapped. On a full disk, writing into a hole kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+# ------------------------------------------------------------------- checksums
+def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """Return ``content`` as JSON reads it back, with its checksum."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return {**plain, CHECKSUM: _checksum(plain)}
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file with a checksum.
+
+    Raises:
+        Damaged: the file is missing, or its checksum is missing or wrong.
+    """
+    try:
+        content = json.loads(_read_text(path))
+        checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+        intact = checksum is not None and checksum == _checksum(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"is damaged: it is not JSON ({error})") from None
+    if not intact:
+        raise Damaged(path, f"is damaged: its checksum is {'wrong' if checksum else 'missing'}")
+    return dict(content)
+
+
+def text_with_checksum(text: str) -> str:
+    """Return ``text`` with its checksum in a YAML comment on the last line."""
+    return f"{text}{_LAST_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def read_checked_text(path: Path) -> str:
+    """Return the text of a file that ``text_with_checksum`` made.
+
+    Raises:
+        Damaged: the file is missing, or its checksum is missing or wrong.
+    """
+    content = _read_text(path)
+    text, marker, _ = content.rpartition(_LAST_LINE)
+    if content != text_with_checksum(text):
+        raise Damaged(path, f"is damaged: its checksum is {'wrong' if marker else 'missing'}")
+    return text
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise Damaged(path, "is missing") from None
+    except UnicodeDecodeError:
+        raise Damaged(path, "is damaged: it is not text") from None
+    except OSError as error:
+        if as_refused(error, path.parent):
+            raise
+        raise Damaged(path, f"is damaged: it cannot be read ({error.strerror})") from None
+
+
+def _checksum(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file. It is computed again only if the file's time or size changed."""
+    status = path.stat()
+    return _file_checksum(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _file_checksum(path: Path, mtime_ns: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_checksum(path: Path, expected: str) -> None:
+    """Raise ``Damaged`` if a file is missing or does not have the checksum ``expected``."""
+    try:
+        checksum = file_checksum(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise Damaged(path, "is missing") from None
+    if checksum != expected:
+        raise Damaged(path, "is damaged: it changed after it was written")
+
+
+# ---------------------------------------------------------- errors of the disk
+def as_refused(error: BaseException, folder: Path) -> Refused | None:
+    """Return the ``Refused`` that ends a run of the store in ``folder``, or None for an error of another kind.
+
+    Other libraries (safetensors, Ray) report the system's error number only in their message.
     """
     if isinstance(error, Refused):
         return error
     number = error.errno if isinstance(error, OSError) else _number_in(str(error))
-    place = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
-    within = place.is_relative_to(folder)
-    if number not in _REMEDIES or not (within or number in _WRITING):
+    path = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
+    is_inside = path.is_relative_to(folder)
+    if number not in _REMEDIES or not (is_inside or number in _WRITING):
         return None
-    return Refused(f"{folder if within else place}: {os.strerror(number).lower()}: {_remedy(number)}")
+    remedy = f"{_REMEDIES[number]}, then run the same command again"
+    return Refused(f"{folder if is_inside else path}: {os.strerror(number).lower()}: {remedy}")
 
 
 @contextmanager
 def raise_refused(folder: Path) -> Iterator[None]:
-    """While the block works on the store in ``folder``: what its disk refuses is raised as ``Refused``."""
+    """In this block, raise disk errors of the store in ``folder`` as ``Refused``."""
     try:
         yield
     except Exception as error:
@@ -180,11 +185,7 @@ def raise_refused(folder: Path) -> Iterator[None]:
         raise
 
 
-def _remedy(number: int) -> str:
-    return f"{_REMEDIES[number]}, then run the same command again"
-
-
 def _number_in(text: str) -> int | None:
-    found = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", text)
-    number = int(found[1] or found[2]) if found else None
+    match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", text)
+    number = int(match[1] or match[2]) if match else None
     return number if number in _WRITING else None

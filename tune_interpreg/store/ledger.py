@@ -1,4 +1,4 @@
-"""The record of an item: what ran, with which versions, and what came out. A record is plain JSON."""
+"""The record of an item: what ran, with which versions, and the result. A record is plain JSON."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RecordState = Literal["done", "failed", "diverged", "pruned"]
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Of all that can change a number."""
-    packages = {name: version(name) for name in ("tune-interpreg", "torch", "numpy", "ray", "optuna", "scikit-learn")}
-    return {"python": platform.python_version(), **packages}
+    """Return the versions of everything that can change a number."""
+    packages = ("tune-interpreg", "torch", "numpy", "ray", "optuna", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def make_record(
@@ -38,10 +38,15 @@ def make_record(
     device: str = "",
     host: str = "",
 ) -> Record:
-    """The record of ``item``; ``metrics`` by seed, of which only finite ones are kept.
+    """Return the record of a finished ``item``.
 
-    files: those that the item made, as ``Store.checksums`` gives them. seconds: what its workers took in all; spent: on
-    what, as far as they tell. host: the machine that did it.
+    Args:
+        metrics: seed → metric → value. Values that are not finite are left out.
+        counts: number of images per judgment.
+        files: the files that the item made, as ``Store.checksums`` returns them.
+        seconds: total time of the item's workers.
+        spent: this time by kind of work, as far as the workers measure it.
+        host: the machine that ran the item.
     """
     content: dict[str, Any] = item.model_dump(mode="json")
     content["recipe"]["data"].pop("root")
@@ -51,13 +56,13 @@ def make_record(
         "recipe_key": item.recipe.key,
         **content,
         "state": state,
-        "metrics": {str(seed): _finite(one) for seed, one in (metrics or {}).items()},
+        "metrics": {str(seed): _finite(values) for seed, values in (metrics or {}).items()},
         "counts": dict(counts or {}),
         "files": dict(files or {}),
         "error": error,
         "epochs": epochs,
         "seconds": round(seconds, 3),
-        "spent": {what: round(one, 3) for what, one in (spent or {}).items()},
+        "spent": {kind: round(duration, 3) for kind, duration in (spent or {}).items()},
         "device": device,
         "host": host,
         "versions": package_versions(),
@@ -66,17 +71,16 @@ def make_record(
 
 
 def lost_seeds(record: Record) -> set[int]:
-    """Of a finished repeat of several seeds those that diverged: all without metrics; ``error`` says how."""
+    """Return the diverged seeds of a finished repeat of several seeds: they have no metrics; ``error`` says why."""
     if (record["role"], record["state"]) != ("repeat", "done"):
         return set()
     return {seed for seed in record["seeds"] if str(seed) not in record["metrics"]}
 
 
 def mean_metric(record: Record, metric: str) -> float | None:
-    """The mean of ``metric`` over the record's seeds, or None where a seed lacks it."""
-    values = [one.get(metric) for one in record["metrics"].values()]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    """Return the mean of ``metric`` over the record's seeds, or None if a seed lacks it."""
+    values = [metrics[metric] for metrics in record["metrics"].values() if metrics.get(metric) is not None]
+    return sum(values) / len(values) if values and len(values) == len(record["metrics"]) else None
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

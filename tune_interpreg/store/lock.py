@@ -1,4 +1,4 @@
-"""One driver a store: a second one is refused, and told who the first is."""
+"""One driver per store. A second driver is refused, with a message that names the first."""
 
 from __future__ import annotations
 
@@ -14,75 +14,80 @@ from datetime import UTC, datetime
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 
-#: What is locked: a file, for network folders tell other hosts of no lock on a folder. It stays, whoever holds it.
-LOCK = "driver.lock"
-
 
 @contextmanager
 def hold(store: Store) -> Iterator[None]:
-    """Hold the store as its only driver; the system frees it when this process ends, however it ends.
+    """Lock the store in this block. The system releases the lock when the process ends, for any reason.
 
-    On a file system without locks (some network folders) nothing is held.
+    The lock is on a file, because network folders do not show other hosts a lock on a folder. File systems without
+    locks are not locked.
 
-    Raises ``StoreError`` with process, host and start of the driver that holds it, or where it cannot be made.
+    Raises:
+        StoreError: another driver holds the lock (the message names its process, host and start), or the file cannot
+            be made.
     """
-    file = _opened(store)
+    file = _open_lock_file(store)
     try:
-        _take(store, file)
+        _acquire(store, file)
         try:
             yield
         finally:
             if store.is_unused():
-                (store.path / LOCK).unlink(missing_ok=True)
+                store.lock_file.unlink(missing_ok=True)
     finally:
         os.close(file)
 
 
 def sign(store: Store) -> None:
-    """Leave in a held store who this is, for those that come while it is held.
+    """Write the signature of this driver into a locked store.
 
-    From now on ``store``, and whatever is made with its ``driver``, writes only until another driver signs: the workers
-    of a driver that was killed may live on for a moment.
+    Until another driver signs, ``store`` and all stores made with its ``driver`` may write. Workers of a killed driver
+    may live on for a moment; the new signature stops their writes.
     """
-    since, own = datetime.now(UTC).isoformat(timespec="seconds"), uuid.uuid4().hex
-    signature = {"id": own, "pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    signature = {
+        "id": uuid.uuid4().hex,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     store.driver = None
     store.write_json(store.driver_file, signature)
-    store.driver = own
+    store.driver = str(signature["id"])
 
 
 def is_driver_alive(store: Store) -> bool | None:
-    """Whether the driver that signed the store last still runs; None where another machine would have to be asked.
+    """Return whether the last driver still runs, or None if it ran on another machine.
 
-    The store is left alone while it does: only where its process is gone, and another has its number by now, the lock
-    is taken for a moment to tell the two apart.
+    If its process exists, the lock decides whether this is still the driver: the system may have given the process
+    number to another program.
     """
-    known = store.read_driver()
-    if known.get("host") != socket.gethostname() or not isinstance(pid := known.get("pid"), int):
-        return None if known else False
+    signature = store.read_driver()
+    pid = signature.get("pid")
+    if signature.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return None if signature else False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # a process of another user
     try:
-        file = os.open(store.path / LOCK, os.O_RDONLY)
+        file = os.open(store.lock_file, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held, or without locks, where the process is all that is known
+    except OSError:  # locked, or a file system without locks
         return True
     finally:
         os.close(file)
     return False
 
 
-def _opened(store: Store) -> int:
+def _open_lock_file(store: Store) -> int:
     try:
         store.path.mkdir(parents=True, exist_ok=True)
-        return os.open(store.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(store.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         if store.path.is_dir():
             store.check_access()
@@ -90,20 +95,20 @@ def _opened(store: Store) -> int:
         raise StoreError(message) from None
 
 
-def _take(store: Store, file: int) -> None:
+def _acquire(store: Store, file: int) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(file).st_nlink:
-            raise OSError("whoever held it has just removed it, and another may hold its successor")
+            raise OSError("the last holder has just removed the file, and another process may lock its successor")
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             return
         remedy = "wait for that run, stop it, or name another folder with --store"
-        raise StoreError(f"{store.path}: is in use by {_holder(store)}; {remedy}") from None
+        raise StoreError(f"{store.path}: is in use by {_describe_holder(store)}; {remedy}") from None
 
 
-def _holder(store: Store) -> str:
-    known = store.read_driver()
-    if not known.keys() >= {"pid", "host", "since"}:
+def _describe_holder(store: Store) -> str:
+    signature = store.read_driver()
+    if not signature.keys() >= {"pid", "host", "since"}:
         return "another process, which is about to start"
-    return f"process {known['pid']} on {known['host']} since {known['since']}"
+    return f"process {signature['pid']} on {signature['host']} since {signature['since']}"

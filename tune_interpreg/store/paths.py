@@ -1,4 +1,22 @@
-"""Every path of a store; the docstring of ``store`` shows them all."""
+"""Every path of a store.
+
+<store>/study.yaml                         the study with all defaults
+<store>/driver.json                        the process that runs the study, or ran it last
+<store>/driver.lock                        locked by this process
+<store>/run.log                            log of all runs
+<store>/ledger/<arm>/<key>.json            one record per finished item
+<store>/ledger/<arm>/<key>-<number>.json   record of a later trial with the same parameters
+<store>/choices/<arm>.json                 the choice of the arm's search
+<store>/models/<key>/seed-<s>.safetensors
+<store>/targets/<key>.npy                  raw maps of all training images
+<store>/targets/<key>.preview.safetensors  a few validation images with labels, maps and simple gradients
+<store>/checkpoints/<key>/                 for items in progress: item.json, place.json and the last epoch
+<store>/optuna.journal                     a view of the searches, for optuna-dashboard
+<store>/tensorboard/<arm>/<label>/
+<store>/report/
+<store>/damaged/                           damaged files under their paths in the store; nothing reads them
+<store>/.tune/                             Tune's own files during a run; nothing reads them later
+"""
 
 from __future__ import annotations
 
@@ -11,41 +29,20 @@ FOLDERS = ("ledger", "choices", "models", "targets", "checkpoints", "tensorboard
 
 
 class Layout:
-    """Where each thing of a store lies."""
+    """The paths of a store."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
+        self.study_file = self.path / "study.yaml"
+        self.driver_file = self.path / "driver.json"
+        self.lock_file = self.path / "driver.lock"
+        self.log_file = self.path / "run.log"
+        self.journal = self.path / "optuna.journal"
+        self.tune_dir = self.path / ".tune"
+        self.report_dir = self.path / "report"
+        self.tensorboard_dir = self.path / "tensorboard"
 
-    @property
-    def study_file(self) -> Path:
-        return self.path / "study.yaml"
-
-    @property
-    def driver_file(self) -> Path:
-        """Who runs the study, or ran it last."""
-        return self.path / "driver.json"
-
-    @property
-    def journal(self) -> Path:
-        return self.path / "optuna.journal"
-
-    @property
-    def tune_dir(self) -> Path:
-        """What Tune keeps for itself during one run; nothing reads it later."""
-        return self.path / ".tune"
-
-    @property
-    def report_dir(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def tensorboard_dir(self) -> Path:
-        return self.path / "tensorboard"
-
-    def trial_log(self, item: Item) -> Path:
-        """The folder of an item's TensorBoard events."""
-        return self.tensorboard_dir / item.arm / item.label
-
+    # ------------------------------------------------------------------- files
     def record_file(self, arm: str, key: str) -> Path:
         return self.path / "ledger" / arm / f"{key}.json"
 
@@ -56,29 +53,49 @@ class Layout:
         return self.path / "models" / key / f"seed-{seed}.safetensors"
 
     def maps_file(self, key: str) -> Path:
-        """Raw maps of all training images, N·C·H·W."""
+        """Return the file of the raw maps of all training images, N·C·H·W."""
         return self.path / "targets" / f"{key}.npy"
 
     def preview_file(self, key: str) -> Path:
-        """The few validation images that TensorBoard and figures show, and the teacher's maps of them.
+        """Return the file of a few validation images for TensorBoard and figures, with the teacher's maps of them.
 
         images_NCHW: float32, pixels in [0, 1]. labels_N: int64. smoothgrad_NCHW: raw maps, float32.
         gradient_NCHW: the teacher's simple gradient, signed, float32.
         """
         return self.path / "targets" / f"{key}.preview.safetensors"
 
-    def inputs(self, role: Role, of: Maps | CheckedModel | None) -> tuple[Path, ...]:
-        """The files of other items that an item reads: a teacher's model to make maps, the maps, or checked models."""
-        if isinstance(of, CheckedModel):
-            return tuple(self.model_file(key, of.seed) for key in of.models)
-        if (maps := of) is None:
-            return ()
-        teacher = self.model_file(maps.teacher, maps.teacher_seed)
-        return (teacher,) if role == "targets" else (self.maps_file(maps.key), self.preview_file(maps.key))
+    def trial_log(self, item: Item) -> Path:
+        """Return the folder of an item's TensorBoard events."""
+        return self.tensorboard_dir / item.arm / item.label
 
     def checkpoint_dir(self, key: str) -> Path:
         return self.path / "checkpoints" / key
 
+    def note_file(self, key: str) -> Path:
+        """Return the file that describes an item in progress."""
+        return self.checkpoint_dir(key) / "item.json"
+
     def worker_file(self, key: str) -> Path:
-        """Where an item under way is worked on (see ``workers``)."""
+        """Return the file that names the worker of an item in progress (see ``workers``)."""
         return self.checkpoint_dir(key) / "place.json"
+
+    # ------------------------------------------------------------------ listings
+    def record_files(self) -> list[Path]:
+        return sorted((self.path / "ledger").glob("*/*.json"))
+
+    def note_files(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("*/item.json"))
+
+    def checkpoint_keys(self) -> set[str]:
+        """Return the keys of all items with a checkpoint folder, complete or not."""
+        return {folder.name for folder in (self.path / "checkpoints").glob("*/")}
+
+    def input_files(self, role: Role, source: Maps | CheckedModel | None) -> tuple[Path, ...]:
+        """Return the files of other items that an item reads: a teacher's model, maps, or the models to check."""
+        if source is None:
+            return ()
+        if isinstance(source, CheckedModel):
+            return tuple(self.model_file(key, source.seed) for key in source.models)
+        if role == "targets":
+            return (self.model_file(source.teacher, source.teacher_seed),)
+        return (self.maps_file(source.key), self.preview_file(source.key))

@@ -1,4 +1,4 @@
-"""Where the items under way are: each worker notes it beside the item's checkpoint, for whoever asks how far all is."""
+"""The worker of each item in progress. A worker records itself next to the item's checkpoint; ``status`` reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tune_interpreg.store.store import Store
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """The process that works on an item. driver: the signature of the run that started it."""
+    """The process that works on an item. driver: signature of the run that started it."""
 
     host: str
     pid: int
@@ -21,20 +21,19 @@ class WorkerProcess:
 
 
 def record_worker(store: Store, key: str) -> None:
-    """Note that this process works on the item ``key``.
+    """Record that this process works on the item ``key``.
 
-    Nothing rests on it: it is neither sealed nor waited for until it is on the disk, and a folder that is gone, since
-    another run has settled the item, stays gone.
+    Informational only: no checksum, no fsync. A missing folder stays missing, because another run finished the item.
     """
-    file, own = store.worker_file(key), WorkerProcess(socket.gethostname(), os.getpid(), store.driver)
-    temporary = file.with_name(f".{file.name}-{own.host}-{own.pid}.part")
+    file, worker = store.worker_file(key), WorkerProcess(socket.gethostname(), os.getpid(), store.driver)
+    temporary = file.with_name(f".{file.name}-{worker.host}-{worker.pid}.part")
     with suppress(OSError):
-        temporary.write_text(json.dumps(vars(own)), encoding="utf-8")
+        temporary.write_text(json.dumps(vars(worker)), encoding="utf-8")
         os.replace(temporary, file)
 
 
 def read_worker(store: Store, key: str) -> WorkerProcess | None:
-    """Where the item ``key`` is worked on; None before a worker has begun, or where that cannot be read."""
+    """Return the worker of the item ``key``; None before a worker starts, or if the file cannot be read."""
     try:
         return WorkerProcess(**json.loads(store.worker_file(key).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):

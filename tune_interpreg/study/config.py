@@ -1,7 +1,6 @@
-"""What a study is: frozen, checked on construction, written beside every result.
+"""The sections of a study file: frozen and checked on construction.
 
-The classes are the keys of a study file, top to bottom; ``study_file`` reads YAML into them and reports
-every problem with its line.
+``file.read`` reads YAML into these classes and reports every problem with its line.
 """
 
 from __future__ import annotations
@@ -24,241 +23,266 @@ from tune_interpreg.study.fields import (
 )
 from tune_interpreg.study.space import Search
 
-#: Seeds name files.
+#: Seeds are part of file names.
 Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
+
+#: Number format of a network's multiplications: bfloat16 has 8 bits of mantissa, float32 has 24.
+Precision = Literal["float32", "bfloat16"]
+
+Permutation = Literal["fixed", "redrawn"]
 
 
 class Named(Frozen):
-    """A section that names something registered; the bare name stands for it, and further keys are its options."""
+    """A section that selects a registered name. The name alone is enough; additional keys are its options."""
 
     name: str
     options: dict[str, OptionValue] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_options(cls, given: Any) -> Any:
-        return gather_extra_keys({"name": given} if isinstance(given, str) else given, cls.model_fields, "options")
+    def _gather_options(cls, section: Any) -> Any:
+        section = {"name": section} if isinstance(section, str) else section
+        return gather_extra_keys(section, cls.model_fields, "options")
 
 
 class Data(Named):
-    """Which images, and how many of them. Further keys are the data set's own options.
+    """The data set and the number of images. A name alone is enough; additional keys are the data set's options."""
 
-    name: a registered data set. train_limit: training images kept, a stratified subset (null: all).
-    validation: images held out of the training data (null: the data set's default).
-    test_limit: test images used in the final evaluation, a stratified subset (null: all).
-    root: folder of the files; it does not determine a result, so it is no part of a key.
-    """
-
-    name: str = "digits"
-    train_limit: Integer | None = Field(None, ge=1)
-    validation: Integer | None = Field(None, ge=1)
-    test_limit: Integer | None = Field(None, ge=1)
-    root: str | None = None
+    name: str = Field("digits", description="Name of a registered data set.")
+    train_limit: Integer | None = Field(
+        None, ge=1, description="Number of training images, a stratified subset. null: all."
+    )
+    validation: Integer | None = Field(
+        None,
+        ge=1,
+        description="Number of images held out of the training data for validation. null: the data set's default.",
+    )
+    test_limit: Integer | None = Field(
+        None, ge=1, description="Number of test images in the final evaluation, a stratified subset. null: all."
+    )
+    root: str | None = Field(
+        None,
+        description="Folder of the data set's files; --data-root overrides it. It does not influence results, so"
+        " another folder with the same files finds earlier results. null: the data set's default.",
+    )
 
 
 class Model(Named):
-    """Which network: a registered one. Further keys are its own options, such as cifar_cnn's ``fc_relu``."""
+    """The network. A name alone is enough; additional keys are the model's options, such as cifar_cnn's fc_relu."""
 
-    name: str = "digits_cnn"
+    name: str = Field("digits_cnn", description="Name of a registered model.")
 
 
 class Augment(Frozen):
-    """Random changes of each training image and, jointly, of its target map; drawn anew whenever a batch is drawn.
+    """Random changes of each training image and, jointly, of its target map, drawn again for every batch."""
 
-    flip: left to right, with probability one half. crop: each side is padded by so many zeros, and a window of the
-    image's own size cut out at random.
-    """
-
-    flip: Boolean = False
-    crop: Integer = Field(0, ge=0)
+    flip: Boolean = Field(False, description="Flip left to right with probability 1/2.")
+    crop: Integer = Field(
+        0, ge=0, description="Pad each side with this number of zeros, then crop a random window of the original size."
+    )
 
 
 class Training(Frozen):
-    """SGD with momentum (Sections 4.1, 4.2).
+    """Training by SGD with momentum (Sections 4.1 and 4.2 of the paper)."""
 
-    schedule: ``step`` multiplies the rate by ``lr_decay`` each ``decay_every`` epochs; ``cosine`` lowers it from ``lr``
-    towards 0 along half a cosine over all epochs, once an epoch. augment: null trains on the images as they are.
-    matmul: how a GPU multiplies while it trains: in ``float32``, or faster in ``tf32``, with 10 bits of mantissa.
-    """
-
-    epochs: Integer = Field(30, ge=1)
-    batch_size: Integer = Field(64, ge=1)
-    lr: Number = Field(0.01, gt=0)
-    momentum: Number = Field(0.9, ge=0, lt=1)
-    lr_decay: Number = Field(0.1, gt=0, le=1)
-    decay_every: Integer = Field(10, ge=1)
-    schedule: Literal["step", "cosine"] = "step"
-    augment: Augment | None = None
-    matmul: Literal["float32", "tf32"] = "float32"
+    epochs: Integer = Field(30, ge=1, description="Passes through the training data.")
+    batch_size: Integer = Field(64, ge=1, description="Images per step.")
+    lr: Number = Field(0.01, gt=0, description="Initial learning rate.")
+    momentum: Number = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    lr_decay: Number = Field(0.1, gt=0, le=1, description="Factor of the learning rate at each decay of schedule step.")
+    decay_every: Integer = Field(10, ge=1, description="Epochs between two decays of schedule step.")
+    schedule: Literal["step", "cosine"] = Field(
+        "step",
+        description="Learning rate per epoch. step: lr · lr_decay^⌊epoch/decay_every⌋. cosine: from lr towards 0 along"
+        " half a cosine over all epochs.",
+    )
+    augment: Augment | None = Field(None, description="Random changes of the training images. null: none.")
+    matmul: Literal["float32", "tf32"] = Field(
+        "float32",
+        description="Format of matrix products in training on a GPU. tf32 is faster and has 10 bits of mantissa.",
+    )
 
     def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
+        """Return the learning rate of an epoch, counted from 0."""
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.lr * self.lr_decay ** (epoch // self.decay_every)
 
 
-#: In what a network multiplies where its results may be rounded: bfloat16 keeps 8 bits of float32's mantissa of 24.
-Precision = Literal["float32", "bfloat16"]
-
-
 class Attack(Frozen):
-    """Projected gradient descent (Eq. 5, 6). ``eps`` and ``step_size`` are radii in ``norm``, pixels in [0, 1].
+    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation."""
 
-    step_size: null stands for 2.5·eps/steps. direction: a step follows the gradient over its ``l2`` norm, or its
-    ``sign`` (null: l2 under l2, sign under linf). start: ``sphere`` projects uniform pixels to the ball, so that most
-    starts lie at its surface; ``ball`` draws uniformly from within it. precision: in what the network multiplies while
-    training attacks it: ``bfloat16`` is less exact, and 1.4 to 1.8 times as fast on a CPU that multiplies it fast (AMD
-    EPYC), but slower on one that does not (Intel Xeon without AMX); models are judged in ``float32`` whatever it is.
-    """
-
-    norm: Literal["l2", "linf"] = "l2"
-    eps: Number = Field(1.5, gt=0)
-    steps: Integer = Field(40, ge=1)
-    step_size: Number | None = Field(None, gt=0)
-    direction: Literal["l2", "sign"] | None = None
-    start: Literal["sphere", "ball"] = "sphere"
-    precision: Precision = "float32"
+    norm: Literal["l2", "linf"] = Field("l2", description="Norm of the ball of allowed perturbations.")
+    eps: Number = Field(1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1].")
+    steps: Integer = Field(40, ge=1, description="Number of steps.")
+    step_size: Number | None = Field(None, gt=0, description="Length of a step, in norm. null: 2.5 · eps / steps.")
+    direction: Literal["l2", "sign"] | None = Field(
+        None,
+        description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for norm l2, sign for"
+        " norm linf.",
+    )
+    start: Literal["sphere", "ball"] = Field(
+        "sphere",
+        description="Starting point. sphere: uniform random pixels, projected to the ball; most starts lie on its"
+        " surface. ball: uniform in the ball.",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Format of the network's multiplications while training attacks it. bfloat16 is less exact. It is"
+        " 1.4 to 1.8 times as fast on CPUs that multiply it fast (AMD EPYC), and slower on others (Intel Xeon without"
+        " AMX). Models are always judged in float32.",
+    )
 
     @property
     def step_length(self) -> float:
-        """The length of one step, in pixels."""
+        """Length of a step, for pixels in [0, 1]."""
         return self.step_size if self.step_size is not None else 2.5 * self.eps / self.steps
 
 
 class Evaluation(Frozen):
-    """How models are judged.
+    """The measures of trained models."""
 
-    steps, step_size: the attack of the evaluation, else as in training's ``attack`` (norm and eps always are).
-    restarts: starts of the attack; a sample counts as broken if one of them breaks it. autoattack: test images that
-    the AutoAttack ensemble attacks as well (null: none; needs the extra ``autoattack``).
-    batch_size: images per batch. adversarial_every: epochs between adversarial validations within a training
-    (0: only after the last). gradient_samples: training images whose gradient norms are averaged for Table 3
-    (null: all).
-    """
-
-    steps: Integer | None = Field(None, ge=1)
-    step_size: Number | None = Field(None, gt=0)
-    restarts: Integer = Field(1, ge=1)
-    autoattack: Integer | None = Field(None, ge=1)
-    batch_size: Integer = Field(500, ge=1)
-    adversarial_every: Integer = Field(0, ge=0)
-    gradient_samples: Integer | None = Field(None, ge=1)
+    steps: Integer | None = Field(None, ge=1, description="Steps of the evaluation's attack. null: as in attack.")
+    step_size: Number | None = Field(
+        None,
+        gt=0,
+        description="Length of a step of the evaluation's attack. null: attack.step_size if steps is the same there,"
+        " otherwise 2.5 · eps / steps.",
+    )
+    restarts: Integer = Field(
+        1, ge=1, description="Random starts of the attack. An image counts as broken if one of them breaks it."
+    )
+    autoattack: Integer | None = Field(
+        None,
+        ge=1,
+        description="Number of test images that the AutoAttack ensemble attacks as well. Needs the extra autoattack."
+        " null: none.",
+    )
+    batch_size: Integer = Field(500, ge=1, description="Images per batch.")
+    adversarial_every: Integer = Field(
+        0, ge=0, description="Epochs between two adversarial validations in a training. 0: only after the last epoch."
+    )
+    gradient_samples: Integer | None = Field(
+        None, ge=1, description="Number of training images in the mean gradient norms of Table 3. null: all."
+    )
 
 
 class Checks(Frozen):
-    """Whether each repeat's adversarial accuracy can be believed: eight checks of its model, nine with AutoAttack,
-    which change no metric.
+    """Tests of each repeat's adversarial accuracy: eight checks of its model, nine with AutoAttack."""
 
-    images: validation images that they rest on, a stratified subset (all, where there are fewer). autoattack: those of
-    them that the AutoAttack ensemble attacks as well (null: none; needs the extra ``autoattack``).
-    """
-
-    images: Integer = Field(100, ge=1)
-    autoattack: Integer | None = Field(None, ge=1)
-
-
-Permutation = Literal["fixed", "redrawn"]
-
-
-def _permutation(value: Any) -> Any:
-    return ("fixed" if value else None) if isinstance(value, bool) else value
+    images: Integer = Field(
+        100, ge=1, description="Number of validation images, a stratified subset; all if there are fewer."
+    )
+    autoattack: Integer | None = Field(
+        None,
+        ge=1,
+        description="Number of these images that the AutoAttack ensemble attacks as well. Needs the extra autoattack."
+        " null: none.",
+    )
 
 
 class Resources(Frozen):
-    """What one trial asks of the cluster. With a GPU, all seeds of a repeat train in one trial."""
+    """The resources of one trial. With a GPU, all seeds of a repeat train in one trial."""
 
-    cpus: Number = Field(1, gt=0)
-    gpus: Number = Field(0, ge=0)
+    cpus: Number = Field(1, gt=0, description="CPU cores.")
+    gpus: Number = Field(0, ge=0, description="GPUs: a part of one, such as 0.5, or a whole number.")
 
     @field_validator("gpus")
     @classmethod
-    def _shares_one_or_takes_whole(cls, gpus: float) -> float:
+    def _check_gpus(cls, gpus: float) -> float:
         if gpus > 1 and gpus % 1:
             raise ValueError(f"takes a part of one GPU or whole ones, got {format_value(gpus)}")
         return gpus
 
 
 class MapSettings(Frozen):
-    """What raw SmoothGrad maps are made of (Eq. 4), but for the teacher.
+    """The settings of raw SmoothGrad maps (Eq. 4), without the teacher."""
 
-    sigma: the noise's standard deviation, in pixels. samples: N. clamp: noisy images are clamped to [0, 1].
-    include_clean: the clean image is one more sample. sign: the mean is of |g| (``abs``) or of g (``signed``).
-    output: g is the gradient of the label's logit, or of its probability. precision: in what the teacher multiplies, as
-    in ``attack``; maps are float32 in either.
-    """
-
-    sigma: Number = Field(0.15, ge=0)
-    samples: Integer = Field(50, ge=1)
-    clamp: Boolean = False
-    include_clean: Boolean = False
-    sign: Literal["abs", "signed"] = "abs"
-    output: Literal["logits", "probabilities"] = "logits"
-    precision: Precision = "float32"
+    sigma: Number = Field(0.15, ge=0, description="Standard deviation σ of the noise, for pixels in [0, 1].")
+    samples: Integer = Field(50, ge=1, description="Number N of noisy images per image.")
+    clamp: Boolean = Field(False, description="Clamp noisy images to [0, 1].")
+    include_clean: Boolean = Field(False, description="Count the clean image as one more sample.")
+    sign: Literal["abs", "signed"] = Field("abs", description="Average |g| (abs) or g (signed).")
+    output: Literal["logits", "probabilities"] = Field(
+        "logits", description="g is the gradient of the label's logit, or of its probability."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Format of the teacher's multiplications, as in attack.precision. Maps are stored in float32.",
+    )
 
     @property
     def map_settings(self) -> MapSettings:
-        """These settings alone, of a class that adds to them."""
+        """Only these settings, without the fields of a derived class."""
         return MapSettings(**{name: getattr(self, name) for name in MapSettings.model_fields})
 
 
+def _permutation(value: Any) -> Any:
+    return ("fixed" if value else None) if isinstance(value, bool) else value
+
+
 class Targets(MapSettings):
-    """The maps that an arm trains towards, of another arm's model.
+    """The target maps of an arm: SmoothGrad maps of another arm's model."""
 
-    teachers: ``shared`` takes the teacher's first seed for all seeds of the arm, ``per_seed`` for each seed the
-    teacher's own. permute: each map's values randomly permuted within the map: ``fixed`` (or true) once from the
-    trial's seed, ``redrawn`` whenever a batch is drawn.
-    """
-
-    teacher: str = Field(description="the arm whose maps are the targets")
-    teachers: Literal["shared", "per_seed"] = "shared"
-    permute: Annotated[Permutation | None, BeforeValidator(_permutation)] = None
+    teacher: str = Field(description="The arm that trains the teacher.")
+    teachers: Literal["shared", "per_seed"] = Field(
+        "shared",
+        description="shared: all seeds of the arm use the teacher's first seed. per_seed: each seed uses the teacher's"
+        " model of the same seed.",
+    )
+    permute: Annotated[Permutation | None, BeforeValidator(_permutation)] = Field(
+        None,
+        description="Permute each map's values at random within the map. fixed (or true): once, from the trial's seed."
+        " redrawn: again for every batch. null (or false): never.",
+    )
 
 
 class Arm(Frozen):
-    """A row of the tables: who trains, against what, and what is searched. Further keys are the method's parameters."""
+    """A row of the tables: a method, its targets and its search. Additional keys are the method's parameters."""
 
-    method: str = Field(description="a training method, such as standard")
-    title: str | None = None
-    targets: Targets | None = None
-    search: Search | None = None
+    method: str = Field(description="A training method, such as standard. Methods are combined with +.")
+    title: str | None = Field(None, description="Name in tables and figures. null: the arm's name.")
+    targets: Targets | None = Field(None, description="Target maps, for methods that need them.")
+    search: Search | None = Field(None, description="Search for parameters before the repeats. null: none.")
     params: dict[str, Scalar] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_params(cls, given: Any) -> Any:
-        return gather_extra_keys(given, cls.model_fields, "params")
+    def _gather_params(cls, section: Any) -> Any:
+        return gather_extra_keys(section, cls.model_fields, "params")
 
     @field_validator("method")
     @classmethod
-    def _spaced(cls, method: str) -> str:
+    def _normalize_spaces(cls, method: str) -> str:
         return " + ".join(part.strip() for part in method.split("+"))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arms that must come first: the teacher, the one whose loss is matched, and the one at strength 0."""
+        """The arms that must finish first: the teacher, the arm to match, and the arm at strength 0."""
         teacher = self.targets.teacher if self.targets else None
         others = (self.search.match_loss_of, self.search.anchor) if self.search else ()
         return tuple(name for name in (teacher, *others) if name)
 
 
 class Study(Frozen):
-    """A whole study: one setting, and the arms that are compared under it."""
+    """A study: one setting, and the arms that are compared under it."""
 
-    name: str = "study"
-    data: Data = Data()
-    model: Model = Model()
-    training: Training = Training()
-    attack: Attack = Attack()
-    evaluation: Evaluation = Evaluation()
-    checks: Checks | None = Checks()
-    resources: Resources = Resources()
-    seeds: tuple[Seed, ...] = Field((0, 1, 2, 3, 4), min_length=1)
-    arms: dict[str, Arm] = Field(min_length=1)
+    name: str = Field("study", description="Name of the study and of its results' folder. Default: the file's name.")
+    data: Data = Field(Data(), description="The data set.")
+    model: Model = Field(Model(), description="The network.")
+    training: Training = Field(Training(), description="Settings of every training.")
+    attack: Attack = Field(Attack(), description="Attack of adversarial training and of the evaluation.")
+    evaluation: Evaluation = Field(Evaluation(), description="Measures of trained models.")
+    checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
+    resources: Resources = Field(Resources(), description="Resources of one trial.")
+    seeds: tuple[Seed, ...] = Field(
+        (0, 1, 2, 3, 4), min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
+    )
+    arms: dict[str, Arm] = Field(min_length=1, description="The arms by name; each is a row of the tables.")
 
     @field_validator("name")
     @classmethod
-    def _names_a_folder(cls, name: str) -> str:
+    def _check_folder_name(cls, name: str) -> str:
         if not name.strip(". ") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
             rule = "takes a name that a folder can have, printable, without slashes, at most 200 bytes"
             raise ValueError(f"{rule}, got {format_value(name)}")
@@ -266,27 +290,26 @@ class Study(Frozen):
 
     @field_validator("seeds")
     @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"each seed may stand once, got {list(seeds)}")
+            raise ValueError(f"takes each seed once, got {list(seeds)}")
         return seeds
 
     @property
     def evaluation_attack(self) -> Attack:
-        """The attack that models are judged by: training's norm and radius, the evaluation's steps, in float32."""
-        own = self.evaluation
-        steps = own.steps or self.attack.steps
-        same = steps == self.attack.steps
-        step_size = own.step_size or (self.attack.step_size if same else None)
+        """The attack of the evaluation: training's norm and radius, the evaluation's steps, in float32."""
+        steps = self.evaluation.steps or self.attack.steps
+        default = self.attack.step_size if steps == self.attack.steps else None
+        step_size = self.evaluation.step_size or default
         return self.attack.model_copy(update={"steps": steps, "step_size": step_size, "precision": "float32"})
 
     def arms_in_order(self) -> list[str]:
-        """The arms, each after those that it needs."""
+        """Return the names of the arms, each after the arms that it needs."""
         order = TopologicalSorter({name: arm.needs for name, arm in self.arms.items()}).static_order()
         return [name for name in order if name in self.arms]
 
     def setting(self) -> dict[str, Any]:
-        """What all trials share; a store holds trials of one setting only."""
+        """Return what all trials share. A store holds results of one setting only."""
         shared = self.model_dump(mode="json", exclude={"name", "checks", "resources", "seeds", "arms"})
         shared["data"].pop("root")
         return shared

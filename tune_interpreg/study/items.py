@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.recipe import Recipe, digest
 
@@ -11,40 +13,38 @@ Role = Literal["search", "repeat", "targets", "checks"]
 
 
 class Item(Frozen):
-    """One piece of work: train a recipe with some seeds, make a teacher's maps, or check a trained model.
-
-    role: ``search`` (judged on the validation split), ``repeat`` (on the test split too), ``targets`` or ``checks``.
-    number: which proposal of the arm's search this is, else 0.
-    adversarial: whether validation includes an attack.
-    """
+    """A piece of work: train a recipe with some seeds, make a teacher's maps, or check a trained model."""
 
     arm: str
-    role: Role
+    role: Role = Field(
+        description="``search``: train, judge on validation data. ``repeat``: train, judge on test data too."
+        " ``targets``: make maps. ``checks``: check a trained model."
+    )
     recipe: Recipe
     seeds: tuple[int, ...]
-    number: int = 0
-    adversarial: bool = True
+    number: int = Field(0, description="Number of the trial in the arm's search; 0 for other roles.")
+    adversarial: bool = Field(True, description="Attack the model in validation.")
 
     @property
     def key(self) -> str:
-        """Names the result: recipe, role and seeds."""
+        """Key of the result: a hash of recipe, role, seeds and the kind of validation."""
         return digest([self.recipe.key, self.role, self.seeds, self.adversarial])
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """What it settles of its arm's stage: the number of a search trial, else its seeds."""
+        """The parts of its arm's stage that the item finishes: the number of a search trial, or its seeds."""
         return (self.number,) if self.role == "search" else self.seeds
 
     @property
     def label(self) -> str:
-        """A short name for people, unique within the arm; safe in a path."""
+        """Short name, unique within the arm and safe in a path."""
         seeds = "-".join(map(str, self.seeds)) if len(self.seeds) < 9 else f"s-{len(self.seeds)}"
         middle = {"search": f"{self.number:03d}", "targets": "maps"}.get(self.role, f"seed{seeds}")
         return f"{self.role}-{middle}-{self.key[:6]}"
 
     @property
     def title(self) -> str:
-        """The item in words: arm, stage, and the parameters or seeds."""
+        """Name of the item for people: arm, stage, and parameters or seeds."""
         if self.role == "targets":
             return f"{self.arm}: target maps"
         if self.role != "search":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Study
@@ -15,34 +15,30 @@ from tune_interpreg.study.fields import Frozen, Scalar, format_value, is_number
 
 
 class Parameter(Frozen):
-    """A method's hyperparameter: its default (None: must be given or searched), its bounds or choices, its meaning.
+    """A hyperparameter of a training method."""
 
-    integer: it counts something, and takes whole numbers only.
-    """
-
-    help: str
-    default: Scalar | None = None
-    low: float = -math.inf
-    high: float = math.inf
-    integer: bool = False
-    choices: tuple[str, ...] = ()
+    help: str = Field(description="Meaning, for drafts, tables of options and error messages.")
+    default: Scalar | None = Field(None, description="Default. None: an arm must set or search the parameter.")
+    low: float = Field(-math.inf, description="Smallest value.")
+    high: float = Field(math.inf, description="Largest value.")
+    integer: bool = Field(False, description="Take whole numbers only.")
+    choices: tuple[str, ...] = Field((), description="The allowed texts, for a parameter that is no number.")
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
     def find_problem(self, value: Any) -> str | None:
-        """Why ``value`` is refused, or None."""
+        """Return why ``value`` is refused, or None."""
         if self.choices:
-            return (
-                None if value in self.choices else f"takes one of {', '.join(self.choices)}, got {format_value(value)}"
-            )
-        if not is_number(value):
-            return f"takes a number, got {format_value(value)}"
-        fits = abs(value) <= sys.float_info.max and self.low <= value <= self.high
-        if not fits or (self.integer and not isinstance(value, int)):
-            return f"takes {self._range()}, got {format_value(value)}"
-        return None
+            allowed = value in self.choices
+        else:
+            allowed = is_number(value) and abs(value) <= sys.float_info.max and self.low <= value <= self.high
+            allowed = allowed and (isinstance(value, int) or not self.integer)
+        return None if allowed else f"takes {self.allowed_values()}, got {format_value(value)}"
 
-    def _range(self) -> str:
+    def allowed_values(self) -> str:
+        """Return the allowed values in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         lowest = f" of at least {self.low:g}" if math.isfinite(self.low) else ""
         highest = f" of at most {self.high:g}" if math.isfinite(self.high) else ""
         kind = "whole" if self.integer else "finite"
@@ -50,7 +46,7 @@ class Parameter(Frozen):
 
 
 def with_defaults(parameters: Mapping[str, Parameter], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return ``values`` and the default of each of a method's ``parameters`` that has one and is not in ``values``."""
+    """Return ``values``, and the default of every other one of a method's ``parameters`` that has a default."""
     defaults = {name: parameter.default for name, parameter in parameters.items() if parameter.default is not None}
     return defaults | dict(values)
 
@@ -58,14 +54,13 @@ def with_defaults(parameters: Mapping[str, Parameter], values: Mapping[str, Scal
 def resolve_study(study: Study) -> Study:
     """Return the study with the defaults of its methods' parameters, except those that an arm sets or searches.
 
-    A reader of the result needs none of the methods' code.
+    A reader of the result does not need the methods' code.
     """
     return study.model_copy(update={"arms": {name: _resolve_arm(arm) for name, arm in study.arms.items()}})
 
 
 def _resolve_arm(arm: Arm) -> Arm:
     searched = arm.search.ranges if arm.search else {}
-    params = with_defaults(registry.load_method(arm.method).parameters, arm.params)
-    return arm.model_copy(
-        update={"params": {name: value for name, value in params.items() if name in arm.params or name not in searched}}
-    )
+    parameters = registry.load_method(arm.method).parameters
+    fixed = {name: parameter for name, parameter in parameters.items() if name not in searched}
+    return arm.model_copy(update={"params": with_defaults(fixed, arm.params)})

@@ -1,7 +1,7 @@
 """Recipes: everything that determines a result, and the keys that name it.
 
-A key is a hash of everything that determines a result and of nothing else: an equal key means an equal
-result, so a rerun is a lookup.
+A key is a hash of everything that determines a result and of nothing else. Equal keys mean equal results, so a rerun
+is a lookup.
 """
 
 from __future__ import annotations
@@ -16,50 +16,48 @@ from tune_interpreg import registry
 from tune_interpreg.study.config import Attack, Data, Evaluation, MapSettings, Model, Permutation, Study, Training
 from tune_interpreg.study.fields import Frozen, Scalar
 
-#: Raised whenever the code changes what a recipe results in; old results are then left alone and made anew.
+#: Increased whenever the code changes the result of a recipe. Old results stay in the store, and new ones are made.
 FORMAT = 3
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits that name ``content``, whatever the order of its keys."""
+    """Return 16 hexadecimal digits that name ``content``, independent of the order of its keys."""
     text = json.dumps([FORMAT, content], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Maps(MapSettings):
-    """The SmoothGrad maps of one trained model: ``teacher`` is the key of the item that trained it."""
+    """The SmoothGrad maps of one trained model."""
 
-    teacher: str
+    teacher: str = Field(description="Key of the item that trained the model.")
     teacher_seed: int
     permute: Permutation | None = None
 
     @property
     def key(self) -> str:
-        """Names the raw maps; the permutation is applied by whoever reads them."""
+        """Key of the raw maps. The permutation is not part of it: readers permute."""
         return digest(self.model_dump(exclude={"permute"}, exclude_defaults=True))
 
 
 class CheckedModel(Frozen):
-    """The trained model that is checked, and by what.
+    """The trained model that checks examine, and their settings."""
 
-    model, seed: the key of the item that trained it, and with which seed. sources: by arm, the keys of the items that
-    trained other models with that seed. images, autoattack: as in ``config.Checks``.
-    """
-
-    model: str
+    model: str = Field(description="Key of the item that trained the model.")
     seed: int
-    sources: dict[str, str] = Field(default_factory=dict)
-    images: int
-    autoattack: int | None = None
+    sources: dict[str, str] = Field(
+        default_factory=dict, description="Arm → key of the item that trained another model with the same seed."
+    )
+    images: int = Field(description="As in ``config.Checks``.")
+    autoattack: int | None = Field(None, description="As in ``config.Checks``.")
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The keys of all models that the checks need."""
+        """Keys of all models that the checks need."""
         return (self.model, *self.sources.values())
 
 
 class Recipe(Frozen):
-    """All that determines a trained model and its metrics, except the seeds."""
+    """Everything that determines a trained model and its metrics, except the seeds."""
 
     method: str
     params: dict[str, Scalar] = Field(default_factory=dict)
@@ -72,28 +70,28 @@ class Recipe(Frozen):
     evaluation_attack: Attack = Attack()
     maps: Maps | None = None
     checked: CheckedModel | None = None
-    plugins: dict[str, str] = Field(default_factory=dict, description="package → version, of other packages' code")
+    plugins: dict[str, str] = Field(default_factory=dict, description="Version of each other package with code in use.")
 
     @field_validator("evaluation_attack")
     @classmethod
-    def _in_float32(cls, attack: Attack) -> Attack:
+    def _check_float32(cls, attack: Attack) -> Attack:
         if attack.precision != "float32":
-            raise ValueError(f"models are judged in float32, got {attack.precision}")
+            raise ValueError(f"takes precision float32, because models are judged in it, got {attack.precision}")
         return attack
 
     @classmethod
-    def from_study(cls, study: Study, *, method: str, **own: Any) -> Recipe:
-        """The recipe of one trial of ``study``: the shared setting, and the trial's ``method`` and ``own`` fields."""
+    def from_study(cls, study: Study, *, method: str, **fields: Any) -> Recipe:
+        """Return the recipe of a trial: the setting of ``study``, the trial's ``method`` and other ``fields``."""
         shared = ("data", "model", "training", "attack", "evaluation", "evaluation_attack")
         methods = [("methods", part.strip()) for part in method.split("+")]
-        used = registry.plugin_versions([("datasets", study.data.name), ("models", study.model.name), *methods])
-        return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=used, **own)
+        plugins = registry.plugin_versions([("datasets", study.data.name), ("models", study.model.name), *methods])
+        return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=plugins, **fields)
 
     @property
     def key(self) -> str:
-        """Names the recipe; where the data lies is no part of it, nor whether a parameter is written 1 or 1.0.
+        """Key of the recipe. The folder of the data is not part of it, and a parameter 1 equals 1.0.
 
-        Options at their defaults are left out, so that a version with one more option finds what older ones made.
+        Options at their defaults are left out. A version with a new option then finds results of older versions.
         """
         content = self.model_dump(mode="json", exclude_defaults=True)
         content.get("data", {}).pop("root", None)

@@ -1,53 +1,66 @@
-"""The options of a data set or a model: the keyword-only parameters of the function that builds it."""
+"""Options of a data set or a model: the keyword-only parameters of the function that builds it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tune_interpreg.study.fields import format_value
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
-def names(builder: Callable[..., Any]) -> list[str]:
-    """The options that ``builder`` takes."""
-    return list(_parameters(builder))
+def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the options of ``builder`` by name. One without annotation takes a number, text, true, false or null."""
+    options = {}
+    for parameter in inspect.signature(builder, eval_str=True).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            untyped = parameter.annotation is parameter.empty
+            annotation = int | float | bool | str | None if untyped else parameter.annotation
+            options[parameter.name] = parameter.replace(annotation=annotation)
+    return options
 
 
-def problems(builder: Callable[..., Any], given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(option, why) of each given option whose value is not of its annotation's type; unknown ones are left out."""
-    known = _parameters(builder)
-    for name, value in given.items():
-        if name in known:
-            try:
-                TypeAdapter(known[name], config=_STRICT).validate_python(value)
-            except ValidationError:
-                yield name, f"takes {_named(known[name])}, got {format_value(value)}"
+def find_problems(builder: Callable[..., Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (option, problem) for each value that does not have its option's type. Unknown options are skipped."""
+    options = list_options(builder)
+    for name, value in values.items():
+        if name not in options:
+            continue
+        annotation = options[name].annotation
+        try:
+            TypeAdapter(annotation, config=_STRICT).validate_python(value)
+        except ValidationError:
+            yield name, f"takes {describe_type(annotation)}, got {format_value(value)}"
 
 
-def missing(builder: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
-    """The options without a default that are not given."""
-    wanted = inspect.signature(builder).parameters
-    required = (name for name in _parameters(builder) if wanted[name].default is inspect.Parameter.empty)
-    return [name for name in required if name not in given]
+def missing_options(builder: Callable[..., Any], values: Mapping[str, Any]) -> list[str]:
+    """Return the options without a default that ``values`` lacks."""
+    options = list_options(builder)
+    return [name for name, option in options.items() if option.default is option.empty and name not in values]
 
 
-def _parameters(builder: Callable[..., Any]) -> dict[str, Any]:
-    """Each option's annotation; one without is a number, text, true, false or null."""
-    found = inspect.signature(builder, eval_str=True).parameters.values()
-    anything = int | float | bool | str | None
-    own = {one.name: one.annotation for one in found if one.kind is one.KEYWORD_ONLY}
-    return {name: anything if wanted is inspect.Parameter.empty else wanted for name, wanted in own.items()}
+def describe_type(annotation: Any) -> str:
+    """Return the values of an annotation in words: ``a whole number or null`` for ``int | None``."""
+    return " or ".join(dict.fromkeys(_type_words(annotation)))
 
 
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
-
-
-def _named(annotation: Any) -> str:
-    """``a whole number or null`` of ``int | None``."""
-    written = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return " or ".join(_WORDS.get(part.strip(), part.strip()) for part in written.split("|"))
+def _type_words(annotation: Any) -> Iterator[str]:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from (str(value) for value in inner)
+    elif origin is Annotated:
+        yield from _type_words(inner[0])
+    elif origin in (list, tuple, dict):
+        yield "a mapping" if origin is dict else "a list"
+    elif inner:
+        for alternative in inner:
+            yield from _type_words(alternative)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "a section"
+    else:
+        yield _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))

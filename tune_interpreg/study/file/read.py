@@ -1,4 +1,4 @@
-"""A study file → a checked ``Study``; every problem is reported at once, each with file and line."""
+"""A study file → a checked ``Study``. All problems are reported at once, each with file and line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tune_interpreg.study.file.rules import find_problems, section_class, sugges
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.problems import Finding, Place, Problem, StudyError, suggest
 
-#: What a value has to be, by pydantic's name of the rule it broke.
+#: Pydantic's name of a broken rule → the rule in a user's words.
 _RULES = {
     "int_type": "takes a whole number",
     "int_from_float": "takes a whole number",
@@ -39,9 +39,9 @@ _RULES = {
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A checked study and where it came from.
+    """A checked study and its source.
 
-    locate: names file and line, or --set, of what shows only later to be wrong with it: (place, message) → ``Problem``.
+    locate: (place, message) → a ``Problem`` with file and line, or ``--set``, for problems found later.
     """
 
     study: Study
@@ -49,68 +49,74 @@ class StudyFile:
 
 
 def list_shipped_studies() -> list[str]:
-    """Names of the study files that come with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in files("search_spaces").iterdir() if entry.name.endswith(".yaml")
-    )
+    """Return the names of the study files that come with the package, sorted."""
+    names = [entry.name for entry in files("search_spaces").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path | None = None) -> StudyFile:
-    """Read a shipped study by name or any study by path, apply ``a.b=value`` overrides, and check all of it.
+    """Read and check a study.
 
-    data_root: the folder of the data set's files, in place of the study's own.
-    Raises ``StudyError`` with every problem found.
+    Args:
+        source: name of a shipped study, or path of a YAML file.
+        overrides: ``a.b=value``, with the value in YAML; each replaces a value of the file.
+        data_root: folder of the data set's files; replaces ``data.root``.
+
+    Raises:
+        StudyError: lists every problem.
     """
-    path = _find(source)
+    path = _find_file(source)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise StudyError([Problem(str(path), "", "is not text in UTF-8; give a YAML file")]) from None
     except OSError as error:
         raise StudyError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
-    return _parsed(text, path.name if source in list_shipped_studies() else str(path), path.stem, overrides, data_root)
+    where = path.name if source in list_shipped_studies() else str(path)
+    return _parse(text, where, path.stem, overrides, data_root)
 
 
 def load_study(source: str, overrides: Iterable[str] = ()) -> Study:
-    """As ``read``, the study alone."""
+    """Return the study that ``read_study_file`` reads."""
     return read_study_file(source, overrides).study
 
 
 def parse_study(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
-    """As ``load``, for a study's text; ``where`` is the file that errors name."""
-    return _parsed(text, where, name, overrides).study
+    """Return the study in ``text``, checked like a file; problems name the file ``where``."""
+    return _parse(text, where, name, overrides).study
 
 
-def _parsed(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
+def _parse(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
     file = YamlFile(where, text)
     changed, problems = _override(file.raw, overrides)
     if data_root is not None:
         changed["data", "root"] = f"--data-root {data_root}"
-        _set(file.raw, ("data", "root"), str(data_root.absolute()), changed["data", "root"])
-    study, found = _check({"name": name} | file.raw)
-    located = [file.locate(place, message, changed) for place, message in file.twice + found]
-    problems += [problem for _, problem in sorted(located, key=lambda one: one[0])]
+        _set_value(file.raw, ("data", "root"), str(data_root.absolute()), changed["data", "root"])
+    study, findings = _check({"name": name} | file.raw)
+    located = [file.locate(place, message, changed) for place, message in file.duplicates + findings]
+    problems += [problem for _, problem in sorted(located, key=lambda pair: pair[0])]
     if problems:
         raise StudyError(list(dict.fromkeys(problems)))
     assert study is not None, "a study that cannot be built has problems"
     return StudyFile(study, lambda place, message: file.locate(place, message, changed)[1])
 
 
-def _find(source: str) -> Path:
-    if source in list_shipped_studies():
+def _find_file(source: str) -> Path:
+    shipped = list_shipped_studies()
+    if source in shipped:
         return Path(str(files("search_spaces") / f"{source}.yaml"))
     if os.path.isfile(source):
         return Path(source)
-    wrong = "is a folder" if os.path.isdir(source) else "no such file"
-    remedy = f"give a YAML file, or the name of a shipped study ({', '.join(list_shipped_studies())})"
-    near = difflib.get_close_matches(source, list_shipped_studies(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise StudyError([Problem(source or "STUDY", "", f"{wrong}: {remedy}{hint}")])
+    reason = "is a folder" if os.path.isdir(source) else "no such file"
+    close = difflib.get_close_matches(source, shipped, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    remedy = f"give a YAML file, or the name of a shipped study ({', '.join(shipped)}){hint}"
+    raise StudyError([Problem(source or "STUDY", "", f"{reason}: {remedy}")])
 
 
 # ---------------------------------------------------------------------- overrides
 def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place, str], list[Problem]]:
-    """Set each ``a.b=value`` (value read as YAML) in ``raw``; which places came from which override, and problems."""
+    """Set each ``a.b=value`` in ``raw``. Return place → override that changed it, and the problems."""
     changed: dict[Place, str] = {}
     problems: list[Problem] = []
     for override in overrides:
@@ -120,84 +126,87 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place
             problems.append(Problem(where, "", "takes KEY=VALUE, with dots between keys: training.epochs=2"))
             continue
         try:
-            _set(raw, place, YamlFile(where, f"value: {text}", one_line=True).raw["value"], where)
+            _set_value(raw, place, YamlFile(where, f"value: {text}", one_line=True).raw["value"], where)
             changed[place] = where
         except StudyError as error:
             problems += error.problems
     return changed, problems
 
 
-def _set(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) -> None:
+def _set_value(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) -> None:
+    """Set the value at ``place``. Sections on the way are copied, because an alias may share them."""
     section = raw
     for depth, key in enumerate(place[:-1], start=1):
-        below = section.get(key)
-        if place[:depth] in (("data",), ("model",)) and isinstance(below, str):
-            below = {"name": below}
-        if below is not None and not isinstance(below, dict):
+        inner = section.get(key)
+        if place[:depth] in (("data",), ("model",)) and isinstance(inner, str):
+            inner = {"name": inner}
+        if inner is not None and not isinstance(inner, dict):
             above = ".".join(place[:depth])
-            message = f"takes no key {key}.{place[depth]}: it is {format_value(below)}; set it whole: {above}=VALUE"
+            message = f"takes no key {key}.{place[depth]}: it is {format_value(inner)}; replace it: {above}=VALUE"
             raise StudyError([Problem(where, above, message)])
-        section[key] = dict(below or {})
+        section[key] = dict(inner or {})
         section = section[key]
     section[place[-1]] = value
 
 
 # ------------------------------------------------------------------------ checking
 def _check(raw: dict[str, Any]) -> tuple[Study | None, list[Finding]]:
-    """The study where ``raw`` is one, and all of its problems; arms are checked one by one."""
-    found = _arms_problems(raw.get("arms"))
+    """Return the study if ``raw`` is one, and all problems. Arms are checked one by one, so that none hides another."""
+    findings = _check_arms(raw.get("arms"))
     study = None
     try:
         study = Study.model_validate(raw)
     except ValidationError as error:
-        found += [(place, message) for place, message in _problems(error, Study, ()) if place[:1] != ("arms",)]
-    return study, found + find_problems(raw)
+        findings += [finding for finding in _translate(error, Study, ()) if finding[0][:1] != ("arms",)]
+    return study, findings + find_problems(raw)
 
 
-def _arms_problems(raw: Any) -> list[Finding]:
+def _check_arms(raw: Any) -> list[Finding]:
     if not isinstance(raw, dict) or not raw:
         got = "" if raw is None else f", got {format_value(raw)}"
         return [(("arms",), f"a study needs at least one arm: a mapping from its name to {{method: …}}{got}")]
-    found: list[Finding] = []
-    for name, given in raw.items():
+    findings: list[Finding] = []
+    for name, arm in raw.items():
         try:
-            Arm.model_validate(given)
+            Arm.model_validate(arm)
         except ValidationError as error:
-            found += _problems(error, Arm, ("arms", name))
-    return found
+            findings += _translate(error, Arm, ("arms", name))
+    return findings
 
 
-def _problems(error: ValidationError, model: type[BaseModel], above: Place) -> list[Finding]:
-    """All of pydantic's, but those of gathered keys (``checks`` knows what they take), and no echoes."""
-    return [((*above, *one["loc"]), _said(one, model)) for one in error.errors() if not _is_told_elsewhere(one)]
+def _translate(error: ValidationError, model: type[BaseModel], above: Place) -> list[Finding]:
+    """Return pydantic's errors in a user's words, except those that other rules report."""
+    return [((*above, *one["loc"]), _message(one, model)) for one in error.errors() if not _is_reported_elsewhere(one)]
 
 
-def _is_told_elsewhere(one: Any) -> bool:
-    gathered = {"params", "options"}.intersection(one["loc"][:-1])
-    return bool(gathered) or (one["type"] == "too_short" and bool(one["input"]))
+def _is_reported_elsewhere(error: Any) -> bool:
+    """Return whether ``rules`` reports the error (keys of methods, data sets, models), or it repeats another error."""
+    is_extra_key = not {"params", "options"}.isdisjoint(error["loc"][:-1])
+    return is_extra_key or (error["type"] == "too_short" and bool(error["input"]))
 
 
-def _said(one: Any, model: type[BaseModel]) -> str:
-    kind, value, loc = one["type"], one["input"], one["loc"]
+def _message(error: Any, model: type[BaseModel]) -> str:
+    kind, value, place = error["type"], error["input"], error["loc"]
     if kind == "value_error":
-        return str(one["msg"]).removeprefix("Value error, ")
-    section = _section_at(model, loc[:-1])
+        return str(error["msg"]).removeprefix("Value error, ")
+    section = _section_at(model, place[:-1])
     if kind == "extra_forbidden":
-        near = suggest_sections(loc[-1], section)
-        return f"unknown key; {f'did you mean {near[0]}?' if near else suggest(loc[-1], section.model_fields)}"
+        homes = suggest_sections(place[-1], section)
+        return f"unknown key; {f'did you mean {homes[0]}?' if homes else suggest(place[-1], section.model_fields)}"
     if kind == "missing":
-        return f"is required: {section.model_fields[loc[-1]].description}"
+        return f"is required. {section.model_fields[place[-1]].description}"
     if kind == "model_type":
-        fields = _section_at(model, loc).model_fields
-        first = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
-        rule = f"takes a mapping such as {{{first}: …}}"
+        fields = _section_at(model, place).model_fields
+        example = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
+        rule = f"takes a mapping such as {{{example}: …}}"
     else:
-        rule = _RULES.get(kind, one["msg"]).format(**one.get("ctx", {}))
-    return f"{rule}, got {format_value(value)}" + ("; give it a value, or drop it" if value is None else "")
+        rule = _RULES.get(kind, error["msg"]).format(**error.get("ctx", {}))
+    remedy = "; give it a value, or drop it" if value is None else ""
+    return f"{rule}, got {format_value(value)}{remedy}"
 
 
 def _section_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
-    """The class of the section at ``place``."""
+    """Return the class of the section at ``place``."""
     for key in place:
         field = model.model_fields.get(str(key))
         model = (section_class(field.annotation) if field else None) or model

@@ -1,4 +1,4 @@
-"""A YAML file with the line of each key, and problems that name it."""
+"""YAML files with the line of each key."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's core: 1e-3 is a number, and a date is text."""
+    """Safe YAML in which 1e-3 is a number and a date is text."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError):
-            problem = f"{format_value(node.value)} is no {node.tag.rpartition(':')[2]}"
+            problem = f"{format_value(node.value)} is not a valid {node.tag.rpartition(':')[2]}"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
@@ -35,12 +35,15 @@ _Loader.add_implicit_resolver(
 
 
 class YamlFile:
-    """A study file's content: ``raw`` values under keys that are text, and the line of each place."""
+    """The content of a study file.
+
+    raw: the values; all keys are text. lines: place → line. duplicates: keys that appear twice.
+    """
 
     def __init__(self, where: str, text: str, *, one_line: bool = False):
         self.where, self.one_line = where, one_line
         self.lines: dict[Place, int] = {}
-        self.twice: list[Finding] = []
+        self.duplicates: list[Finding] = []
         self.raw: dict[str, Any] = self._read(text)
 
     def _read(self, text: str) -> dict[str, Any]:
@@ -48,16 +51,14 @@ class YamlFile:
             raw = self._values(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            said = ", ".join(filter(None, (error.context, error.problem)))
-            hint = "; indent by spaces" if "'\\t'" in said else ""
-            raise self._unreadable(f"{said}{hint}", mark.line + 1 if mark else None) from None
+            reason = ", ".join(filter(None, (error.context, error.problem)))
+            hint = "; indent by spaces" if "'\\t'" in reason else ""
+            raise self._unreadable(f"{reason}{hint}", mark.line + 1 if mark else None) from None
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            raise self._unreadable(
-                f"a character that no text has, {format_value(chr(error.character))}", line
-            ) from None
+            raise self._unreadable(f"control character {format_value(chr(error.character))}", line) from None
         except RecursionError:
-            raise self._unreadable("nested too deeply; does an alias (*name) hold itself?") from None
+            raise self._unreadable("nested too deeply; does an alias (*name) contain itself?") from None
         if not isinstance(raw, dict):
             message = f"a study is a mapping with keys such as data, model, arms; got {format_value(raw)}"
             raise StudyError([Problem(self.where, "", message)])
@@ -71,39 +72,42 @@ class YamlFile:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
-            self._note(node, ())
+            self._record(node, ())
             return loader.construct_document(node) if node else None
         finally:
             loader.dispose()
 
-    def _note(self, node: yaml.Node | None, place: Place) -> None:
-        """Note the line of each key and list item, and the keys that stand twice; make all keys text."""
+    def _record(self, node: yaml.Node | None, place: Place) -> None:
+        """Record the line of each key and list item, and the keys that appear twice; make all keys text."""
         if isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
                 self.lines[(*place, index)] = value.start_mark.line + 1
-                self._note(value, (*place, index))
+                self._record(value, (*place, index))
         elif isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in sorted(node.value, key=lambda pair: pair[0].tag != _MERGE):
-                self._note_key(key, value, place, seen)
+                self._record_key(key, value, place, seen)
 
-    def _note_key(self, key: yaml.Node, value: yaml.Node, place: Place, seen: set[str]) -> None:
+    def _record_key(self, key: yaml.Node, value: yaml.Node, place: Place, seen: set[str]) -> None:
         if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key is plain text", problem_mark=key.start_mark)
+            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
         if key.tag == _MERGE:
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                self._note(merged, place)
+                self._record(merged, place)
             return
         key.tag = "tag:yaml.org,2002:str"
         below = (*place, key.value)
         self.lines[below] = key.start_mark.line + 1
         if key.value in seen:
-            self.twice.append((below, "stands twice; drop one"))
+            self.duplicates.append((below, "appears twice; drop one"))
         seen.add(key.value)
-        self._note(value, below)
+        self._record(value, below)
 
     def locate(self, place: Place, message: str, changed: Mapping[Place, str]) -> tuple[int, Problem]:
-        """The problem with its file and line, or its --set; and the line, to sort by."""
+        """Return the line, to sort by, and the problem with its file and line, or its override.
+
+        changed: place → the override that changed it, such as ``--set a.b=value``.
+        """
         dotted = ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
         prefixes = [place[:depth] for depth in range(len(place), 0, -1)]
         if override := next((changed[above] for above in prefixes if above in changed), None):
