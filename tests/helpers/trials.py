@@ -1,0 +1,65 @@
+"""Records of search trials, answered by a closed form.
+
+The loss is 2·√λ. The adversarial accuracy is exp(−log²(λ / 0.1)) − 0.1·φ, so it peaks at λ = 0.1, φ = 0.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from tune_interpreg.search.arm_search import ArmSearch
+from tune_interpreg.search.journal import open_journal
+from tune_interpreg.search.target import Target
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.metric_names import TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
+from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.study.space import Range, Search
+
+SPACE = {"lambda": Range(log_uniform=(0.001, 1.0)), "phi": Range(choice=(0.0, 1.0))}
+BEST = Search(space=SPACE, maximize=VAL_ADV_ACCURACY, trials=12)
+MEDIAN = BEST.model_copy(update={"pruner": "median"})
+MATCH = Search(space={"lambda": SPACE["lambda"]}, match_loss_of="robust", trials=8)
+TARGET = Target(loss=1.0, noise=0.01, error=0.005, reference="ab")  # λ = 0.25
+
+
+def adv_accuracy(params: Mapping[str, Scalar]) -> float:
+    return math.exp(-(math.log(float(params["lambda"]) / 0.1) ** 2)) - 0.1 * float(params.get("phi", 0.0))
+
+
+def trial_record(
+    number: int,
+    params: Mapping[str, Scalar],
+    state: ledger.RecordState = "done",
+    metrics: Mapping[str, float] | None = None,
+) -> Record:
+    """Return a trial of seed 0. ``metrics`` replaces the closed form's; a failed or diverged trial has none."""
+    item = Item(arm="arm", role="search", recipe=Recipe(method="m", params=dict(params)), seeds=(0,), number=number)
+    if metrics is None:
+        loss = 2 * float(params["lambda"]) ** 0.5
+        metrics = {TRAIN_LOSS: loss, VAL_ADV_ACCURACY: adv_accuracy(params), VAL_ACCURACY: 0.9}
+    by_seed = {0: metrics} if state in ("done", "pruned") and metrics else {}
+    return ledger.make_record(item, state, metrics=by_seed, epochs=2)
+
+
+def open_search(
+    search: Search,
+    records: Sequence[Record],
+    path: Path | None = None,
+    *,
+    target: Target = TARGET,
+    seed: int = 0,
+) -> ArmSearch:
+    """Open the search of the arm "arm", with a journal at ``path`` or in memory."""
+    storage = open_journal(path) if path else optuna.storages.InMemoryStorage()
+    matched = target if search.match_loss_of else None
+    return ArmSearch("arm", search, seed=seed, storage=storage, target=matched, records=records)
+
+
+def journal_trials(path: Path) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="arm", storage=open_journal(path)).trials
