@@ -10,9 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import pgd
 from tune_interpreg.data.dataset import Split
-from tune_interpreg.evaluation import measures as evaluation
+from tune_interpreg.evaluation import measures
+from tune_interpreg.evaluation.measures import (
+    compute_jacobian_norms,
+    measure_accuracy,
+    measure_adversarial_accuracy,
+    measure_gradient_norms,
+)
+from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 
@@ -24,7 +31,7 @@ def random(seed: int) -> torch.Generator:
 
 
 def halves(n: int = 200) -> Split:
-    """Noisy images, brighter on the left (0) or on the right (1), as bytes."""
+    """Return noisy images, brighter on the left (label 0) or on the right (1), as bytes."""
     y = torch.arange(n) % 2
     side = torch.arange(4).view(1, 1, 1, 4) // 2 == y.view(-1, 1, 1, 1)
     x = (0.35 + 0.3 * side + 0.25 * torch.randn(n, *SHAPE, generator=random(5))).clamp(0, 1)
@@ -41,7 +48,7 @@ def linear(classes: int) -> PiecewiseLinear:
 
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
-    """A small net without plateaus trained on halves, then given dropout, left in train mode."""
+    """A small net without plateaus, trained on halves, then extended by dropout and left in train mode."""
     split = halves()
     layers = [nn.Conv2d(1, 4, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(16, 2)]
     net = nn.Sequential(*layers)
@@ -56,11 +63,6 @@ def trained() -> nn.Module:
     return nn.Sequential(*layers[:3], nn.Dropout(0.5), layers[3])
 
 
-def brightness(x_BCHW: Tensor) -> Tensor:
-    """Label 1 where the mean pixel exceeds one half."""
-    return (x_BCHW.flatten(1).mean(1) > 0.5).long()
-
-
 class Brightness(nn.Module):
     """Logits (1/2, mean pixel)."""
 
@@ -70,22 +72,16 @@ class Brightness(nn.Module):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 1000])
-def test_accuracy_counts_the_right_images(batch_size: int) -> None:
-    """A model that is right except on the 10 relabelled of 40 images has accuracy 3/4."""
-    x = torch.rand(40, *SHAPE, generator=random(0))
-    y = brightness(x)
-    y[:10] = 1 - y[:10]
-    assert evaluation.accuracy(Brightness(), Split(x, y), batch_size) == 0.75
-
-
-def test_accuracy_takes_bytes_as_pixels() -> None:
-    """255 is pixel value 1: the same images as bytes and as floats get the same logits."""
+def test_accuracy_is_the_fraction_of_correct_images(batch_size: int) -> None:
+    """Bytes count as pixels in [0, 1]. The model is correct except for 10 relabelled images of 40."""
     x = (255 * torch.rand(40, *SHAPE, generator=random(0))).to(torch.uint8)
-    assert evaluation.accuracy(Brightness(), Split(x, brightness(x / 255)), 16) == 1.0
+    y = ((x / 255).flatten(1).mean(1) > 0.5).long()
+    y[:10] = 1 - y[:10]
+    assert measure_accuracy(Brightness(), Split(x, y), batch_size) == 0.75
 
 
 def test_adversarial_accuracy_of_a_linear_model_counts_margins_above_eps_times_the_weights_distance() -> None:
-    """Inside the box an l2 attack breaks exactly the samples with margin ≤ ε‖w₁ − w₀‖₂."""
+    """Inside the box an l2 attack breaks exactly the images with margin ≤ ε‖w₁ − w₀‖₂."""
     x = 0.4 + 0.2 * torch.rand(200, *SHAPE, generator=random(1))
     model, eps = linear(2), 0.05
     w, b = (next(p for p in model.parameters() if p.dim() == dim).detach() for dim in (2, 1))
@@ -94,17 +90,16 @@ def test_adversarial_accuracy_of_a_linear_model_counts_margins_above_eps_times_t
     margin = (model(x).detach() @ torch.tensor([-1.0, 1.0])).abs()
     expected = (margin > eps * (w[1] - w[0]).norm()).float().mean()
     attack = Attack(norm="l2", eps=eps, steps=30, step_size=eps)
-    ours = evaluation.adversarial_accuracy(model, Split(x, y), attack=attack, form="strict", seed=0, batch_size=64)
-    assert ours == pytest.approx(float(expected), abs=0.5 / 200)
-    assert 0 < ours < 1
+    accuracy = measure_adversarial_accuracy(model, Split(x, y), attack=attack, form="strict", seed=0, batch_size=64)
+    assert accuracy == pytest.approx(float(expected), abs=0.5 / 200)
+    assert 0 < accuracy < 1
 
 
 def test_strict_adversarial_accuracy_does_not_depend_on_the_batch_size(trained: nn.Module) -> None:
-    """Starts are drawn by place in the split, and each sample is attacked on its own."""
     attack = Attack(norm="l2", eps=0.6, steps=5)
     results = {
-        evaluation.adversarial_accuracy(trained, halves(), attack=attack, form="strict", seed=0, batch_size=b)
-        for b in (30, 64, 1000)
+        measure_adversarial_accuracy(trained, halves(), attack=attack, form="strict", seed=0, batch_size=size)
+        for size in (30, 64, 1000)
     }
     assert len(results) == 1
     assert 0 < results.pop() < 1
@@ -112,22 +107,22 @@ def test_strict_adversarial_accuracy_does_not_depend_on_the_batch_size(trained: 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_strict_is_at_most_compat_and_clean_on_an_uncertain_model(trained: nn.Module, norm: str) -> None:
-    """Any iterate, the clean image included, against the last one; gradients here are above both floors."""
+    """Strict counts every iterate and the clean image, compat the last iterate. Gradients exceed both floors here."""
     split, attack = halves(), Attack(norm=norm, eps=0.6 if norm == "l2" else 0.1, steps=5)
     strict, compat = (
-        evaluation.adversarial_accuracy(trained, split, attack=attack, form=form, seed=0, batch_size=50)
+        measure_adversarial_accuracy(trained, split, attack=attack, form=form, seed=0, batch_size=50)
         for form in ("strict", "compat")
     )
     assert strict <= compat
-    assert strict <= evaluation.accuracy(trained, split, 50)
+    assert strict <= measure_accuracy(trained, split, 50)
 
 
-def test_adversarial_accuracy_falls_with_eps_and_more_steps_never_raise_it(trained: nn.Module) -> None:
-    """To 0 when the ball holds the whole box."""
+def test_adversarial_accuracy_falls_with_eps_and_never_rises_with_steps(trained: nn.Module) -> None:
+    """It reaches 0 when the ball contains the whole box."""
 
     def strict(eps: float, steps: int) -> float:
         attack = Attack(norm="l2", eps=eps, steps=steps, step_size=0.5)
-        return evaluation.adversarial_accuracy(trained, halves(), attack=attack, form="strict", seed=0, batch_size=100)
+        return measure_adversarial_accuracy(trained, halves(), attack=attack, form="strict", seed=0, batch_size=100)
 
     by_eps = [strict(eps, 20) for eps in (0.01, 0.5, 1.0, 4.0)]
     assert by_eps == sorted(by_eps, reverse=True)
@@ -136,21 +131,20 @@ def test_adversarial_accuracy_falls_with_eps_and_more_steps_never_raise_it(train
     assert by_steps == sorted(by_steps, reverse=True)
 
 
-def test_adversarial_accuracy_depends_on_its_seed_alone(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The starts follow the seed; the global generator neither changes nor matters."""
+def test_adversarial_accuracy_depends_only_on_its_seed(trained: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The global generator has no effect and keeps its state."""
     starts: list[Tensor] = []
 
-    def spy(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, **settings: object) -> Tensor:
+    def record(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, **settings: object) -> Tensor:
         starts.append(start)
         return y == 0
 
-    monkeypatch.setattr(attacks, "broken_from", spy)
-    for seed, disturbance in ((0, 1), (0, 2), (1, 3)):
-        torch.manual_seed(disturbance)
+    monkeypatch.setattr(pgd, "find_broken", record)
+    for seed, global_seed in ((0, 1), (0, 2), (1, 3)):
+        torch.manual_seed(global_seed)
         state = torch.get_rng_state()
-        evaluation.adversarial_accuracy(
-            trained, halves(), attack=Attack(steps=1), form="strict", seed=seed, batch_size=200
-        )
+        settings = {"attack": Attack(steps=1), "form": "strict", "seed": seed, "batch_size": 200}
+        measure_adversarial_accuracy(trained, halves(), **settings)
         assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -158,53 +152,52 @@ def test_adversarial_accuracy_depends_on_its_seed_alone(trained: nn.Module, monk
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("start", ["sphere", "ball"])
-def test_starts_differ_between_images_and_follow_their_place(
+def test_noise_differs_between_images_and_follows_their_position(
     norm: str, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise in batches of any size is one and the same sequence of images, none repeated."""
-    monkeypatch.setattr(evaluation, "IMAGES_A_BLOCK", 8)
+    """Batches of any size give the same sequence of noise, without repetition."""
+    monkeypatch.setattr(measures, "IMAGES_PER_BLOCK", 8)
     attack = Attack(norm=norm, start=start)
-    whole, *others = (torch.cat(list(evaluation._noise(halves(30), b, attack, 0, 1))) for b in (30, 1, 7, 8, 100))
-    assert len(whole) == 30
-    assert len(whole.flatten(1).unique(dim=0)) == 30
+    whole, *others = (torch.cat(list(measures._noise(halves(30), size, attack, 0, 1))) for size in (30, 1, 7, 8, 100))
+    assert len(whole) == len(whole.flatten(1).unique(dim=0)) == 30
     assert all(torch.equal(whole, other) for other in others)
 
 
 @pytest.mark.parametrize("batch_size", [3, 8, 100])
-def test_the_gradient_norms_of_a_linear_model_are_its_rows_norms(batch_size: int) -> None:
+def test_gradient_norms_of_a_linear_model_are_the_norms_of_its_rows(batch_size: int) -> None:
     """J of Wx is W: label averages ‖w_c‖₂, other the ‖w_k‖₂ of the other classes."""
     model, y = linear(4), torch.tensor([0, 1, 1, 3, 2, 1, 0, 3])
     norms_K = next(p for p in model.parameters() if p.dim() == 2).detach().norm(dim=1)
     split = Split(torch.rand(8, *SHAPE, generator=random(0)), y)
-    norms = evaluation.gradient_norms(model, split, batch_size)
+    norms = measure_gradient_norms(model, split, batch_size)
     others = torch.stack([norms_K[torch.arange(4) != c].mean() for c in y])
     assert norms == pytest.approx({"label": float(norms_K[y].mean()), "other": float(others.mean())}, rel=1e-5)
 
 
-def test_jacobian_norms_are_autograds(trained: nn.Module) -> None:
-    """‖∂f_k/∂x‖₂ for each class, of a net without an adjoint of its own."""
+def test_jacobian_norms_equal_autograds(trained: nn.Module) -> None:
+    """‖∂f_k/∂x‖₂ for each class, for a net without its own adjoint."""
     x = halves(6).x_NCHW / 255
-    with evaluation.eval_mode(trained):
-        ours = evaluation.jacobian_norms(trained, x)
+    with eval_mode(trained):
+        norms_BK = compute_jacobian_norms(trained, x)
         jacobian = torch.autograd.functional.jacobian(lambda x_BCHW: trained(x_BCHW).sum(0), x)
-    torch.testing.assert_close(ours, jacobian.flatten(2).norm(dim=2).T)
-    assert not ours.requires_grad
+    torch.testing.assert_close(norms_BK, jacobian.flatten(2).norm(dim=2).T)
+    assert not norms_BK.requires_grad
 
 
 def test_measures_run_in_eval_mode_and_restore_each_modules_mode() -> None:
-    """Dropout is off while measured; a frozen submodule stays frozen, also after an error."""
+    """Dropout is off during a measure. A frozen submodule stays frozen, also after an error."""
     modes: list[bool] = []
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(16, 2)).train()
     model[0].eval()
     model.register_forward_pre_hook(lambda module, _: modes.append(module[1].training))
     split = halves(20)
-    evaluation.accuracy(model, split, 8)
-    evaluation.adversarial_accuracy(model, split, attack=Attack(steps=1), form="strict", seed=0, batch_size=8)
-    evaluation.gradient_norms(model, split, 8)
+    measure_accuracy(model, split, 8)
+    measure_adversarial_accuracy(model, split, attack=Attack(steps=1), form="strict", seed=0, batch_size=8)
+    measure_gradient_norms(model, split, 8)
     assert modes
     assert not any(modes)
-    assert [m.training for m in model.modules()] == [True, False, True, True]
-    with pytest.raises(RuntimeError, match="stop"), evaluation.eval_mode(model):
+    assert [module.training for module in model.modules()] == [True, False, True, True]
+    with pytest.raises(RuntimeError, match="stop"), eval_mode(model):
         raise RuntimeError("stop")
-    assert [m.training for m in model.modules()] == [True, False, True, True]
+    assert [module.training for module in model.modules()] == [True, False, True, True]
     assert all(p.grad is None for p in model.parameters())
