@@ -1,1 +1,1 @@
-"""Files that start a study on clusters: an sbatch script, a RayJob, a cluster of `ray up`; their templates lie here."""
+"""Templates of the files that start a study on a cluster: Slurm, KubeRay and `ray up`."""

@@ -1,27 +1,56 @@
+{#
+The sbatch script that `tune-interpreg launch slurm` prints.
+
+study       name of the study
+label       the name in lower case, digits and hyphens
+command     words of the command that runs the study
+store       absolute path of the store; all nodes share its parent folder
+nodes       number of nodes that run trials
+cpus, gpus  cores and GPUs per node
+time        time limit of one job, as Slurm writes it
+partition   Slurm's partition, or null for the default one
+image       Apptainer image, or null to use the environment of this Python
+binds       folders of this machine that the image sees
+programs    folder of this environment's programs
+-#}
 #!/bin/bash
-# The study @@study on @@nodes Slurm nodes that form one Ray cluster. Submit it:  sbatch FILE
+# Runs the study {{ study }} on {{ nodes }} Slurm nodes that form one Ray cluster. Submit it:  sbatch FILE
 #
-# It needs a folder that all nodes share, for the store, and on all nodes @@needs.
-# Before its time limit the run stops in order and is queued again, and goes on where it was; so it does where Slurm
-# itself requeues it, or you submit the file again. `scancel` ends it.
-#SBATCH --job-name=@@name
-#SBATCH --output=@@name-%j.log
+# Requirements: a folder for the store that all nodes share, and on all nodes
+# {{ "Apptainer and the image" if image else "the environment in " ~ programs }}.
+# Before its time limit, the run stops and the job is queued again; it then resumes. The run also resumes when Slurm
+# requeues the job or you submit this file again. `scancel` ends it.
+#SBATCH --job-name={{ label }}
+#SBATCH --output={{ label }}-%j.log
 #SBATCH --open-mode=append
-#SBATCH --nodes=@@nodes
+#SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
-#SBATCH --cpus-per-task=@@cpus
-#SBATCH --time=@@time
+#SBATCH --cpus-per-task={{ cpus }}
+#SBATCH --time={{ time }}
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
-@@more
+{% if gpus %}
+#SBATCH --gpus-per-node={{ gpus }}
+{% endif %}
+{% if partition %}
+#SBATCH --partition={{ partition }}
+{% endif %}
+{% if image %}
+{% set inside = ["apptainer", "exec"] + (["--nv"] if gpus else []) + ["--bind", binds | join(","), image] %}
+{% set prefix = inside | shell ~ " " %}
+{% else %}
+{% set prefix = "" %}
+{% endif %}
 set -uo pipefail
-@@environment
-store=@@store
+{% if not image %}
+export PATH={{ [programs] | shell }}:$PATH
+{% endif %}
+store={{ [store] | shell }}
 
-# Whoever reaches a Ray cluster can run code there: it asks for a token of this job's own, which only its user can read.
+# Anyone who reaches a Ray cluster can run code on it. This cluster asks for a token that only this user can read.
 job=$store.job-$SLURM_JOB_ID
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$job/auth_token RAY_USAGE_STATS_ENABLED=0
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nodes end after the run, which has left nothing to wait for
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nodes end after the run; there is nothing left to wait for
 mkdir -p "${store%/*}" && mkdir -p -m 700 "$job" || exit 1
 (umask 077; od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH") || exit 1
 
@@ -30,9 +59,10 @@ head=${hosts[0]} port=$((20000 + SLURM_JOB_ID % 10000 * 2)) scratch=/tmp/ray-$SL
 export RAY_ADDRESS=$head:$port
 
 steps=()
-node() {  # HOST, and options of `ray start`. No port is a usual one: other jobs may have a part of the same machine.
-    srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task=@@cpus @@{within}ray start "${@:2}" --block \
-        --num-cpus=@@cpus --num-gpus=@@gpus --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
+# Start a node: HOST, then options of `ray start`. No port is Ray's default, because other jobs may share the machine.
+node() {
+    srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task={{ cpus }} {{ prefix }}ray start "${@:2}" --block \
+        --num-cpus={{ cpus }} --num-gpus={{ gpus }} --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
         < /dev/null &
     steps+=($!)
 }
@@ -49,22 +79,22 @@ until (: < "/dev/tcp/$head/$port") 2> /dev/null; do
     kill -0 "${steps[0]}" 2> /dev/null || { echo "error: the head node on $head did not start" >&2; exit 1; }
     sleep 1
 done
-for host in "${hosts[@]:1}"; do  # the run waits for none of them: each takes trials as soon as it is there
+for host in "${hosts[@]:1}"; do  # the run does not wait for these: each takes trials as soon as it has joined
     node "$host" --address="$RAY_ADDRESS"
 done
 
-again=
-@@{within}@@command &
+requeue=
+{{ prefix }}{{ command | shell }} &
 run=$!
-trap 'again=1; kill -TERM "$run"' USR1
+trap 'requeue=1; kill -TERM "$run"' USR1
 trap 'kill -TERM "$run"' TERM INT
 wait "$run"
 code=$?
-while ((code > 128)) && kill -0 "$run" 2> /dev/null; do  # a signal has ended the waiting, not the run
+while ((code > 128)) && kill -0 "$run" 2> /dev/null; do  # a signal ended `wait`, not the run
     wait "$run"
     code=$?
 done
-if [ "$again" ] && ((code == 143)); then
+if [ "$requeue" ] && ((code == 143)); then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
