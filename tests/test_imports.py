@@ -31,12 +31,12 @@ MAY_IMPORT = {
     "display": "schedule store study",
     "cluster": "schedule store study data stopping registry",
     "status": "display schedule search store study",
-    "running": "cluster display schedule store data networks attacks study registry stopping",
+    "running": "cluster display schedule search.target store data networks attacks study seeding registry stopping",
     "planning": "running cluster display schedule search store study training evaluation attacks gradients networks"
     " data seeding registry",
     "commands": "registry seeding stopping guides launching study store networks data gradients attacks training"
     " evaluation search schedule display cluster status running planning analysis",
-    "cli": "commands",
+    "cli": "commands __init__",
     "__main__": "cli",
     "__init__": "analysis",
     "trainables": "training evaluation attacks gradients networks data display.trial_log store study seeding registry",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,15 +12,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 
 def results(store: str | Path) -> pd.DataFrame:
-    """The results of a study as a pandas DataFrame: one row an arm × seed × metric.
+    """Return the results of a study as a pandas DataFrame with one row per arm, seed and metric.
 
     Columns: arm, title, method, seed, state, metric, value, images, key, recipe_key, device, seconds, finished.
-    Accuracies are fractions in [0, 1]. A seed without a result has one row; its state says why, its value is NaN.
+    Accuracies are fractions in [0, 1]. A seed without a result has one row: its value is NaN, and its state says why.
 
-    store: a study's store, such as runs/digits, while it runs or when it is done; nothing is written.
-    Raises ``store.StoreError`` where the folder is no store.
+    store: a study's store, such as runs/digits, during a run or after it. Nothing is written.
+    Raises ``store.files.StoreError`` if the folder is no store.
     """
-    frame: pd.DataFrame = import_module("tune_interpreg.commands.reports").results(store)
-    return frame
+    from analysis.results.frame import results
+
+    return results(store)

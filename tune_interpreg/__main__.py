@@ -1,10 +1,10 @@
-"""``python -m tune_interpreg`` is the ``tune-interpreg`` command."""
+"""Run the ``tune-interpreg`` command by ``python -m tune_interpreg``."""
 
 import signal
 
 
 def main() -> None:
-    """The command; Ctrl-C ends it without a traceback, also while the rest is imported."""
+    """Run the command. Ctrl-C ends it without a traceback, also while modules are imported."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from tune_interpreg import cli
 

@@ -1,10 +1,15 @@
-"""The command line. Errors are one message on standard error, with exit code 2."""
+"""The command line. An error of the user is one message on standard error, with exit code 2."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import os
+import select
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tune_interpreg import __version__
 from tune_interpreg.commands.dashboard import dashboard
@@ -20,7 +25,35 @@ from tune_interpreg.commands.status import status
 from tune_interpreg.commands.tensorboard import tensorboard
 from tune_interpreg.commands.validate import validate
 
+#: The exit code of a process that a closed pipe ended: 128 + SIGPIPE.
+CLOSED_PIPE = 141
+
+
+class _Commands(TyperGroup):
+    """All commands; one that writes to a closed pipe (``| head``) ends quietly, as other Unix programs do."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            if not _is_output_closed():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
+            raise SystemExit(CLOSED_PIPE) from None
+
+
+def _is_output_closed() -> bool:
+    """Return whether nobody reads standard output any more. Another pipe, such as one of Ray's, may have broken."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="tune-interpreg",
     help=(
         "Which regularizer, at which strength, over how many seeds: trains and searches every arm of a study "
@@ -49,5 +82,7 @@ def _version(
 
 
 def main() -> None:
-    """Entry point of the ``tune-interpreg`` command."""
+    """Run the ``tune-interpreg`` command. A character that the output's encoding lacks is printed as ``?``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app()

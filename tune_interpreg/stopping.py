@@ -1,4 +1,4 @@
-"""How a run is asked to stop: Ctrl-C by a person, SIGTERM by a scheduler that takes the machine back."""
+"""Stop a run on request: Ctrl-C by a person, SIGTERM by a scheduler that takes the machine back."""
 
 from __future__ import annotations
 
@@ -12,153 +12,152 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-RUN_AGAIN = "interrupted: run the same command again to go on"
+RUN_AGAIN = "interrupted: run the same command again to continue"
 
-#: Seconds after which a stop that was asked once is asked again, and after which the process ends whatever it does.
+#: Seconds after the first signal until the run is asked again, and until the process ends whatever it does.
 PATIENCE, LIMIT = 4.0, 6.0
 
 #: Seconds that child processes have to end.
-FAREWELL = 1.5
+GRACE = 1.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class Stop:
-    """What the run was asked; ``signal`` is SIGTERM where a scheduler asked first, else SIGINT."""
+    """A request to stop. ``signal`` is the first signal that arrived: SIGINT or SIGTERM."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.signal = signal.SIGINT
-        self._polled = self._rung = False
+        self._polling = self._signalled = False
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` where the run was asked to stop: an earlier one may have been lost.
+        """Raise ``KeyboardInterrupt`` if the run was asked to stop.
 
-        What a signal's handler raises goes no further than a destructor that happens to be running.
+        The exception of a signal handler is lost if it is raised inside a destructor, so a loop must check.
         """
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
 
     @contextmanager
-    def polled(self) -> Iterator[None]:
-        """While the block runs, who looks at ``asked`` stops in order; only a second signal raises."""
-        self._polled = True
+    def polling(self) -> Iterator[None]:
+        """Leave the first signal in this block to code that reads ``requested``; only a second one raises."""
+        self._polling = True
         try:
             self.check()
             yield
         finally:
-            self._polled = False
+            self._polling = False
 
     @property
     def code(self) -> int:
-        """The exit code by which a shell knows a process that a signal ended: 130 or 143."""
+        """The exit code of a process that a signal ended: 130 or 143."""
         return 128 + self.signal
 
-    def ask(self, number: int) -> None:
-        """Remember a signal; the first is the one that counts."""
-        if not self.asked:
-            self.asked, self.signal = True, signal.Signals(number)
+    def request(self, number: int) -> None:
+        """Record a signal. Only the first one counts."""
+        if not self.requested:
+            self.requested, self.signal = True, signal.Signals(number)
 
-    def ring(self, number: int, frame: FrameType | None) -> None:
-        """The signals' handler."""
-        first, self._rung = not self._rung, True
-        self.ask(number)
-        if not (first and self._polled):
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: record it, and raise ``KeyboardInterrupt`` unless the block polls."""
+        is_first, self._signalled = not self._signalled, True
+        self.request(number)
+        if not (is_first and self._polling):
             raise KeyboardInterrupt
 
 
-_heard: Stop | None = None  # handlers are the whole process's
+_active: Stop | None = None  # signal handlers belong to the whole process
 
 
 @contextmanager
 def listen_for_stops() -> Iterator[Stop]:
-    """While the block runs, Ctrl-C and SIGTERM raise ``KeyboardInterrupt`` and are remembered.
+    """Raise ``KeyboardInterrupt`` in this block on Ctrl-C and SIGTERM, and record the signal.
 
-    The process ends ``LIMIT`` seconds, and ``FAREWELL``, after the first at the latest, even where a library hangs.
-    Within another such block it is the same ``Stop``, and the handlers are set anew: Ray has set its own in between.
+    The process ends ``LIMIT`` + ``GRACE`` seconds after the first signal at the latest, even if a library hangs. A
+    nested block yields the same ``Stop`` and installs the handlers again, because Ray replaces them as it starts.
     """
-    global _heard
-    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # it ends a process that SIGTERM meets in ray.init
-    if _heard:
-        _listen(_heard)
-        yield _heard
+    global _active
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # see cluster/ray_internals.py
+    if _active:
+        _install_handlers(_active)
+        yield _active
         return
-    _heard = Stop()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _active = Stop()
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        with _bounded(_heard):
-            _listen(_heard)
-            yield _heard
+        with _time_limit(_active):
+            _install_handlers(_active)
+            yield _active
     finally:
-        _heard = None
-        for number, handler in before.items():
+        _active = None
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def leave(code: int, message: str = "") -> NoReturn:
-    """Tell ``message`` and end the process, whatever it is doing: what it writes is written whole or not at all.
+def exit_now(code: int, message: str = "") -> NoReturn:
+    """Print ``message`` to standard error and end the process, whatever it is doing: files are written atomically.
 
-    Its children are asked to end first: a raylet that is killed leaves its agents behind for a minute. The interpreter
-    is not taken down, which takes seconds once torch and Ray are loaded.
+    Child processes are asked to end first, because the agents of a killed raylet live on for a minute. The interpreter
+    is not shut down, which would take seconds after torch and Ray are loaded.
     """
     cursor, line = SHOW_CURSOR if os.isatty(2) else "", f"{message}\n" if message else ""
-    with suppress(OSError):  # not by sys.stderr, which a thread that hangs may hold
+    with suppress(OSError):  # not through sys.stderr, which a thread that hangs may have locked
         os.write(2, (cursor + line).encode())
     _end_children()
     os._exit(code)
 
 
 def _end_children() -> None:
-    """The youngest first, as long as time is left: a raylet needs the older ones to say good-bye to."""
-    until = time.monotonic() + FAREWELL
+    """Terminate the children within ``GRACE``, the youngest first: a raylet deregisters at the older ones."""
+    deadline = time.monotonic() + GRACE
     children = [int(child) for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
     for child in reversed(children):
         with suppress(OSError):  # it has ended already
             os.kill(child, signal.SIGTERM)
-            while time.monotonic() < until and os.waitpid(child, os.WNOHANG) == (0, 0):
+            while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.02)
 
 
-def _listen(stop: Stop) -> None:
+def _install_handlers(stop: Stop) -> None:
     for number in SIGNALS:
-        signal.signal(number, stop.ring)
+        signal.signal(number, stop.handle)
 
 
 @contextmanager
-def _bounded(stop: Stop) -> Iterator[None]:
-    """Limit the time from the first signal to the end of the block.
+def _time_limit(stop: Stop) -> Iterator[None]:
+    """Limit the time from the first signal to the end of the block, by a thread that reads the wakeup pipe.
 
-    A thread hears of signals by the wakeup pipe: Python runs no handler while the main thread is in foreign code, and
-    while Ray starts it is Ray's that it runs.
+    Python runs no handler while the main thread is in foreign code; and while Ray starts, the handlers are Ray's.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     over = threading.Event()
-    insisting = threading.Thread(target=_insist, args=(stop, reader, over), daemon=True)
-    insisting.start()
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_enforce, args=(stop, reader, over), daemon=True)
+    thread.start()
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(before)
+        signal.set_wakeup_fd(previous)
         over.set()
         os.close(writer)
-        insisting.join()
+        thread.join()
         os.close(reader)
 
 
-def _insist(stop: Stop, reader: int, over: threading.Event) -> None:
-    """Wait for the first signal; then ask once more, and at last end the process."""
+def _enforce(stop: Stop, reader: int, over: threading.Event) -> None:
+    """Wait for the first signal, repeat it after ``PATIENCE``, and end the process after ``LIMIT``."""
     while (number := os.read(reader, 1)) and number[0] not in SIGNALS:
         pass
     if not number:
         return
-    stop.ask(number[0])
+    stop.request(number[0])
     if over.wait(PATIENCE):
         return
     main = threading.main_thread().ident
     assert main is not None
     signal.pthread_kill(main, signal.SIGINT)  # interrupts a system call too
     if not over.wait(LIMIT - PATIENCE):
-        leave(stop.code, RUN_AGAIN)
+        exit_now(stop.code, RUN_AGAIN)

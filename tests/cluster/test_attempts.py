@@ -62,7 +62,7 @@ def started(dispatcher: Dispatcher) -> Item:
 
 
 def attempt(dispatcher: Dispatcher, item: Item) -> None:
-    cluster._attempt(dispatcher, item, worker_config(item, dispatcher.store, "cpu"), Stop())
+    cluster.run_item(dispatcher, item, worker_config(item, dispatcher.store, "cpu"), Stop())
 
 
 def done(item: Item) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def done(item: Item) -> dict[str, Any]:
 
 
 def recorded(store: Store, item: Item) -> Record:
-    found = store.record_of(item)
+    found = store.read_record(item)
     assert found is not None
     return found
 
@@ -117,10 +117,10 @@ def test_an_epoch_counts_also_where_the_run_is_asked_to_stop(store: Store, monke
     item = started(dispatcher)
     follow([EPOCH], monkeypatch)
     monkeypatch.setattr(dispatcher, "epoch", lambda item, *reports: heard.extend(reports))
-    stop.asked = True
+    stop.requested = True
     with pytest.raises(KeyboardInterrupt):
-        cluster._attempt(dispatcher, item, worker_config(item, store, "cpu"), stop)
-    assert heard == [EPOCH]
+        cluster.run_item(dispatcher, item, worker_config(item, store, "cpu"), stop)
+    assert [report["epoch"] for report in heard] == [1]
 
 
 # ---------------------------------------------------------------------- pruning
@@ -166,7 +166,7 @@ def on_ray(dispatcher: Dispatcher, item: Item, ended: bool) -> None:
     searcher.items["t"] = item
     result = StudyTrainable(worker_config(item, dispatcher.store, "cpu")).step()
     result |= {"config/store": "store", "config/item/number": item.number}
-    assert ended or searcher.epoch("t", result)
+    assert ended or searcher.record_epoch("t", result)
     searcher.on_trial_complete("t", result)
     assert not searcher.items
     assert searcher.failure is None
@@ -176,7 +176,7 @@ def on_ray(dispatcher: Dispatcher, item: Item, ended: bool) -> None:
 def ends(searcher: GraphSearcher, errors: Sequence[Exception]) -> None:
     """The item's attempts end so, one after another."""
     for error in errors:
-        item = searcher._next()
+        item = searcher.next_item()
         assert isinstance(item, Item)
         searcher.items["t"], searcher.errors["t"] = item, error
         searcher.on_trial_complete("t", error=True)
@@ -185,7 +185,7 @@ def ends(searcher: GraphSearcher, errors: Sequence[Exception]) -> None:
 
 @pytest.fixture
 def searcher(store: Store, monkeypatch: pytest.MonkeyPatch) -> GraphSearcher:
-    monkeypatch.setattr(tuning.nodes, "took", lambda error: False)
+    monkeypatch.setattr(tuning.nodes, "is_node_lost", lambda error: False)
     return GraphSearcher(Dispatcher(study("standard", seeds="[0]"), store, "f"), "cpu")
 
 
@@ -201,7 +201,7 @@ def test_kills_and_exceptions_are_counted_apart(searcher: GraphSearcher) -> None
 
 def test_an_item_that_is_killed_again_and_again_is_not_said_to_have_raised(searcher: GraphSearcher) -> None:
     ends(searcher, [RAISED])
-    item = searcher._again[0]
+    item = searcher._restarts[0]
     store = searcher.dispatcher.store
     store.write_text(store.checkpoint_dir(item.key) / ERROR_FILE, "ValueError: long ago")
     ends(searcher, [DIED] * (REVIVALS + 1))

@@ -49,15 +49,15 @@ POINTS = "[tune_interpreg.models]\nlab_mlp = lab_models:mlp\n"
 ROOM = """\
 import sys
 from tune_interpreg.cluster import connection
-from tune_interpreg.cluster.nodes import Nodes
+from tune_interpreg.cluster.nodes import Slots
 from tune_interpreg.study.config import Resources
 connection.join(sys.argv[1], {})
 for asked in ({}, {"gpus": 0.25, "cpus": 0.1}, {"gpus": 0.4, "cpus": 0.1}, {"gpus": 1}, {"cpus": 2}):
-    print(Nodes(Resources(**asked), print).room())
+    print(Slots(Resources(**asked), print).count())
 clock = [0.0]
-nodes = Nodes(Resources(cpus=2), print, lambda: clock[0])
+slots = Slots(Resources(cpus=2), print, lambda: clock[0])
 for clock[0] in (1, 61, 121):
-    print(nodes.room())
+    print(slots.count())
 """
 
 
@@ -199,7 +199,7 @@ def test_every_node_runs_trials_and_the_one_that_came_late_too(ran: tuple[str, l
 
 
 def test_a_trial_that_lost_its_node_goes_on_from_its_checkpoint(folder: Path, ran: tuple[str, list[set[str]]]) -> None:
-    assert "lost its node, goes on elsewhere from its last checkpoint" in ran[0]
+    assert "lost its node, continues elsewhere from its last checkpoint" in ran[0]
     assert moved(folder / "store")
     for events in moved(folder / "store").values():
         assert 1 < min(epochs(events)) <= 60

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ray._private import node
 
-from tune_interpreg.cluster import connection
+from tune_interpreg.cluster import ray_internals
 from tune_interpreg.cluster.connection import PATIENCE, ClusterError, join
 
 STUDY = """\
@@ -79,16 +79,16 @@ def test_a_host_that_does_not_exist() -> None:
 
 
 def test_another_kind_of_server(web: str) -> None:
-    assert f"what answers at {web} is not Ray" in refused(web)
+    assert f"the server at {web} is not Ray" in refused(web)
 
 
 def test_a_server_that_says_nothing(silent: str) -> None:
-    assert f"what answers at {silent} is not Ray" in refused(silent)
+    assert f"the server at {silent} is not Ray" in refused(silent)
 
 
 def test_auto_takes_the_address_of_the_environment(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", web)
-    assert f"what answers at {web} is not Ray" in refused("auto")
+    assert f"the server at {web} is not Ray" in refused("auto")
 
 
 # ------------------------------------------------------------------------------- local
@@ -155,10 +155,10 @@ def test_a_signal_is_heard_while_ray_waits_for_its_heads_port(tmp_path: Path) ->
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
-        with connection._interruptible(), pytest.raises(KeyboardInterrupt):
+        with ray_internals.wait_in_short_turns(), pytest.raises(KeyboardInterrupt):
             node.wait_for_persisted_port(*place, timeout_ms=20_000)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 5
-    with connection._interruptible(), pytest.raises(RuntimeError, match="Timed out"):
+    with ray_internals.wait_in_short_turns(), pytest.raises(RuntimeError, match="Timed out"):
         node.wait_for_persisted_port(*place, timeout_ms=500)

@@ -28,12 +28,12 @@ from tune_interpreg.study.config import Resources
 def test_a_node_holds_as_many_trials_as_its_scarcer_part(
     cpus: float, gpus: float, held: dict[str, float], trials: int
 ) -> None:
-    assert nodes.trials(held, Resources(cpus=cpus, gpus=gpus)) == trials
+    assert nodes.count_trials(held, Resources(cpus=cpus, gpus=gpus)) == trials
 
 
 def test_a_part_of_a_gpu_lies_on_one_gpu() -> None:
     """Two GPUs hold two trials of 0.4 each, though 2 / 0.4 is 5."""
-    assert nodes.trials({"CPU": 16, "GPU": 2}, Resources(gpus=0.4)) == 4
+    assert nodes.count_trials({"CPU": 16, "GPU": 2}, Resources(gpus=0.4)) == 4
     assert math.floor(2 / 0.4) == 5
 
 
@@ -43,9 +43,9 @@ def test_more_than_one_gpu_is_asked_for_in_whole_ones() -> None:
 
 
 def test_an_exception_is_not_the_nodes_fault() -> None:
-    assert not nodes.took(ValueError("the code's own"))
-    assert not nodes.took(None)
+    assert not nodes.is_node_lost(ValueError("the code's own"))
+    assert not nodes.is_node_lost(None)
 
 
 def test_a_worker_out_of_reach_is_not_the_items_fault() -> None:
-    assert nodes.took(ActorUnavailableError("the line is dead", None))
+    assert nodes.is_node_lost(ActorUnavailableError("the line is dead", None))

@@ -73,7 +73,7 @@ def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, where: st
     wait_for_an_epoch(tmp_path)
     ended, printed, complained = stopped(process, signal.Signals(sent))
     assert ended == code, complained
-    assert "interrupted: run the same command again to go on" in printed + complained
+    assert "interrupted: run the same command again to continue" in printed + complained
     assert "Traceback" not in complained
     assert checkpoints(tmp_path)
     assert not list((tmp_path / "store").rglob("*.part"))
@@ -106,7 +106,7 @@ def test_an_epoch_of_a_minute_is_not_waited_for_and_nothing_outlives_the_run(tmp
         time.sleep(0.05)
     code, printed, complained = stopped(process, signal.Signals(sent), group=True)
     assert code == 128 + sent, complained
-    assert "run the same command again to go on" in printed + complained
+    assert "run the same command again to continue" in printed + complained
     assert "Traceback" not in complained
     until = time.monotonic() + SECONDS
     while left := kills.of_ray(process.pid):
@@ -125,7 +125,7 @@ def test_a_run_that_has_hardly_begun_stops_too(tmp_path: Path, begun: str, sent:
         time.sleep(0.01)
     code, printed, complained = stopped(process, signal.Signals(sent), group=True)
     assert code == 128 + sent, complained
-    assert "run the same command again to go on" in printed + complained
+    assert "run the same command again to continue" in printed + complained
     assert "Traceback" not in complained
 
 
@@ -144,7 +144,7 @@ def test_a_run_whose_raylet_dies_ends_and_says_how_to_go_on(tmp_path: Path) -> N
     os.kill(raylet, signal.SIGKILL)
     _, complained = process.communicate(timeout=60)
     assert process.returncode == 2, complained
-    assert complained.strip().splitlines()[-1].endswith("run the same command again to go on")
+    assert complained.strip().splitlines()[-1].endswith("run the same command again to continue")
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class Closed:
     def __init__(self) -> None:
         self.limit = 10**9
 
-    def __call__(self, dispatcher: Dispatcher, where: str) -> Stop:
+    def __call__(self, dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
         for count, _ in enumerate(steps(dispatcher, Leaving(dispatcher.store)), start=1):
             if count == self.limit:
                 break

@@ -1,4 +1,4 @@
-"""Where a study runs: in this process, on a local Ray, or on a cluster at an address. The same code either way."""
+"""Run all open items of a study: in this process, on a local Ray, or on a cluster, with the same code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,130 +16,141 @@ import torch
 from ray import tune
 
 from tune_interpreg import stopping
-from tune_interpreg.cluster import connection, nodes, pulse, travel
+from tune_interpreg.cluster import connection, nodes, ray_internals, runtime_env
 from tune_interpreg.cluster.tune import RETRIES, GraphScheduler, GraphSearcher
+from tune_interpreg.cluster.watchdog import watch_cluster
 from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
-from tune_interpreg.store.storage import Refused, refusing
+from tune_interpreg.store.files import Refused, raise_refused
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 
-#: What Ray and Tune read from the environment; set unless the user has.
-SETTINGS = {
+#: Environment variables of Ray and Tune, unless the user has set them.
+SETTINGS = ray_internals.VARIABLES | {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_prestart_worker_first_driver": "0",  # ray.init waits for these workers, for ever if one dies as it starts
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker that died goes on; what is given up, the dispatcher tells
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker's death is retried; the dispatcher reports what is given up
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also hears SIGTERM, and limits the time that stopping takes
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM, and limits the time that stopping takes
 }
 
-#: More trials at once than any cluster holds: the searcher itself keeps to what the nodes hold.
-ANY_NUMBER = 10**6
+#: More trials than any cluster runs at once: the searcher itself limits them to the nodes' slots.
+UNLIMITED = 10**6
 
 
-def drain(dispatcher: Dispatcher, where: str) -> Stop:
-    """Run all that the study has left; returns when nothing is open, or after Ctrl-C or SIGTERM, and which it was.
+def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
+    """Run all open items of a study. Returns when none is open, or after Ctrl-C or SIGTERM.
 
-    The first lets each trial finish the epoch's checkpoint that it writes; a second one leaves at once, and so loses no
-    more than the epoch under way.
+    The first signal lets each trial finish the checkpoint that it is writing. A second one ends at once, and loses no
+    more than the current epoch.
 
-    where: ``in-process``, ``local`` (Ray on this machine) or the address of a Ray cluster (``auto`` finds it).
+    where: ``in-process``, ``local`` (Ray on this machine) or a Ray cluster's address (``auto`` finds it).
+    debug: run in this process, raise an item's exception at once, and leave signals to Python.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     device = "cuda" if dispatcher.study.resources.gpus else "cpu"
+    if debug:
+        stop = Stop()
+        _run_in_process(dispatcher, device, stop, debug=True)
+        return stop
     if where == "in-process":
-        with stopping.listen_for_stops() as stop:
-            _in_process(dispatcher, device, stop)
+        with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
+            _run_in_process(dispatcher, device, stop)
         return stop
     _connect(dispatcher.study, where)
     try:
-        # Ray installs its own signal handlers as it starts: install ours after that.
+        # Ray installs its own signal handlers as it starts: ours follow.
         with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
-            _tune(dispatcher, device, stop)
+            _run_on_ray(dispatcher, device, stop)
     finally:
         ray.shutdown()
     return stop
 
 
 def count_slots(study: Study, where: str) -> int:
-    """How many trials run at once there; raises ``ClusterError`` where there is no room for one.
+    """Return how many trials run at once. Raises ``ClusterError`` if not even one can run.
 
-    On this machine it is told without starting Ray, by what Ray would find.
+    Does not start Ray for ``local``.
     """
     if where == "in-process":
         return 1
     if where == "local":
-        return nodes.together([nodes.here()], study.resources)
+        return nodes.require_slots([ray_internals.local_resources()], study.resources)
     _connect(study, where)
     try:
-        return nodes.together(nodes.living(), study.resources)
+        return nodes.require_slots(nodes.living_nodes(), study.resources)
     finally:
         ray.shutdown()
 
 
 # ---------------------------------------------------------------- in this process
-def _in_process(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
-    """One item after another, without a cluster."""
+def _run_in_process(dispatcher: Dispatcher, device: str, stop: Stop, *, debug: bool = False) -> None:
+    """Run one item after another, without a cluster."""
     torch.set_num_threads(max(1, math.floor(dispatcher.study.resources.cpus)))
-    with suppress(KeyboardInterrupt):
-        while not isinstance(item := dispatcher.next(), Pause):
-            _attempt(dispatcher, item, worker_config(item, dispatcher.store, device), stop)
+    while not isinstance(item := dispatcher.next(), Pause):
+        run_item(dispatcher, item, worker_config(item, dispatcher.store, device), stop, debug=debug)
 
 
-def _attempt(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop) -> None:
-    """Run an item to its end: with a new worker where one raises, ``RETRIES`` times since its last epoch."""
-    failures = 0
-    while failures <= RETRIES:
-        with closing(_results(dispatcher.store.path, config)) as results:
-            for result in results:
-                failures = 0
-                if record_result(dispatcher, item, result):
-                    return
-                stop.check()
-        if dispatcher.recover(item):
-            return
-        failures += 1
-    dispatcher.fail(item, read_error(dispatcher.store, item))
+def run_item(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop, *, debug: bool = False) -> None:
+    """Run an item to its end in this process.
 
-
-def _results(folder: Path, config: dict[str, Any]) -> Generator[dict[str, Any]]:
-    """What a worker tells, step by step, until it raises; raises ``Refused`` where it cannot write."""
-    trainable = None
+    If its worker raises, the item starts again from its checkpoint, up to ``RETRIES`` times since its last epoch. With
+    ``debug`` the exception propagates. What the driver raises always does.
+    """
+    worker, failures = None, 0
     try:
-        with refusing(folder):
-            trainable = StudyTrainable(config)
-            while True:
-                yield trainable.step()
-    except Refused:
-        raise
-    except Exception:  # it is noted
-        return
+        while True:
+            try:
+                with raise_refused(dispatcher.store.path):
+                    worker = worker or StudyTrainable(config)
+                    result = worker.step()
+            except Refused:
+                raise
+            except Exception:
+                if debug:
+                    raise
+                _close(worker)
+                worker, failures = None, failures + 1
+                if dispatcher.recover(item):
+                    return
+                if failures > RETRIES:
+                    dispatcher.fail(item, read_error(dispatcher.store, item))
+                    return
+                continue
+            failures = 0
+            if record_result(dispatcher, item, result):
+                return
+            stop.check()
     finally:
-        if trainable is not None:
-            trainable.cleanup()
-            shutil.rmtree(trainable.logdir, ignore_errors=True)  # Tune's own folder for it, empty
+        _close(worker)
+
+
+def _close(worker: StudyTrainable | None) -> None:
+    if worker is not None:
+        worker.cleanup()
+        shutil.rmtree(worker.logdir, ignore_errors=True)  # Tune makes this folder and leaves it empty
 
 
 # ------------------------------------------------------------------------- on Ray
 def _connect(study: Study, where: str) -> None:
     if where == "local":
-        connection.start()
+        connection.start_local()
         return
-    with TemporaryDirectory() as scratch:  # Ray copies what lies there when it connects
-        modules = travel.modules(travel.packages(study), Path(scratch))
+    with TemporaryDirectory() as scratch:  # Ray copies the modules while it connects
+        modules = runtime_env.collect_modules(runtime_env.study_packages(study), Path(scratch))
         variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
-        connection.join(where, {"py_modules": modules, "excludes": list(travel.EXCLUDED), "env_vars": variables})
+        excluded = list(runtime_env.EXCLUDED)
+        connection.join(where, {"py_modules": modules, "excludes": excluded, "env_vars": variables})
 
 
-class _Asked(tune.Stopper):
-    """Ends Tune's run where it was asked to stop; each trial first finishes its epoch."""
+class _StopOnRequest(tune.Stopper):
+    """End Tune's run when it was asked to stop. Each trial finishes its epoch first."""
 
     def __init__(self, stop: Stop):
         self._stop = stop
@@ -150,38 +159,22 @@ class _Asked(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._stop.asked
+        return self._stop.requested
 
 
-def _this_node(node: str) -> dict[str, Any] | None:
-    """What the cluster knows of the node, or None where it counts it as dead."""
-    return next((one for one in ray.nodes() if one["NodeID"] == node and one["Alive"]), None)
-
-
-@contextmanager
-def _watched(stop: Stop) -> Iterator[None]:
-    """Ends the process where Ray dies beneath it."""
-    here = ray.get_runtime_context()
-    this = partial(_this_node, here.get_node_id())
-    raylet = (this() or {}).get("RayletSocketName", "")
-    with pulse.watched(here.gcs_address, raylet, lambda: this() is not None, stop):
-        yield
-
-
-def _tune(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
+def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     resources = dispatcher.study.resources
+    nodes.require_slots(nodes.living_nodes(), resources)
     searcher = GraphSearcher(dispatcher, device)
-    searcher.nodes.require()
     scratch = dispatcher.store.tune_dir
-    nodes.tell_out_of_memory()
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher tells what fails, once it is given up
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
     tuner = tune.Tuner(
         tune.with_resources(StudyTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=GraphScheduler(searcher),
             num_samples=-1,
-            max_concurrent_trials=ANY_NUMBER,
+            max_concurrent_trials=UNLIMITED,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -191,11 +184,11 @@ def _tune(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
-            stop=_Asked(stop),
+            stop=_StopOnRequest(stop),
         ),
     )
     try:
-        with stop.polled(), _watched(stop):
+        with stop.polling(), watch_cluster(stop), ray_internals.survive_out_of_memory():
             tuner.fit()
     except Exception as error:
         raise searcher.failure or error from None

@@ -1,4 +1,4 @@
-"""The nodes of the cluster: what they hold, which changes while a study runs, and what went with one that is gone."""
+"""The cluster's nodes: how many trials they can run at once, and whether a worker ended because its node did."""
 
 from __future__ import annotations
 
@@ -8,109 +8,87 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
-from ray._private.utils import get_num_cpus
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from tune_interpreg.cluster.connection import ClusterError
 from tune_interpreg.study.config import Resources
 
-#: Seconds between two looks at the nodes, and those without a node for a trial after which the user is told.
-LOOK, PATIENCE = 1.0, 60.0
-
-_USUAL = RayActorManager._actor_task_failed
+#: Seconds between two counts of the nodes, and without a node for any trial until the user is warned.
+PERIOD, PATIENCE = 1.0, 60.0
 
 
-class Nodes:
-    """How many trials of one size the living nodes hold.
+class Slots:
+    """Count how many trials of one size the nodes can run at once. Nodes may join and leave during a run.
 
-    resources: of one trial. say: tells the user. now: a clock, in seconds.
+    resources: of one trial. say: prints a line for the user. now: a clock, in seconds.
     """
 
     def __init__(self, resources: Resources, say: Callable[[str], object], now: Callable[[], float] = time.monotonic):
         self._resources, self._say, self._now = resources, say, now
-        self._room, self._looked, self._roomy, self._told = 0, -math.inf, now(), False
+        self._count, self._counted = 0, -math.inf
+        self._last_slot, self._warned = now(), False
 
-    def require(self) -> None:
-        """Raise ``ClusterError`` where no node can run a trial."""
-        together(living(), self._resources)
+    def count(self) -> int:
+        """Return the number of trials, at least 1: a waiting trial shows an autoscaler which resources are missing.
 
-    def room(self) -> int:
-        """How many trials they hold at once, at least 1: one that waits tells an autoscaler what is missing.
-
-        Tells the user, once, where no node could run a trial for a minute.
+        Warns the user once if no node could run a trial for a minute.
         """
-        if self._now() - self._looked >= LOOK:
-            self._room, self._looked = self._count(), self._now()
-            self._mind()
-        return max(1, self._room)
+        if self._now() - self._counted >= PERIOD:
+            self._counted = self._now()
+            self._count = sum(count_trials(node, self._resources) for node in living_nodes())
+            self._warn_if_none()
+        return max(1, self._count)
 
-    def _mind(self) -> None:
-        if self._room:
-            self._roomy, self._told = self._now(), False
-        elif self._now() - self._roomy >= PATIENCE and not self._told:
-            self._told = True
-            lack = _lack(living(), self._resources)
-            self._say(f"waiting for a node: {lack}; add one, or stop with Ctrl-C and go on later")
-
-    def _count(self) -> int:
-        return sum(trials(held, self._resources) for held in living())
+    def _warn_if_none(self) -> None:
+        if self._count:
+            self._last_slot, self._warned = self._now(), False
+        elif self._now() - self._last_slot >= PATIENCE and not self._warned:
+            self._warned = True
+            lack = _describe_lack(living_nodes(), self._resources)
+            self._say(f"waiting for a node: {lack}; add one, or stop with Ctrl-C and run again later")
 
 
-def together(held: Sequence[Mapping[str, float]], asked: Resources) -> int:
-    """How many trials of ``asked`` nodes run at once that hold so much; raises ``ClusterError`` where they run none."""
-    if not (room := sum(trials(one, asked) for one in held)):
-        raise ClusterError(f"resources: {_lack(held, asked)}; lower resources in the study, or --set resources.gpus=0")
-    return room
+def require_slots(nodes: Sequence[Mapping[str, float]], resources: Resources) -> int:
+    """Return how many trials the nodes run at once. Raises ``ClusterError`` if they cannot run one."""
+    slots = sum(count_trials(node, resources) for node in nodes)
+    if not slots:
+        lack = _describe_lack(nodes, resources)
+        raise ClusterError(f"resources: {lack}; lower resources in the study, or --set resources.gpus=0")
+    return slots
 
 
-def _lack(held: Sequence[Mapping[str, float]], asked: Resources) -> str:
-    there = [f"{one.get('CPU', 0):g} CPUs, {one.get('GPU', 0):g} GPUs" for one in held]
+def _describe_lack(nodes: Sequence[Mapping[str, float]], resources: Resources) -> str:
+    sizes = [f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes]
     return (
-        f"a trial asks for {asked.cpus:g} CPUs and {asked.gpus:g} GPUs, but no node has them "
-        f"(nodes: {'; '.join(there) or 'none'})"
+        f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but no node has them "
+        f"(nodes: {'; '.join(sizes) or 'none'})"
     )
 
 
-def here() -> Mapping[str, float]:
-    """What Ray declares of this machine where it is started without more ado."""
-    return {"CPU": get_num_cpus(), "GPU": NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()}
-
-
-def living() -> list[Mapping[str, float]]:
-    """What each node that is alive declares: CPU, GPU and others."""
+def living_nodes() -> list[Mapping[str, float]]:
+    """Return the resources that each living node declares: CPU, GPU and others."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def trials(held: Mapping[str, float], asked: Resources) -> int:
-    """How many trials of ``asked`` a node with ``held`` runs at once; a fraction of a GPU lies on one GPU."""
-    cpus = _whole(held.get("CPU", 0) / asked.cpus)
-    if not asked.gpus:
+def count_trials(node: Mapping[str, float], resources: Resources) -> int:
+    """Return how many trials one node can run at once. A fraction of a GPU must lie on one GPU."""
+    cpus = _floor(node.get("CPU", 0) / resources.cpus)
+    if not resources.gpus:
         return cpus
-    gpus = held.get("GPU", 0)
-    return min(cpus, _whole(gpus) * _whole(1 / asked.gpus) if asked.gpus < 1 else _whole(gpus / asked.gpus))
+    gpus = node.get("GPU", 0)
+    if resources.gpus < 1:
+        return min(cpus, _floor(gpus) * _floor(1 / resources.gpus))
+    return min(cpus, _floor(gpus / resources.gpus))
 
 
-def _whole(ratio: float) -> int:
-    return math.floor(ratio + 1e-9)
+def _floor(ratio: float) -> int:
+    return math.floor(ratio + 1e-9)  # 0.3 / 0.1 is a little less than 3
 
 
-def tell_out_of_memory() -> None:
-    """Have Tune take it as a worker's death when Ray's memory monitor kills one; else that ends the whole run."""
-    if RayActorManager._actor_task_failed is _USUAL:
-        RayActorManager._actor_task_failed = _task_failed
+def is_node_lost(error: Any) -> bool:
+    """Return whether a worker ended because its node did, which does not count against the worker's item.
 
-
-def _task_failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-    killed = isinstance(exception, OutOfMemoryError)
-    _USUAL(manager, tracked_actor_task, RayActorError(error_msg=str(exception)) if killed else exception)
-
-
-def took(error: Any) -> bool:
-    """Whether a worker's end was its node's, which says nothing against what it ran.
-
-    A node that just fell silent is not yet known to be dead: its workers are out of reach.
+    A node that has just stopped answering does not count as dead yet, but its workers cannot be reached.
     """
     if isinstance(error, ActorUnavailableError):
         return True

@@ -17,11 +17,12 @@ from typing import Any
 from ray import tune
 
 from tune_interpreg import registry
+from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.store import places
-from tune_interpreg.store.storage import Refused, refusal
+from tune_interpreg.store.files import Refused, as_refused
 from tune_interpreg.store.store import Store
+from tune_interpreg.store.workers import record_worker
 from tune_interpreg.study.items import Item
 
 ERROR_FILE = "error.txt"
@@ -60,18 +61,18 @@ class StudyTrainable(tune.Trainable):
         try:
             return self._step()
         except Exception as error:
-            if refused := refusal(error, folder):
+            if refused := as_refused(error, folder):
                 return {"refused": str(refused), "done": True}
             try:
                 self._save_error()
             except Exception as second_error:
-                if refused := refusal(second_error, folder):
+                if refused := as_refused(second_error, folder):
                     return {"refused": str(refused), "done": True}
             raise
 
     def _step(self) -> dict[str, Any]:
         trainable = self._trainable()
-        result = trainable.step()
+        result = dict(trainable.step())
         self._error_file.unlink(missing_ok=True)
         for name in ("earlier", "spent"):
             if value := getattr(trainable, name, None):
@@ -86,12 +87,12 @@ class StudyTrainable(tune.Trainable):
         if self._inner is None:
             item = self._item
             is_stage = item.role in ("targets", "checks")
-            kind = registry.resolve("stages", item.role) if is_stage else registry.method(item.recipe.method)
+            kind = registry.resolve("stages", item.role) if is_stage else registry.load_method(item.recipe.method)
             store = Store(self._config["store"], self._config.get("driver"))
             _check_shared(store)
-            places.note(store, item.key)
+            record_worker(store, item.key)
             try:
-                self._inner = kind(self._config, storage=self._storage)
+                self._inner = kind(self._config, storage=storage_of(self))
             except DataError as error:  # this machine lacks data that the driver could read
                 raise Refused(f"on {socket.gethostname()}: {error}") from None
         return self._inner
@@ -117,7 +118,7 @@ class StudyTrainable(tune.Trainable):
     def cleanup(self) -> None:
         if self._inner is not None:
             self._inner.cleanup()
-            if self._storage is None:
+            if storage_of(self) is None:
                 shutil.rmtree(self._inner.logdir, ignore_errors=True)
             self._inner = None
             gc.collect()  # a trial sits in reference cycles, and the collector does not count the memory of its tensors
@@ -132,7 +133,7 @@ class StudyTrainable(tune.Trainable):
 
 def _check_shared(store: Store) -> None:
     """Raise ``Refused`` if this machine does not see the driver's store, or may not write there."""
-    if store.driver is not None and not (store.signed() and os.access(store.path, os.W_OK)):
+    if store.driver is not None and not (store.read_driver() and os.access(store.path, os.W_OK)):
         raise Refused(
             f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
             "name a folder with --store that all machines share"

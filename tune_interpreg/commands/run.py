@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import pdb
 import re
+import signal
+import sys
+import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tune_interpreg import stopping
-from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, console, leave, report_errors
+from tune_interpreg.commands.shared import (
+    RootOption,
+    SetOption,
+    StudyArgument,
+    console,
+    exit_stopped,
+    report_errors,
+)
 from tune_interpreg.running.startup import pause_gc
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import read_study_file
 
 
-def place_to_run(cluster: str) -> str:
+def check_place(cluster: str) -> str:
+    """Return the value of ``--cluster`` if it names a place to run. Raises ``typer.BadParameter``."""
     if not re.fullmatch(r"local|in-process|auto|[^\s/]+:\d+", cluster):
         raise typer.BadParameter(f"takes local, in-process, auto, or HOST:PORT of a running cluster, got {cluster!r}")
     return cluster
@@ -23,38 +36,85 @@ def place_to_run(cluster: str) -> str:
 def run(
     study: StudyArgument,
     store: Annotated[
-        Path | None, typer.Option(help="Folder for all results; default runs/NAME. An existing one is gone on with.")
+        Path | None,
+        typer.Option(help="Folder for all results; default runs/NAME. An existing store is resumed."),
     ] = None,
     overrides: SetOption = None,
     data_root: RootOption = None,
     cluster: Annotated[
         str,
         typer.Option(
-            callback=place_to_run,
-            help="Where trials run: local (Ray on this machine), auto or HOST:PORT (a running Ray cluster), "
-            "or in-process (one after another in this process, for debugging). Whoever reaches a cluster can run code "
-            "there: protect it by a token. `ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every "
+            callback=check_place,
+            help="Where trials run: local (Ray on this machine), auto or HOST:PORT (a running Ray cluster), or "
+            "in-process (one after another in this process). Anyone who can reach a cluster can run code there: "
+            "protect it with a token. `ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every "
             "node, and set RAY_AUTH_MODE=token wherever Ray is started or used.",
         ),
     ] = "local",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run items again that failed before.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed items again.")] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Run in this process, without retries. An exception ends the run with its traceback; in a terminal, "
+            "the debugger opens where it was raised.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Print the log to standard error; -vv prints each epoch too. STORE/run.log holds it in any case.",
+        ),
+    ] = 0,
 ) -> None:
-    """Run all of STUDY that its store does not hold yet, then print its tables.
+    """Run everything of STUDY that its store does not hold yet, then print the results.
 
-    Stop it whenever you like: run it again, and it goes on where it was.
+    Stop it at any time: run it again, and it continues.
 
-    Add arms, seeds or trials to the file, and only what is new runs.
+    Add arms, seeds or trials to the file: only what is new runs.
 
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
-    with stopping.listen_for_stops() as stop, report_errors(stop):
-        with pause_gc():
-            from tune_interpreg.running import run as running
-            from tune_interpreg.store.store import Store
+    if debug:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C interrupts the debugger's commands
+    listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
+    try:
+        with listening as stop, report_errors(stop):
+            with pause_gc():
+                from tune_interpreg.running.logs import log_to_stderr
+                from tune_interpreg.running.run import run as run_study
+                from tune_interpreg.store.store import Store
 
-            file = study_file.read(study, overrides or (), data_root)
-        place = Store(store or Path("runs") / file.study.name)
-        outcome = running.run(file, place, where=cluster, retry_failed=retry_failed, console=console())
-        if stop.asked:
-            leave(outcome)
-    raise typer.Exit(outcome)
+                file = read_study_file(study, overrides or (), data_root)
+            folder, screen = Store(store or Path("runs") / file.study.name), console()
+
+            def report() -> None:
+                from analysis.report import print_summary
+
+                print_summary(folder.path, screen)
+
+            with log_to_stderr(verbose):
+                code = run_study(
+                    file,
+                    folder,
+                    where="in-process" if debug else cluster,
+                    console=screen,
+                    report=report,
+                    retry_failed=retry_failed,
+                    live=not verbose,
+                    debug=debug,
+                )
+            if stop.requested:
+                exit_stopped(code)
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if not (debug and sys.stdin.isatty() and sys.stdout.isatty()):
+            raise
+        traceback.print_exc()
+        pdb.post_mortem(error.__traceback__)
+        code = 1
+    raise typer.Exit(code)

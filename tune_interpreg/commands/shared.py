@@ -1,35 +1,57 @@
-"""What the commands have in common: their arguments, how errors are told, how wide is printed."""
+"""Shared by the commands: arguments and their completion, the console, error messages, exit codes."""
 
 from __future__ import annotations
 
 import atexit
+import glob
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from tune_interpreg import stopping
-from tune_interpreg.commands import completing
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg import registry, stopping
+from tune_interpreg.study.file.read import list_shipped_studies
 
 EPILOG = (
     "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM "
-    "(run again to go on)."
+    "(run again to continue)."
 )
 CHECKED = "Exit codes: 0 done, 2 bad input."
+
+
+def complete_study(start: str) -> list[str]:
+    """Return the shipped studies and the YAML files that begin with ``start``, for a shell's completion."""
+    files = [path for suffix in ("yaml", "yml") for path in glob.glob(f"{glob.escape(start)}*.{suffix}")]
+    return [*_beginning_with(start, list_shipped_studies()), *sorted(files)]
+
+
+def complete_store(start: str) -> list[str]:
+    """Return the stores that begin with ``start``, and those in folders that do, such as ``runs``."""
+    pattern = f"{glob.escape(start)}*"
+    return sorted(os.path.dirname(path) for depth in ("", "*/") for path in glob.glob(f"{pattern}/{depth}study.yaml"))
+
+
+def complete_dataset(start: str) -> list[str]:
+    return _beginning_with(start, registry.names("datasets"))
+
+
+def _beginning_with(start: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(start)]
+
 
 StudyArgument = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help=f"A shipped study ({', '.join(study_file.shipped())}) or a path to a YAML file.",
-        autocompletion=completing.studies,
+        help=f"A shipped study ({', '.join(list_shipped_studies())}) or a path to a YAML file.",
+        autocompletion=complete_study,
     ),
 ]
 SetOption = Annotated[
@@ -49,22 +71,34 @@ RootOption = Annotated[
 ]
 StoreArgument = Annotated[
     Path,
-    typer.Argument(metavar="STORE", help="A study's store, such as runs/digits.", autocompletion=completing.stores),
+    typer.Argument(metavar="STORE", help="A study's store, such as runs/digits.", autocompletion=complete_store),
+]
+ProgramArguments = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Options of the program itself, after --.")
 ]
 
 
+class _Screen(Console):
+    """A console that leaves a closed pipe to the command line's handler (see ``cli``)."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again: rich calls this while it handles a BrokenPipeError, and would exit with 1."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
-    """As wide as the terminal, or as COLUMNS says; a log has room for whole tables."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    """Return a console as wide as the terminal, or as COLUMNS says; a log file gets 120 columns."""
+    return _Screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 
-def leave(code: int, message: str = "") -> NoReturn:
-    """End a process that was asked to stop: Ray's own clean-up, but not the interpreter's."""
+def exit_stopped(code: int, message: str = "") -> NoReturn:
+    """End a process that was asked to stop, after Ray's own clean-up but without the interpreter's."""
     for number in stopping.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     atexit._run_exitfuncs()
-    stopping.leave(code, message)
+    stopping.exit_now(code, message)
 
 
 @contextmanager
@@ -74,16 +108,33 @@ def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, SystemExit) and stop:
-            stop.ask(signal.SIGTERM)  # while Ray starts, its own handler turns SIGTERM into SystemExit
-        if stop and stop.asked:  # an interrupted library may raise anything
-            leave(stop.code, stopping.RUN_AGAIN)
+            stop.request(signal.SIGTERM)  # while Ray starts, its own handler turns SIGTERM into SystemExit
+        if stop and stop.requested:  # an interrupted library may raise anything
+            exit_stopped(stop.code, stopping.RUN_AGAIN)
         if not _is_input_error(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
+class ProgramError(RuntimeError):
+    """A program that a command needs is not installed."""
+
+
+def hand_over(program: str, arguments: Iterable[str], extra: str) -> NoReturn:
+    """Replace this process by a program of this Python's environment; raises ``ProgramError`` if it is not installed.
+
+    extra: the optional dependency of this package that installs the program.
+    """
+    neighbour = Path(sys.executable).with_name(program)
+    path = str(neighbour) if neighbour.exists() else shutil.which(program)
+    if path is None:
+        raise ProgramError(f"the program {program} is not installed; install it: pip install '{extra}'")
+    sys.stdout.flush()
+    os.execv(path, [path, *arguments])
+
+
 def _is_input_error(error: BaseException) -> bool:
     """Return whether the message is for the user. Decided by class names, because importing the classes is slow."""
-    names = {"StudyError", "StoreError", "DataError", "ClusterError", "ServerError"}
+    names = {"StudyError", "StoreError", "DataError", "ClusterError", "ProgramError"}
     return any(base.__name__ in names for base in type(error).__mro__)

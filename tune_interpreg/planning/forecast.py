@@ -1,176 +1,183 @@
-"""The stages of `plan`: check everything, look at the store, measure what is not known, reckon."""
+"""Forecast a study: find out what is left, measure what no record answers, and simulate the workers."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-import socket
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from tune_interpreg import seeding
-from tune_interpreg.cluster import drain as cluster
+from tune_interpreg.cluster.drain import count_slots
 from tune_interpreg.data.dataset import Dataset, count_test_images
-from tune_interpreg.networks import piecewise_linear as models
-from tune_interpreg.planning import costs, measuring, simulation
-from tune_interpreg.planning.costs import AROUND, Costs, CostsError, Prices
-from tune_interpreg.planning.pieces import Piece, probe
-from tune_interpreg.planning.simulation import Schedule
-from tune_interpreg.running import run as running
+from tune_interpreg.networks.build import build
+from tune_interpreg.planning.costs import CostModel, Piece, Sizes, probe_item
+from tune_interpreg.planning.measure import Measurement, Resources, measure
+from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import State, Task
-from tune_interpreg.store.store import Store
+from tune_interpreg.store.store import Damaged, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import StudyFile
 
-#: Bytes that an item leaves beside models and maps: its record, and what TensorBoard shows of it.
-NOTES = 48 * 1024
+#: Bytes per item for its record and TensorBoard's events.
+RECORD = 48 * 1024
 
-#: Seconds of a worker's start where none was measured.
+#: Seconds until a worker has started, if none was measured.
 START = 4.0
+
+#: A run starts the command, Ray and the workers, and ends with tables and figures. Together, as worker starts.
+STARTS = 3.0
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `plan` is asked beside the study.
+class Schedule:
+    """Tasks in the order of their start, each with its seconds. end: seconds until all are done."""
 
-    where: as for `run`, None where it is not named. workers: how many trials at once, in place of those that there is
-    room for. known: a file with the costs of a device, in place of a measurement. save: where to keep a measurement.
-    """
+    tasks: tuple[tuple[Task, float], ...]
+    end: float
 
-    where: str | None = None
-    workers: int | None = None
-    known: Path | None = None
-    save: Path | None = None
+    @property
+    def work(self) -> float:
+        """Seconds of all tasks together."""
+        return sum(seconds for _, seconds in self.tasks)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left of a study, and what it takes.
+    """What is left of a study, its time and its cost.
 
-    whence: what says how many workers there are. schedule: on them. chain: the seconds of the longest chain of items
-    that wait for each other. around: those before and after all items. disk: bytes that the store grows by. costs: what
-    was measured, now or earlier; None where the store's own records tell all.
+    workers_from: source of the worker count. schedule: of these workers. chain: seconds of the longest chain of items
+    that wait for each other. overhead: seconds before and after all items. disk: bytes that the store grows by.
+    measurement: None if the records of the store answer everything.
     """
 
     study: Study
     state: State
     workers: int
-    whence: str
+    workers_from: str
     schedule: Schedule
     chain: float
-    around: float
+    overhead: float
     disk: int
-    costs: Costs | None
+    measurement: Measurement | None
 
     @property
     def seconds(self) -> float:
-        """From the command to its tables; 0 where nothing is left."""
-        return self.schedule.end + self.around if self.schedule.tasks else 0.0
+        """Seconds from the command to its tables; 0 if nothing is left."""
+        return self.schedule.end + self.overhead if self.schedule.tasks else 0.0
 
     @property
     def gpu_hours(self) -> float:
-        """Of all GPUs that the workers hold, at work or not."""
+        """Hours of all GPUs that the workers hold, busy or not."""
         return self.workers * self.study.resources.gpus * self.seconds / 3600
 
     @property
     def cpu_hours(self) -> float:
-        """Likewise of CPU cores."""
+        """Hours of all CPU cores that the workers hold."""
         return self.workers * self.study.resources.cpus * self.seconds / 3600
 
-    def memory(self, name: str = "memory") -> int | None:
-        """Bytes of all workers together; None where none was measured."""
-        return int(self.workers * self.costs.processes[name]) if self.costs else None
 
+def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None, console: Console) -> Plan:
+    """Return the plan of what is left of a study. Writes nothing.
 
-def planned(file: StudyFile, store: Store, asked: Question, console: Console) -> Plan:
-    """What is left of the study; nothing is written but ``asked.save``.
-
-    Raises ``StudyError``, ``StoreError`` or ``ClusterError``.
+    Args:
+        where: place to run, as for ``run``. workers: trials at once; None for as many as there is room for.
+    Raises:
+        StudyError, StoreError, ClusterError: as ``run``. MeasurementError: a piece of work fails.
     """
-    study, known = file.study, costs.read(asked.known) if asked.known else None
+    study = file.study
     with pause_gc():
-        images = running.checked_data(file)
-        so_far = simulation.so_far(study, store, images.fingerprint)
-    workers, whence = _workers(study, asked, known)
-    tests = count_test_images(study.data) or len(images.validation)
-    prices = Prices(study, tests, () if known else so_far.records.values(), ray=asked.where != "in-process")
-    left = [task for task, _ in simulation.schedule(study, so_far.state, lambda _: 1.0, math.inf).tasks]
-    lacking = prices.lacking(left) | (_all(study, tests) if asked.save else {})
-    if known:
-        _require(known, lacking, asked)
-    elif lacking:
-        known = _measured(study, images, lacking, asked, console)
-    if known:
-        prices.costs = known.pieces
-    if known and asked.save:
-        known.save(asked.save)
+        images = check_data(file)
+        progress = read_progress(study, store, images.fingerprint)
+    slots, workers_from = workers or count_slots(study, where), "from --workers"
+    if not workers:
+        workers_from = f"as many as --cluster {where} has room for"
+    sizes = Sizes(len(images.train), len(images.validation), count_test_images(study.data) or len(images.validation))
+    costs = CostModel(study, sizes, progress.records.values(), on_ray=where != "in-process")
+    tasks = [task for task, _ in simulate(study, progress.state, lambda _: 1.0, math.inf).tasks]
+    pieces, measurement = costs.unmeasured(tasks), None
+    if pieces:
+        measurement = _measure(study, pieces, 1 if where == "in-process" else slots, console)
+        costs.measured = measurement.seconds
     return Plan(
-        study,
-        so_far.state,
-        workers,
-        whence,
-        simulation.schedule(study, so_far.state, prices, workers),
-        simulation.schedule(study, so_far.state, prices, math.inf).end,
-        AROUND * (known.processes["start"] if known else START),
-        _disk(study, images, left),
-        known,
+        study=study,
+        state=progress.state,
+        workers=slots,
+        workers_from=workers_from,
+        schedule=simulate(study, progress.state, costs.seconds, slots),
+        chain=simulate(study, progress.state, costs.seconds, math.inf).end,
+        overhead=STARTS * (measurement.start if measurement else START),
+        disk=_count_bytes(study, images, tasks),
+        measurement=measurement,
     )
 
 
-def _workers(study: Study, asked: Question, known: Costs | None) -> tuple[int, str]:
-    """How many trials run at once, and what says so: what is named, before what a file of costs was measured with."""
-    if asked.workers:
-        return asked.workers, "as --workers says"
-    if known and asked.where is None:
-        return known.workers, f"as many as {asked.known} was measured with; --workers or --cluster says otherwise"
-    where = asked.where or "local"
-    return cluster.count_slots(study, where), f"as many as --cluster {where} has room for"
+def _measure(study: Study, pieces: Mapping[str, Piece], workers: int, console: Console) -> Measurement:
+    """Measure here, with as many processes as ``workers``, but no more than this machine has room for."""
+    processes = min(workers, count_slots(study, "local"))
+    message = f"measuring {len(pieces)} pieces of work in {processes} process{'es' if processes > 1 else ''}"
+    resources = Resources(max(1, int(study.resources.cpus)), "cuda" if study.resources.gpus else "cpu")
+    with console.status(message) if console.is_terminal else nullcontext():
+        return measure(pieces, probe_item(study), resources, workers=processes)
 
 
-def _all(study: Study, tests: int) -> dict[str, Piece]:
-    """Every piece of the study, whatever is there already: a measurement that is kept serves another store."""
-    tasks = simulation.schedule(study, State.empty(study), lambda _: 1.0, math.inf).tasks
-    return Prices(study, tests).lacking(task for task, _ in tasks)
-
-
-def _require(known: Costs, needed: Mapping[str, Piece], asked: Question) -> None:
-    if missing := sorted({piece.title for key, piece in needed.items() if key not in known.pieces}):
-        raise CostsError(
-            f"{asked.known}: holds no times of {', '.join(missing)} under this study's setting; "
-            "measure this study there, with --save"
-        )
-
-
-def _measured(study: Study, images: Dataset, pieces: Mapping[str, Piece], asked: Question, console: Console) -> Costs:
-    """The costs of the pieces here, with as many processes as this machine has room for, or were asked for."""
-    room, started = cluster.count_slots(study, "in-process" if asked.where == "in-process" else "local"), time.time()
-    workers = min(room, asked.workers or room)
-    told = f"measuring {len(pieces)} pieces of work, {workers} at a time"
-    shown = console.status(told) if console.is_terminal else nullcontext()
-    with shown:
-        found, seen = measuring.measure(pieces, probe(study), tuple(images.train.x_NCHW.shape), workers=workers)
-    return Costs(
-        device=torch.cuda.get_device_name() if study.resources.gpus else "cpu",
-        host=socket.gethostname(),
-        workers=workers,
-        measured=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=round(time.time() - started, 1),
-        processes=seen,
-        pieces=found,
-    )
-
-
-def _disk(study: Study, images: Dataset, left: Iterable[Task]) -> int:
-    """Bytes that the tasks leave in the store: models, maps in float16, and notes of each."""
-    model = models.build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
+def _count_bytes(study: Study, images: Dataset, tasks: Iterable[Task]) -> int:
+    """Return the bytes that tasks leave in the store: models, maps in float16, and records."""
+    model = build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    maps, counted = 2 * images.train.x_NCHW.numel(), list(left)
-    trained = sum(len(task.parts) for task in counted if task.role == "repeat")
-    return trained * weights + sum(maps for task in counted if task.role == "targets") + NOTES * len(counted)
+    maps = 2 * images.train.x_NCHW.numel()
+    size = {"repeat": weights, "targets": maps, "search": 0, "checks": 0}
+    return sum(RECORD + size[task.role] * (len(task.parts) if task.role == "repeat" else 1) for task in tasks)
+
+
+# ------------------------------------------------------------------------------- simulation
+def simulate(study: Study, state: State, seconds: Callable[[Task], float], workers: float) -> Schedule:
+    """Return the schedule of everything that is left, on workers that only count time.
+
+    As in a run, a free worker takes the first task that is ready. Every search takes all of its trials. With an
+    infinite number of workers, the end is the longest chain.
+    """
+    state = deepcopy(state)
+    running: list[tuple[float, int, Task]] = []
+    now, started = 0.0, list[tuple[Task, float]]()
+    at_once = None if workers == math.inf else 1
+    while True:
+        while len(running) < workers and (tasks := list(itertools.islice(graph.ready_tasks(study, state), at_once))):
+            for task in tasks:
+                heapq.heappush(running, (now + seconds(task), len(started), task))
+                started.append((task, seconds(task)))
+                state.stage_of(study, task).running.update(task.parts)
+        if not running:
+            return Schedule(tuple(started), now)
+        now, _, task = heapq.heappop(running)
+        stage = state.stage_of(study, task)
+        stage.running.difference_update(task.parts)
+        stage.done.update(task.parts)
+
+
+class ReadOnlyStore(Store):
+    """A store that a driver may be using: nothing in it changes."""
+
+    def write_checked(self, path: Path, content: dict[str, object]) -> None:
+        """Write nothing: a run computes the same again."""
+
+    def set_aside(self, damaged: Damaged) -> str:
+        return str(damaged)
+
+    def drop_checkpoint(self, key: str) -> None:
+        """Drop nothing."""
+
+
+def read_progress(study: Study, store: Store, fingerprint: str) -> Dispatcher:
+    """Return what the store holds of the study. Raises ``StoreError`` if it belongs to another study."""
+    store.check_setting(study)
+    return Dispatcher(study, ReadOnlyStore(store.path), fingerprint, lambda _: None)

@@ -1,150 +1,148 @@
-"""The stages of `run`: check everything, open the store, drain the graph, report."""
+"""The stages of `run`: check the data, open the store, drain the graph, report."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+import socket
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from rich.console import Console
 from rich.text import Text
 
-from tune_interpreg import seeding, stopping
-from tune_interpreg.attacks import autoattack
-from tune_interpreg.commands import reports
-from tune_interpreg.data.dataset import DataError, Dataset, count_test_images, load_dataset
+from tune_interpreg import stopping
 from tune_interpreg.display.account import Account
-from tune_interpreg.display.lines import Lines
-from tune_interpreg.display.live import Live
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.display.console import Lines, Live
+from tune_interpreg.running.logs import ItemLog, log_to_file
+from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.search.target import NoLoss
+from tune_interpreg.search.target import MissingLoss
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store import lock
-from tune_interpreg.store.storage import refusing
-from tune_interpreg.store.store import Damaged, Store
+from tune_interpreg.store.files import Damaged, raise_refused
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import StudyFile
-from tune_interpreg.study.file.yaml_lines import StudyError
+from tune_interpreg.study.problems import StudyError
 
-DONE, GAPS = 0, 1
+logger = logging.getLogger(__name__)
+
+DONE, INCOMPLETE = 0, 1
 
 
-def run(file: StudyFile, store: Store, *, where: str, retry_failed: bool, console: Console) -> int:
-    """Run what is left of a study and print its tables; returns the exit code.
+def run(
+    file: StudyFile,
+    store: Store,
+    *,
+    where: str,
+    console: Console,
+    report: Callable[[], object] = lambda: None,
+    retry_failed: bool = False,
+    live: bool = True,
+    debug: bool = False,
+) -> int:
+    """Run all open items of a study, then report. Returns the exit code.
 
-    Raises ``StudyError`` or ``StoreError`` before anything is written, also where another driver holds the store;
+    where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item.
+    retry_failed: run failed items again. live: show a live tree if the console is a terminal. debug: run in this
+    process, and raise an item's exception.
+
+    Raises ``StudyError`` or ``StoreError`` before anything is written, also if another driver holds the store;
     ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to match;
-    ``Refused`` where the disk takes no more, or another driver took over.
+    ``Refused`` if the disk is full or another driver took over.
     """
-    with refusing(store.path):
-        _damaged_study(file.study, store)
+    with raise_refused(store.path):
+        _check_store(file.study, store)
     with pause_gc():
-        fingerprint = checked_data(file).fingerprint
-    with refusing(store.path), lock.held(store):
+        fingerprint = check_data(file).fingerprint
+    with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
+        damaged = _check_store(file.study, store)  # again, because another driver may have made it in the meantime
+        store.check_access()
+        lock.sign(store)
+        logger.info("driver %d on %s starts %s --cluster %s", os.getpid(), socket.gethostname(), file.study.name, where)
+
+        def say(line: str) -> None:
+            logger.warning(line)
+            _print_line(console, line)
+
+        store.remove_leftovers()
+        if damaged:
+            say(f"{store.set_aside(damaged)}; it is written again")
+        if retry_failed:
+            say(f"{store.delete_failures()} failed items run again")
+        with pause_gc():
+            dispatcher = Dispatcher(file.study, store, fingerprint, say)
+        store.save_study(file.study)
+        stop, account = None, None
         try:
-            return _run(file.study, store, fingerprint, where, retry_failed, console)
-        except NoLoss as error:
+            if dispatcher.is_open():
+                stop, account = _drain(dispatcher, where, console, live=live and not debug, debug=debug)
+                store.remove_leftovers()  # of workers that died in this run
+        except MissingLoss as error:
             raise StudyError([file.locate(error.place, error.message)]) from None
+        except Exception:
+            logger.exception("the run failed")
+            raise
+        path = shlex.quote(str(store.path))
+        if stop and dispatcher.is_open():
+            logger.warning(
+                "stopped by %s; %d of %d parts done", stop.signal.name, dispatcher.settled(), dispatcher.total()
+            )
+            _print_line(console, f"{stopping.RUN_AGAIN}; tune-interpreg report {path} prints the tables so far")
+            return stop.code
+        with pause_gc():
+            report()
+        return _finish(dispatcher, account, console)
 
 
-def _run(study: Study, store: Store, fingerprint: str, where: str, retry_failed: bool, console: Console) -> int:
-    """As ``run``, in a held store."""
-
-    def say(line: str) -> None:
-        console.print(Text(line), soft_wrap=True)
-
-    damaged = _damaged_study(study, store)  # another driver may have made it in the meantime
-    store.check_access()
-    lock.sign(store)
-    store.sweep()
-    if damaged:
-        say(f"{store.set_aside(damaged)}; it is written anew")
-    if retry_failed:
-        say(f"{store.forget_failures()} failed items run again")
-    with pause_gc():
-        dispatcher = Dispatcher(study, store, fingerprint, say)
-    store.save_study(study)
-    stop, account = None, None
-    if dispatcher.is_open():
-        stop, account = _drain(dispatcher, where, console)
-        store.sweep()  # of workers that died in this run
-    if stop and dispatcher.is_open():
-        say(f"{stopping.RUN_AGAIN}; tune-interpreg report {store.path} prints the tables so far")
-        return stop.code
-    with pause_gc():
-        reports.print_all(store, console)
-    return _outcome(dispatcher, account, console)
-
-
-def _damaged_study(study: Study, store: Store) -> Damaged | None:
-    """What is wrong with the store's own study, if anything is; raises ``StoreError`` where it is another one."""
+def _check_store(study: Study, store: Store) -> Damaged | None:
+    """Return what is wrong with the store's own study file, if anything. Raises ``StoreError`` for another study's."""
     try:
-        store.check(study)
+        store.check_setting(study)
     except Damaged as error:
         return error
     return None
 
 
-def checked_data(file: StudyFile) -> Dataset:
-    """Read the data and build the model on the driver, so that what cannot work fails here."""
-    study = file.study
-    try:
-        loaded = load_dataset(study.data)
-    except DataError as error:
-        place = ("data", error.key) if error.key else ("data",)
-        raise StudyError([file.locate(place, error.message)]) from None
-    if len(loaded.train) < study.training.batch_size:
-        message = f"a batch takes {study.training.batch_size} images, but there are {len(loaded.train)} to train on"
-        raise StudyError([file.locate(("training", "batch_size"), f"{message}; lower it, or raise data.train_limit")])
-    _check_autoattack(file, loaded)
-    try:
-        models.build(study.model, loaded.shape, loaded.classes, seeding.generator(0, "init"))
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"{study.model.name} does not take images of shape {loaded.shape}: {error}; name another model"
-        raise StudyError([file.locate(("model",), message)]) from None
-    return loaded
-
-
-def _check_autoattack(file: StudyFile, loaded: Dataset) -> None:
-    """Refuse what AutoAttack cannot do after all trainings."""
-    study, wanted = file.study, file.study.evaluation.autoattack
-    if wanted is None:
-        return
-    images, place = count_test_images(study.data), ("evaluation", "autoattack")
-    if images is not None and wanted > images:
-        raise StudyError([file.locate(place, f"there are {images:,} test images, got {wanted:,}; lower it or drop it")])
-    if problem := autoattack.problem(study.evaluation_attack, loaded.shape):
-        raise StudyError([file.locate(place, problem)])
-
-
-def _drain(dispatcher: Dispatcher, where: str, console: Console) -> tuple[Stop, Account]:
-    """Run what is left: how it ended, and where the time went."""
+def _drain(dispatcher: Dispatcher, where: str, console: Console, *, live: bool, debug: bool) -> tuple[Stop, Account]:
+    """Run all open items. Returns how the run ended, and an account of its time."""
     settled, total = dispatcher.settled(), dispatcher.total()
-    console.print(f"{dispatcher.study.name}: {settled} of {total} parts are in {dispatcher.store.path}", soft_wrap=True)
-    live = Live(console, dispatcher.study, dispatcher.state) if console.is_terminal else None
-    with pause_gc():  # both take a second to load, which a finished study can do without
-        from tune_interpreg.cluster import drain as cluster
-        from tune_interpreg.display.tensorboard import Overview
-    shown = Overview(dispatcher.store, dispatcher.study, dispatcher.records, live or Lines(console))
-    account = dispatcher.display = Account(shown)
-    with live or nullcontext():
-        return cluster.drain(dispatcher, where), account
+    path = shlex.quote(str(dispatcher.store.path))
+    _print_line(console, f"{dispatcher.study.name}: {settled} of {total} parts are in {path}")
+    logger.info("%d of %d parts are done", settled, total)
+    tree = Live(console, dispatcher.study, dispatcher.state) if live and console.is_terminal else None
+    with pause_gc():  # a finished study does without these imports, which take a second
+        from tune_interpreg.cluster.drain import drain
+    account = Account(tree or Lines(console))
+    dispatcher.listener = ItemLog(account)
+    with tree or nullcontext():
+        return drain(dispatcher, where, debug=debug), account
 
 
-def _outcome(dispatcher: Dispatcher, account: Account | None, console: Console) -> int:
-    """Say where all lies, where the time went and what is missing; the exit code."""
+def _finish(dispatcher: Dispatcher, account: Account | None, console: Console) -> int:
+    """Print where the results lie, where the time went and what is missing. Returns the exit code."""
     store = dispatcher.store
-    console.print(f"store        {store.path}", soft_wrap=True)
-    console.print(f"tables       {store.report_dir}", soft_wrap=True)
-    console.print(f"page         tune-interpreg report {store.path}", soft_wrap=True)
-    console.print(f"TensorBoard  tune-interpreg tensorboard {store.path}", soft_wrap=True)
-    if account and (told := account.told()):
-        console.print(Text(f"time         {told}"), soft_wrap=True)
+    path = shlex.quote(str(store.path))
+    _print_line(console, f"tables       {shlex.quote(str(store.report_dir))}")
+    _print_line(console, f"page         tune-interpreg report {path}")
+    _print_line(console, f"TensorBoard  tune-interpreg tensorboard {path}")
+    _print_line(console, f"log          {shlex.quote(str(store.log_file))}")
+    if account and (summary := account.summary()):
+        _print_line(console, f"time         {summary}")
     failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
     if failed:
-        console.print(f"{len(failed)} items failed; --retry-failed runs them again")
-    blocked = graph.waiting(dispatcher.study, dispatcher.state)
-    for arm, why in blocked.items():
-        console.print(f"{arm} {why}")
-    return GAPS if failed or blocked else DONE
+        _print_line(console, f"{len(failed)} items failed; --retry-failed runs them again")
+    blocked = graph.blocked_arms(dispatcher.study, dispatcher.state)
+    for arm, reason in blocked.items():
+        _print_line(console, f"{arm} {reason}")
+    logger.info("driver ends: %d of %d parts done, %d failed", dispatcher.settled(), dispatcher.total(), len(failed))
+    return INCOMPLETE if failed or blocked else DONE
+
+
+def _print_line(console: Console, line: str) -> None:
+    """Print a line exactly: paths and error texts are no markup, and are not wrapped."""
+    console.print(Text(line), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept away from what is loaded once and stays: libraries, the records of a ledger."""
+"""Speed up start-up: no garbage collection while libraries and records are loaded."""
 
 import gc
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def pause_gc() -> Iterator[None]:
-    """Collect nothing meanwhile, and set aside what is there then: looking through it again and again takes seconds."""
-    was_on = gc.isenabled()
+    """Pause garbage collection in this block, then freeze what was loaded. Rescanning it costs seconds."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if was_on:
+        if was_enabled:
             gc.enable()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_interpreg.cluster import travel
+from tune_interpreg.cluster import runtime_env
 from tune_interpreg.study.config import Study
 
 FOUND = """\
@@ -28,19 +28,21 @@ def study(**own: object) -> Study:
 @pytest.fixture
 def copied(tmp_path: Path) -> list[Path]:
     """This project's modules, each copied to a folder of its own, as Ray does."""
-    modules = [Path(one) for one in travel.modules(travel.packages(study()), tmp_path / "scratch")]
+    modules = [
+        Path(one) for one in runtime_env.collect_modules(runtime_env.study_packages(study()), tmp_path / "scratch")
+    ]
     places = [tmp_path / "there" / str(number) for number in range(len(modules))]
     for module, place in zip(modules, places, strict=True):
-        shutil.copytree(module, place / module.name, ignore=shutil.ignore_patterns(*travel.EXCLUDED))
+        shutil.copytree(module, place / module.name, ignore=shutil.ignore_patterns(*runtime_env.EXCLUDED))
     return places
 
 
 def test_this_project_travels_where_a_study_names_no_plugin() -> None:
-    assert travel.packages(study()) == ["tune-interpreg"]
+    assert runtime_env.study_packages(study()) == ["tune-interpreg"]
 
 
 def test_paths_are_absolute_and_there(tmp_path: Path) -> None:
-    modules = travel.modules(["tune-interpreg"], tmp_path)
+    modules = runtime_env.collect_modules(["tune-interpreg"], tmp_path)
     assert {"tune_interpreg", "trainables"} < {Path(one).name for one in modules}
     assert all(Path(one).is_absolute() and Path(one).exists() for one in modules)
 

@@ -1,0 +1,137 @@
+"""All private names of Ray that the project uses. Each was seen in Ray 2.60.
+
+A name that a later Ray lacks is not used: each function below says what is lost then. After an upgrade,
+``tests/cluster/test_ray_internals.py`` checks all names in ``NAMES`` and ``VARIABLES``, and fails by name.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+#: Private name → what is lost without it.
+NAMES = {
+    "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "a local Ray listens to other machines",
+    "ray._private.node.wait_for_persisted_port": "a signal waits up to half a minute while Ray starts",
+    "ray._private.services.find_node_ids": "a machine without a node waits for Ray's own, slower refusal",
+    "ray._private.utils.get_num_cpus": "a plan may count more cores than a container has",
+    "ray._private.accelerators.nvidia_gpu.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators": (
+        "a plan counts GPUs by PyTorch"
+    ),
+    "ray.air.execution._internal.actor_manager.RayActorManager._actor_task_failed": (
+        "a worker that Ray's memory monitor kills ends the whole run"
+    ),
+}
+
+#: Environment variable that Ray reads and does not document → its value here. Ray ignores what it does not know.
+VARIABLES = {
+    # ray.init waits for the first workers, forever if one of them dies while it starts.
+    "RAY_prestart_worker_first_driver": "0",
+    # Attempts of one second to reach a cluster's head.
+    "RAY_gcs_server_port_wait_time_s": "2",
+    # Ray's handler ends the process when SIGTERM arrives in ray.init. ``stopping`` sets this before Ray is imported.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+}
+
+
+def find(name: str) -> Any:
+    """Return the object with this dotted name, or None if Ray no longer has it."""
+    parts = name.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            value: Any = import_module(".".join(parts[:split]))
+        except ImportError:
+            continue
+        for attribute in parts[split:]:
+            value = getattr(value, attribute, None)
+        return value
+    return None
+
+
+@contextmanager
+def replaced(name: str, value: object) -> Iterator[None]:
+    """Give a name of Ray's another value in this block; does nothing if Ray no longer has it."""
+    owner, _, attribute = name.rpartition(".")
+    usual = find(name)
+    if usual is None:
+        yield
+        return
+    setattr(find(owner), attribute, value)
+    try:
+        yield
+    finally:
+        setattr(find(owner), attribute, usual)
+
+
+def listen_on_loopback() -> AbstractContextManager[None]:
+    """Let servers that Ray starts in this block listen on 127.0.0.1 only.
+
+    Ray has this for systems other than Linux. Without the name, a local Ray listens on all interfaces.
+    """
+    return replaced("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+
+
+def wait_in_short_turns() -> AbstractContextManager[None]:
+    """Let Python handle signals in this block while Ray waits for the port of its head.
+
+    Ray waits in foreign code that holds Python's lock, for half a minute if a signal ended the head too. No handler and
+    no other thread runs in that time. Without the name, a stop during Ray's start takes that long.
+    """
+    name = "ray._private.node.wait_for_persisted_port"
+    return replaced(name, partial(_wait_for_port, find(name)))
+
+
+def _wait_for_port(wait: Callable[..., int], *place: str, timeout_ms: int) -> int:
+    """Call Ray's ``wait`` for 0.2 s at a time. Raises ``RuntimeError`` if the port does not appear in time."""
+    deadline = time.monotonic() + timeout_ms / 1000
+    while True:
+        try:
+            return wait(*place, timeout_ms=200)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+
+
+def is_node_here() -> bool:
+    """Return whether a Ray node runs on this machine. Without the name: True, and ``ray.init`` finds out."""
+    node_ids = find("ray._private.services.find_node_ids")
+    return node_ids is None or bool(node_ids())
+
+
+def local_resources() -> Mapping[str, float]:
+    """Return the CPUs and GPUs that Ray would declare for this machine, without starting Ray.
+
+    Without the names: the cores that this process may use, and PyTorch's count of GPUs.
+    """
+    cpus = find("ray._private.utils.get_num_cpus") or (lambda: len(os.sched_getaffinity(0)))
+    manager = "ray._private.accelerators.nvidia_gpu.NvidiaGPUAcceleratorManager"
+    gpus = find(f"{manager}.get_current_node_num_accelerators") or torch.cuda.device_count
+    return {"CPU": cpus(), "GPU": gpus()}
+
+
+def survive_out_of_memory() -> AbstractContextManager[None]:
+    """Let Tune count a worker that Ray's memory monitor kills in this block as dead, so that the run goes on.
+
+    Ray reports ``OutOfMemoryError``, which is no ``RayActorError``, and Tune ends the run. Without the name it does.
+    """
+    name = "ray.air.execution._internal.actor_manager.RayActorManager._actor_task_failed"
+    usual = find(name)
+
+    def task_failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        killed = isinstance(exception, OutOfMemoryError)
+        usual(manager, tracked_actor_task, RayActorError(error_msg=str(exception)) if killed else exception)
+
+    return replaced(name, task_failed)
+
+
+def storage_of(trainable: object) -> Any:
+    """Return the storage that Tune gave to a Trainable; None outside of Tune, and without the name ``_storage``."""
+    return getattr(trainable, "_storage", None)
