@@ -1,1 +1,1 @@
-"""What a running study shows: a live tree, log lines and TensorBoard."""
+"""The displays of a running study: a live tree, log lines and TensorBoard."""

@@ -1,4 +1,4 @@
-"""Where a run's time went: how busy its workers were, with what, and how much lay outside of their work."""
+"""An account of a run's time: how busy its workers were, with what, and how much time lay outside of their work."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from tune_interpreg.display.lines import Display
+from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.items import Item
 
-#: What a record's ``spent`` names, in the order in which it is told.
+#: Kinds of work in a record's ``spent``, and their names, in the order of the account.
 WORK = {
     "train": "training",
     "evaluate": "evaluation",
@@ -19,77 +19,82 @@ WORK = {
     "log": "TensorBoard",
     "save": "saving",
 }
-OTHER, OVERHEAD, WAITING = "other work", "starting, logging, scheduling", "nothing to do"
+OTHER, OVERHEAD, IDLE = "other work", "starting, logging, scheduling", "nothing to do"
 
 
 class Account:
-    """A display that notes when items start and end, and passes all on to another one.
+    """A listener that notes when items start and end, and passes all events on to another listener.
 
-    shown: the other one. now: a clock, in seconds; the account begins when it is made.
+    Args:
+        display: the other listener.
+        now: clock, in seconds. The account begins when it is made.
     """
 
-    def __init__(self, shown: Display, now: Callable[[], float] = time.monotonic):
-        self.shown, self.now, self.begun = shown, now, now()
-        self.workers = 0  # the most that were ever at work at once
+    def __init__(self, display: Listener, now: Callable[[], float] = time.monotonic):
+        self.display, self.now, self.begun = display, now, now()
+        self.workers = 0  # most items that ran at once
         self.ended = self.begun  # when the last item was settled
-        self.under_way = 0.0  # seconds, of all items together
-        self.spent: defaultdict[str, float] = defaultdict(float)  # by kind of work
-        self._first: float | None = None
+        self.running_seconds = 0.0  # of all items together
+        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by kind of work
+        self._first_start: float | None = None
         self._starts: dict[str, float] = {}  # by key
 
     def start(self, item: Item) -> None:
         self._starts[item.key] = self.now()
-        self._first = self.now() if self._first is None else self._first
+        if self._first_start is None:
+            self._first_start = self.now()
         self.workers = max(self.workers, len(self._starts))
-        self.shown.start(item)
+        self.display.start(item)
 
     def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        self.shown.epoch(item, metrics)
+        self.display.epoch(item, metrics)
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        if (started := self._starts.pop(item.key, None)) is not None:
+        started = self._starts.pop(item.key, None)
+        if started is not None:
             self.ended = self.now()
-            self._take(record, self.ended - started)
-        self.shown.settle(item, record, settled, total)
+            self._count(record, self.ended - started)
+        self.display.settle(item, record, settled, total)
 
-    def _take(self, record: Record, took: float) -> None:
-        """Count what an item did while it was under way; what it did in an earlier run is left out, in proportion."""
-        told, whole = record.get("spent") or {}, record["seconds"]
-        spent = {**told, OTHER: max(0.0, whole - sum(told.values()))}
-        share = min(1.0, took / whole) if whole else 0.0
-        self.under_way += took
-        for what, seconds in spent.items():
-            self.spent[what] += seconds * share
+    def _count(self, record: Record, seconds: float) -> None:
+        """Count the work of an item that ran for ``seconds``; work of an earlier run is left out in proportion."""
+        spent, whole = record.get("spent") or {}, record["seconds"]
+        spent = {**spent, OTHER: max(0.0, whole - sum(spent.values()))}
+        share = min(1.0, seconds / whole) if whole else 0.0
+        self.running_seconds += seconds
+        for kind, amount in spent.items():
+            self.spent[kind] += amount * share
 
     def shares(self) -> dict[str, float]:
-        """Fractions of the workers' time: of each kind of work, of what surrounds it, and of idleness; their sum is 1.
+        """Return fractions of the workers' time, with sum 1; empty if nothing ran.
 
-        What surrounds the work is what an item was under way beyond it, and all before the first item. Idle is a worker
-        for which there was no item: all that was open waited for others.
+        Overhead is the time of a running item beyond its work, and all time before the first item. Idle is a worker
+        without an item, because all open work waited for running items.
         """
         whole = (self.ended - self.begun) * self.workers
-        if self._first is None or not whole:
+        if self._first_start is None or not whole:
             return {}
-        start = (self._first - self.begun) * self.workers
-        around = start + self.under_way - sum(self.spent.values())
-        work = {WORK.get(what, what): self.spent[what] for what in (*WORK, *(self.spent.keys() - WORK.keys()))}
-        idle = max(0.0, whole - start - self.under_way)
-        seconds = {what: one for what, one in work.items() if one} | {OVERHEAD: around, WAITING: idle}
-        return {what: one / sum(seconds.values()) for what, one in seconds.items()}
+        before = (self._first_start - self.begun) * self.workers
+        kinds = [*WORK, *sorted(self.spent.keys() - WORK.keys())]
+        seconds = {WORK.get(kind, kind): self.spent[kind] for kind in kinds if self.spent.get(kind)}
+        seconds[OVERHEAD] = before + self.running_seconds - sum(self.spent.values())
+        seconds[IDLE] = max(0.0, whole - before - self.running_seconds)
+        total = sum(seconds.values())
+        return {name: amount / total for name, amount in seconds.items()}
 
-    def told(self) -> str | None:
-        """One line for the end of `run`; None where nothing ran."""
+    def summary(self) -> str | None:
+        """Return one line for the end of `run`; None if nothing ran."""
         shares = self.shares()
         if not shares:
             return None
-        work = {what: share for what, share in shares.items() if what not in (OVERHEAD, WAITING)}
+        work = sum(share for name, share in shares.items() if name not in (OVERHEAD, IDLE))
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        parts = [f"{share:.0%} {what}" for what, share in shares.items() if share >= 0.005]
-        return f"{format_duration(self.ended - self.begun)} on {workers}: {sum(work.values()):.0%} at work; {', '.join(parts)}"
+        parts = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share >= 0.005)
+        return f"{format_duration(self.ended - self.begun)} on {workers}: {work:.0%} at work; {parts}"
 
 
 def format_duration(seconds: float) -> str:
-    """In words, to the precision that matters: 3.4 s, 3 min 12 s, 2 h 5 min."""
+    """Return a duration to the precision that matters: 3.4 s, 3 min 12 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,6 +1,7 @@
-"""What TensorBoard shows of one trial, written by the worker itself.
+"""TensorBoard's view of one trial, written by its worker: curves by epoch, a few images, and hyperparameters.
 
-Scalars an epoch, a few images, and the hyperparameters for the HParams tab, whose columns ``overview`` names.
+TensorBoard sorts its cards by tag. A tag is a metric's name behind a group, so that the first page shows what a user
+looks for first: accuracies and losses by epoch, then rates, final results and images.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -22,80 +23,84 @@ from torch.utils.tensorboard.summary import hparams, image, scalar
 
 from tune_interpreg.store.files import as_refused
 from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.metric_names import LEARNING_RATE, SAMPLES_PER_SECOND
 
 
-class Events:
-    """An events file of its own in ``folder``.
+def tag(metric: str) -> str:
+    """Return a metric's tag in TensorBoard, such as ``accuracy/val/accuracy`` or ``loss/train/ce``."""
+    group = {"val": "accuracy", "train": "loss"}.get(metric.partition("/")[0], "results")
+    return f"{'rate' if metric in (LEARNING_RATE, SAMPLES_PER_SECOND) else group}/{metric}"
 
-    step: how many steps are kept of those that were logged there before; TensorBoard drops later ones.
 
-    Events are written at once and by the caller: what a disk refuses, a thread could only print. That alone is raised;
-    any other failure to write them leaves the caller with a warning, and without a log.
+class TrialLog:
+    """The events of one trial in a file of their own; steps are epochs.
+
+    Events are written at once by the calling thread, because a writer thread could only print that the disk is full.
+    That error is raised. Any other failure to write leaves the trial with a warning, and without a log.
+
+    Args:
+        folder: may hold the files of earlier workers of this trial.
+        epoch: last epoch to keep. TensorBoard drops later events of a worker that died before its checkpoint.
     """
 
-    whose: ClassVar[str] = "the run"
-
-    def __init__(self, folder: Path, step: int = 0):
-        _wait_for_a_new_second(folder)
+    def __init__(self, folder: Path, epoch: int = 0):
+        _wait_for_new_second(folder)
         self._file = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        purge = {"step": step + 1, "session_log": SessionLog(status=SessionLog.START)}
-        self.write({"file_version": "brain.Event:2"}, purge)
+        restart = {"step": epoch + 1, "session_log": SessionLog(status=SessionLog.START)}
+        self._write({"file_version": "brain.Event:2"}, restart)
 
-    def write(self, *events: Mapping[str, Any]) -> None:
-        """Append events, each the fields of an ``Event``; nothing is open in between."""
+    def scalars(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write one point per metric."""
+        self._write(*({"step": epoch, "summary": scalar(tag(name), value)} for name, value in metrics.items()))
+
+    def maps(self, epoch: int, x_BCHW: Tensor, own_BCHW: Tensor, target_BCHW: Tensor | None) -> None:
+        """Write an image with a row each of inputs, target maps if there are any, and the model's own maps.
+
+        Args:
+            x_BCHW: pixels in [0, 1].
+            own_BCHW, target_BCHW: maps. Each is scaled to its largest magnitude.
+        """
+        maps = [own_BCHW] if target_BCHW is None else [target_BCHW, own_BCHW]
+        rows = [_row(x_BCHW), *(_row(_scale(one)) for one in maps)]
+        name = "saliency/input_own" if target_BCHW is None else "saliency/input_target_own"
+        self._write({"step": epoch, "summary": image(name, torch.cat(rows, dim=1), dataformats="CHW")})
+
+    def hparams(self, params: Mapping[str, Scalar]) -> None:
+        """Write the trial's row in the HParams tab. Its metrics are the last points of the curves.
+
+        The tab's columns are not written: TensorBoard collects them from all trials.
+        """
+        _, *row = hparams(dict(params), {})
+        self._write(*({"summary": summary} for summary in row))
+
+    def _write(self, *events: Mapping[str, Any]) -> None:
+        """Append events, each given by the fields of an ``Event``; the file is closed in between."""
         records = io.BytesIO()
         for event in events:
             RecordWriter(records).write(Event(wall_time=time.time(), **event).SerializeToString())
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab", buffering=0) as file:
-                left = records.getbuffer()
-                while left:
-                    left = left[file.write(left) :]
+                rest = records.getbuffer()
+                while rest:
+                    rest = rest[file.write(rest) :]
         except OSError as error:
             if as_refused(error, self._file.parent):
                 raise
-            warnings.warn(f"{self._file}: {self.whose} goes on without this log ({error})", stacklevel=3)
+            warnings.warn(f"{self._file}: the trial continues without this log ({error})", stacklevel=3)
 
 
-class TrialLog(Events):
-    """The events of one trial; its steps are epochs.
-
-    Later ones than those kept come from a worker that died before its checkpoint.
-    """
-
-    whose = "the trial"
-
-    def scalars(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One point a curve at ``epoch``."""
-        self.write(*({"step": epoch, "summary": scalar(name, value)} for name, value in metrics.items()))
-
-    def maps(self, epoch: int, x_BCHW: Tensor, own_BCHW: Tensor, target_BCHW: Tensor | None) -> None:
-        """A row each: the inputs, the target maps where there are any, and the model's own maps.
-
-        Each map is scaled to its own largest magnitude; the images are pixels in [0, 1].
-        """
-        rows = [_row(x_BCHW)] + [_row(_scaled(maps)) for maps in (target_BCHW, own_BCHW) if maps is not None]
-        tag = "maps/input_target_own" if target_BCHW is not None else "maps/input_own"
-        self.write({"step": epoch, "summary": image(tag, torch.cat(rows, dim=1), dataformats="CHW")})
-
-    def hparams(self, params: Mapping[str, Scalar]) -> None:
-        """The trial's line in the HParams tab; each metric's value there is its curve's last point."""
-        _, *line = hparams(dict(params), {})
-        self.write(*({"summary": summary} for summary in line))
-
-
-def _wait_for_a_new_second(folder: Path) -> None:
-    """TensorBoard reads a folder's files by name, and within the second of their making names are in no order."""
+def _wait_for_new_second(folder: Path) -> None:
+    """Wait until no file has this second's name: TensorBoard reads a folder's files in the order of their names."""
     while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
         time.sleep(0.05)
 
 
-def _scaled(maps_BCHW: Tensor) -> Tensor:
+def _scale(maps_BCHW: Tensor) -> Tensor:
     largest = maps_BCHW.abs().amax(dim=(-3, -2, -1), keepdim=True)
     return maps_BCHW.abs() / largest.clamp(min=torch.finfo(maps_BCHW.dtype).tiny)
 
 
 def _row(x_BCHW: Tensor) -> Tensor:
-    """Images side by side, one pixel apart."""
+    """Return the images side by side, one pixel apart."""
     return torch.cat(list(torch.nn.functional.pad(x_BCHW, (1, 1, 1, 1), value=0.5)), dim=-1)

@@ -255,7 +255,7 @@ class Dispatcher:
         for error in damaged.values():
             self.say(f"{self.store.set_aside(error)}; it is made again")
         for key in sorted(makers | readers):
-            self.store.drop(key)
+            self.store.set_aside_records(key)
         return bool(damaged)
 
     # ------------------------------------------------------------------------ items

@@ -31,7 +31,7 @@ class Inputs:
 
     def paths_of(self, item: Item) -> tuple[Path, ...]:
         """Return the files of other items that an item reads."""
-        return self.store.inputs(item.role, item.recipe.checked or item.recipe.maps)
+        return self.store.input_files(item.role, item.recipe.checked or item.recipe.maps)
 
     def _files(self, record: Record) -> dict[Path, str]:
         return {self.store.path / name: checksum for name, checksum in record.get("files", {}).items()}

@@ -106,7 +106,7 @@ class Progress(Current):
             recipe=self._recipe(arm, params, self.study.seeds[0]),
             seeds=self.study.seeds[:1],
             number=number,
-            adversarial=search is None or not search.match_loss_of or len(search.combinations()) > 1,
+            adversarial=search is None or search.attacks_trials,
         )
 
     def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:

@@ -1,1 +1,1 @@
-"""How far a study is, read off its store alone: nothing is written, and neither torch nor Ray is loaded."""
+"""The progress of a study, read from its store: writes nothing, and loads neither torch nor Ray."""

@@ -1,4 +1,4 @@
-"""What `status` tells of a study: plain values, of which the text and the JSON are made alike."""
+"""The progress of a study as plain values, from which `status` makes its text and its JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from tune_interpreg.study.items import Role
 
 
 @dataclass(frozen=True)
-class Driver:
-    """Who runs the study, or ran it last; alive is None where another machine would have to be asked.
+class DriverStatus:
+    """The process that runs the study, or ran it last.
 
-    since: when it began. idle: seconds since the store was last written to.
+    Attributes:
+        since: when it started.
+        alive: None if only another machine could tell.
+        idle: seconds since the store was last written to.
     """
 
     pid: int | None
@@ -24,11 +27,14 @@ class Driver:
 
 
 @dataclass(frozen=True)
-class UnderWay:
-    """An item that runs, or that a run began and left.
+class RunningItem:
+    """An item that runs, or that a run left unfinished.
 
-    epoch, of: at its last checkpoint (of maps: blocks; of checks: checks). host, pid: of the worker that has it, once
-    it has begun.
+    Attributes:
+        epoch, of: epochs at its last checkpoint and in total; blocks for maps, checks for checks.
+        loss: training loss at the last checkpoint, mean over the seeds.
+        seconds: time spent until then.
+        host, pid: of its worker, once a worker has it.
     """
 
     name: str
@@ -46,7 +52,7 @@ class UnderWay:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Items of one role that failed, diverged or were pruned, and the first line of the first one's error."""
+    """Items of one role that failed, diverged or were pruned, and the first line of the first error."""
 
     role: Role
     state: str
@@ -55,8 +61,8 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Best:
-    """The trial whose parameters a search that maximizes would choose now, and its validation metrics."""
+class BestTrial:
+    """The trial that a search that maximizes would choose now, and its validation metrics."""
 
     trial: int
     params: dict[str, Scalar]
@@ -64,20 +70,22 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A strength that was tried, and its loss minus the one to match."""
+class TriedStrength:
+    """A tried strength, and its loss − target loss."""
 
     value: float
     residual: float
 
 
 @dataclass(frozen=True)
-class Match:
-    """The strength ``parameter`` whose loss is that of ``reference``.
+class MatchStatus:
+    """The search for the strength ``parameter`` with the loss of the arm ``reference``.
 
-    target: that loss, once it is known. params: what was chosen, and of the strength its 90% interval and the expected
-    residual; where nothing matches, feasible is False and reason says why. As long as the search goes on they are None,
-    and below and above are the strengths tried that come nearest to the match from either side.
+    Attributes:
+        target: the loss to match, once it is known.
+        params, low, high, residual: the choice, the 90% interval of its strength, and its expected residual.
+        feasible, reason: False, and why, if no strength matches. None while the search runs, like the choice.
+        below, above: while the search runs, the tried strengths nearest to the match from either side.
     """
 
     reference: str
@@ -91,42 +99,45 @@ class Match:
     residual: float | None = None
     feasible: bool | None = None
     reason: str | None = None
-    below: Tried | None = None
-    above: Tried | None = None
+    below: TriedStrength | None = None
+    above: TriedStrength | None = None
 
 
 @dataclass(frozen=True)
-class Arm:
-    """An arm of the tree. parent: the arm it hangs on. waits: why nothing of it can start, where it has parts left."""
+class ArmStatus:
+    """An arm of the tree below its ``parent``; ``waits`` says why nothing of it can start, if it has parts left."""
 
     name: str
     parent: str | None
     stages: tuple[Stage, ...]
-    running: tuple[UnderWay, ...]
-    interrupted: tuple[UnderWay, ...]
+    running: tuple[RunningItem, ...]
+    interrupted: tuple[RunningItem, ...]
     troubles: tuple[Trouble, ...]
-    best: Best | None
-    match: Match | None
+    best: BestTrial | None
+    match: MatchStatus | None
     waits: str | None
 
 
 @dataclass(frozen=True)
 class Status:
-    """A study and how far it is.
+    """The progress of a study.
 
-    state: ``finished``; ``running``; ``unknown`` where the driver is another machine's; ``ended``: nothing can run any
-    more, but parts are missing; ``stopped``: `run` goes on with it. settled, running, total: parts.
-    seconds_left: about, but for the parts that are ``untimed``: by role, of which none has been timed.
+    Attributes:
+        state: ``finished``; ``running``; ``unknown`` if the driver is on another machine; ``stopped`` if `run` would
+            continue it; ``ended`` if parts are missing that cannot run.
+        settled, running, total: numbers of parts.
+        seconds_left: estimate, without the ``untimed`` parts.
+        untimed: parts left per role, of roles of which nothing has been timed yet.
     """
 
     study: str
     store: str
     state: str
-    driver: Driver
+    driver: DriverStatus
     settled: int
     running: int
     total: int
     seconds_left: float | None
     untimed: dict[Role, int]
     damaged: tuple[str, ...]
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmStatus, ...]

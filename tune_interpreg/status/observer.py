@@ -1,185 +1,336 @@
-"""How far a study is, read off its store alone: by anybody who sees the folder, while it runs or after.
+"""Read the progress of a study from its store, at any time and from any machine that sees the folder.
 
-Nothing is written, and neither torch nor Ray is loaded. What runs is known by the notes of items under way; how far
-each is, by its last checkpoint.
+The notes of started items tell what runs, and their last checkpoints tell how far each item is.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph, stages
-from tune_interpreg.search.choice import Choice
-from tune_interpreg.status import reading, searches
-from tune_interpreg.status.facts import Arm, Driver, Status, Trouble, UnderWay
-from tune_interpreg.status.reading import Ledger
-from tune_interpreg.status.remaining import left
-from tune_interpreg.status.standing import Standing
+from tune_interpreg.schedule.current import Current
+from tune_interpreg.search.choice import Choice, best_trial
+from tune_interpreg.status.facts import (
+    ArmStatus,
+    BestTrial,
+    DriverStatus,
+    MatchStatus,
+    RunningItem,
+    Status,
+    TriedStrength,
+    Trouble,
+)
+from tune_interpreg.status.remaining import estimate_remaining
 from tune_interpreg.store import lock
-from tune_interpreg.store.files import Damaged
-from tune_interpreg.store.store import Record, Store
+from tune_interpreg.store.files import Damaged, read_checked
+from tune_interpreg.store.ledger import mean_metric
+from tune_interpreg.store.store import FIELDS, Record, Store
 from tune_interpreg.store.workers import read_worker
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.metric_names import TRAIN_LOSS
 
-#: Characters of an error that are told.
-WIDTH = 160
+#: Longest error, in characters.
+ERROR_WIDTH = 160
 
 
 class Observer:
-    """Looks at a store, again and again if asked to."""
+    """Reads the status of a store, repeatedly if needed: a record is parsed again only if its file has changed."""
 
     def __init__(self, store: Store):
-        self.store, self._ledger = store, Ledger(store)
+        self.store = store
+        self._files: dict[Path, tuple[object, Record | Damaged]] = {}
 
     def read_status(self) -> Status:
-        """How far all is now.
+        """Return the status as it is now.
 
-        Raises ``StoreError`` where the folder is no store, ``Damaged`` where its study cannot be read.
+        Raises:
+            StoreError: the folder is no store.
+            Damaged: the study in it cannot be read.
         """
-        study, (begun, torn) = self.store.load_study(), self.store.read_notes()
-        records, damaged = self._ledger.look()  # after the notes: what ends in between is seen twice rather than never
-        there = [one for one in (*damaged, *torn) if one.path.exists()]
-        return _View(self.store, study, begun, records, there).status()
+        study, (started, damaged) = self.store.load_study(), self.store.read_notes()
+        # Read records after the notes: an item that ends in between then appears twice rather than never.
+        records = []
+        for content in self._read_ledger():
+            if isinstance(content, Damaged):
+                damaged.append(content)
+            else:
+                records.append(content)
+        present = [error for error in damaged if error.path.exists()]
+        return _Snapshot(self.store, study, started, records, present).status()
+
+    def _read_ledger(self) -> list[Record | Damaged]:
+        files = {}
+        for path in sorted((self.store.path / "ledger").glob("*/*.json")):
+            try:
+                info = path.stat()
+            except FileNotFoundError:  # set aside just now
+                continue
+            stamp = info.st_mtime_ns, info.st_ino, info.st_size
+            known = self._files.get(path)
+            files[path] = known if known and known[0] == stamp else (stamp, _read_record(path))
+        self._files = files
+        return [content for _, content in files.values()]
 
 
-class _View:
+class _Snapshot:
     """A store at one moment."""
 
     def __init__(
-        self, store: Store, study: Study, begun: Sequence[Item], records: Sequence[Record], damaged: Sequence[Damaged]
+        self, store: Store, study: Study, started: Sequence[Item], records: Sequence[Record], damaged: Sequence[Damaged]
     ):
-        self.store, self.study, self.driver, self.damaged = store, study, _driver(store), list(damaged)
-        self.standing = Standing(study, records, self._choices())
-        self.state = self.standing.state
+        self.store, self.study, self.driver, self.damaged = store, study, _read_driver(store), list(damaged)
+        self.choices = self._read_choices()
+        dumped = {name: choice.model_dump(mode="json") for name, choice in self.choices.items()}
+        self.current = Current.from_records(study, records, dumped)
+        self.state = self.current.state
         settled = {record["key"] for record in records}
-        unsettled = [item for item in begun if item.key not in settled]
-        self.running = [item for item in unsettled if self.driver.alive is not False and self._is_of_driver(item)]
-        for item in self.running:
-            self.standing.start(item)
-        running = {item.key for item in self.running}
-        self.under_way = [self._under_way(item) for item in self.running]
-        self.interrupted = [self._under_way(item) for item in unsettled if item.key not in running]
+        self.running: list[RunningItem] = []
+        self.interrupted: list[RunningItem] = []
+        for item in started:
+            if item.key in settled:
+                continue
+            if self.driver.alive is not False and self._is_of_driver(item):
+                self.current.start(item)
+                self.running.append(self._describe(item))
+            else:
+                self.interrupted.append(self._describe(item))
 
-    def _choices(self) -> dict[str, Choice]:
-        found = {}
+    def _read_choices(self) -> dict[str, Choice]:
+        choices = {}
         for name in self.study.arms:
             try:
-                if known := self.store.read_choice(name):
-                    found[name] = Choice.model_validate(known)
+                content = self.store.read_choice(name)
+                if content:
+                    choices[name] = Choice.model_validate(content)
             except Damaged as error:
                 self.damaged.append(error)
             except ValidationError:
                 self.damaged.append(Damaged(self.store.choice_file(name), "is no choice of this version"))
-        return found
+        return choices
 
     def _is_of_driver(self, item: Item) -> bool:
-        """Whether the driver has begun the item, rather than an earlier one that left it."""
-        note = reading.modified(self.store.checkpoint_dir(item.key) / "item.json")
-        return note >= reading.modified(self.store.driver_file)
+        """Return whether the present driver started the item, and not an earlier one."""
+        return _mtime(self.store.checkpoint_dir(item.key) / "item.json") >= _mtime(self.store.driver_file)
 
-    def _under_way(self, item: Item) -> UnderWay:
-        reached, place = reading.reached(self.store, item), read_worker(self.store, item.key)
-        here = place if place and place.driver == self.store.read_driver().get("id") else None
-        known: dict[str, Any] = {"host": here.host, "pid": here.pid} if here else {}
-        own = {name: getattr(item, name) for name in ("arm", "role", "number", "seeds")}
-        return UnderWay(name=item.title, **own, **vars(reached), **known)
+    def _describe(self, item: Item) -> RunningItem:
+        checkpoint, worker = read_checkpoint(self.store, item), read_worker(self.store, item.key)
+        is_present = worker is not None and worker.driver == self.store.read_driver().get("id")
+        return RunningItem(
+            name=item.title,
+            arm=item.arm,
+            role=item.role,
+            number=item.number,
+            seeds=item.seeds,
+            **vars(checkpoint),
+            host=worker.host if worker and is_present else None,
+            pid=worker.pid if worker and is_present else None,
+        )
 
-    # ---------------------------------------------------------------------- facts
+    # -------------------------------------------------------------------- status
     def status(self) -> Status:
         arms = tuple(self._arm(name, parent) for name, parent in stages.parents(self.study).items())
-        seconds, untimed = left(self.standing, arms, self.under_way, self.driver)
+        seconds, untimed = estimate_remaining(self.current, arms, self.running, self.driver)
         return Status(
             study=self.study.name,
             store=str(self.store.path),
-            state=self._word(),
+            state=self._state(),
             driver=self.driver,
             settled=self.state.settled,
             running=self.state.running,
             total=graph.count_parts(self.study, self.state),
             seconds_left=seconds,
             untimed=untimed,
-            damaged=tuple(str(one) for one in self.damaged),
+            damaged=tuple(map(str, self.damaged)),
             arms=arms,
         )
 
-    def _word(self) -> str:
-        ready = any(graph.ready_tasks(self.study, self.state))
-        if self.state.settled >= graph.count_parts(self.study, self.state) and not ready:
+    def _state(self) -> str:
+        is_ready = any(graph.ready_tasks(self.study, self.state))
+        if self.state.settled >= graph.count_parts(self.study, self.state) and not is_ready:
             return "finished"
         if self.driver.alive is not False:
             return "running" if self.driver.alive else "unknown"
-        return "stopped" if ready else "ended"
+        return "stopped" if is_ready else "ended"
 
-    def _arm(self, name: str, parent: str | None) -> Arm:
-        return Arm(
+    def _arm(self, name: str, parent: str | None) -> ArmStatus:
+        records = [record for role in stages.STAGE_NAMES for record in self.current.records_of(name, role)]
+        return ArmStatus(
             name=name,
             parent=parent,
             stages=tuple(stages.stages_of(self.study, self.state, name)),
-            running=tuple(one for one in self.under_way if one.arm == name),
-            interrupted=tuple(one for one in self.interrupted if one.arm == name),
-            troubles=tuple(_troubles([record for role in stages.STAGE_NAMES for record in self.standing.of(name, role)])),
-            best=searches.best(self.standing, name),
-            match=searches.match(self.standing, name),
+            running=tuple(item for item in self.running if item.arm == name),
+            interrupted=tuple(item for item in self.interrupted if item.arm == name),
+            troubles=tuple(_troubles(records)),
+            best=self._best(name),
+            match=self._match(name),
             waits=self._waits(name),
         )
 
     def _waits(self, name: str) -> str | None:
-        """Why nothing more of the arm can start, where something is left of it."""
-        why = graph.blocked_arms(self.study, self.state).get(name)
-        started = any(tally.running for tally in (self.state.searches[name], self.state.repeats[name]))
-        ready = (task.arm for task in graph.ready_tasks(self.study, self.state) if task.role in ("search", "repeat"))
-        if why is None or started or name in ready:
+        """Return why nothing more of the arm can start, if it has parts left."""
+        reason = graph.blocked_arms(self.study, self.state).get(name)
+        is_running = bool(self.state.searches[name].running or self.state.repeats[name].running)
+        tasks = graph.ready_tasks(self.study, self.state)
+        is_ready = any(task.arm == name and task.role in ("search", "repeat") for task in tasks)
+        if reason is None or is_running or is_ready:
             return None
-        coming = list(dict.fromkeys(self._to_come(name)))
-        return f"waits for {' and '.join(coming)}" if coming else why
+        expected = list(dict.fromkeys(self._expected(name)))
+        return f"waits for {' and '.join(expected)}" if expected else reason
 
-    def _to_come(self, name: str) -> Iterator[str]:
-        """What the arm needs and may still get."""
-        arm, key = self.study.arms[name], graph.maps_key(self.study.arms[name])
+    def _expected(self, name: str) -> Iterator[str]:
+        """Yield what the arm needs and can still get."""
+        arm = self.study.arms[name]
+        key = graph.maps_key(arm)
         if key is not None:
-            maps, trained = self.state.maps[key], self.state.repeats[key[0]]
-            seeds = set(graph.maps_seeds(self.study, key)) - maps.settled
-            if not seeds <= trained.settled and not graph.is_arm_over(self.study, self.state, key[0]):
-                yield key[0]
-            elif seeds & trained.done:
-                yield f"the maps of {key[0]}"
+            teacher, repeats = key[0], self.state.repeats[key[0]]
+            seeds = set(graph.maps_seeds(self.study, key)) - self.state.maps[key].settled
+            if not seeds <= repeats.settled and not graph.is_arm_over(self.study, self.state, teacher):
+                yield teacher
+            elif seeds & repeats.done:
+                yield f"the maps of {teacher}"
         for other in (arm.search.match_loss_of, arm.search.anchor) if arm.search else ():
             if other and not graph.is_arm_over(self.study, self.state, other):
                 yield other
 
+    # ------------------------------------------------------------------- searches
+    def _best(self, name: str) -> BestTrial | None:
+        """Return the trial that a search that maximizes would choose now."""
+        search = self.study.arms[name].search
+        done = [record for record in self.current.records_of(name, "search") if record["state"] == "done"]
+        if search is None or not search.goals or not done or (best := best_trial(search, done)) is None:
+            return None
+        means = {goal: mean_metric(best, goal) for goal in search.goals}
+        params = {parameter: best["recipe"]["params"][parameter] for parameter in search.ranges}
+        return BestTrial(best["number"], params, {goal: mean for goal, mean in means.items() if mean is not None})
 
-def _driver(store: Store) -> Driver:
-    idle = round(max(0.0, time.time() - reading.changed(store)), 1)
-    try:
-        known = store.read_driver()
-        pid, host, since = int(known["pid"]), str(known["host"]), datetime.fromisoformat(known["since"])
-    except (LookupError, TypeError, ValueError):
-        return Driver(None, None, None, alive=False, idle=idle)
-    return Driver(pid, host, since.isoformat(), alive=lock.is_driver_alive(store), idle=idle)
+    def _match(self, name: str) -> MatchStatus | None:
+        """Return the match of the arm's search, or what is known while the search runs."""
+        search = self.study.arms[name].search
+        if search is None or search.match_loss_of is None:
+            return None
+        target = self.current.target(name)
+        match = MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name)
+        choice = self.choices[name] if self.current.choice(name) else None
+        if choice is not None and choice.target is not None:
+            return replace(
+                match,
+                target=choice.target,
+                tolerance=choice.tolerance,
+                params=choice.params,
+                low=choice.low,
+                high=choice.high,
+                residual=choice.expected_residual,
+                feasible=choice.feasible,
+                reason=choice.reason,
+            )
+        if target is None:
+            return match
+        match = replace(match, target=target.loss)
+        if search.combinations() != [{}]:  # with further choices, each combination has its own match
+            return match
+        tried = []
+        for record in self.current.records_of(name, "search"):
+            residual = target.residual(record)
+            if residual is not None and math.isfinite(residual):
+                tried.append(TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual))
+        below = max((one for one in tried if one.residual <= 0), key=lambda one: one.value, default=None)
+        above = min((one for one in tried if one.residual > 0), key=lambda one: one.value, default=None)
+        return replace(match, below=below, above=above)
 
 
-def _troubles(records: Sequence[Record]) -> list[Trouble]:
-    """What did not end well, by role and state."""
-    wrong = [record for record in records if record["state"] != "done"]
-    grouped = groupby(sorted(wrong, key=_kind), _kind)
-    return [
-        Trouble(role, state, len(held), next((_first_line(one["error"]) for one in held if one.get("error")), None))
-        for (role, state), found in grouped
-        if (held := list(found))
-    ]
+def _troubles(records: Sequence[Record]) -> Iterator[Trouble]:
+    """Yield what did not end well, by role and state."""
 
+    def kind(record: Record) -> tuple[Role, str]:
+        return record["role"], record["state"]
 
-def _kind(record: Record) -> tuple[Role, str]:
-    return record["role"], record["state"]
+    bad = sorted((record for record in records if record["state"] != "done"), key=kind)
+    for (role, state), group in groupby(bad, kind):
+        errors = [record.get("error") for record in group]
+        first = next((_first_line(error) for error in errors if error), None)
+        yield Trouble(role, state, len(errors), first)
 
 
 def _first_line(error: str) -> str:
     line = next(iter(error.strip().splitlines()), "")
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+    return line if len(line) <= ERROR_WIDTH else f"{line[: ERROR_WIDTH - 1]}…"
+
+
+# --------------------------------------------------------------------- files of a store
+@dataclass(frozen=True)
+class Checkpoint:
+    """The progress of an item at its last checkpoint: epochs, blocks of maps or checks, of how many.
+
+    Attributes:
+        seconds: time spent.
+        loss: training loss, mean over the seeds.
+    """
+
+    epoch: int = 0
+    of: int | None = None
+    seconds: float = 0.0
+    loss: float | None = None
+
+
+def read_checkpoint(store: Store, item: Item) -> Checkpoint:
+    """Return the progress of a started item; zero progress if it has no readable checkpoint."""
+    folder, trains = store.checkpoint_dir(item.key), item.role in ("search", "repeat")
+    epochs = item.recipe.training.epochs if trains else None
+    try:
+        if trains:
+            content = json.loads(_read_header(folder / "epoch.safetensors")["__metadata__"]["progress"])
+            losses = [curve[-1][TRAIN_LOSS] for curve in content["curves"].values() if curve]
+            loss = sum(losses) / len(losses) if losses else None
+            return Checkpoint(content["epoch"], epochs, sum(content.get("spent", {}).values()), loss)
+        content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        done = content["blocks"] if item.role == "targets" else content["checks"]
+        return Checkpoint(len(done), content.get("of"), content["seconds"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Checkpoint(0, epochs)
+
+
+def _read_header(path: Path) -> Any:
+    """Return the header of a safetensors file, JSON after its length in 8 bytes, without the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(min(length, os.fstat(file.fileno()).st_size)))
+
+
+def _read_record(path: Path) -> Record | Damaged:
+    try:
+        record = read_checked(path)
+    except Damaged as error:
+        return error
+    missing = [name for name in FIELDS if name not in record]
+    return Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}") if missing else record
+
+
+def _read_driver(store: Store) -> DriverStatus:
+    folders = (store.path, store.driver_file, *store.path.glob("ledger/*/"), *store.path.glob("checkpoints/*/"))
+    idle = round(max(0.0, time.time() - max(map(_mtime, folders))), 1)
+    try:
+        content = store.read_driver()
+        pid, host, since = int(content["pid"]), str(content["host"]), datetime.fromisoformat(content["since"])
+    except (LookupError, TypeError, ValueError):
+        return DriverStatus(None, None, None, alive=False, idle=idle)
+    return DriverStatus(pid, host, since.isoformat(), alive=lock.is_driver_alive(store), idle=idle)
+
+
+def _mtime(path: Path) -> float:
+    """Return when a file, or a folder's list of files, was last changed, in seconds since 1970; 0 without one."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

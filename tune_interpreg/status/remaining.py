@@ -1,4 +1,4 @@
-"""About how long the rest of a study takes, from what its own items took."""
+"""Estimate how long the rest of a study takes, from what its own items took."""
 
 from __future__ import annotations
 
@@ -9,88 +9,97 @@ from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 
 from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import State
-from tune_interpreg.status.facts import Arm, Driver, UnderWay
-from tune_interpreg.status.standing import Standing
+from tune_interpreg.status.facts import ArmStatus, DriverStatus, RunningItem
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Role
 
+#: Mean seconds per part, by arm and role, and by role over all arms (None).
 Means = dict[tuple[str | None, Role], float]
 
 
-def left(
-    standing: Standing, arms: Sequence[Arm], under_way: Sequence[UnderWay], driver: Driver, now: datetime | None = None
+def estimate_remaining(
+    current: Current,
+    arms: Sequence[ArmStatus],
+    running: Sequence[RunningItem],
+    driver: DriverStatus,
+    now: datetime | None = None,
 ) -> tuple[float | None, dict[Role, int]]:
-    """Seconds until the rest is done, and by role how many parts are left out of it: none of that role has been timed.
+    """Return the seconds until the rest is done, and the parts left per role of which nothing has been timed.
 
-    The rest is what runs and what can still run; what waits for something that was lost is no part of it.
-    A part is taken to need the mean of its arm's parts of that role, else of all arms'; an item under way, what is left
-    of that. Their sum goes on at the pace seen so far: seconds of work a second, of all workers together.
+    The rest is what runs and what can still run. A part costs the mean of its arm and role, else of its role; a running
+    item costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all workers
+    together.
 
-    None where nothing is left, or nothing of what is left is known. now: in UTC.
+    Args:
+        now: in UTC; the present by default.
+
+    Returns:
+        seconds: None if nothing is left, or nothing that is left has been timed.
+        untimed: role → parts that ``seconds`` leaves out.
     """
-    records, means = standing.all(), _means(standing.all())
+    records = current.all_records()
+    means = _mean_seconds(records)
     untimed: Counter[Role] = Counter()
-    needed: list[float] = []
-    for (name, role), parts in _to_come(standing, arms).items():
-        mean = _mean(means, name, role)
-        if mean is None:
-            untimed.update({role: parts} if parts else {})
-        elif parts:
-            needed.append(parts * mean)
-    begun = sum(min(one.seconds, len(one.seeds) * (_mean(means, one.arm, one.role) or 0.0)) for one in under_way)
-    pace = _pace(records, under_way, driver, now or datetime.now(UTC))
-    return round(max(0.0, sum(needed) - begun) / pace, 1) if needed else None, dict(untimed)
+    work, is_known = 0.0, False
+    for (name, role), parts in _count_remaining(current, arms).items():
+        mean = means.get((name, role), means.get((None, role)))
+        if parts and mean is None:
+            untimed[role] += parts
+        elif parts and mean is not None:
+            work, is_known = work + parts * mean, True
+    for item in running:
+        mean = means.get((item.arm, item.role), means.get((None, item.role), 0.0))
+        work -= min(item.seconds, len(item.seeds) * mean)
+    pace = _pace(records, running, driver, now or datetime.now(UTC))
+    return round(max(0.0, work) / pace, 1) if is_known else None, dict(untimed)
 
 
-def _to_come(standing: Standing, arms: Sequence[Arm]) -> dict[tuple[str, Role], int]:
-    """How many parts of each arm and role run or can still run."""
-    study, last, found = standing.study, _at_best(standing.study, standing.state), {}
+def _count_remaining(current: Current, arms: Sequence[ArmStatus]) -> dict[tuple[str, Role], int]:
+    """Return how many parts of each arm and role run or can still run."""
+    final = _best_final_state(current.study, current.state)
+    counts = {}
     for arm in arms:
-        for now, then in zip(arm.stages, stages.stages_of(study, last, arm.name), strict=True):
-            found[arm.name, now.role] = then.settled - now.settled
-    return found
+        for now, end in zip(arm.stages, stages.stages_of(current.study, final, arm.name), strict=True):
+            counts[arm.name, now.role] = end.settled - now.settled
+    return counts
 
 
-def _at_best(study: Study, state: State) -> State:
-    """What the study comes to where nothing more is lost: what runs ends well, and all that then can start."""
+def _best_final_state(study: Study, state: State) -> State:
+    """Return the state at the end if nothing more is lost."""
     state = deepcopy(state)
-    maps = {name: state.maps[key] for name, arm in study.arms.items() if (key := graph.maps_key(arm))}
-    tallies = {"search": state.searches, "repeat": state.repeats, "targets": maps, "checks": state.checks}
-    for tally in (one for of_role in tallies.values() for one in of_role.values()):
-        tally.done |= tally.running
-        tally.running.clear()
-    while ready := list(graph.ready_tasks(study, state)):
-        for task in ready:
-            tallies[task.role][task.arm].done.update(task.parts)
+    for stages_by_name in (state.searches, state.repeats, state.checks, state.maps):
+        for stage in stages_by_name.values():
+            stage.done |= stage.running
+            stage.running.clear()
+    while tasks := list(graph.ready_tasks(study, state)):
+        for task in tasks:
+            state.stage_of(study, task).done.update(task.parts)
     return state
 
 
-def _means(records: Sequence[Record]) -> Means:
-    """Seconds a part, by arm and role, and by role alone; a record of several seeds is as many parts."""
-    found = defaultdict(list)
+def _mean_seconds(records: Sequence[Record]) -> Means:
+    seconds = defaultdict(list)
     for record in records:
         if record["seconds"]:
-            took = record["seconds"] / max(1, len(record["seeds"]))
-            found[record["arm"], record["role"]].append(took)
-            found[None, record["role"]].append(took)
-    return {key: statistics.fmean(took) for key, took in found.items()}
+            per_part = record["seconds"] / max(1, len(record["seeds"]))
+            seconds[record["arm"], record["role"]].append(per_part)
+            seconds[None, record["role"]].append(per_part)
+    return {key: statistics.fmean(values) for key, values in seconds.items()}
 
 
-def _mean(means: Means, arm: str, role: Role) -> float | None:
-    return means.get((arm, role), means.get((None, role)))
-
-
-def _pace(records: Sequence[Record], under_way: Sequence[UnderWay], driver: Driver, now: datetime) -> float:
-    """Seconds of work a second, from the first work that the last run has settled; before any, as many as items run."""
+def _pace(records: Sequence[Record], running: Sequence[RunningItem], driver: DriverStatus, now: datetime) -> float:
+    """Return the seconds of work per second since the last run's first item; before it ends, the running items."""
     since = datetime.fromisoformat(driver.since) if driver.since else now
     ends = [(record["seconds"], datetime.fromisoformat(record["finished"])) for record in records if record["seconds"]]
-    own = [(took, end) for took, end in ends if end > since]
-    if not own:
-        return max(1, len(under_way))
-    began = max(since, min(end - timedelta(seconds=took) for took, end in own))
-    until = now if driver.alive else max(end for _, end in own)
-    work = [min(took, (end - began).total_seconds()) for took, end in own]  # without what was done in an earlier run
-    whole = max(1.0, (until - began).total_seconds())
-    return max(0.1, (sum(work) + sum(min(one.seconds, whole) for one in under_way)) / whole)
+    ends = [(seconds, end) for seconds, end in ends if end > since]
+    if not ends:
+        return max(1, len(running))
+    start = max(since, min(end - timedelta(seconds=seconds) for seconds, end in ends))
+    until = now if driver.alive else max(end for _, end in ends)
+    elapsed = max(1.0, (until - start).total_seconds())
+    # An item may contain work of an earlier run: count at most the time since the start.
+    work = sum(min(seconds, (end - start).total_seconds()) for seconds, end in ends)
+    return max(0.1, (work + sum(min(item.seconds, elapsed) for item in running)) / elapsed)

@@ -1,4 +1,4 @@
-"""The words of `status`: a tree in a terminal, plain lines elsewhere, of the same facts."""
+"""The status as text: a tree in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,83 +9,85 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg.display import tree as branches
 from tune_interpreg.display.account import format_duration
-from tune_interpreg.display.tree import Branch
+from tune_interpreg.display.tree import Branch, arm_lines, draw_tree, one_line
 from tune_interpreg.schedule.stages import STAGE_NAMES
-from tune_interpreg.status.facts import Arm, Driver, Match, Status, Tried, UnderWay
+from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status, TriedStrength
 from tune_interpreg.study.fields import Scalar
 
+#: The unit in which the items of a role advance.
 UNITS = {"search": "epochs", "repeat": "epochs", "targets": "blocks", "checks": "checks"}
 STATES = {
     "finished": "finished",
     "running": "running",
     "unknown": "running, unless its driver has died",
-    "stopped": "stopped; the same run command goes on with it",
-    "ended": "ended, for what is left cannot run",
+    "stopped": "stopped; the same run command continues it",
+    "ended": "ended; what is left cannot run",
 }
 
 
 def lines(status: Status) -> list[str]:
-    """Plain lines: the study's, then each arm's, which begin with its name."""
-    arms = [f"{arm.name}: {one}" for arm in status.arms for one in (_counts(arm), *details(arm))]
+    """Return plain lines: the study's, then each arm's, which begin with its name."""
+    arms = [f"{arm.name}: {line}" for arm in status.arms for line in (_counts(arm), *details(arm))]
     return [*header(status), *arms]
 
 
 def tree(status: Status, width: int, height: int | None = None) -> Tree:
-    """The same as a tree with bars, of at most ``height`` lines where that is given."""
-    own = {arm.name: arm.stages for arm in status.arms}
-    drawn = branches.arm_lines({arm.name: arm.parent for arm in status.arms}, own, width)
-    told = Text if height is None else branches.one_line
-    made = [
-        Branch.from_stages(arm.name, arm.parent, drawn[arm.name], arm.stages, [told(one) for one in details(arm)])
+    """Return the same as a tree with bars, of at most ``height`` lines if that is given."""
+    stages = {arm.name: arm.stages for arm in status.arms}
+    arms = arm_lines({arm.name: arm.parent for arm in status.arms}, stages, width)
+    to_text = Text if height is None else one_line
+    branches = [
+        Branch.from_stages(arm.name, arm.parent, arms[arm.name], arm.stages, [to_text(line) for line in details(arm)])
         for arm in status.arms
     ]
-    above = [told(one) for one in header(status)]
-    return branches.draw_tree(Group(*above), made, height and max(3, height - len(above)))
+    title = [to_text(line) for line in header(status)]
+    return draw_tree(Group(*title), branches, height and max(3, height - len(title)))
 
 
 def header(status: Status) -> list[str]:
-    """How far all is, who runs it, and what is damaged."""
+    """Return the lines about the whole study, its driver, and damaged files."""
     counts = f"{status.settled} of {status.total} parts settled"
-    running = f", {status.running} under way" if status.running else ""
-    found = [f"{status.study}: {STATES[status.state]}; {counts}{running}{_left(status)}", _driver(status.driver)]
+    running = f", {status.running} running" if status.running else ""
+    first = f"{status.study}: {STATES[status.state]}; {counts}{running}{_time_left(status)}"
+    lines = [first, _driver(status.driver)]
     if status.damaged:
-        found.append(f"{len(status.damaged)} damaged files, the first: {status.damaged[0]}")
-    return found
+        lines.append(f"{len(status.damaged)} damaged files, the first: {status.damaged[0]}")
+    return lines
 
 
-def _left(status: Status) -> str:
+def _time_left(status: Status) -> str:
     if status.seconds_left is None:
         return ""
     untimed = " and ".join(STAGE_NAMES[role] for role in status.untimed)
-    return f"; about {format_duration(status.seconds_left)} left" + (f" and the {untimed}, as none has run" if untimed else "")
+    rest = f" plus the {untimed} (none timed yet)" if untimed else ""
+    return f"; about {format_duration(status.seconds_left)} left{rest}"
 
 
-def _driver(driver: Driver) -> str:
+def _driver(driver: DriverStatus) -> str:
     if driver.pid is None or driver.since is None:
-        return "nobody has signed it as its driver"
-    ago = format_duration((datetime.now(UTC) - datetime.fromisoformat(driver.since)).total_seconds())
-    whose = f"process {driver.pid} on {driver.host}, begun {ago} ago"
+        return "no driver is known"
+    age = format_duration((datetime.now(UTC) - datetime.fromisoformat(driver.since)).total_seconds())
+    process = f"process {driver.pid} on {driver.host}, started {age} ago"
     if driver.alive:
-        return f"driver: {whose}"
+        return f"driver: {process}"
     ended = "" if driver.alive is None else ", has ended"
-    return f"last driver: {whose}{ended}; last sign of life {format_duration(driver.idle)} ago"
+    return f"last driver: {process}{ended}; last sign of life {format_duration(driver.idle)} ago"
 
 
-def _counts(arm: Arm) -> str:
-    return ", ".join(f"{STAGE_NAMES[one.role]} {one.settled}/{one.total}" for one in arm.stages)
+def _counts(arm: ArmStatus) -> str:
+    return ", ".join(f"{STAGE_NAMES[stage.role]} {stage.settled}/{stage.total}" for stage in arm.stages)
 
 
-def details(arm: Arm) -> Iterator[str]:
-    """What is told of an arm beside its counts."""
-    for one in arm.running:
-        yield f"{_what(arm, one)}: {_reached(one)}, {_where(one)}"
-    for one in arm.interrupted:
-        yield f"interrupted: {_what(arm, one)}, {_reached(one)}"
+def details(arm: ArmStatus) -> Iterator[str]:
+    """Yield the lines about an arm below its counts."""
+    for item in arm.running:
+        yield f"{_title(arm, item)}: {_progress(item)}, {_place(item)}"
+    for item in arm.interrupted:
+        yield f"interrupted: {_title(arm, item)}, {_progress(item)}"
     for trouble in arm.troubles:
-        why = f": {trouble.error}" if trouble.error else ""
-        yield f"{trouble.count} {trouble.state} of {STAGE_NAMES[trouble.role]}{why}"
+        error = f": {trouble.error}" if trouble.error else ""
+        yield f"{trouble.count} {trouble.state} of {STAGE_NAMES[trouble.role]}{error}"
     if arm.best:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in arm.best.metrics.items())
         yield f"best so far: {metrics} of trial {arm.best.trial} ({_params(arm.best.params)})"
@@ -95,33 +97,32 @@ def details(arm: Arm) -> Iterator[str]:
         yield arm.waits
 
 
-def _what(arm: Arm, one: UnderWay) -> str:
-    return one.name.removeprefix(f"{arm.name}: ")
+def _title(arm: ArmStatus, item: RunningItem) -> str:
+    return item.name.removeprefix(f"{arm.name}: ")
 
 
-def _reached(one: UnderWay) -> str:
-    done = f"{one.epoch} of {one.of}" if one.of else f"{one.epoch}"
-    return f"{done} {UNITS[one.role]}" + ("" if one.loss is None else f", loss {one.loss:.3g}")
+def _progress(item: RunningItem) -> str:
+    done = f"{item.epoch} of {item.of}" if item.of else f"{item.epoch}"
+    return f"{done} {UNITS[item.role]}" + ("" if item.loss is None else f", loss {item.loss:.3g}")
 
 
-def _where(one: UnderWay) -> str:
-    return f"process {one.pid} on {one.host}" if one.host else "no worker has begun it yet"
+def _place(item: RunningItem) -> str:
+    return f"process {item.pid} on {item.host}" if item.host else "no worker has it yet"
 
 
-def _match(match: Match) -> str:
+def _match(match: MatchStatus) -> str:
     if match.params is None:
-        tried = [_tried(match.parameter, one) for one in (match.below, match.above) if one]
+        tried = [_tried(match.parameter, strength) for strength in (match.below, match.above) if strength]
         return f"so far {' and '.join(tried)}" if tried else "no strength is tried yet"
-    told = f"{_params(match.params)}, 90% interval [{match.low:.3g}, {match.high:.3g}]"
+    choice = f"{_params(match.params)}, 90% interval [{match.low:.3g}, {match.high:.3g}]"
     within = "" if match.tolerance is None else f" (tolerance {match.tolerance:.2g})"
     residual = f", residual {match.residual:+.2g}{within}"
-    return f"{told}{residual}" if match.feasible else f"NO MATCH: {match.reason}; {told}{residual}"
+    return f"{choice}{residual}" if match.feasible else f"NO MATCH: {match.reason}; {choice}{residual}"
 
 
-def _tried(parameter: str, one: Tried) -> str:
-    return f"{parameter} {one.value:.3g} (residual {one.residual:+.2g})"
+def _tried(parameter: str, strength: TriedStrength) -> str:
+    return f"{parameter} {strength.value:.3g} (residual {strength.residual:+.2g})"
 
 
 def _params(params: Mapping[str, Scalar]) -> str:
-    told = {name: value if isinstance(value, str) else f"{value:.3g}" for name, value in params.items()}
-    return ", ".join(f"{name} {value}" for name, value in told.items())
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in params.items())
