@@ -1,13 +1,14 @@
-"""A small study, and a measurement of it in which each kind of piece takes round seconds."""
+"""A small study, and a measurement of it with round numbers."""
 
 import math
+from collections.abc import Iterable
 
-from tune_interpreg.planning.costs import Costs, Prices
-from tune_interpreg.planning.pieces import Piece
-from tune_interpreg.planning.simulation import schedule
+from tune_interpreg.planning.costs import CostModel, Piece, Sizes
+from tune_interpreg.planning.forecast import simulate
+from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import parse_study
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 24, test_limit: 16}
@@ -25,29 +26,34 @@ arms:
     method: jacobian
     search: {space: {lambda_j: {log_uniform: [0.01, 0.1]}}, match_loss_of: robust, trials: 3}
 """
-SECONDS = {
-    "training": {"setup": 0.5, "epoch": 2.0},
-    "judging": {"validation": 3.0, "final": 10.0},
-    "maps": {"all": 40.0},
-    "checks": {"all": 7.0},
+SIZES = Sizes(train=64, validation=24, test=16)
+
+#: Seconds by kind of piece and unit.
+UNITS = {
+    "training": {"setup": 0.5, "epoch": 1.0, "step": 0.5},
+    "judging": {"clean": 0.01, "strict": 0.05, "compat": 0.1, "norms": 0.02, "autoattack": 0.5},
+    "maps": {"image": 0.5},
+    "checks": {"model": 7.0},
 }
 
 
 def tiny(*overrides: str) -> Study:
-    return study_file.parse(TINY, where="tiny.yaml", overrides=overrides)
+    return parse_study(TINY, where="tiny.yaml", overrides=overrides)
 
 
-def tasks(of: Study) -> list[Task]:
-    return [task for task, _ in schedule(of, State.empty(of), lambda _: 1.0, math.inf).tasks]
+def all_tasks(study: Study) -> list[Task]:
+    return [task for task, _ in simulate(study, State.empty(study), lambda _: 1.0, math.inf).tasks]
 
 
-def needed(of: Study, tests: int = 16) -> dict[str, Piece]:
-    return Prices(of, tests).lacking(tasks(of))
+def all_pieces(study: Study) -> dict[str, Piece]:
+    return CostModel(study, SIZES).unmeasured(all_tasks(study))
 
 
-def made(of: Study, **changed: object) -> Costs:
-    """A measurement in which each kind of piece takes the seconds above."""
-    found = {key: SECONDS[piece.kind] for key, piece in needed(of).items()}
-    seen = {"start": 1.0, "memory": 5e8, "gpu_memory": 2e9}
-    known = Costs(device="cpu", host="here", workers=2, measured="now", seconds=1.0, processes=seen, pieces=found)
-    return known.model_copy(update=changed)
+def round_seconds(pieces: Iterable[Piece]) -> dict[str, dict[str, float]]:
+    return {piece.key: UNITS[piece.kind] for piece in pieces}
+
+
+def round_measurement(pieces: Iterable[Piece], workers: int, load: float = 0.0) -> Measurement:
+    return Measurement(
+        round_seconds(pieces), start=1.0, memory=5 * 10**8, gpu_memory=2 * 10**9, took=9.0, workers=workers, load=load
+    )

@@ -1,1 +1,1 @@
-"""What a study would run, how long it takes and what it costs: measured, reckoned, told; nothing runs."""
+"""Estimate what a study would run, its time and its cost. Runs nothing of the study."""

@@ -1,165 +1,195 @@
-"""What the items of a study cost: reckoned from measured pieces, or read off the records of items like them."""
+"""Seconds of a study's items: added up from measured pieces, or taken from records of similar items."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from tune_interpreg import __version__
-from tune_interpreg.planning.pieces import Piece, pieces
+from tune_interpreg import registry
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import Task
-from tune_interpreg.store import files as integrity
-from tune_interpreg.store.storage import StoreError
-from tune_interpreg.store.store import Damaged, Record
-from tune_interpreg.study.config import Study
-from tune_interpreg.study.fields import Frozen
-from tune_interpreg.study.items import Role
-from tune_interpreg.study.space import Search
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.config import Arm, MapSettings, Study, Training
+from tune_interpreg.study.fields import Frozen, Scalar
+from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.parameters import Parameter
+from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe, digest
 
-#: Of the files that costs are kept in.
-FORMAT = 1
+#: Key of the model that stands for every trained model in a measurement, and the strength of all penalties in it.
+MODEL, STRENGTH = "probe", 0.01
 
-#: Seconds beyond what a record counts: of Ray, to hand over an item, and an epoch's result.
+#: Number of epochs of a measured training: it never reaches its final evaluation.
+ENDLESS = 10**9
+
+#: Seconds that Ray adds per item, to hand it over, and per result of an epoch.
 ITEM, RESULT = 0.05, 0.01
 
-#: A run begins with the start of the command, of Ray and of its workers, and ends with tables, figures and the page:
-#: so many times the start of a worker.
-AROUND = 3.0
 
+class Piece(Frozen):
+    """A piece of work with a measured time. Arms with the same method and options share one.
 
-class CostsError(StoreError):
-    """A measurement that cannot be used; the message names the file, what is wrong and what to do."""
-
-
-class Costs(Frozen):
-    """A measurement of one device.
-
-    device: as records name it. host: of the machine. workers: how many worked at once. measured: when, and
-    seconds: how long that took. processes: of one worker, ``start`` in seconds, ``memory`` and ``gpu_memory`` in bytes.
-    pieces: key → name → seconds (see ``measuring``).
+    Seconds by kind: ``training``: ``setup`` per item, ``epoch`` per epoch without its steps, ``step`` per step.
+    ``judging``: ``clean``, ``compat``, ``strict``, ``norms``, ``autoattack`` per image. ``maps``: ``image`` per image.
+    ``checks``: ``model`` per model.
     """
 
-    format: int = FORMAT
-    version: str = __version__
-    device: str
-    host: str
-    workers: int
-    measured: str
-    seconds: float
-    processes: dict[str, float]
-    pieces: dict[str, dict[str, float]]
+    kind: Literal["training", "judging", "maps", "checks"]
+    item: Item
 
-    def save(self, path: Path) -> None:
-        """Raises ``CostsError`` where the file cannot be written."""
-        try:
-            with integrity.writing(path) as temporary:
-                temporary.write_text(json.dumps(integrity.sealed(self.model_dump()), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CostsError(f"{path}: cannot be written ({error.strerror}); name another file with --save") from None
+    @property
+    def key(self) -> str:
+        return digest([self.kind, self.item.key])
+
+    @property
+    def title(self) -> str:
+        """Name for messages."""
+        seeds = f", {len(self.item.seeds)} seeds at once" if len(self.item.seeds) > 1 else ""
+        return f"{self.item.recipe.method}{seeds}" if self.kind == "training" else self.kind
 
 
-def read(path: Path) -> Costs:
-    """The measurement in a file.
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of images per split."""
 
-    Raises ``CostsError`` where there is none, where it is none, damaged, or of another format.
-    """
-    if not path.exists():
-        raise CostsError(f"{path}: no such file; `plan STUDY --save {path}` writes one")
-    try:
-        known = integrity.opened(path)
-    except (Damaged, OSError) as error:
-        reason = error.reason if isinstance(error, Damaged) else f"cannot be read ({error.strerror})"
-        raise CostsError(f"{path}: {reason}; give a file that `plan --save` wrote") from None
-    if known.get("format") != FORMAT:
-        told = f"format {known.get('format')} of version {known.get('version')}, this is format {FORMAT}"
-        raise CostsError(f"{path}: is of {told}; measure again with --save")
-    try:
-        return Costs.model_validate(known)
-    except ValidationError as error:
-        one = error.errors()[0]
-        place = ".".join(map(str, one["loc"]))
-        raise CostsError(f"{path}: is no measurement ({place}: {one['msg']}); measure again with --save") from None
+    train: int
+    validation: int
+    test: int
 
 
-class Prices:
-    """The seconds of any task of a study.
-
-    Args:
-        tests: how many images the final evaluation has. records: of this study; their own seconds are the best evidence
-        for further items of their arm and role. ray: whether items are handed over by Ray.
-    """
-
-    def __init__(self, study: Study, tests: int, records: Iterable[Record] = (), *, ray: bool = True):
-        self.study, self.tests, self.ray = study, tests, ray
-        self.costs: Mapping[str, Mapping[str, float]] = {}
-        self.evidence = _evidence(study, records)
-        self._known: dict[Like, float] = {}
-
-    def lacking(self, tasks: Iterable[Task]) -> dict[str, Piece]:
-        """The pieces, by key, that have to be known for these tasks and are not."""
-        new = {alike: task for task in tasks if (alike := like(self.study, task)) not in self.evidence}
-        needed = [piece for task in new.values() for piece in pieces(self.study, task, self.tests).values()]
-        return {key: piece for piece in needed if (key := piece.key) not in self.costs}
-
-    def __call__(self, task: Task) -> float:
-        """Seconds from a worker's taking the task up to its being free again."""
-        alike = like(self.study, task)
-        if alike not in self._known:
-            self._known[alike] = self.evidence.get(alike) or self._reckoned(task)
-        results = self.study.training.epochs if task.role in ("search", "repeat") else 0
-        return self._known[alike] + self.ray * (ITEM + RESULT * results)
-
-    def _reckoned(self, task: Task) -> float:
-        known = {kind: self.costs[piece.key] for kind, piece in pieces(self.study, task, self.tests).items()}
-        if task.role == "targets":
-            return known["maps"]["all"]
-        if task.role == "checks":
-            return known["checks"]["all"]
-        training, judging = known["training"], known["judging"]
-        seeds = len(task.parts) if task.role == "repeat" else 1
-        attacked = adversarial(self.study, task) * judging["validation"]
-        last = judging["final"] if task.role == "repeat" else 0.0
-        return training["setup"] + self.study.training.epochs * training["epoch"] + seeds * (attacked + last)
+def pieces_of(study: Study, task: Task) -> dict[str, Piece]:
+    """Return the pieces that make up the time of a task, by kind."""
+    if task.role == "targets":
+        key = graph.maps_key(study.arms[task.arm])
+        assert key is not None
+        maps = Maps(teacher=MODEL, teacher_seed=0, **key[1].model_dump(include=set(MapSettings.model_fields)))
+        return {"maps": Piece(kind="maps", item=_item(study, "targets", method="targets", maps=maps))}
+    if task.role == "checks":
+        assert study.checks is not None
+        sources = dict.fromkeys(graph.attack_sources(study), MODEL)
+        checked = CheckedModel(model=MODEL, seed=0, sources=sources, **study.checks.model_dump())
+        return {"checks": Piece(kind="checks", item=_item(study, "checks", method="checks", checked=checked))}
+    seeds = len(task.parts) if task.role == "repeat" else 1
+    return {
+        "training": Piece(kind="training", item=_training_item(study, study.arms[task.arm], seeds)),
+        "judging": Piece(kind="judging", item=probe_item(study)),
+    }
 
 
-def adversarial(study: Study, task: Task) -> int:
-    """How many of a training's validations are under attack."""
-    search = study.arms[task.arm].search
-    if task.role == "search" and search and not is_attacked(search):
-        return 0
-    epochs, every = study.training.epochs, study.evaluation.adversarial_every
-    return sum(epoch == epochs or bool(every and epoch % every == 0) for epoch in range(1, epochs + 1))
+def probe_item(study: Study) -> Item:
+    """Return the training of the model that is judged, explained and checked in a measurement."""
+    return _item(study, "search", method="standard", adversarial=False)
 
 
-def is_attacked(search: Search) -> bool:
-    """Whether the trials of a search are judged under attack."""
-    return not search.match_loss_of or len(search.combinations()) > 1
+def _training_item(study: Study, arm: Arm, seeds: int) -> Item:
+    maps = Maps(teacher=MODEL, teacher_seed=0, permute=arm.targets.permute) if arm.targets else None
+    searched = {name: span.extremes()[0] for name, span in arm.search.ranges.items()} if arm.search else {}
+    parameters: Mapping[str, Parameter] = registry.load_method(arm.method).parameters
+    values = {**searched, **arm.params}
+    params = {name: _typical_value(parameter, values.get(name)) for name, parameter in parameters.items()}
+    return _item(
+        study, "search", method=arm.method, params=params, maps=maps, seeds=tuple(range(seeds)), adversarial=False
+    )
 
 
-#: What items of equal cost have in common: arm, role, and how many seeds are trained or noisy copies taken.
-Like = tuple[str, Role, int]
+def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
+    """Return the arm's own value of a choice or a count, which change the time, and a usual strength for the rest."""
+    value = parameter.default if value is None else value
+    if parameter.choices or parameter.integer:
+        assert value is not None
+        return value
+    return parameter.default if parameter.default is not None else min(max(STRENGTH, parameter.low), parameter.high)
 
 
-def like(study: Study, task: Task) -> Like:
-    """What tells which items cost the same; maps are their teacher's, as their records are."""
+def _item(study: Study, role: Role, *, seeds: tuple[int, ...] = (0,), adversarial: bool = True, **recipe: Any) -> Item:
+    """Return an item with the study's setting, except what does not change the time: epochs and learning rates."""
+    rates = {name: getattr(Training(), name) for name in ("lr", "momentum", "lr_decay", "decay_every", "schedule")}
+    training = study.training.model_copy(update={"epochs": ENDLESS, **rates})
+    shared = study.model_copy(update={"training": training})
+    return Item(arm=MODEL, role=role, recipe=Recipe.from_study(shared, **recipe), seeds=seeds, adversarial=adversarial)
+
+
+# ------------------------------------------------------------------------- from pieces to items
+#: Items with the same cost: arm, role, and the number of seeds trained or of noisy copies per map.
+Group = tuple[str, Role, int]
+
+
+def group_of(study: Study, task: Task) -> Group:
+    """Return the group of a task. Maps belong to their teacher, as their records do."""
     targets = study.arms[task.arm].targets
     if targets and task.role == "targets":
         return targets.teacher, task.role, targets.samples
     return task.arm, task.role, len(task.parts)
 
 
-def _evidence(study: Study, records: Iterable[Record]) -> dict[Like, float]:
-    """The mean seconds of what is done; a result that was taken over from an equal item took none."""
-    taken: defaultdict[Like, list[float]] = defaultdict(list)
+class CostModel:
+    """The seconds of any task of a study.
+
+    ``measured`` holds the seconds of pieces: key → unit → seconds (see ``Piece``).
+
+    Args:
+        records: of this study. Their seconds are the best estimate for further items of their group.
+        on_ray: whether Ray hands the items over.
+    """
+
+    def __init__(self, study: Study, sizes: Sizes, records: Iterable[Record] = (), *, on_ray: bool = True):
+        self.study, self.sizes, self.on_ray = study, sizes, on_ray
+        self.measured: Mapping[str, Mapping[str, float]] = {}
+        self._recorded = _mean_seconds(study, records)
+        self._estimates: dict[Group, float] = {}
+
+    def unmeasured(self, tasks: Iterable[Task]) -> dict[str, Piece]:
+        """Return the pieces, by key, that these tasks need and that no record replaces."""
+        groups = {group_of(self.study, task): task for task in tasks}
+        needed = [task for group, task in groups.items() if group not in self._recorded]
+        pieces = [piece for task in needed for piece in pieces_of(self.study, task).values()]
+        return {piece.key: piece for piece in pieces if piece.key not in self.measured}
+
+    def seconds(self, task: Task) -> float:
+        """Return the seconds for which a task occupies a worker."""
+        group = group_of(self.study, task)
+        if group not in self._estimates:
+            self._estimates[group] = self._recorded.get(group) or self._add_up(task)
+        epochs = self.study.training.epochs if task.role in ("search", "repeat") else 0
+        return self._estimates[group] + self.on_ray * (ITEM + RESULT * epochs)
+
+    def _add_up(self, task: Task) -> float:
+        costs = {kind: self.measured[piece.key] for kind, piece in pieces_of(self.study, task).items()}
+        if task.role == "targets":
+            return self.sizes.train * costs["maps"]["image"]
+        if task.role == "checks":
+            return costs["checks"]["model"]
+        study, training, judging = self.study, costs["training"], costs["judging"]
+        steps = self.sizes.train // study.training.batch_size
+        epochs = study.training.epochs * (training["epoch"] + steps * training["step"])
+        validation = study.training.epochs * judging["clean"] + count_attacked(study, task) * judging["strict"]
+        judged = self.sizes.validation * validation
+        if task.role == "repeat":
+            norms = min(study.evaluation.gradient_samples or self.sizes.train, self.sizes.train)
+            judged += self.sizes.test * (judging["clean"] + judging["compat"] + judging["strict"])
+            judged += norms * judging["norms"] + (study.evaluation.autoattack or 0) * judging["autoattack"]
+        seeds = len(task.parts) if task.role == "repeat" else 1
+        return training["setup"] + epochs + seeds * judged
+
+
+def count_attacked(study: Study, task: Task) -> int:
+    """Return how many validations of a training are under attack."""
+    search = study.arms[task.arm].search
+    if task.role == "search" and search and not search.attacks_trials:
+        return 0
+    epochs, every = study.training.epochs, study.evaluation.adversarial_every
+    return sum(epoch == epochs or bool(every and epoch % every == 0) for epoch in range(1, epochs + 1))
+
+
+def _mean_seconds(study: Study, records: Iterable[Record]) -> dict[Group, float]:
+    """Return the mean seconds of finished items. Results copied from an equal item took none and do not count."""
+    seconds: defaultdict[Group, list[float]] = defaultdict(list)
     for record in records:
-        same_kind = (record.get("device") != "cpu") == bool(study.resources.gpus)
+        same_device = (record.get("device") != "cpu") == bool(study.resources.gpus)
         maps = record["recipe"]["maps"] if record["role"] == "targets" else None
-        if record["state"] == "done" and record["seconds"] > 0 and same_kind:
+        if record["state"] == "done" and record["seconds"] > 0 and same_device:
             count = maps["samples"] if maps else len(record["seeds"])
-            taken[record["arm"], record["role"], count].append(record["seconds"])
-    return {alike: fmean(seconds) for alike, seconds in taken.items()}
+            seconds[record["arm"], record["role"], count].append(record["seconds"])
+    return {group: fmean(values) for group, values in seconds.items()}
