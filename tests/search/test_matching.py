@@ -1,11 +1,9 @@
-"""λ is found where a noisy rising loss equals its target."""
+"""LossMatchSampler finds λ at which a noisy rising loss equals its target."""
 
 import doctest
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import optuna
@@ -14,20 +12,13 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from tune_interpreg.search.matching import sampler as matching
-from tune_interpreg.search.matching.estimate import estimate
+from tune_interpreg.search.matching.estimate import estimate, from_position, to_position
 from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match
 
 LOW, HIGH = 1e-4, 10.0  # five decades
 LAMBDA = FloatDistribution(LOW, HIGH, log=True)
 Curve = Callable[[float], float]
-
-
-@pytest.fixture(autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def logistic(centre: float) -> Curve:
@@ -43,7 +34,11 @@ def flat_then_steep(centre: float) -> Curve:
 
 
 def position(value: float) -> float:
-    return math.log(value / LOW) / math.log(HIGH / LOW)
+    return float(to_position(np.array(value), (LOW, HIGH)))
+
+
+def values(u_N: np.ndarray) -> np.ndarray:
+    return from_position(u_N, (LOW, HIGH))
 
 
 def sampler(seed: int = 0, **changes: object) -> LossMatchSampler:
@@ -60,14 +55,14 @@ def study_of(trials: list[optuna.trial.FrozenTrial], seed: int = 0) -> optuna.St
     return study
 
 
-def asked(study: optuna.Study) -> float:
+def ask(study: optuna.Study) -> float:
     return study.ask({"lambda": LAMBDA}).params["lambda"]
 
 
 def some_trials(count: int = 6) -> list[optuna.trial.FrozenTrial]:
     curve = logistic(0.5)
-    values = LOW * (HIGH / LOW) ** np.linspace(0.05, 0.95, count)
-    return [finished(float(v), residual=curve(position(v)) - 1.0) for v in values]
+    lambdas = values(np.linspace(0.05, 0.95, count)).tolist()
+    return [finished(value, residual=curve(position(value)) - 1.0) for value in lambdas]
 
 
 def search(study: optuna.Study, curve: Curve, target: float, noise: float, seed: int, trials: int = 12) -> None:
@@ -90,7 +85,7 @@ def test_twelve_trials_match_far_better_than_tpe(
     family: Callable[[float], Curve], relative: float, factor: float
 ) -> None:
     ours, theirs = [], []
-    for repeat in range(20):
+    for repeat in range(12):
         rng = np.random.default_rng((1, repeat))
         curve = family(rng.uniform(0.35, 0.65))
         target = curve(rng.uniform(0.3, 0.7))
@@ -106,66 +101,66 @@ def test_twelve_trials_match_far_better_than_tpe(
 
 
 def test_the_interval_covers_the_root() -> None:
-    held = 0
+    covered = 0
     for repeat in range(20):
         rng = np.random.default_rng(repeat)
         u = rng.uniform(0, 1, 12)
         curve = logistic(0.5)
         residuals = np.array([curve(v) for v in u]) - 1.125 + 0.1 * rng.standard_normal(12)
-        match = estimate(LOW * (HIGH / LOW) ** u, residuals, bounds=(LOW, HIGH), noise=0.1)
-        held += match.low <= math.sqrt(LOW * HIGH) <= match.high
-    assert held >= 16
+        match = estimate(values(u), residuals, bounds=(LOW, HIGH), noise=0.1)
+        covered += match.low <= math.sqrt(LOW * HIGH) <= match.high
+    assert covered >= 16
 
 
 def test_startup_trials_fall_into_different_strata() -> None:
     study = optuna.create_study(sampler=sampler(startup=5))
-    strata = [int(5 * position(asked(study))) for _ in range(5)]
+    strata = [int(5 * position(ask(study))) for _ in range(5)]
     assert sorted(strata) == [0, 1, 2, 3, 4]
 
 
 def test_more_parallel_trials_than_strata_leave_no_wide_gap() -> None:
     study = optuna.create_study(sampler=sampler())
-    u = np.sort([0, *(position(asked(study)) for _ in range(12)), 1])
+    u = np.sort([0, *(position(ask(study)) for _ in range(12)), 1])
     assert np.diff(u).max() < 0.25
 
 
 def test_another_seed_gives_other_proposals() -> None:
-    assert asked(study_of([], seed=0)) != asked(study_of([], seed=1))
-    assert asked(study_of(some_trials(), seed=0)) != asked(study_of(some_trials(), seed=1))
+    assert ask(study_of([], seed=0)) != ask(study_of([], seed=1))
+    assert ask(study_of(some_trials(), seed=0)) != ask(study_of(some_trials(), seed=1))
 
 
 def test_parallel_asks_differ_and_stay_in_range() -> None:
     study = study_of(some_trials())
-    values = [asked(study) for _ in range(8)]
-    assert len(set(values)) == 8
-    assert all(LOW <= value <= HIGH for value in values)
+    proposed = [ask(study) for _ in range(8)]
+    assert len(set(proposed)) == 8
+    assert all(LOW <= value <= HIGH for value in proposed)
 
 
-def test_running_trials_change_the_proposal_and_nothing_unfinished_else_does() -> None:
+def test_running_trials_with_a_strength_change_the_proposal_and_other_unfinished_trials_do_not() -> None:
     plain = [*some_trials(), create_trial(state=TrialState.FAIL)]
     running = create_trial(state=TrialState.RUNNING, params={"lambda": 0.03}, distributions={"lambda": LAMBDA})
     early = create_trial(state=TrialState.RUNNING)
-    assert asked(study_of([*some_trials(), running])) != asked(study_of(plain))
-    assert asked(study_of([*some_trials(), early])) == asked(study_of(plain))
+    assert ask(study_of([*some_trials(), running])) != ask(study_of(plain))
+    assert ask(study_of([*some_trials(), early])) == ask(study_of(plain))
 
 
 def test_a_rebuilt_study_proposes_the_same() -> None:
     study = optuna.create_study(sampler=sampler(3))
     search(study, logistic(0.4), 1.0, 0.02, seed=0, trials=8)
     rebuilt = study_of(study.trials, seed=3)
-    assert [asked(rebuilt) for _ in range(3)] == [asked(study) for _ in range(3)]
+    assert [ask(rebuilt) for _ in range(3)] == [ask(study) for _ in range(3)]
     assert best_match(rebuilt) == best_match(study)
 
 
 def test_the_order_in_which_trials_finished_does_not_matter() -> None:
-    assert asked(study_of(some_trials())) == asked(study_of(some_trials()[::-1]))
+    assert ask(study_of(some_trials())) == ask(study_of(some_trials()[::-1]))
 
 
-def test_the_global_generator_is_neither_read_nor_moved() -> None:
-    first = asked(study_of(some_trials()))
+def test_the_global_generator_is_neither_read_nor_advanced() -> None:
+    first = ask(study_of(some_trials()))
     np.random.seed(123)
     before = np.random.get_state()[1].copy()
-    assert asked(study_of(some_trials())) == first
+    assert ask(study_of(some_trials())) == first
     assert (np.random.get_state()[1] == before).all()
 
 
@@ -174,7 +169,7 @@ def test_sign_only_trials_bracket_the_root() -> None:
     match = best_match(study_of(trials))
     assert match.feasible
     assert 1e-2 < match.low < match.lambda_hat < match.high <= 1.0
-    assert 5e-3 < asked(study_of([*trials, create_trial(state=TrialState.FAIL)])) <= 1.0
+    assert 5e-3 < ask(study_of([*trials, create_trial(state=TrialState.FAIL)])) <= 1.0
 
 
 def test_signs_alone_are_enough_to_propose_and_to_estimate() -> None:
@@ -185,7 +180,7 @@ def test_signs_alone_are_enough_to_propose_and_to_estimate() -> None:
 
 
 def test_a_collapsed_training_does_not_move_the_root() -> None:
-    """One λ gives the loss of a network that learned nothing; two larger ones say that it is no point of the curve."""
+    """One λ gives the loss of a network that learned nothing. Two larger λ contradict it."""
     tried = np.array([0.003, 0.0097, 0.013, 0.0164, 0.025, 0.042, 0.18])
     curve = np.log(tried / 0.018)
     collapsed = np.where(tried == 0.0097, 1.2, curve)
@@ -211,28 +206,16 @@ def test_the_estimate_is_not_the_luckiest_trial() -> None:
     u = np.linspace(0.1, 0.9, 9)
     residuals = u - 0.5
     residuals[-1] = 0.0  # a lucky draw far from the root
-    match = estimate(LOW * (HIGH / LOW) ** u, residuals, bounds=(LOW, HIGH), noise=0.1)
+    match = estimate(values(u), residuals, bounds=(LOW, HIGH), noise=0.1)
     assert abs(position(match.lambda_hat) - 0.5) < 0.15
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_points_give_an_interval_around_the_estimate(count: int) -> None:
+def test_few_observations_give_an_interval_around_the_estimate(count: int) -> None:
     match = estimate([0.03, 1e-3, 2.0][:count], [0.01, -0.4, 0.7][:count], bounds=(LOW, HIGH), noise=0.02)
     assert match.feasible
     assert LOW <= match.low <= match.lambda_hat <= match.high <= HIGH
     assert math.isfinite(match.expected_residual)
-
-
-@pytest.mark.parametrize("count", [1, 3, 12])
-@pytest.mark.parametrize(("side", "end", "words"), [(1, LOW, ["above", "smaller"]), (-1, HIGH, ["below", "larger"])])
-def test_a_loss_on_one_side_is_infeasible_and_says_where(count: int, side: int, end: float, words: list[str]) -> None:
-    u = np.linspace(0.2, 0.8, count)
-    match = estimate(LOW * (HIGH / LOW) ** u, side + 0.3 * u, bounds=(LOW, HIGH), noise=0.02)
-    assert not match.feasible
-    assert match.lambda_hat == pytest.approx(end)
-    assert match.low <= match.lambda_hat <= match.high
-    assert match.reason is not None
-    assert all(word in match.reason for word in [*words, "[0.0001, 10]"])
 
 
 def test_one_side_of_signs_alone_is_infeasible() -> None:
@@ -240,15 +223,9 @@ def test_one_side_of_signs_alone_is_infeasible() -> None:
     assert (match.feasible, match.lambda_hat) == (False, pytest.approx(LOW))
 
 
-def test_a_residual_within_noise_is_a_match_even_on_one_side() -> None:
-    match = estimate([0.1, 1.0], [0.01, 0.9], bounds=(LOW, HIGH), noise=0.02)
-    assert match.feasible
-    assert abs(match.expected_residual) < 0.2
-
-
 def test_residuals_over_many_orders_of_magnitude_do_not_hide_the_root() -> None:
     u = np.linspace(0, 1, 10)
-    match = estimate(LOW * (HIGH / LOW) ** u, 10 ** (5 * u) - 100, bounds=(LOW, HIGH), noise=1.0)
+    match = estimate(values(u), 10 ** (5 * u) - 100, bounds=(LOW, HIGH), noise=1.0)
     assert position(match.lambda_hat) == pytest.approx(0.4, abs=0.02)
 
 
@@ -261,7 +238,7 @@ def test_wrong_settings_are_all_named_at_once() -> None:
         estimate([], [], bounds=(LOW, HIGH), noise=0.1)
 
 
-def test_it_samples_one_log_scaled_float_only() -> None:
+def test_the_sampler_takes_one_log_scaled_float_only() -> None:
     with pytest.raises(ValueError, match="log=True"):
         study_of([]).ask({"lambda": FloatDistribution(0.1, 1.0)})
     with pytest.raises(ValueError, match="fix 'phi'"):
@@ -280,13 +257,6 @@ def test_a_proposal_among_a_hundred_trials_takes_under_a_fifth_of_a_second() -> 
     seconds = []
     for _ in range(4):
         start = time.process_time()
-        asked(study)
+        ask(study)
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.2
-
-
-def test_importing_it_loads_neither_torch_nor_ray_nor_scikit_learn() -> None:
-    module = "tune_interpreg.search.matching.sampler"
-    code = f"import sys, {module}; print({{'torch', 'ray', 'sklearn', 'scipy'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
