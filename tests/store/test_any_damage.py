@@ -1,4 +1,4 @@
-"""Whatever becomes of any one file of a store, reports and runs say what is wrong, and the study ends the same."""
+"""A property: after any damage to any one file of a store, report and run name it and the study ends the same."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,14 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tune_interpreg.cluster import drain as cluster
-from tune_interpreg.commands import reports
+from analysis.report import print_tables
+from tune_interpreg.cluster import drain
 from tune_interpreg.running import run as running
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.file.read import read_study_file
+
+pytestmark = pytest.mark.ray  # imports it
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
@@ -37,8 +39,8 @@ arms:
 """
 
 
-class Closed:
-    """In place of ``cluster.drain``: workers by closed form, stopped after so many items."""
+class ClosedFormDrain:
+    """A stand-in for ``drain.drain``: workers answer by closed form, and the run stops after ``limit`` items."""
 
     def __init__(self) -> None:
         self.limit = 10**9
@@ -51,53 +53,55 @@ class Closed:
 
 
 def run(folder: Path) -> tuple[int, str]:
-    """Exit code, and what was printed."""
+    """Run the study. Return the exit code and the output."""
     console = Console(file=StringIO(), width=200)
     (folder / "tiny.yaml").write_text(TINY)
     file = read_study_file(str(folder / "tiny.yaml"))
-    code = running.run(file, Store(folder / "store"), where="in-process", retry_failed=False, console=console)
+    code = running.run(file, Store(folder / "store"), where="in-process", console=console)
     return code, console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """A finished store, and one that was left in the midst of its first search."""
+    """A finished store, and one of a run that stopped in its first search."""
     with pytest.MonkeyPatch.context() as patch:
-        closed = Closed()
-        patch.setattr(cluster, "drain", closed)
-        made = {name: tmp_path_factory.mktemp(name) for name in ("interrupted", "finished")}
-        for (name, folder), closed.limit in zip(made.items(), (4, 10**9), strict=True):
-            run(folder)
-            assert Store(folder / "store").records(), name
-        yield made
+        stand_in = ClosedFormDrain()
+        patch.setattr(drain, "drain", stand_in)
+        folders = {}
+        for name, limit in (("interrupted", 4), ("finished", 10**9)):
+            stand_in.limit = limit
+            folders[name] = tmp_path_factory.mktemp(name)
+            run(folders[name])
+            assert Store(folders[name] / "store").records(), name
+        yield folders
 
 
 DAMAGES = {
     "truncated": lambda content, data: content[: data.draw(st.integers(0, max(0, len(content) - 1)))],
-    "flipped": lambda content, data: flipped(content, data.draw(st.integers(0, 8 * len(content) - 1))),
+    "flipped": lambda content, data: flip(content, data.draw(st.integers(0, 8 * len(content) - 1))),
     "garbage": lambda content, data: data.draw(st.binary(max_size=200)),
     "doubled": lambda content, data: content + content,
 }
 
 
-def flipped(content: bytes, bit: int) -> bytes:
+def flip(content: bytes, bit: int) -> bytes:
     return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
 
 @given(st.data())
 @settings(max_examples=15, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("state", ["interrupted", "finished"])
-def test_whatever_one_file_becomes_the_study_ends_the_same(
+def test_after_any_damage_to_a_file_the_study_ends_the_same(
     state: str, stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     store = Store(shutil.copytree(stores[state] / "store", folder / "store"))
-    files = sorted(str(path.relative_to(store.path)) for path in store.path.rglob("*") if path.is_file())
-    path = store.path / data.draw(st.sampled_from([name for name in files if (store.path / name).stat().st_size]))
+    names = sorted(str(path.relative_to(store.path)) for path in store.path.rglob("*") if path.is_file())
+    path = store.path / data.draw(st.sampled_from([name for name in names if (store.path / name).stat().st_size]))
     path.write_bytes(DAMAGES[data.draw(st.sampled_from(sorted(DAMAGES)))](path.read_bytes(), data))
     with suppress(StoreError):
-        reports.print_all(store, Console(file=StringIO()))
-    code, printed = run(folder)
-    assert code == 0, printed
+        print_tables(store.path, console=Console(file=StringIO()))
+    code, output = run(folder)
+    assert code == 0, output
     assert outcome(store) == outcome(Store(stores["finished"] / "store"))
     shutil.rmtree(folder)

@@ -1,25 +1,195 @@
-"""Damage met by real workers: checkpoints, maps under way, models and maps of a small study of the digits."""
+"""The start of a run sets damaged files aside and makes them again; the study ends with the same results.
+
+Workers answer with the closed form of ``closed_form`` and leave small files in place of models and maps. The last
+tests train small networks.
+"""
 
 import json
 import shutil
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers.closed_form import ARMS, Leaving, outcome, steps, study
 from rich.console import Console
 
-from trainables.base.trainable import CHECKPOINT
-from trainables.stages.partial_maps import BLOCK, PartialMaps
-from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.running import run as running
+from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Training
+from tune_interpreg.study.config import Attack, Data, Study, Training
 from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import Recipe
 
-STUDY = """
+NAMES = ("adversarial", "robust", "jacobian")
+Spoil = Callable[[Path], object]
+
+
+def drain(plan: Study, store: Store, *, workers: int = 1) -> tuple[list[Item], list[str]]:
+    """Run a study to its end. Return the items that ran, in order, and the messages for the user."""
+    messages: list[str] = []
+    worker = Leaving(store)
+    list(steps(Dispatcher(plan, store, "f", messages.append), worker, workers=workers))
+    return worker.ran, messages
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = Store(tmp_path_factory.mktemp("finished") / "store")
+    drain(study(*NAMES), made)
+    return made
+
+
+@pytest.fixture
+def copy(finished: Store, tmp_path: Path) -> Store:
+    return Store(shutil.copytree(finished.path, tmp_path / "copy"))
+
+
+def flip(path: Path, position: float = 0.5) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * position)] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def first_record(store: Store, arm: str, role: str) -> Path:
+    record = next(record for record in store.records() if (record["arm"], record["role"]) == (arm, role))
+    return store.record_file(arm, record["key"])
+
+
+# ------------------------------------------------- records, notes, choices, journal
+@pytest.mark.parametrize(
+    ("arm", "role"),
+    [("adversarial", "repeat"), ("adversarial", "targets"), ("robust", "search"), ("jacobian", "search")],
+)
+def test_the_item_of_a_damaged_record_runs_again_as_it_was(copy: Store, finished: Store, arm: str, role: str) -> None:
+    """Also a proposal, although Optuna would propose something else after the later trials."""
+    path = first_record(copy, arm, role)
+    flip(path)
+    ran, (message,) = drain(study(*NAMES), copy)
+    assert [(item.arm, item.role, item.key) for item in ran] == [(arm, role, path.stem)]
+    assert message.startswith(f"{path}: is damaged")
+    assert f"damaged/ledger/{arm}/{path.name}" in message
+    assert outcome(copy) == outcome(finished)
+
+
+def test_repeats_wait_for_the_choice_that_needs_a_damaged_record(copy: Store, finished: Store) -> None:
+    for record in finished.records():
+        if (record["arm"], record["role"]) in (("robust", "repeat"), ("jacobian", "repeat")):
+            flip(copy.record_file(record["arm"], record["key"]))
+    ran, _ = drain(study(*NAMES), copy, workers=9)
+    assert [item.arm for item in ran] == ["robust", "robust", "jacobian", "jacobian"]
+    assert outcome(copy) == outcome(finished)
+
+
+def test_a_damaged_choice_is_made_again(copy: Store, finished: Store) -> None:
+    path = copy.choice_file("jacobian")
+    flip(path)
+    ran, (message,) = drain(study(*NAMES), copy)
+    assert ran == []
+    assert message.startswith(f"{path}: is damaged")
+    assert path.read_bytes() == finished.choice_file("jacobian").read_bytes()
+
+
+def test_the_item_of_a_damaged_note_starts_again(store: Store) -> None:
+    plan, messages = study("adversarial"), list[str]()
+    item = next(steps(Dispatcher(plan, store, "f")))
+    flip(store.note_file(item.key))
+    assert item in list(steps(Dispatcher(plan, store, "f", messages.append), Leaving(store)))
+    assert messages[0].startswith(f"{store.note_file(item.key)}: is damaged")
+
+
+def test_a_damaged_journal_is_made_again_from_the_ledger(copy: Store, finished: Store) -> None:
+    lines = copy.journal.read_bytes().splitlines(keepends=True)
+    copy.journal.write_bytes(b"".join([*lines[:5], b"\xff{garbage\n", *lines[5:]]))
+    more = study("adversarial", "jacobian", robust=ARMS["robust"].replace("trials: 6", "trials: 7"))
+    whole = Store(shutil.copytree(finished.path, copy.path.with_name("whole")))
+    ran, messages = drain(more, copy)
+    assert messages[0].startswith(f"{copy.journal}: is damaged")
+    assert ran == drain(more, whole)[0]
+
+
+# --------------------------------------------------------------- models and maps
+PUPIL = study("adversarial", "robust", seeds="[0]")
+
+#: Files → the role of the items that read them, and of the items that make them.
+INPUTS = {
+    "models/*/*": ("targets", "repeat"),
+    "targets/*.npy": ("search", "targets"),
+    "targets/*.s*": ("search", "targets"),
+}
+
+
+def start_until(role: str, plan: Study, store: Store) -> tuple[Dispatcher, Item]:
+    """Run a study until the first item of ``role`` has just started."""
+    dispatcher = Dispatcher(plan, store, "f")
+    return dispatcher, next(item for item in steps(dispatcher, Leaving(store)) if item.role == role)
+
+
+@pytest.mark.parametrize("spoil", [flip, Path.unlink])
+@pytest.mark.parametrize("pattern", INPUTS)
+def test_a_damaged_input_is_made_again_before_it_is_read(store: Store, pattern: str, spoil: Spoil) -> None:
+    reads, makes = INPUTS[pattern]
+    start_until(reads, PUPIL, store)
+    (path,) = store.path.glob(pattern)
+    spoil(path)
+    ran, (message,) = drain(PUPIL, store)
+    assert [item.role for item in ran][:2] == [makes, reads]
+    assert message.startswith(f"{path}: is {'damaged' if spoil is flip else 'missing'}")
+    assert len({item.key for item in ran}) == len(ran)
+
+
+@pytest.mark.parametrize("pattern", INPUTS)
+def test_an_item_with_an_input_damaged_in_a_run_fails_and_the_next_run_repeats_it(store: Store, pattern: str) -> None:
+    reads, makes = INPUTS[pattern]
+    dispatcher, reader = start_until(reads, PUPIL, store)
+    (path,) = store.path.glob(pattern)
+    flip(path)
+    dispatcher.fail(reader, "unreadable")
+    record = store.read_record(reader)
+    assert record is not None
+    assert record["error"].startswith(f"{path}: is damaged")
+    assert "run again" in record["error"]
+    ran, _ = drain(PUPIL, store)
+    assert [item.role for item in ran][:2] == [makes, reads]
+    assert reader in ran
+    assert {record["state"] for record in store.records()} == {"done"}
+
+
+def test_an_item_that_fails_without_damage_keeps_its_error(store: Store) -> None:
+    dispatcher, item = start_until("search", PUPIL, store)
+    dispatcher.fail(item, "its own fault")
+    record = store.read_record(item)
+    assert record is not None
+    assert (record["state"], record["error"]) == ("failed", "its own fault")
+
+
+def test_a_model_of_two_arms_is_made_again_once(store: Store) -> None:
+    plan = study("adversarial", "robust", seeds="[0]", again="{method: adversarial}")
+    start_until("targets", plan, store)
+    flip(next(store.path.glob("models/*/*")))
+    ran, messages = drain(plan, store)
+    assert [item.role for item in ran].count("repeat") == 2
+    assert len(messages) == 1
+    assert len(store.records()) == Dispatcher(plan, store, "f").total()
+
+
+# ------------------------------------------------------------------- real workers
+TEACHER = """
 data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
 training: {epochs: 2, batch_size: 32, lr: 0.05}
 attack: {norm: l2, eps: 0.5, steps: 1}
@@ -28,174 +198,107 @@ checks: null
 arms:
   adversarial: {method: adversarial}
 """
-PUPIL = "  pupil: {method: interpretation, lambda: 0.1, targets: {teacher: adversarial, samples: 2}}\n"
+FIRST = "  first: {method: interpretation, lambda: 0.1, targets: {teacher: adversarial, samples: 2}}\n"
 SECOND = "  second: {method: interpretation, lambda: 0.2, targets: {teacher: adversarial, samples: 2}}\n"
 
 
-def flip(path: Path, place: float = 0.5) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
-    path.write_bytes(content)
+@pytest.mark.ray
+@pytest.mark.parametrize("spoil", [flip, truncate, empty, lambda path: flip(path, 0.01)])
+def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
+    tmp_path: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainables.base.trainable import CHECKPOINT
+    from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 
-
-def truncate(path: Path, place: float = 0.5) -> None:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * place)])
-
-
-# ------------------------------------------------------------------- checkpoints
-def item() -> Item:
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     recipe = Recipe(
         method="standard",
-        data=Data(name="digits", train_limit=64, validation=20, test_limit=20),
+        data=Data(train_limit=64, validation=20, test_limit=20),
         training=Training(epochs=3, batch_size=32, lr=0.05),
         evaluation_attack=Attack(eps=0.5, steps=1),
     )
-    return Item(arm="arm", role="search", recipe=recipe, seeds=(0,))
-
-
-@pytest.fixture(autouse=True)
-def _logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
-
-
-def results(store: Store, steps: int) -> list[dict]:
-    """Of a worker that makes so many steps."""
-    worker = StudyTrainable(worker_config(item(), store, "cpu"))
-    return [worker.step() for _ in range(steps)]
-
-
-def bare(result: dict) -> dict:
-    record = json.loads(result["record"])
-    return {key: record[key] for key in ("key", "state", "metrics", "curves", "epochs")}
-
-
-@pytest.mark.parametrize("spoil", [flip, truncate, lambda path: flip(path, 0.01), lambda path: path.write_bytes(b"")])
-def test_a_training_whose_checkpoint_is_damaged_starts_anew_and_ends_the_same(tmp_path: Path, spoil) -> None:
+    item = Item(arm="arm", role="search", recipe=recipe, seeds=(0,))
     store, whole = Store(tmp_path / "store"), Store(tmp_path / "whole")
-    results(store, 2)
-    path = store.checkpoint_dir(item().key) / CHECKPOINT
+
+    def train(store: Store, epochs: int) -> list[dict]:
+        worker = StudyTrainable(worker_config(item, store, "cpu"))
+        return [worker.step() for _ in range(epochs)]
+
+    train(store, 2)
+    path = store.checkpoint_dir(item.key) / CHECKPOINT
     spoil(path)
-    first, *_, last = results(store, 3)
+    first, *_, last = train(store, 3)
     assert first["epoch"] == 1
-    assert f"{path}: is damaged" in first["warning"]
-    assert first["warning"].endswith(
-        f"set aside as damaged/checkpoints/{item().key}/{CHECKPOINT}; its training starts anew"
-    )
-    assert bare(last) == bare(results(whole, 3)[-1])
+    assert first["warning"].startswith(f"{path}: is damaged")
     assert "warning" not in last
+    record, expected = json.loads(last["record"]), json.loads(train(whole, 3)[-1]["record"])
+    for name in ("key", "state", "metrics", "curves", "epochs"):
+        assert record[name] == expected[name]
 
 
-# ---------------------------------------------------------------- maps under way
-SHAPE = (3 * BLOCK, 1, 2, 2)
-MAPS = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
-
-
-def begun(store: Store, blocks: int = 3) -> tuple[Path, Path]:
-    """The files of a stage that made so many blocks."""
-    partial = PartialMaps(store, store.path / "stage", SHAPE)
-    for block in range(blocks):
-        partial.add(MAPS[block * BLOCK : (block + 1) * BLOCK], seconds=1.0)
-    return store.path / "stage" / "maps.npy", store.path / "stage" / "progress.json"
-
-
-def test_whole_blocks_are_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    begun(store, 2)
-    again = PartialMaps(store, store.path / "stage", SHAPE)
-    assert (len(again.blocks), again.seconds, again.warning) == (2, 2.0, None)
-    again.add(MAPS[2 * BLOCK :], seconds=1.0)
-    again.copy(tmp_path / "all.npy", "float32")
-    assert np.array_equal(np.load(tmp_path / "all.npy"), MAPS)
-
-
-@pytest.mark.parametrize(("place", "kept"), [(0.2, 0), (0.5, 1), (0.9, 2)])
-@pytest.mark.parametrize("spoil", [flip, truncate])
-def test_a_stage_goes_on_at_the_first_damaged_block(tmp_path: Path, spoil, place: float, kept: int) -> None:
-    store = Store(tmp_path)
-    maps, _ = begun(store)
-    spoil(maps, place)
-    again = PartialMaps(store, store.path / "stage", SHAPE)
-    assert len(again.blocks) == kept
-    assert again.warning == f"{maps}: block {kept} of the maps is damaged; its maps are made anew from there"
-    assert np.array_equal(again.raw_NCHW[: kept * BLOCK], MAPS[: kept * BLOCK])
-
-
-@pytest.mark.parametrize("spoil", [lambda path: flip(path, 0.0), lambda path: truncate(path, 0.0), Path.unlink])
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_stage_whose_files_cannot_be_read_starts_anew(tmp_path: Path, spoil, which: int) -> None:
-    store = Store(tmp_path)
-    path = begun(store)[which]
-    spoil(path)
-    again = PartialMaps(store, store.path / "stage", SHAPE)
-    assert (again.blocks, again.seconds) == ([], 0.0)
-    if path.name == "maps.npy" or spoil is not Path.unlink:
-        assert again.warning is not None
-        assert str(path) in again.warning
-    again.add(MAPS[:BLOCK], seconds=1.0)
-
-
-# --------------------------------------------------------------- models and maps
 def run(store: Store, text: str, output: StringIO | None = None) -> str:
     console, file = Console(file=output or StringIO(), width=250), store.path.with_suffix(".yaml")
     file.write_text(text)
     setting = read_study_file(str(file), ["name=small"])
-    assert running.run(setting, store, where="in-process", retry_failed=False, console=console) == 0
+    assert running.run(setting, store, where="in-process", console=console) == 0
     return console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("taught") / "store")
-    run(store, STUDY + PUPIL)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("trained") / "store")
+    run(store, TEACHER + FIRST)
     return store
 
 
-@pytest.mark.parametrize("spoil", [flip, truncate, Path.unlink])
-@pytest.mark.parametrize("files", ["targets/*.npy", "targets/*.preview.safetensors"])
-def test_damaged_maps_are_made_again_with_the_same_bits(taught: Store, tmp_path: Path, files: str, spoil) -> None:
-    """A second pupil needs them."""
-    store = Store(shutil.copytree(taught.path, tmp_path / "store"))
-    (path,) = store.path.glob(files)
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("pattern", "spoil"),
+    [("targets/*.npy", flip), ("targets/*.npy", Path.unlink), ("targets/*.preview.safetensors", truncate)],
+)
+def test_damaged_maps_are_made_again_with_the_same_bits(
+    trained: Store, tmp_path: Path, pattern: str, spoil: Spoil
+) -> None:
+    store = Store(shutil.copytree(trained.path, tmp_path / "store"))
+    (path,) = store.path.glob(pattern)
     spoil(path)
-    printed = run(store, STUDY + PUPIL + SECOND)
-    assert f"{path}: is {'missing' if spoil is Path.unlink else 'damaged'}" in printed
-    assert "it is made anew" in printed
-    assert path.read_bytes() == (taught.path / path.relative_to(store.path)).read_bytes()
-    assert [record["arm"] for record in store.records()] == ["adversarial", "adversarial", "pupil", "second"]
+    assert f"{path}: is {'missing' if spoil is Path.unlink else 'damaged'}" in run(store, TEACHER + FIRST + SECOND)
+    assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
+    assert [record["arm"] for record in store.records()] == ["adversarial", "adversarial", "first", "second"]
     assert {record["state"] for record in store.records()} == {"done"}
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("spoil", [flip, Path.unlink])
-def test_a_damaged_teacher_is_trained_again_with_the_same_bits(taught: Store, tmp_path: Path, spoil) -> None:
-    """Maps of another kind are asked for, when its model is gone: it comes first, and its old maps stay."""
-    store = Store(shutil.copytree(taught.path, tmp_path / "store"))
+def test_a_damaged_teacher_is_trained_again_with_the_same_bits(trained: Store, tmp_path: Path, spoil: Spoil) -> None:
+    """The second arm needs other maps of it; the maps of the first arm stay."""
+    store = Store(shutil.copytree(trained.path, tmp_path / "store"))
     teacher = next(record for record in store.records() if record["role"] == "repeat")
     path = store.model_file(teacher["key"], 0)
     spoil(path)
-    printed = run(store, STUDY + PUPIL + SECOND.replace("samples: 2", "samples: 1"))
-    assert f"{path}: is " in printed
-    assert path.read_bytes() == (taught.path / path.relative_to(store.path)).read_bytes()
+    assert f"{path}: is " in run(store, TEACHER + FIRST + SECOND.replace("samples: 2", "samples: 1"))
+    assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
     assert [record["state"] for record in store.records()] == ["done"] * 5
 
 
-# --------------------------------------------------------------- what is left over
-class Killing(StringIO):
-    """Where a run's lines go; meanwhile a worker dies that was about to write a record."""
+class DyingWorker(StringIO):
+    """The output of a run. At its first line, a worker dies while it writes a record."""
 
     def __init__(self, store: Store):
         super().__init__()
-        self.left = store.path / "ledger" / "adversarial" / ".0123456789abcdef.json-0.part"
+        self.leftover = store.path / "ledger" / "adversarial" / ".0123456789abcdef.json-0.part"
 
     def write(self, text: str) -> int:
-        if not self.getvalue().count("adversarial"):  # the line that tells of its start
-            self.left.parent.mkdir(parents=True, exist_ok=True)
-            self.left.touch()
+        if "adversarial" not in self.getvalue():
+            self.leftover.parent.mkdir(parents=True, exist_ok=True)
+            self.leftover.touch()
         return super().write(text)
 
 
-def test_what_a_worker_leaves_that_dies_in_a_run_goes_with_the_end_of_that_run(tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_the_end_of_a_run_removes_what_its_dead_workers_left(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    output = Killing(store)
-    run(store, STUDY, output)
+    output = DyingWorker(store)
+    run(store, TEACHER, output)
     assert "adversarial" in output.getvalue()
     assert list(store.path.rglob("*.part")) == []

@@ -77,10 +77,11 @@ class Store(Layout):
         message = f"{damaged.path}: {damaged.reason}"
         if not damaged.path.exists():
             return message
-        target = self.path / "damaged" / damaged.path.relative_to(self.path)
-        numbered = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
-        while target.exists():
-            target = next(numbered)
+        target = first = self.path / "damaged" / damaged.path.relative_to(self.path)
+        for number in itertools.count(1):
+            if not target.exists():
+                break
+            target = first.with_name(f"{first.name}.{number}")
         target.parent.mkdir(parents=True, exist_ok=True)
         damaged.path.rename(target)
         return f"{message}; set aside as {target.relative_to(self.path)}"
@@ -140,7 +141,8 @@ class Store(Layout):
 
     def is_unused(self) -> bool:
         """Return whether the folder holds only what a driver leaves that was killed at its start."""
-        return self.path.is_dir() and all(path.suffix in (".part", ".lock") for path in self.path.iterdir())
+        names = (self.lock_file.name, self.log_file.name)
+        return self.path.is_dir() and all(path.name in names or path.suffix == ".part" for path in self.path.iterdir())
 
     def save_study(self, study: Study) -> None:
         """Write the study with all defaults, so that readers do not need the methods' code."""
@@ -216,7 +218,7 @@ class Store(Layout):
             path.unlink()
         return len(failed)
 
-    def drop(self, key: str) -> None:
+    def set_aside_records(self, key: str) -> None:
         """Set aside the records of the item ``key``, because a file that it made is damaged."""
         for path in self.record_files():
             if path.stem.partition("-")[0] == key:
