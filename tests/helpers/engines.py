@@ -1,7 +1,7 @@
-"""What the tests of the training engine share: a method that draws from every stream, and engines that train with it.
+"""Shared by the tests of the training engine: images, two kinds of engines, and comparisons.
 
-Where a GPU is at hand the engines replay captured steps there. Shapes: B batch, T steps of an epoch, N training images,
-C·H·W image.
+``trainer`` draws from every random stream; on a machine with a GPU it replays captured steps there. ``plain_trainer``
+draws only orders, on the CPU. Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 """
 
 from collections.abc import Mapping
@@ -19,38 +19,39 @@ from tune_interpreg.training.trainer import Batch, Guidance, Terms, Trainer
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 on_a_gpu = pytest.mark.skipif(not CUDA, reason="captures steps, which takes a GPU")
-without_a_gpu = pytest.mark.skipif(CUDA, reason="a capture that fails for want of a GPU")
+without_a_gpu = pytest.mark.skipif(CUDA, reason="a capture fails only without a GPU")
 
 N, B, T = 103, 20, 5
 SHAPE = (1, 8, 8)
+PLAIN = Training(epochs=9, batch_size=B, lr=0.05, momentum=0.9)
 TRAINING = Training(epochs=4, batch_size=B, lr=0.05, lr_decay=0.5, decay_every=1, augment=Augment(flip=True, crop=1))
 MODEL = Model(name="mnist_cnn")  # it has dropout
 
 
-def images() -> Dataset:
-    drawn = torch.Generator().manual_seed(0)
-    split = Split(torch.rand(N, *SHAPE, generator=drawn), torch.arange(N) % 10).to(DEVICE)
+def images(device: str = DEVICE) -> Dataset:
+    """Return images with the pixel n/(N − 1) in the corner of image n, and the label n mod 10."""
+    x_NCHW = 0.9 * torch.rand(N, *SHAPE, generator=torch.Generator().manual_seed(0))
+    x_NCHW[:, 0, 0, 0] = torch.arange(N) / (N - 1)
+    split = Split(x_NCHW, torch.arange(N) % 10).to(device)
     return Dataset(split, split, classes=10, shape=SHAPE, fingerprint="")
 
 
 def guidance(*seeds: int) -> Guidance:
-    """The images themselves as maps, permuted anew for each batch."""
+    """Return the images themselves as maps, permuted again for each batch."""
     return Guidance(dict.fromkeys(seeds, images().train.x_NCHW), lambda raw: saliency.threshold(raw, 0.5), redraw=True)
 
 
 def drawing(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Two terms that depend on all that a step draws: dropout, noise, augmentation and permutation."""
+    """Two terms that depend on all draws of a step: dropout, noise, augmentation and permutation."""
     noise_BCHW = torch.randn(batch.x_BCHW.shape, generator=batch.noise, device=batch.x_BCHW.device)
     assert batch.target_BCHW is not None
     x_BCHW = batch.x_BCHW + 0.1 * noise_BCHW + 0.1 * batch.target_BCHW
     return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B), "noise": noise_BCHW.mean()}
 
 
-def trainer(
-    *seeds: int, terms: Terms = drawing, capture: bool = True, training: Training = TRAINING, model: Model = MODEL
-) -> Trainer:
+def trainer(*seeds: int, terms: Terms = drawing, capture: bool = True, training: Training = TRAINING) -> Trainer:
     return Trainer(
-        model=model,
+        model=MODEL,
         training=training,
         data=images(),
         terms=terms,
@@ -61,11 +62,42 @@ def trainer(
     )
 
 
-def trained(engine: Trainer, epochs: int) -> list[dict[int, dict[str, float]]]:
+def cross_entropy(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    return {"ce": F.cross_entropy(model(batch.x_BCHW), batch.y_B)}
+
+
+def plain_trainer(
+    terms: Terms = cross_entropy,
+    *,
+    seeds: tuple[int, ...] = (0,),
+    model: str = "digits_cnn",
+    data: Dataset | None = None,
+    guidance: Guidance | None = None,
+    **training: object,
+) -> Trainer:
+    return Trainer(
+        model=Model(name=model),
+        training=PLAIN.model_copy(update=training),
+        data=data or images("cpu"),
+        terms=terms,
+        seeds=seeds,
+        guidance=guidance,
+    )
+
+
+def train(engine: Trainer, epochs: int) -> list[dict[int, dict[str, float]]]:
     return [engine.run_epoch() for _ in range(epochs)]
 
 
-def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+def copy_state(engine: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.state().items()}
+
+
+def weights_of(model: nn.Module) -> Tensor:
+    return torch.cat([weight.flatten() for weight in model.parameters()])
+
+
+def assert_same_bits(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
+        assert torch.equal(tensor, expected[name]), name

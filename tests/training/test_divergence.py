@@ -1,7 +1,7 @@
-"""Trainings that diverge say where: the epoch, the step, the seed, and the term, gradient or weight.
+"""Diverged trainings report the epoch, the step, the seed, and the term, gradient or weight.
 
-A marked image spoils the step that draws it, so a closed form of the order tells which step that is.
-Shapes: B batch, N training images, C·H·W image.
+A marked image spoils the step that draws it, so a closed form of the order predicts this step.
+Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 """
 
 import math
@@ -10,140 +10,116 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-import torch.nn.functional as F
+from helpers.engines import B, N, T, copy_state, plain_trainer, train, weights_of
+from helpers.engines import cross_entropy as ce_terms
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.data.dataset import Dataset, Split
-from tune_interpreg.study.config import Model, Training
-from tune_interpreg.training import divergence
-from tune_interpreg.training.trainer import Batch, Diverged, Terms, Trainer
+from tune_interpreg.training.divergence import find_first_fault, is_finite
+from tune_interpreg.training.trainer import Batch, Diverged, Trainer
 
-N, B, STEPS = 103, 20, 5
-MARKED = 37
+MARKED = N - 1
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    return F.cross_entropy(model(batch.x_BCHW), batch.y_B)
-
-
-def weights(model: nn.Module) -> Tensor:
-    return torch.cat([weight.flatten() for weight in model.parameters()])
+    return ce_terms(model, batch)["ce"]
 
 
 def is_marked(batch: Batch) -> Tensor:
-    """Whether the batch holds the marked image, the only one with a white corner."""
+    """Return whether the batch holds the marked image, the only one with a white corner."""
     return (batch.x_BCHW[:, 0, 0, 0] == 1).any()
 
 
-def trainer(terms: Terms, *, seeds: tuple[int, ...] = (0,), lr: float = 0.05, model: str = "digits_cnn") -> Trainer:
-    x_NCHW = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.9
-    x_NCHW[MARKED, 0, 0, 0] = 1
-    split = Split(x_NCHW, torch.arange(N) % 10)
-    return Trainer(
-        model=Model(name=model),
-        training=Training(epochs=9, batch_size=B, lr=lr, momentum=0.9),
-        data=Dataset(split, split, classes=10, shape=(1, 8, 8), fingerprint=""),
-        terms=terms,
-        seeds=seeds,
-    )
-
-
 def marked_step(seed: int, epoch: int) -> int | None:
-    """Which step of the epoch, from 1, draws the marked image; None where the epoch leaves it out."""
+    """Return the step of the epoch, from 1, that draws the marked image; None if none does."""
     stream = torch.Generator().manual_seed(seeding.number(seed, "order", epoch))
-    order = torch.randperm(N, generator=stream).tolist()
-    return order.index(MARKED) // B + 1 if order.index(MARKED) < STEPS * B else None
+    position = torch.randperm(N, generator=stream).tolist().index(MARKED)
+    return position // B + 1 if position < T * B else None
 
 
-def trained(engine: Trainer, epochs: int) -> Trainer:
-    for _ in range(epochs):
-        engine.run_epoch()
-    return engine
+def first_marked_place(seed: int) -> str:
+    epoch = next(epoch for epoch in range(9) if marked_step(seed, epoch))
+    return f"in epoch {epoch + 1} (seed {seed}), step {marked_step(seed, epoch)} of {T}"
 
 
-def told(engine: Trainer) -> str:
-    """What the first epoch that diverges says."""
-    with pytest.raises(Diverged) as caught:
-        trained(engine, epochs=9)
-    return str(caught.value)
+def divergence_of(engine: Trainer) -> str:
+    """Return the message of the first epoch that diverges."""
+    with pytest.raises(Diverged) as raised:
+        train(engine, epochs=9)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_the_step_and_the_term_of_a_loss_that_is_not_finite_are_named(seed: int, value: str) -> None:
-    """The penalty is spoilt by one image; the cross-entropy of the next step suffers too, but comes later."""
+def test_the_step_and_the_term_of_a_non_finite_loss_are_named(seed: int, value: str) -> None:
+    """One image spoils the penalty. The cross-entropy of the next step suffers too, but later."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         spoilt = torch.where(is_marked(batch), float(value), 0.0)
-        return {"ce": cross_entropy(model, batch), "penalty": weights(model).square().sum() + spoilt}
+        return {"ce": cross_entropy(model, batch), "penalty": weights_of(model).square().sum() + spoilt}
 
-    epoch = next(epoch for epoch in range(9) if marked_step(seed, epoch))
-    place = f"in epoch {epoch + 1} (seed {seed}), step {marked_step(seed, epoch)} of {STEPS}"
-    assert told(trainer(terms, seeds=(seed,))) == f"the term penalty was {value} {place}"
+    engine = plain_trainer(terms, seeds=(seed,))
+    assert divergence_of(engine) == f"the term penalty was {value} {first_marked_place(seed)}"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_term_whose_gradient_is_not_finite_is_named_with_its_value(seed: int) -> None:
-    """At √0 the value is 0 and the gradient is not a number, whatever it is multiplied by."""
+def test_the_term_of_a_non_finite_gradient_is_named_with_its_value(seed: int) -> None:
+    """At √0 the value is 0 and the gradient is nan."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        norm = (weights(model).square().sum() * torch.where(is_marked(batch), 0.0, 1.0)).sqrt()
+        norm = (weights_of(model).square().sum() * torch.where(is_marked(batch), 0.0, 1.0)).sqrt()
         return {"ce": cross_entropy(model, batch), "constant": torch.ones(()), "norm": 0.1 * norm}
 
-    epoch = next(epoch for epoch in range(9) if marked_step(seed, epoch))
-    place = f"in epoch {epoch + 1} (seed {seed}), step {marked_step(seed, epoch)} of {STEPS}"
-    expected = f"the gradient of the term norm was nan {place}; its value was 0"
-    assert told(trainer(terms, seeds=(seed,))) == expected
+    expected = f"the gradient of the term norm was nan {first_marked_place(seed)}; its value was 0"
+    assert divergence_of(plain_trainer(terms, seeds=(seed,))) == expected
 
 
-def test_gradients_that_overflow_together_are_the_losses() -> None:
-    """2·10³⁸ twice is more than float32 holds, though each term's gradient is held."""
+def test_gradients_that_only_overflow_in_sum_are_attributed_to_the_loss() -> None:
+    """float32 holds 2·10³⁸, but not twice that."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        steep = 2e38 * (weights(model)[0] - weights(model)[0].detach())
+        steep = 2e38 * (weights_of(model)[0] - weights_of(model)[0].detach())
         return {"one": steep, "other": steep}
 
-    place = re.escape(f"in epoch 1 (seed 0), step 1 of {STEPS}")
-    assert re.fullmatch(f"the gradient of the loss was inf {place}; that of each term was finite", told(trainer(terms)))
+    expected = f"the gradient of the loss was inf in epoch 1 (seed 0), step 1 of {T}; that of each term was finite"
+    assert divergence_of(plain_trainer(terms)) == expected
 
 
 def test_an_update_that_overflows_in_the_last_step_ends_the_epoch() -> None:
-    """No term shows it, for none is computed after it: the weights are looked at too."""
-    seed = next(seed for seed in range(99) if marked_step(seed, 0) == STEPS)
+    """No later term shows it, so the weights are checked, too."""
+    seed = next(seed for seed in range(99) if marked_step(seed, 0) == T)
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        change = weights(model)[0] - weights(model)[0].detach()
+        change = weights_of(model)[0] - weights_of(model)[0].detach()
         return {"ce": cross_entropy(model, batch), "steep": change * torch.where(is_marked(batch), 1e38, 0.0)}
 
-    engine = trainer(terms, seeds=(seed,), lr=1e3)
+    engine = plain_trainer(terms, seeds=(seed,), lr=1e3)
     (first, *_) = dict(engine.replicas[0].model.named_parameters())
-    assert told(engine) == f"{first} was -inf after the update in epoch 1 (seed {seed}), step 5 of 5"
+    assert divergence_of(engine) == f"{first} was -inf after the update in epoch 1 (seed {seed}), step 5 of 5"
     assert engine.epoch == 0
 
 
 @pytest.mark.parametrize("model", ["digits_cnn", "mnist_cnn"])
-def test_the_step_named_is_the_first_that_the_training_itself_saw(model: str) -> None:
-    """Trained again, with its dropout, the epoch takes the same course."""
-    seen: list[float] = []
+def test_the_repeated_epoch_takes_the_same_course(model: str) -> None:
+    """With dropout too. The reported step is the first faulty one of the original epoch."""
+    values: list[float] = []
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         ce = cross_entropy(model, batch)
-        seen.append(ce.item())
+        values.append(ce.item())
         return {"ce": ce}
 
-    said = told(trainer(terms, lr=1e6, model=model))
-    wrong = next(index for index, value in enumerate(seen) if not math.isfinite(value))
-    again = seen[(wrong // STEPS + 1) * STEPS :]
-    step = int(re.findall(r"step (\d) of 5", said)[0])
-    assert str(again) == str(seen[wrong // STEPS * STEPS :][: len(again)])
-    assert len(again) == step
-    assert f"in epoch {wrong // STEPS + 1} (seed 0)" in said
-    assert step == wrong % STEPS + 1 if "the term" in said else step <= wrong % STEPS + 1
+    message = divergence_of(plain_trainer(terms, lr=1e6, model=model))
+    wrong = next(index for index, value in enumerate(values) if not math.isfinite(value))
+    repeated = values[(wrong // T + 1) * T :]
+    step = int(re.findall(r"step (\d) of 5", message)[0])
+    assert str(repeated) == str(values[wrong // T * T :][: len(repeated)])
+    assert len(repeated) == step
+    assert f"in epoch {wrong // T + 1} (seed 0)" in message
+    assert step == wrong % T + 1 if "the term" in message else step <= wrong % T + 1
 
 
-def test_only_the_seed_that_diverged_is_trained_again() -> None:
-    """Of three seeds side by side the second has no number: it alone is named and looked at."""
+def test_only_the_diverged_seed_is_trained_again() -> None:
     calls: list[int] = []
     engine: Trainer
 
@@ -152,41 +128,41 @@ def test_only_the_seed_that_diverged_is_trained_again() -> None:
         calls.append(seed)
         return {"ce": cross_entropy(model, batch) / (seed != 5)}
 
-    engine = trainer(terms, seeds=(3, 5, 7))
+    engine = plain_trainer(terms, seeds=(3, 5, 7))
     assert engine.run_epoch().keys() == {3, 7}
-    assert engine.diverged == {5: f"the term ce was inf in epoch 1 (seed 5), step 1 of {STEPS}"}
-    assert calls == [3] * STEPS + [5] * STEPS + [7] * STEPS + [5]
+    assert engine.diverged == {5: f"the term ce was inf in epoch 1 (seed 5), step 1 of {T}"}
+    assert calls == [3] * T + [5] * T + [7] * T + [5]
 
 
-def test_an_interrupted_training_diverges_with_the_same_words() -> None:
-    """Weights that grow tenfold a step overflow after epochs; the step is found wherever the training is taken up."""
+def test_a_resumed_training_diverges_with_the_same_message() -> None:
+    """Weights that grow tenfold per step overflow after some epochs."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        return {"ce": 1e-30 * cross_entropy(model, batch), "reward": -100 * weights(model).square().sum()}
+        return {"ce": 1e-30 * cross_entropy(model, batch), "reward": -100 * weights_of(model).square().sum()}
 
-    whole, first, rest = (trainer(terms) for _ in range(3))
-    said = told(whole)
+    whole, first, rest = (plain_trainer(terms) for _ in range(3))
+    message = divergence_of(whole)
     assert whole.epoch > 0
-    before = trained(first, whole.epoch).state()
-    rest.load_state({name: tensor.clone() for name, tensor in before.items()}, first.epoch)
-    assert told(rest) == said
+    train(first, whole.epoch)
+    rest.load_state(copy_state(first), first.epoch)
+    assert divergence_of(rest) == message
 
 
-def test_what_does_not_come_again_is_told_all_the_same() -> None:
-    """A method that keeps count beside its batch is not deterministic; the epoch still ends as diverged."""
+def test_a_fault_that_does_not_recur_is_reported_without_a_step() -> None:
+    """A method with its own counter is not deterministic. Its epoch still ends as diverged."""
     calls: list[None] = []
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         calls.append(None)
         return {"ce": cross_entropy(model, batch) + (math.nan if len(calls) == 3 else 0.0)}
 
-    expected = "the mean of the term ce was nan in epoch 1 (seed 0); no step showed it when trained again"
-    assert told(trainer(terms)) == expected
+    message = divergence_of(plain_trainer(terms))
+    assert message.startswith("the mean of the term ce was nan in epoch 1 (seed 0); no step showed it")
 
 
 def test_a_training_that_stays_finite_has_no_fault() -> None:
     model = nn.Linear(2, 1)
     losses = ({"one": model(torch.ones(1, 2)).sum().square()} for _ in range(3))
-    assert divergence.first_fault(losses, model, torch.optim.SGD(model.parameters(), lr=0.01)) is None
-    assert divergence.is_finite(model.parameters())
-    assert not divergence.is_finite([torch.zeros(2), torch.tensor([0.0, math.nan])])
+    assert find_first_fault(losses, model, torch.optim.SGD(model.parameters(), lr=0.01)) is None
+    assert is_finite(model.parameters())
+    assert not is_finite([torch.zeros(2), torch.tensor([0.0, math.nan])])
