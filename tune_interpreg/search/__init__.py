@@ -1,1 +1,1 @@
-"""Optuna searches, one per arm. Nothing else imports Optuna."""
+"""Searches of the arms' parameters. The only room that imports Optuna."""

@@ -1,1 +1,1 @@
-"""A sampler that finds the strength at which a loss equals another arm's."""
+"""An Optuna sampler that finds the strength at which a loss equals another arm's."""

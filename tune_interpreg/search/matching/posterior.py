@@ -1,7 +1,7 @@
-"""Where a noisy rising curve crosses zero: the posterior of the root under a Gaussian process.
+"""The posterior of the root of a noisy rising curve, under a Gaussian process.
 
-Shapes: N observations, G grid points, H hyperparameter settings, M draws. A position u is log λ scaled so that the
-range searched is [0, 1].
+Shapes: N observations, R running trials, G grid points, H hyperparameter settings, M drawn curves. A position u is
+log λ, scaled so that the searched range is [0, 1].
 """
 
 from dataclasses import dataclass
@@ -13,32 +13,36 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 GRID = 200
-# Losses bend within a tenth of the range: smoother settings round the bend off, and the root lies beside the interval.
-LENGTHS = (0.15, 0.3, 0.6)  # of the Matérn part, in widths of the range
+# Lengths of the Matérn part, in widths of the range. Losses bend within a tenth of the range. With larger lengths, the
+# curves miss the bend and the interval misses the root.
+LENGTHS = (0.15, 0.3, 0.6)
 AMPLITUDES = (0.5, 1.0, 2.0)  # of the Matérn part, in scales of the data
 NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
-ANCHOR = -0.5  # where the free observation λ → 0 stands
-OVERSAMPLING = 8  # curves drawn for each root returned
-FALL = 0.003  # area on the wrong side of zero that costs a curve a factor e, in scales of the data times the range
-LINEAR_REACH = 30.0  # losses (without a target, residuals) up to this many noise floors are hardly compressed
-SATURATED = 1e4  # a residual of this many times the one at which compression begins is a diverged loss: a sign
+ANCHOR = -0.5  # position of the anchor, which stands for λ → 0
+OVERSAMPLING = 8  # curves drawn per returned root
+FALL = 0.003  # area on the wrong side of zero that divides a curve's weight by e, in scales of the data times the range
+LINEAR_REACH = 30.0  # noise floors; losses (without a target: residuals) up to this size are hardly compressed
+SATURATED = 1e4  # times the size at which compression begins; a larger residual counts as its sign only
 
 
 class RootPosterior:
-    """The posterior of the root of a rising curve r(u) observed with noise, hyperparameters integrated out.
+    """The posterior of the root of a rising curve r(u), observed with noise, with hyperparameters integrated out.
 
-    y = asinh((r + t) / s) - asinh(t / s) with t the target: keeps sign and root, and makes a loss that grows like a
-    power of λ nearly straight. y(u) ~ GP(c·(u - 1/2), a²·Matérn52(|u - u'| / ℓ) + c² + (1.5·c)²·(u - 1/2)(u' - 1/2))
-    with c = max |y|. (ℓ, a, noise) are weighted by their marginal likelihood on a fixed grid instead of optimised,
-    which stays honest with few points.
+    The residuals are compressed: y = asinh((r + t) / s) − asinh(t / s), with t the target. This keeps sign and root,
+    and a loss that grows like a power of λ becomes nearly straight. The prior is
+
+        y(u) ~ GP(c·(u − 1/2), a²·Matérn52(|u − u'| / ℓ) + c² + (1.5·c)²·(u − 1/2)(u' − 1/2)),  c = max |y|.
+
+    (ℓ, a, noise) are not optimised but weighted by their marginal likelihood on a fixed grid, which keeps the intervals
+    wide enough with few points.
 
     Args:
         u_N: positions of the observations.
-        r_N: residuals, loss - target; ±inf, or one that dwarfs the others, counts as its sign only.
-        noise: floor of the residuals' standard deviation, > 0.
-        target: t, if known; else residuals are compressed about 0, and less.
-        anchor: residual as λ → 0, if known. It stands half a range below the range; its standard deviation there is
-            at least half its distance from the observation at the smallest λ, between which the curve lies.
+        r_N: residuals, loss − target. ±inf counts as its sign only, and so does a residual far above all others.
+        noise: smallest standard deviation of the residuals, > 0.
+        target: t, if known. Without it, residuals are compressed about 0, and less.
+        anchor: residual as λ → 0, if known. It stands half a range below the range. Its standard deviation is at least
+            half its distance from the observation at the smallest λ, because the curve lies between the two.
     """
 
     def __init__(
@@ -50,17 +54,19 @@ class RootPosterior:
         target: float | None = None,
         anchor: float | None = None,
     ) -> None:
-        u_N, r_N = _in_order(np.asarray(u_N, float), np.asarray(r_N, float))
+        u_N, r_N = np.asarray(u_N, float), np.asarray(r_N, float)
+        order_N = np.lexsort((r_N, u_N))
+        u_N, r_N = u_N[order_N], r_N[order_N]
         sizes_N = np.abs(r_N[np.isfinite(r_N)])
-        usual = max([LINEAR_REACH * noise, *([np.median(sizes_N)] if sizes_N.size else [])])
+        usual = max(LINEAR_REACH * noise, np.median(sizes_N) if sizes_N.size else 0.0)
         self._warp = _Warp(usual, 0.0) if target is None else _Warp(LINEAR_REACH * noise, target)
         signed_N = np.abs(r_N) > SATURATED * usual
         r_N = np.where(signed_N, np.copysign(np.inf, r_N), r_N)
-        self._push_G = _push(u_N[signed_N], r_N[signed_N])
+        self._sign_weight_G = _sign_weights(u_N[signed_N], r_N[signed_N])
         if anchor is not None:
             u_N, r_N = np.insert(u_N, 0, ANCHOR), np.insert(r_N, 0, anchor)
         self._u_N = u_N
-        self._y_N, self._sd_N = _warped(r_N, self._warp, noise)
+        self._y_N, self._sd_N = _compress(r_N, self._warp, noise)
         if anchor is not None:
             self._sd_N[0] = max(self._sd_N[0], abs(self._y_N[1] - self._y_N[0]) / 2)
         self._floor = float(self._warp.slope(np.zeros(())) * noise)
@@ -69,27 +75,27 @@ class RootPosterior:
         self._fit()
 
     def roots(self, count: int, rng: np.random.Generator, running: ArrayLike = ()) -> Array:
-        """Draw roots in [0, 1]; exactly 0 or 1 means that the drawn curve does not rise through zero inside.
+        """Draw roots in [0, 1]. Exactly 0 or 1 means that a drawn curve does not rise through zero inside.
 
-        Curves are resampled by exp(-A / FALL), A the area that lies above zero left of the root or below it right of
-        it, because a rising curve has none.
+        Curves are resampled with weights exp(−A / FALL). A is the area above zero left of the root and below zero right
+        of it. A rising curve has none.
 
         Args:
             count: number of draws.
             rng: source of the draws.
-            running: positions being evaluated; the curve is taken as known there up to noise, at its mean.
+            running: positions under evaluation, shape (R,). The curve is taken as known there, at its mean.
         """
         paths_MG = self._paths(OVERSAMPLING * count, rng, np.sort(np.asarray(running, float)))
-        u_M = _rising_roots(paths_MG, self._push_G)
+        u_M = _rising_roots(paths_MG, self._sign_weight_G)
         area_M = _wrong_area(paths_MG, u_M) / self._scale
         weight_M = np.exp((area_M.min() - area_M) / FALL)
         return rng.choice(u_M, count, p=weight_M / weight_M.sum())
 
     def mean(self, u: float) -> float:
-        """The expected residual at u, averaged before the compression is undone."""
+        """Return the expected residual at u: the mean of y, decompressed."""
         cross_HN1 = self._covariance(self._u_N, np.array([u]))
         y_H = self._trend(np.array([u])) + np.einsum("hn,hn->h", cross_HN1[..., 0], self._alpha_HN)
-        return float(self._warp.undone(self._weight_H @ y_H))
+        return float(self._warp.invert(self._weight_H @ y_H))
 
     def _fit(self) -> None:
         gram_HNN = self._gram(self._u_N, self._sd_N)
@@ -105,15 +111,15 @@ class RootPosterior:
         u_N = np.append(self._u_N, running_R)
         sd_N = np.append(self._sd_N, np.full(running_R.size, self._floor))
         paths = []
-        for h, drawn in enumerate(rng.multinomial(count, self._weight_H)):
-            if drawn:
-                one = slice(h, h + 1)
-                mean_G = self._trend(u_G) + self._alpha_HN[h] @ self._covariance(self._u_N, u_G, one)[0]
-                cross_NG = self._covariance(u_N, u_G, one)[0]
-                explained_GG = cross_NG.T @ np.linalg.solve(self._gram(u_N, sd_N, one)[0], cross_NG)
-                rest_GG = self._covariance(u_G, u_G, one)[0] - explained_GG
+        for h, curves in enumerate(rng.multinomial(count, self._weight_H)):
+            if curves:
+                setting = slice(h, h + 1)
+                mean_G = self._trend(u_G) + self._alpha_HN[h] @ self._covariance(self._u_N, u_G, setting)[0]
+                cross_NG = self._covariance(u_N, u_G, setting)[0]
+                explained_GG = cross_NG.T @ np.linalg.solve(self._gram(u_N, sd_N, setting)[0], cross_NG)
+                rest_GG = self._covariance(u_G, u_G, setting)[0] - explained_GG
                 lower_GG = np.linalg.cholesky(rest_GG + 1e-8 * self._scale**2 * np.eye(GRID))
-                paths.append(mean_G + rng.standard_normal((drawn, GRID)) @ lower_GG.T)
+                paths.append(mean_G + rng.standard_normal((curves, GRID)) @ lower_GG.T)
         return np.concatenate(paths)
 
     def _trend(self, u: Array) -> Array:
@@ -134,14 +140,9 @@ class RootPosterior:
         return self._covariance(u_N, u_N, settings) + noise_HNN
 
 
-def _in_order(u_N: Array, r_N: Array) -> tuple[Array, Array]:
-    order_N = np.lexsort((r_N, u_N))
-    return u_N[order_N], r_N[order_N]
-
-
 @dataclass(frozen=True)
 class _Warp:
-    """y = asinh((r + centre) / scale) - asinh(centre / scale)."""
+    """The compression y = asinh((r + centre) / scale) − asinh(centre / scale)."""
 
     scale: float
     centre: float
@@ -150,15 +151,16 @@ class _Warp:
         return np.asarray(np.arcsinh((r_N + self.centre) / self.scale) - np.arcsinh(self.centre / self.scale))
 
     def slope(self, r_N: Array) -> Array:
-        """dy/dr."""
+        """Return dy/dr."""
         return np.asarray(1 / np.hypot(self.scale, r_N + self.centre))
 
-    def undone(self, y: float) -> float:
+    def invert(self, y: float) -> float:
+        """Return r."""
         return float(self.scale * np.sinh(y + np.arcsinh(self.centre / self.scale)) - self.centre)
 
 
-def _warped(r_N: Array, warp: _Warp, noise: float) -> tuple[Array, Array]:
-    """y and its standard deviation; a lone sign stands in as the largest |y| ± half of it."""
+def _compress(r_N: Array, warp: _Warp, noise: float) -> tuple[Array, Array]:
+    """Return y and its standard deviation. A sign alone counts as the largest |y|, ± half of it."""
     signed_N = np.isinf(r_N)
     finite_N = np.where(signed_N, 0.0, r_N)
     stand_in = max(0.5, np.abs(warp(finite_N)).max())
@@ -167,17 +169,17 @@ def _warped(r_N: Array, warp: _Warp, noise: float) -> tuple[Array, Array]:
     return y_N, sd_N
 
 
-def _push(u_N: Array, sign_N: Array) -> Array:
-    """On the grid, a weight beyond any curve's integral where only a sign is known."""
-    push_G = np.zeros(GRID)
+def _sign_weights(u_N: Array, sign_N: Array) -> Array:
+    """Return weights on the grid, larger than any curve's integral, at the positions where only a sign is known."""
+    weight_G = np.zeros(GRID)
     cell_N = np.rint(np.clip(u_N, 0, 1) * (GRID - 1)).astype(int)
-    np.add.at(push_G, cell_N, 1e6 * np.sign(sign_N))
-    return push_G
+    np.add.at(weight_G, cell_N, 1e6 * np.sign(sign_N))
+    return weight_G
 
 
-def _rising_roots(paths_MG: Array, push_G: Array) -> Array:
-    """argmin over u of ∫₀ᵘ r: where the best rising fit to each curve changes sign from - to +."""
-    integral_MG = np.cumsum(paths_MG + push_G, axis=1)
+def _rising_roots(paths_MG: Array, sign_weight_G: Array) -> Array:
+    """Return argmin over u of ∫₀ᵘ r: the position at which the best rising fit to each curve changes sign."""
+    integral_MG = np.cumsum(paths_MG + sign_weight_G, axis=1)
     cell_M = np.concatenate([np.zeros((len(paths_MG), 1)), integral_MG], axis=1).argmin(1)
     right_M = np.clip(cell_M, 1, GRID - 1)
     rows_M = np.arange(len(paths_MG))
@@ -189,6 +191,6 @@ def _rising_roots(paths_MG: Array, push_G: Array) -> Array:
 
 
 def _wrong_area(paths_MG: Array, u_M: Array) -> Array:
-    """∫ max(r, 0) left of u + ∫ max(-r, 0) right of it."""
+    """Return ∫ max(r, 0) left of u + ∫ max(−r, 0) right of u."""
     side_MG = np.where(np.linspace(0, 1, GRID) < u_M[:, None], 1.0, -1.0)
     return np.asarray(np.maximum(side_MG * paths_MG, 0).mean(1))

@@ -6,11 +6,10 @@ Shapes: N observations, M drawn roots.
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from tune_interpreg.search.matching.posterior import Array
 from tune_interpreg.study.space import widest_bounds
-
-Array = NDArray[np.float64]
 
 COLLAPSED = 4.0  # noise floors; a larger residual that two others contradict is not a point of the curve
 WITHIN_NOISE = 2.0  # noise floors; a residual up to this size reaches the target
