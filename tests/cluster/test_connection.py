@@ -1,4 +1,4 @@
-"""Addresses at which no Ray answers are told within seconds; a local Ray is out of other machines' reach."""
+"""An address without Ray is refused within seconds; a local Ray cannot be reached from other machines."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ray._private import node
 
-from tune_interpreg.cluster import ray_internals
-from tune_interpreg.cluster.connection import PATIENCE, ClusterError, join
+from tune_interpreg.cluster.connection import PATIENCE, REMEDIES, ClusterError, join
+
+pytestmark = pytest.mark.ray
 
 STUDY = """\
 data: {name: digits, train_limit: 64, validation: 60, test_limit: 60}
@@ -28,67 +28,57 @@ arms:
   standard: {method: standard}
 """
 
-#: The state of a listening socket in /proc/net/tcp; the addresses there on which it hears this machine alone.
+#: The state of a listening socket in /proc/net/tcp, and the loopback addresses there.
 LISTENING = "0A"
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a server that takes connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
-class Silent(SimpleHTTPRequestHandler):
+class SilentHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the test tells what matters."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def web() -> Iterator[str]:
     """The address of a web server."""
-    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+    with HTTPServer(("127.0.0.1", 0), SilentHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def refused(where: str) -> str:
-    """The message of an address that is refused before Ray's own patience of minutes begins."""
-    began = time.monotonic()
-    with pytest.raises(ClusterError) as told:
+def refusal(where: str) -> str:
+    """Return the message of an address that is refused. Ray itself would try for minutes."""
+    start = time.monotonic()
+    with pytest.raises(ClusterError) as refused:
         join(where, {})
-    assert time.monotonic() - began < PATIENCE + 10
-    said = str(told.value)
-    assert said.startswith(f"--cluster {where}: ")
-    assert said.endswith(
-        "start a cluster with `ray start --head`, give its address as HOST:PORT, or use --cluster local"
-    )
-    return said
+    assert time.monotonic() - start < PATIENCE + 10
+    message = str(refused.value)
+    assert message.startswith(f"--cluster {where}: ")
+    assert message.endswith(REMEDIES[""])
+    return message
 
 
 def test_an_address_where_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = f"127.0.0.1:{server.getsockname()[1]}"
-    assert f"{free} does not answer ([Errno 111] Connection refused)" in refused(free)
+    assert f"{free} does not answer ([Errno 111] Connection refused)" in refusal(free)
 
 
 def test_a_host_that_does_not_exist() -> None:
-    assert "no-such-host.invalid:6379 does not answer (" in refused("no-such-host.invalid:6379")
+    assert "no-such-host.invalid:6379 does not answer (" in refusal("no-such-host.invalid:6379")
 
 
-def test_another_kind_of_server(web: str) -> None:
-    assert f"the server at {web} is not Ray" in refused(web)
-
-
-def test_a_server_that_says_nothing(silent: str) -> None:
-    assert f"the server at {silent} is not Ray" in refused(silent)
-
-
-def test_auto_takes_the_address_of_the_environment(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_kind_of_server(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"the server at {web} is not Ray" in refusal(web)
     monkeypatch.setenv("RAY_ADDRESS", web)
-    assert f"the server at {web} is not Ray" in refused("auto")
+    assert f"the server at {web} is not Ray" in refusal("auto")
+
+
+def test_a_server_that_sends_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert f"the server at {address} is not Ray" in refusal(address)
 
 
 # ------------------------------------------------------------------------------- local
@@ -106,59 +96,42 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[int]]:
             assert driver.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
-        yield session(driver.pid)
+        yield processes_of_session(driver.pid)
     finally:
         driver.send_signal(signal.SIGINT)
         assert driver.wait(timeout=30) == 130
 
 
-def session(leader: int) -> set[int]:
-    found = set()
+def processes_of_session(leader: int) -> set[int]:
+    pids = set()
     for entry in Path("/proc").iterdir():
         with suppress(ValueError, ProcessLookupError):
             if os.getsid(int(entry.name)) == leader:
-                found.add(int(entry.name))
-    return found
+                pids.add(int(entry.name))
+    return pids
 
 
-def listening(pids: set[int]) -> dict[str, str]:
-    """The local address of each listening socket of the processes, by its inode."""
+def listening_addresses(pids: set[int]) -> list[str]:
+    """Return the local address of each listening socket of the processes."""
     lines = [line.split() for kind in ("tcp", "tcp6") for line in Path("/proc/net", kind).read_text().splitlines()[1:]]
-    sockets = {line[9]: line[1] for line in lines if line[3] == LISTENING}
-    opened = set()
+    sockets = {f"socket:[{line[9]}]": line[1].split(":")[0] for line in lines if line[3] == LISTENING}
+    files = set()
     for pid in pids:
         with suppress(OSError):
-            opened |= {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
-    return {inode: address for inode, address in sockets.items() if f"socket:[{inode}]" in opened}
+            files |= {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    return [address for socket, address in sockets.items() if socket in files]
 
 
-def test_every_server_of_a_local_ray_listens_on_loopback_alone(local: set[int]) -> None:
-    found = listening(local)
-    assert len(found) >= 4
-    assert {address.split(":")[0] for address in found.values()} <= LOOPBACK
+def test_every_server_of_a_local_ray_listens_on_loopback_only(local: set[int]) -> None:
+    addresses = listening_addresses(local)
+    assert len(addresses) >= 4
+    assert set(addresses) <= LOOPBACK
 
 
-def test_a_local_ray_has_no_dashboard_and_tells_nobody(local: set[int]) -> None:
-    """Its parts, of which workers inherit the environment, are told to send no usage statistics."""
+def test_a_local_ray_has_no_dashboard_and_sends_no_usage_statistics(local: set[int]) -> None:
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in local}
-    parts = {pid for pid, command in commands.items() if b"gcs_server" in command or b"raylet/raylet" in command}
-    assert len(parts) == 2
+    servers = {pid for pid, command in commands.items() if b"gcs_server" in command or b"raylet/raylet" in command}
+    assert len(servers) == 2
     assert all(b"--disable-frontend" in command for command in commands.values() if b"dashboard.py" in command)
-    for pid in parts:
+    for pid in servers:
         assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-
-
-# ------------------------------------------------------------------- the start of Ray
-def test_a_signal_is_heard_while_ray_waits_for_its_heads_port(tmp_path: Path) -> None:
-    """Ray itself waits in foreign code that holds Python's lock; in turns it comes to the same end, in its time."""
-    place, began = (str(tmp_path), "0" * 56, "gcs_server"), time.monotonic()
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    try:
-        with ray_internals.wait_in_short_turns(), pytest.raises(KeyboardInterrupt):
-            node.wait_for_persisted_port(*place, timeout_ms=20_000)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 5
-    with ray_internals.wait_in_short_turns(), pytest.raises(RuntimeError, match="Timed out"):
-        node.wait_for_persisted_port(*place, timeout_ms=500)

@@ -118,7 +118,7 @@ def local_resources() -> Mapping[str, float]:
 
 
 def survive_out_of_memory() -> AbstractContextManager[None]:
-    """Let Tune count a worker that Ray's memory monitor kills in this block as dead, so that the run goes on.
+    """Let Tune count a worker that Ray's memory monitor kills in this block as dead, and continue the run.
 
     Ray reports ``OutOfMemoryError``, which is no ``RayActorError``, and Tune ends the run. Without the name it does.
     """

@@ -1,4 +1,4 @@
-"""End a run whose Ray cluster has died, with a message. Left alone, Tune would wait forever."""
+"""End a run, with a message, when its Ray cluster has died. Left alone, Tune would wait forever."""
 
 from __future__ import annotations
 
