@@ -16,18 +16,7 @@ from torch import Tensor, nn
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, pgd
 from tune_interpreg.data.dataset import load_dataset, split_stratified
-from tune_interpreg.evaluation.honesty import (
-    CHECKS,
-    check_ball,
-    check_batch_size,
-    check_ensemble,
-    check_gradient,
-    check_order,
-    check_outputs,
-    check_radius,
-    check_steps,
-    check_transfer,
-)
+from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.measures import measure_adversarial_accuracy
 from tune_interpreg.evaluation.subject import Check, Subject, count_tolerated
 from tune_interpreg.networks.build import build
@@ -105,7 +94,7 @@ class Quantized(nn.Module):
         return z_BK
 
 
-class After(nn.Module):
+class Changed(nn.Module):
     """A network with its outputs changed by a function."""
 
     def __init__(self, net: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
@@ -116,23 +105,27 @@ class After(nn.Module):
         return self.change(self.net(x_BCHW))
 
 
+def change_outputs(subject: Subject, change: Callable[[Tensor], Tensor]) -> Subject:
+    return replace(subject, model=Changed(subject.model, change).eval())
+
+
 def assert_warns(check: Check, *words: str) -> None:
     assert check.state == "WARN", check
     assert all(word in check.said for word in words), check.said
 
 
 # ------------------------------------------------------------------ a sound model
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", honesty.CHECKS, ids=lambda check: check.__name__)
 def test_a_sound_model_passes(check: Callable[[Subject], Check], sound: Subject) -> None:
     """On all images, except for the ensemble, which is not requested."""
     result = check(sound)
     assert (result.state, f"check_{result.check}") == ("PASS", check.__name__), result
-    assert result.n == (0 if check is check_ensemble else IMAGES)
+    assert result.n == (0 if check is honesty.check_ensemble else IMAGES)
     assert result.said
     assert all(math.isfinite(value) for value in result.values.values())
 
 
-@pytest.mark.parametrize("check", [check_ball, check_steps, check_radius, check_order])
+@pytest.mark.parametrize("check", [honesty.check_ball, honesty.check_steps, honesty.check_radius, honesty.check_order])
 def test_a_sound_model_passes_under_linf(check: Callable[[Subject], Check], sound: Subject) -> None:
     assert check(replace(sound, attack=Attack(norm="linf", eps=0.06, steps=40, start="ball"))).state == "PASS"
 
@@ -143,10 +136,10 @@ def test_checks_change_nothing_and_are_reproducible(sound: Subject) -> None:
     few = replace(sound, attack=Attack(eps=0.5, steps=4))
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = [check(few) for check in CHECKS]
+    first = [check(few) for check in honesty.CHECKS]
     assert torch.equal(state, torch.get_rng_state())
     torch.manual_seed(2)
-    assert [check(replace(few)) for check in CHECKS] == first
+    assert [check(replace(few)) for check in honesty.CHECKS] == first
     assert all(torch.equal(p, old) and p.grad is None for p, old in zip(sound.model.parameters(), before, strict=True))
     assert not any(module.training for module in sound.model.modules())
 
@@ -156,14 +149,11 @@ def test_the_own_accuracy_equals_the_evaluations(sound: Subject) -> None:
     own = measure_adversarial_accuracy(
         sound.model, sound.images, attack=ATTACK, form="strict", seed=0, batch_size=500, restarts=1
     )
-    accuracies = [check_radius(sound).values["0.5"], check_order(sound).values["pgd"]]
-    accuracies += [check_transfer(sound).values["own"], check_batch_size(sound).values["strict/40"]]
+    accuracies = [honesty.check_radius(sound).values["0.5"], honesty.check_order(sound).values["pgd"]]
+    accuracies += [honesty.check_transfer(sound).values["own"], honesty.check_batch_size(sound).values["strict/40"]]
     assert accuracies == pytest.approx([own] * 4)
     assert 0 < own < 1
-
-
-def test_radii_range_from_zero_to_unbounded(sound: Subject) -> None:
-    assert [float(eps) for eps in check_radius(sound).values] == [0.0, 0.125, 0.25, 0.5, 0.75, 1.0, math.inf]
+    assert [float(eps) for eps in honesty.check_radius(sound).values] == [0.0, 0.125, 0.25, 0.5, 0.75, 1.0, math.inf]
 
 
 # ------------------------------------------------------------------------- chance
@@ -179,35 +169,41 @@ def test_a_check_reports_its_faults_or_its_summary() -> None:
     """It drops values that are not finite."""
     passed = Check.from_faults("c", 5, "well", {"bad": False, "worse": False}, {"a": 1, "b": math.nan})
     assert passed == Check("c", "PASS", 5, "well", {"a": 1.0})
-    assert Check.from_faults("c", 5, "well", {"bad": True, "worse": True}, {}) == Check(
-        "c", "WARN", 5, "bad; worse", {}
-    )
+    warned = Check.from_faults("c", 5, "well", {"bad": True, "worse": True}, {})
+    assert warned == Check("c", "WARN", 5, "bad; worse", {})
 
 
 # ---------------------------------------------------------------- planted defects
-def test_probabilities_and_their_logarithms_are_found(sound: Subject) -> None:
-    for change in (lambda z: z.softmax(-1), lambda z: z.log_softmax(-1)):
-        assert_warns(check_outputs(replace(sound, model=After(sound.model, change).eval())), "not logits")
+NOISE = random(0)
+
+
+def add_noise(z_BK: Tensor) -> Tensor:
+    return z_BK + 0.1 * torch.randn(z_BK.shape, generator=NOISE)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda z_BK: z_BK.softmax(-1), "not logits"),
+        (lambda z_BK: z_BK.log_softmax(-1), "not logits"),
+        (add_noise, "a second forward differs"),
+        (lambda z_BK: z_BK / (z_BK.argmax(-1, keepdim=True) != 3), "not finite"),
+    ],
+    ids=["probabilities", "their logarithms", "noise in eval mode", "infinite"],
+)
+def test_wrong_outputs_are_found(change: Callable[[Tensor], Tensor], fault: str, sound: Subject) -> None:
+    assert_warns(honesty.check_outputs(change_outputs(sound, change)), fault)
 
 
 def test_a_module_in_train_mode_is_found(sound: Subject) -> None:
     """With dropout, two forwards differ, too."""
     dropped = nn.Sequential(nn.Dropout(0.5), sound.model)
     dropped[0].train()
-    assert_warns(check_outputs(replace(sound, model=dropped)), "modules are in train mode", "a second forward differs")
+    assert_warns(
+        honesty.check_outputs(replace(sound, model=dropped)), "modules are in train mode", "a second forward differs"
+    )
     dropped.eval()
-    assert check_outputs(replace(sound, model=dropped)).state == "PASS"
-
-
-def test_noise_in_eval_mode_is_found(sound: Subject) -> None:
-    draws = random(0)
-    noisy = After(sound.model, lambda z: z + 0.1 * torch.randn(z.shape, generator=draws)).eval()
-    assert_warns(check_outputs(replace(sound, model=noisy)), "a second forward differs")
-
-
-def test_outputs_that_are_not_finite_are_found(sound: Subject) -> None:
-    broken = After(sound.model, lambda z: z / (z.argmax(-1, keepdim=True) != 3)).eval()
-    assert_warns(check_outputs(replace(sound, model=broken)), "not finite")
+    assert honesty.check_outputs(replace(sound, model=dropped)).state == "PASS"
 
 
 def overshoots(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, attack: Attack, form: pgd.Form) -> Tensor:
@@ -229,20 +225,20 @@ def fails(model: nn.Module, x: Tensor, *_: Tensor, attack: Attack, form: pgd.For
     ("perturb", "fault"), [(overshoots, "leaves the ball of 0.5"), (escapes, "pixels lie in [-"), (fails, "not finite")]
 )
 def test_a_wrong_projection_is_found(perturb: Callable[..., Tensor], fault: str, sound: Subject) -> None:
-    assert_warns(check_ball(sound, perturb), fault)
+    assert_warns(honesty.check_ball(sound, perturb), fault)
 
 
 def test_a_masked_gradient_is_found(sound: Subject, net: nn.Module) -> None:
     """A zero backward or a quantizer masks it."""
     for masked in (Masked(net, zero), Quantized(net)):
-        result = check_gradient(replace(sound, model=masked.eval()))
+        result = honesty.check_gradient(replace(sound, model=masked.eval()))
         assert_warns(result, f"masks its gradient at {IMAGES} images")
         assert result.values["zero"] == result.values["masked"] == 1.0
 
 
 def test_saturated_logits_are_found_but_are_no_mask(sound: Subject) -> None:
     """At logits times 1e4 the cross-entropy has no gradient left, but the network has one."""
-    result = check_gradient(replace(sound, model=After(sound.model, lambda z: 1e4 * z).eval()))
+    result = honesty.check_gradient(change_outputs(sound, lambda z_BK: 1e4 * z_BK))
     assert_warns(result, "images have a gradient below 1e-06", "compat shortens its steps")
     assert result.values["zero"] > 0.5
     assert result.values["masked"] == 0
@@ -250,8 +246,7 @@ def test_saturated_logits_are_found_but_are_no_mask(sound: Subject) -> None:
 
 def test_compats_dependence_on_the_batch_size_is_found(sound: Subject) -> None:
     """At these margins its floor, B·1e-6, decides whether it moves."""
-    confident = After(sound.model, lambda z: 6 * z).eval()
-    result = check_batch_size(replace(sound, model=confident))
+    result = honesty.check_batch_size(change_outputs(sound, lambda z_BK: 6 * z_BK))
     assert_warns(result, "compat: ")
     assert "strict" not in result.said
     assert result.values["compat/2"] < result.values["compat/40"]
@@ -260,18 +255,13 @@ def test_compats_dependence_on_the_batch_size_is_found(sound: Subject) -> None:
 
 def test_a_network_that_mixes_images_is_found(sound: Subject) -> None:
     """Its outputs depend on the batch's mean, as with batch normalization in train mode."""
-    mixing = After(sound.model, lambda z: z - z.mean(0)).eval()
-    assert_warns(check_batch_size(replace(sound, model=mixing)), "strict: ")
+    assert_warns(honesty.check_batch_size(change_outputs(sound, lambda z_BK: z_BK - z_BK.mean(0))), "strict: ")
 
 
-@pytest.mark.parametrize(
-    "attack", [Attack(eps=0.5, steps=2, step_size=0.05), Attack(eps=0.5, steps=20, step_size=0.005)]
-)
-def test_an_attack_that_stops_too_early_is_found(attack: Attack, sound: Subject) -> None:
-    """It starts within the ball and takes too few or too short steps."""
-    assert_warns(
-        check_steps(replace(sound, attack=attack.model_copy(update={"start": "ball"}))), "raise evaluation.steps"
-    )
+@pytest.mark.parametrize(("steps", "step_size"), [(2, 0.05), (20, 0.005)])
+def test_an_attack_with_too_few_or_too_short_steps_is_found(steps: int, step_size: float, sound: Subject) -> None:
+    attack = Attack(eps=0.5, steps=steps, step_size=step_size, start="ball")
+    assert_warns(honesty.check_steps(replace(sound, attack=attack)), "raise evaluation.steps")
 
 
 def test_a_gradient_that_only_one_long_step_can_use_is_found(sound: Subject, net: nn.Module) -> None:
@@ -283,31 +273,33 @@ def test_a_gradient_that_only_one_long_step_can_use_is_found(sound: Subject, net
         at_start = (x_BCHW.flatten(1).unsqueeze(1) == starts[0].flatten(1)).all(2).any(1)
         return g * at_start.view(-1, 1, 1, 1)
 
-    assert_warns(check_steps(replace(sound, model=Masked(net, at_starts).eval())), "more steps rescue")
+    assert_warns(honesty.check_steps(replace(sound, model=Masked(net, at_starts).eval())), "more steps rescue")
 
 
 @pytest.mark.parametrize("mask", [zero, random_direction])
 def test_gradients_that_lead_nowhere_are_found(mask: Callable[[Tensor, Tensor], Tensor], sound: Subject) -> None:
     """No radius suffices for them, and noise is as good."""
     lost = replace(sound, model=Masked(sound.model, mask).eval())
-    assert_warns(check_radius(lost), "an unbounded attack leaves")
-    assert_warns(check_order(lost), "noise lowers the margin")
-    assert_warns(check_transfer(replace(lost, sources={"the same, unmasked": sound.model})), "the same, unmasked break")
+    assert_warns(honesty.check_radius(lost), "an unbounded attack leaves")
+    assert_warns(honesty.check_order(lost), "noise lowers the margin")
+    assert_warns(
+        honesty.check_transfer(replace(lost, sources={"the same, unmasked": sound.model})), "the same, unmasked break"
+    )
 
 
 def test_an_attack_that_loses_its_first_step_is_found(sound: Subject) -> None:
     """PGD with tiny steps breaks less than one step of eps."""
     short = Attack(eps=0.5, steps=1, step_size=1e-6, start="ball")
-    assert_warns(check_order(replace(sound, attack=short)), "one gradient step breaks")
+    assert_warns(honesty.check_order(replace(sound, attack=short)), "one gradient step breaks")
 
 
 @pytest.mark.skipif(not autoattack.is_installed(), reason="needs the extra autoattack")
 def test_the_ensemble_breaks_images_that_pgd_cannot(net: nn.Module, sound: Subject) -> None:
     """Square needs no gradient. Two classes keep the ensemble small."""
     rows = (sound.images.y_N < 2).nonzero().squeeze(1)[:5]
-    two = Quantized(After(net, lambda z: z[:, :2])).eval()
+    two = Quantized(Changed(net, lambda z: z[:, :2])).eval()
     few = replace(sound, model=two, images=sound.images.at(rows), attack=Attack(eps=4.0, steps=4, start="ball"))
-    result = check_ensemble(replace(few, ensemble=100))
+    result = honesty.check_ensemble(replace(few, ensemble=100))
     assert_warns(result, "AutoAttack breaks")
     assert result.n == 5
     assert result.values["together"] < result.values["own"]
@@ -315,7 +307,10 @@ def test_the_ensemble_breaks_images_that_pgd_cannot(net: nn.Module, sound: Subje
 
 def test_a_check_that_cannot_run_says_why_and_passes(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoattack, "is_installed", lambda: False)
-    absent, alone = check_ensemble(replace(sound, ensemble=10)), check_transfer(replace(sound, sources={}))
+    absent, alone = (
+        honesty.check_ensemble(replace(sound, ensemble=10)),
+        honesty.check_transfer(replace(sound, sources={})),
+    )
     assert [(result.state, result.n) for result in (absent, alone)] == [("PASS", 0)] * 2
     assert "needs the package pyautoattack" in absent.said
     assert "no other model" in alone.said

@@ -95,16 +95,6 @@ def test_adversarial_accuracy_of_a_linear_model_counts_margins_above_eps_times_t
     assert 0 < accuracy < 1
 
 
-def test_strict_adversarial_accuracy_does_not_depend_on_the_batch_size(trained: nn.Module) -> None:
-    attack = Attack(norm="l2", eps=0.6, steps=5)
-    results = {
-        measure_adversarial_accuracy(trained, halves(), attack=attack, form="strict", seed=0, batch_size=size)
-        for size in (30, 64, 1000)
-    }
-    assert len(results) == 1
-    assert 0 < results.pop() < 1
-
-
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_strict_is_at_most_compat_and_clean_on_an_uncertain_model(trained: nn.Module, norm: str) -> None:
     """Strict counts every iterate and the clean image, compat the last iterate. Gradients exceed both floors here."""
