@@ -12,7 +12,7 @@ from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 
 ARMS = {
@@ -35,7 +35,7 @@ Worker = Callable[[Item], Record]
 def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null", **arms: str) -> Study:
     lines = [f"  {name}: {text}" for name, text in ({name: ARMS[name] for name in names or ARMS} | arms).items()]
     text = f"data: digits\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\nchecks: {checks}\narms:\n"
-    return study_file.parse(text + "\n".join(lines), where="test.yaml")
+    return parse_study(text + "\n".join(lines), where="test.yaml")
 
 
 def strength(item: Item) -> float:
@@ -46,7 +46,7 @@ def strength(item: Item) -> float:
 def worker(item: Item) -> Record:
     accuracy = math.exp(-(math.log(max(strength(item), 1e-9) / 0.1) ** 2))
     metrics = {"train/loss": 1 + strength(item) ** 0.5, "val/adv_accuracy": accuracy, "val/accuracy": 0.9}
-    return ledger.record(
+    return ledger.make_record(
         item,
         "done",
         epochs=3,
@@ -54,8 +54,20 @@ def worker(item: Item) -> Record:
     )
 
 
-def failing(wrong: Callable[[Item], bool], state: ledger.Settled = "failed") -> Worker:
-    return lambda item: ledger.record(item, state, error="as asked") if wrong(item) else worker(item)
+def failing(wrong: Callable[[Item], bool], state: ledger.RecordState = "failed") -> Worker:
+    return lambda item: ledger.make_record(item, state, error="as asked") if wrong(item) else worker(item)
+
+
+def losing(seed: int) -> Worker:
+    """Answer in closed form, but without the metrics of one seed among several of a repeat, as if it diverged."""
+
+    def answer(item: Item) -> Record:
+        record = worker(item)
+        if item.role == "repeat" and len(item.seeds) > 1:
+            record["metrics"].pop(str(seed), None)
+        return record
+
+    return answer
 
 
 def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) -> Iterator[Item]:
@@ -100,7 +112,7 @@ class Leaving:
     def files(self, item: Item) -> tuple[Path, ...]:
         if item.role == "repeat":
             return tuple(self.store.model_file(item.key, seed) for seed in item.seeds)
-        return self.store.inputs("repeat", item.recipe.maps) if item.role == "targets" else ()
+        return self.store.input_files("repeat", item.recipe.maps) if item.role == "targets" else ()
 
 
 def outcome(store: Store) -> list[tuple]:

@@ -5,7 +5,9 @@ from safetensors.numpy import save_file
 
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import FORMAT, Checked, Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.parameters import resolve_study
+from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps, Recipe
 
 HOSTILE = "<script>window.harmed = true</script>"
 
@@ -37,6 +39,8 @@ STUDY = Study(
         },
     },
 )
+
+RESOLVED = resolve_study(STUDY)
 
 #: arm → clean and adversarial test accuracy of seed 0; seed 1 has 0.002 more.
 FINAL = {
@@ -84,10 +88,11 @@ def record(work, state="done", **own):
     } | own
 
 
-def item(arm, seeds=(0,), role="repeat", number=0, **own):
-    return Item(
-        arm=arm, role=role, seeds=seeds, number=number, recipe=Recipe.of(STUDY, method=STUDY.arms[arm].method, **own)
-    )
+def item(arm, seeds=(0,), role="repeat", number=0, params=None, **fields):
+    """Return an item with its method's defaults, as the stored study has them."""
+    params = RESOLVED.arms[arm].params | (params or {})
+    recipe = Recipe.from_study(STUDY, method=STUDY.arms[arm].method, params=params, **fields)
+    return Item(arm=arm, role=role, seeds=seeds, number=number, recipe=recipe)
 
 
 def maps():
@@ -117,8 +122,8 @@ def checked(arm, seed):
         {"check": "gradient", "state": "WARN", "n": 360, "said": "4 images < 1e-6", "values": {}},
         {"check": "radius", "state": "PASS", "n": 360, "said": "accuracy falls", "values": values},
     ]
-    model = Checked(model=item(arm, (seed,)).key, seed=seed, images=360)
-    work = Item(arm=arm, role="checks", seeds=(seed,), recipe=Recipe.of(STUDY, method="checks", checked=model))
+    model = CheckedModel(model=item(arm, (seed,)).key, seed=seed, images=360)
+    work = Item(arm=arm, role="checks", seeds=(seed,), recipe=Recipe.from_study(STUDY, method="checks", checked=model))
     return record(work, checks={str(seed): found})
 
 
@@ -169,7 +174,7 @@ def store_at(path):
     store.save_study(STUDY)
     for one in records():
         store.write_record(one)
-    store.write_sealed(store.choice_file("jacobian"), CHOICE)
+    store.write_checked(store.choice_file("jacobian"), CHOICE)
     store.preview_file(maps().key).parent.mkdir()
     save_file(preview(), store.preview_file(maps().key))
     return store

@@ -1,9 +1,10 @@
 """Hand-made ledgers of an MNIST study, for the tests of its tables."""
 
-from analysis.results.current import Current
-from analysis.tables.accuracy import Results
+from analysis.results.results import Results
+from tune_interpreg.schedule.current import Current
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import FORMAT, Item, Maps, Recipe
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import FORMAT, Maps, Recipe
 
 T4 = 2.7764451
 
@@ -16,7 +17,6 @@ STUDY = Study(
         "adversarial": {"method": "adversarial"},
         "interp_robust": {
             "method": "interpretation",
-            "targets": {"teacher": "adversarial"},
             "phi": 1.0,
             "search": {"space": {"lambda": {"log_uniform": [0.001, 1]}}, "maximize": "val/adv_accuracy"},
         },
@@ -34,7 +34,7 @@ STUDY = Study(
 
 def item(arm, seeds, params=None, role="repeat", teacher=None, teacher_seed=0, number=0):
     maps = Maps(teacher=teacher, teacher_seed=teacher_seed, sigma=0.15, samples=50) if teacher else None
-    recipe = Recipe.of(STUDY, method=STUDY.arms[arm].method, params=params or {}, maps=maps)
+    recipe = Recipe.from_study(STUDY, method=STUDY.arms[arm].method, params=params or {}, maps=maps)
     return Item(arm=arm, role=role, recipe=recipe, seeds=seeds, number=number)
 
 
@@ -66,7 +66,7 @@ def row_of(table, title):
 
 
 def current(records, study=STUDY, choices=None):
-    return Current(study, records, choices)
+    return Current.from_records(study, records, choices, keep_last_results=True)
 
 
 def results(records):

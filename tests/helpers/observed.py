@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from click.testing import Result
-from helpers.closed_form import drain
 from typer.testing import CliRunner
 
+from helpers.closed_form import drain
 from tune_interpreg.cli import app
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.status.facts import Arm, Status
+from tune_interpreg.status.facts import ArmStatus, Status
 from tune_interpreg.status.observer import Observer
 from tune_interpreg.store import lock
 from tune_interpreg.store.store import Store
@@ -21,7 +21,7 @@ from tune_interpreg.study.config import Study
 @contextmanager
 def driving(store: Store, of: Study, fingerprint: str = "f") -> Iterator[Dispatcher]:
     """This process as the driver of a study."""
-    with lock.held(store):
+    with lock.hold(store):
         lock.sign(store)
         dispatcher = Dispatcher(of, store, fingerprint)
         store.save_study(of)
@@ -31,10 +31,10 @@ def driving(store: Store, of: Study, fingerprint: str = "f") -> Iterator[Dispatc
 def finished(store: Store, of: Study) -> Status:
     with driving(store, of):
         drain(of, store)
-    return Observer(store).look()
+    return Observer(store).read_status()
 
 
-def arm(status: Status, name: str) -> Arm:
+def arm(status: Status, name: str) -> ArmStatus:
     return next(one for one in status.arms if one.name == name)
 
 

@@ -33,18 +33,19 @@ class Current:
     Args:
         study: as the store holds it, with the defaults of its methods' parameters.
         choices: arm → the fields of its stored choice.
-        keep_last_choice: for tables. While a search has no valid choice, e.g. because it got more trials, the repeats
-            of its last choice still count; without any choice, the latest repeats do.
+        keep_last_results: for tables, which show the last results while others are made. While a search has no valid
+            choice, e.g. because it got more trials, the repeats of its last choice count, or without any choice the
+            latest repeats; and all checks of the arm's models count.
     """
 
     def __init__(
-        self, study: Study, choices: Mapping[str, Mapping[str, Any]] | None = None, *, keep_last_choice: bool = False
+        self, study: Study, choices: Mapping[str, Mapping[str, Any]] | None = None, *, keep_last_results: bool = False
     ):
         self.study, self.state = study, State.empty(study)
         self.foreign: Counter[str] = Counter()  # records of another format, per arm
         self.outdated: Counter[str] = Counter()  # finished repeats that do not count, per arm
         self._stored_choices = dict(choices or {})
-        self._keep_last_choice = keep_last_choice
+        self._keep_last_results = keep_last_results
         self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
 
     @classmethod
@@ -54,10 +55,10 @@ class Current:
         records: Iterable[Record],
         choices: Mapping[str, Mapping[str, Any]] | None = None,
         *,
-        keep_last_choice: bool = False,
+        keep_last_results: bool = False,
     ) -> Current:
         """Settle all records of a ledger that count, each after the records that it depends on."""
-        current = cls(study, choices, keep_last_choice=keep_last_choice)
+        current = cls(study, choices, keep_last_results=keep_last_results)
         by_stage: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
         for record in sorted(records, key=_age):
             if record["arm"] in study.arms and record["format"] != FORMAT:
@@ -158,7 +159,7 @@ class Current:
             return True
         choice, params = self.choice(record["arm"]), record["recipe"]["params"]
         if choice is None:
-            return self._keep_last_choice and arm.search.could_propose(params)
+            return self._keep_last_results and arm.search.could_propose(params)
         return all(params.get(name) == value for name, value in choice["params"].items())
 
     def _counts_maps(self, record: Mapping[str, Any]) -> bool:
@@ -169,13 +170,17 @@ class Current:
         return wanted and maps.teacher == self.model_key(record["arm"], maps.teacher_seed)
 
     def _counts_checks(self, record: Mapping[str, Any]) -> bool:
-        (seed,) = record["seeds"]
-        if seed not in self.study.seeds or not graph.can_check(self.study, self.state, record["arm"], seed):
+        name, (seed,) = record["arm"], record["seeds"]
+        model = self.model_key(name, seed)
+        if seed not in self.study.seeds or model is None:
             return False
         try:
-            return CheckedModel.model_validate(record["recipe"]["checked"]) == self.checked_model(record["arm"], seed)
+            checked = CheckedModel.model_validate(record["recipe"]["checked"])
         except ValidationError:
             return False
+        if self._keep_last_results:
+            return (checked.model, checked.seed) == (model, seed)
+        return graph.can_check(self.study, self.state, name, seed) and checked == self.checked_model(name, seed)
 
     def _agrees(self, record: Mapping[str, Any], arm: Arm) -> bool:
         """Return whether method, fixed parameters and target maps of a training are those of the arm."""
@@ -201,7 +206,7 @@ class Current:
         return Maps(**settings, teacher=teacher, teacher_seed=needed, permute=arm.targets.permute)
 
     def checked_model(self, name: str, seed: int) -> CheckedModel:
-        """Return what the checks of the arm's ``seed`` read; ``graph.can_check`` must hold."""
+        """Return what the checks of the arm's ``seed`` read. Its model must be there."""
         model = self.model_key(name, seed)
         assert model is not None
         assert self.study.checks is not None
@@ -215,7 +220,7 @@ class Current:
         search, stored = self.study.arms[name].search, self._stored_choices.get(name)
         if search is None or stored is None:
             return None
-        if self._keep_last_choice:
+        if self._keep_last_results:
             return stored if search.could_propose(stored["params"]) else None
         if not graph.is_search_over(self.study, self.state, name):
             return None

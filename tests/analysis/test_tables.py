@@ -1,0 +1,220 @@
+"""Rows and Tables 1 and 3 of hand-made ledgers: numbers by hand, gaps visible, no outdated result in a mean."""
+
+import math
+
+import pytest
+from helpers.ledgers import CLEAN, STANDARD, STUDY, T4, accuracies, current, item, record, results, row_of
+
+from analysis.results import rows
+from analysis.results.results import Results
+from analysis.statistics.intervals import Interval
+from analysis.tables.accuracy import accuracy_table, gradient_table
+from analysis.tables.cells import Estimate, Probability
+from analysis.tables.settings import settings_table
+from tune_interpreg.study.config import Study, Targets
+
+STD = "Std. Training"
+
+
+def with_teachers(teachers):
+    """The study with targets of interp_robust, from a teacher that is shared or per seed."""
+    arms = STUDY.model_dump()["arms"]
+    arms["interp_robust"]["targets"] = {"teacher": "adversarial", "teachers": teachers}
+    return Study.model_validate(STUDY.model_dump() | {"arms": arms})
+
+
+# ------------------------------------------------------------------------------- rows
+def test_rows_are_tidy():
+    frame = rows.tabulate(current(STANDARD))
+    assert tuple(frame.columns) == rows.COLUMNS
+    assert len(frame) == 5 * 3
+    assert results(STANDARD).values("standard", "test/accuracy") == dict(enumerate(CLEAN))
+
+
+def test_a_record_of_several_seeds_gives_a_row_for_each():
+    together = record(item("standard", (0, 1)), {0: accuracies(0.9), 1: accuracies(0.8)})
+    assert results([together]).values("standard", "test/accuracy") == {0: 0.9, 1: 0.8}
+
+
+def test_only_finished_repeats_of_the_studys_seeds_and_arms_count():
+    search = record(item("standard", (0,), role="search"), {0: accuracies(0.1)})
+    failed = record(item("standard", (1,)), {1: accuracies(0.1)}, state="failed")
+    unasked = record(item("standard", (7,)), {7: accuracies(0.1)})
+    stranger = record(item("standard", (2,)), {2: accuracies(0.1)}) | {"arm": "removed"}
+    frame = rows.tabulate(current([search, failed, unasked, stranger]))
+    assert frame.empty
+    assert tuple(frame.columns) == rows.COLUMNS
+
+
+def test_repeats_of_two_recipes_are_never_mixed():
+    old = [record(item("jacobian", (s,), {"lambda_j": 0.1}), {s: accuracies(0.1)}, day=1) for s in range(5)]
+    new = [record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: accuracies(0.9)}, day=2)]
+    assert results(old + new).values("jacobian", "test/accuracy") == {0: 0.9}
+    assert current(old + new).outdated == {"jacobian": 5}
+
+
+def test_missing_seeds_have_a_reason():
+    ledger = [
+        *STANDARD[:2],
+        record(item("standard", (2,)), state="failed", error="ValueError: no\ndetails"),
+        record(item("standard", (3,)), state="diverged", error="loss is nan"),
+    ]
+    missing = [gap for gap in rows.find_missing(current(ledger)) if gap.arm == "standard"]
+    assert missing == [
+        rows.MissingSeed("standard", 2, "failed", "ValueError: no"),
+        rows.MissingSeed("standard", 3, "diverged", "loss is nan"),
+        rows.MissingSeed("standard", 4, "absent"),
+    ]
+
+
+def test_equal_troubles_of_a_search_are_one_line():
+    trials = [item("jacobian", (0,), {"lambda_j": x}, "search", number=n) for n, x in enumerate((0.1, 0.2))]
+    lost = [record(trial, state="failed", error="boom") for trial in trials]
+    assert rows.list_troubles(current([*lost, *STANDARD])) == ["jacobian: 2 search failed: boom"]
+
+
+# ----------------------------------------------------------------------------- tables
+def test_table_1_by_hand():
+    cells = row_of(accuracy_table(results(STANDARD)), STD)
+    clean = cells["Std. Acc."]
+    assert clean.interval.mean == pytest.approx(99.2)
+    assert clean.interval.half_width == pytest.approx(T4 * 0.1 * math.sqrt(2.5) / math.sqrt(5))
+    assert str(clean) == "99.20 ± 0.20"
+    assert str(cells["Adv. Acc. (strict)"]) == "50.00 ± 0.00"
+    assert str(cells["Std. Acc., paper"]) == "99.38 ± 0.05"
+    assert str(cells["Adv. Acc. (compat), paper"]) == "61.05 ± 0.57"
+    assert "Adv. Acc. (strict), paper" not in cells
+
+
+def test_other_data_has_no_paper_column():
+    table = accuracy_table(Results(STUDY.model_copy(update={"data": Study(arms=STUDY.arms).data}), ()))
+    assert table.columns == ("Arm", "Std. Acc.", "Adv. Acc. (compat)", "Adv. Acc. (strict)")
+    assert not any("paper's" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged", "pruned"])
+def test_a_lost_seed_shows_in_the_cell_and_in_the_notes(state):
+    lost = record(item("standard", (4,)), state=state, error="why\nTraceback")
+    table = accuracy_table(results([*STANDARD[:4], lost]))
+    assert str(row_of(table, STD)["Std. Acc."]) == "99.15 ± 0.21 (n=4)"
+    assert f"standard: seed 4 {state}: why." in table.notes
+
+
+def test_a_seed_that_failed_and_was_then_repeated_counts():
+    failed = record(item("standard", (1,)), state="failed", error="why", day=1)
+    again = record(item("standard", (1,)), {1: accuracies(0.991)}, day=2)
+    table = accuracy_table(results([STANDARD[0], failed, again, *STANDARD[2:]]))
+    assert str(row_of(table, STD)["Std. Acc."]) == "99.20 ± 0.20"
+    assert not any("seed 1" in note for note in table.notes)
+
+
+def test_damaged_records_are_named_under_the_tables_of_their_arm():
+    file = "ledger/standard/0123.json: is damaged"
+    damaged = Results(STUDY, tuple(STANDARD[:4]), damaged={"standard": [file]})
+    assert any(file in note for note in accuracy_table(damaged).notes)
+    assert not any(file in note for note in settings_table(damaged).notes), "standard is in no row of it"
+
+
+def test_a_metric_that_is_not_finite_shows_in_the_cell_and_in_the_notes():
+    table = accuracy_table(results([*STANDARD[:4], record(item("standard", (4,)), {4: accuracies(None)})]))
+    cells = row_of(table, STD)
+    assert (cells["Std. Acc."].interval.n, cells["Adv. Acc. (strict)"].interval.n) == (4, 5)
+    assert "standard: seed 4 without a finite test/accuracy." in table.notes
+
+
+def test_one_seed_has_wilsons_interval_and_none_a_dash():
+    table = accuracy_table(results(STANDARD[:1]))
+    assert str(row_of(table, STD)["Std. Acc."]) == "99.00 [98.79, 99.18] (n=1)"
+    assert any("Wilson" in note and "10000 images" in note for note in table.notes)
+    table = accuracy_table(results([]))
+    assert not any("Wilson" in note for note in table.notes)
+    assert str(row_of(table, STD)["Std. Acc."]) == "–"
+    assert any(note.startswith("standard: seeds 0, 1, 2, 3, 4 ") for note in table.notes)
+
+
+def test_notes_state_n_attack_images_and_departures():
+    notes = " ".join(accuracy_table(results(STANDARD)).notes)
+    for fact in (
+        "n = 5 seeds (0, 1, 2, 3, 4)",
+        "PGD, l2, ε = 1.5, 40 steps of 0.0938, on 10000 test images",
+        "train images: 55000 (paper: 60000)",
+        "epochs: 6 (paper: not stated)",
+        "device: cpu (paper: not stated)",
+    ):
+        assert fact in notes
+
+
+def test_table_3_by_hand():
+    ledger = [
+        record(item("standard", (s,)), {s: {"grad_norm/label": 4.0 + s, "grad_norm/other": 2.0}}) for s in range(2)
+    ]
+    cells = row_of(gradient_table(results(ledger)), STD)
+    assert str(cells["‖∇f_c‖ label"]) == "4.50 ± 6.35 (n=2)"
+    assert str(cells["‖∇f_c‖ label, paper"]) == "7.43 ± 0.04"
+    assert str(cells["‖∇f_k‖ other, paper"]) == "3.93 ± 0.02"
+
+
+def test_repeats_with_a_teacher_per_seed_are_one_row():
+    teachers = [record(item("adversarial", (seed,)), {seed: accuracies(0.9)}) for seed in range(2)]
+    pupils = [
+        record(
+            item("interp_robust", (seed,), {"lambda": 0.1, "phi": 1.0}, teacher=teacher["key"], teacher_seed=seed),
+            {seed: accuracies(0.9)},
+        )
+        for seed, teacher in enumerate(teachers)
+    ]
+    assert pupils[0]["recipe_key"] != pupils[1]["recipe_key"]
+    for teacher, n in (("shared", 1), ("per_seed", 2)):
+        row = row_of(accuracy_table(Results(with_teachers(teacher), (*teachers, *pupils))), "Interp. Reg. R.")
+        assert row["Std. Acc."].interval.n == n
+
+
+@pytest.mark.parametrize(("teachers", "noted"), [("shared", True), ("per_seed", False)])
+def test_a_note_says_what_a_shared_teacher_leaves_open(teachers, noted):
+    notes = accuracy_table(Results(with_teachers(teachers), ())).notes
+    assert any("Interp. Reg. R. from Adv. Training" in note for note in notes) == noted
+
+
+def test_restarts_and_autoattack_are_in_the_table_and_its_notes():
+    evaluation = STUDY.evaluation.model_copy(update={"restarts": 3, "autoattack": 50})
+    ledger = (record(item("standard", (0,)), {0: accuracies(0.9) | {"test/adv_accuracy_autoattack": 0.25}}),)
+    table = accuracy_table(Results(STUDY.model_copy(update={"evaluation": evaluation}), ledger))
+    assert row_of(table, STD)["Adv. Acc. (AutoAttack)"].interval.mean == pytest.approx(25.0)
+    assert any("3 starts" in note and "AutoAttack: 50 test images" in note for note in table.notes)
+    assert "Adv. Acc. (AutoAttack)" not in accuracy_table(results(ledger)).columns
+
+
+def test_arms_with_the_same_title_are_distinguished_by_their_keys():
+    arms = {name: STUDY.arms["standard"].model_copy(update={"title": "Plain"}) for name in ("a", "b")}
+    table = accuracy_table(Results(STUDY.model_copy(update={"arms": arms}), ()))
+    assert [row[0] for row in table.rows] == ["Plain (a)", "Plain (b)"]
+
+
+# ------------------------------------------------------------------------------- cells
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(1.23456, 0.0123, 5), "1.235 ± 0.012"),
+        (Interval(123.456, 21.9, 5), "123 ± 22"),
+        (Interval(-0.00001, 0.5, 5), "0.00 ± 0.50"),
+        (Interval(1.0, 0.0, 5), "1.00 ± 0.00"),
+        (Interval(-1.0, 0.0996, 5), "−1.00 ± 0.10"),
+        (Interval(1.5, None, 5, (0.91, 2.3)), "1.50 [0.91, 2.30]"),
+    ],
+)
+def test_numbers_are_rounded_at_the_second_digit_of_the_half_width(interval, text):
+    assert str(Estimate(interval, 5, decimals=None)) == text
+
+
+@pytest.mark.parametrize(
+    ("half_width", "text"), [(0.05, "99.38 ± 0.05"), (0.004, "99.3800 ± 0.0040"), (0.0, "99.38 ± 0.00")]
+)
+def test_two_decimals_never_print_a_half_width_as_zero_that_is_not(half_width, text):
+    assert str(Estimate(Interval(99.38, half_width, 5), 5)) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.04321, "0.043"), (0.5, "0.50"), (1.0, "1.00"), (0.000012, "< 0.0001"), (None, "–")]
+)
+def test_p_values_are_printed_to_two_digits(p, text):
+    assert str(Probability(p)) == text
