@@ -128,10 +128,10 @@ class Combination:
     def adv_accuracy(self, match: Match) -> float:
         """Return the validation adversarial accuracy of the trial nearest to the match in log λ; −1 if unknown."""
         attacked = [record for record in self.records if ledger.mean_metric(record, VAL_ADV_ACCURACY) is not None]
-        distance = {id(one): abs(math.log(self._strength(one) / match.lambda_hat)) for one in attacked}
-        nearest = min(attacked, key=lambda record: distance[id(record)], default=None)
-        accuracy = None if nearest is None else ledger.mean_metric(nearest, VAL_ADV_ACCURACY)
-        return -1.0 if accuracy is None else accuracy
+        if not attacked:
+            return -1.0
+        nearest = min(attacked, key=lambda record: abs(math.log(self._strength(record) / match.lambda_hat)))
+        return ledger.mean_metric(nearest, VAL_ADV_ACCURACY) or 0.0
 
     def _count_beyond(self) -> int:
         """Count the trials beyond the file's range."""
@@ -140,22 +140,20 @@ class Combination:
 
     def _observations(self, records: Sequence[Record]) -> tuple[list[float], list[float]]:
         """Return strengths and residuals of the trials that have a residual."""
-        residuals = [self.target.residual(record) for record in records]
-        strengths = [
-            self._strength(record) for record, residual in zip(records, residuals, strict=True) if residual is not None
-        ]
-        return strengths, [residual for residual in residuals if residual is not None]
+        pairs = [(self._strength(record), self.target.residual(record)) for record in records]
+        valid = [(strength, residual) for strength, residual in pairs if residual is not None]
+        return [strength for strength, _ in valid], [residual for _, residual in valid]
 
     def _strength(self, record: Record) -> float:
         return float(record["recipe"]["params"][self.search.strength_name])
 
 
 def _combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:
-    ordered, choices = sorted(records, key=lambda record: record["number"]), search.combinations()
-    return [
-        Combination(search, target, fixed, [one for one in ordered if one["number"] % len(choices) == index])
-        for index, fixed in enumerate(choices)
-    ]
+    choices = search.combinations()
+    groups: list[list[Record]] = [[] for _ in choices]
+    for record in sorted(records, key=lambda record: record["number"]):
+        groups[record["number"] % len(choices)].append(record)
+    return [Combination(search, target, fixed, group) for fixed, group in zip(choices, groups, strict=True)]
 
 
 def _choose_match(search: Search, records: Sequence[Record], target: Target) -> Choice | None:
