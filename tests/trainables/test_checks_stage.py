@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from trainables.stages.checks import ChecksTrainable
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import load_dataset, split_stratified
-from tune_interpreg.display import lines as display
+from tune_interpreg.display.console import summarize
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.networks.build import build
@@ -261,11 +261,8 @@ def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
     states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
     found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     record = ledger.make_record(item(), "done", seconds=2.0)
-    assert (
-        display.summary(item(), record | {"checks": {"3": found}})
-        == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
-    )
-    assert display.summary(item(), record | {"checks": {"3": found[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
+    assert summarize(item(), record | {"checks": {"3": found}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
+    assert summarize(item(), record | {"checks": {"3": found[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
     assert item().label.startswith("checks-seed3-")
 
 

@@ -1,22 +1,35 @@
-"""The contract of every training method that is registered, and of combinations: a new one is covered as soon as it is.
+"""All shipped methods, and combinations of them, fulfil the contract and stay what they are.
 
-What is cheap is held on each net (see NETS): with dropout, without, and with images of three channels.
+The contract runs with dropout (mnist_cnn) and without (digits_cnn).
 """
 
 import json
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.contract import ATTACK, METHODS, B, Make, batch, data, gradients, making, maps, method, strengths, training
+from helpers.contract import (
+    ATTACK,
+    METHODS,
+    B,
+    Make,
+    assert_same_bits,
+    data,
+    first_batch,
+    method,
+    random_maps,
+    strengths,
+    training,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainables import MethodTrainable
+from trainables.standard import StandardTrainable
+from trainables.testing import MethodContract, gradients
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Model, Training
 from tune_interpreg.study.items import Item
@@ -24,9 +37,8 @@ from tune_interpreg.study.recipe import Maps, Recipe
 from tune_interpreg.training.trainer import Batch
 
 NETS = ["digits_cnn", "mnist_cnn", "cifar_cnn"]
-DROPOUT = ["mnist_cnn", "cifar_cnn"]
 
-#: The losses of three steps on the same 32 images at lr 0.5, strengths 0.1, seed 0.
+#: Losses of three steps on the same 32 images at lr 0.5, strengths 0.1, seed 0.
 GOLDEN = {
     "adversarial": [2.3135803, 2.3075953, 2.2997680],
     "adversarial + interpretation": [4.1536405, 4.1479270, 4.1403595],
@@ -41,14 +53,85 @@ GOLDEN = {
 }
 
 
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    yield from making(tmp_path, monkeypatch)
+def contract(name: str, net: str) -> type[MethodContract]:
+    """Return the contract of a method on a network. A combination with attacked images equals its attack at λ = 0."""
+    attacking = [method(part) for part in name.split(" + ") if method(part).attacks_images and " + " in name]
+    attributes = {
+        "method": method(name),
+        "params": dict.fromkeys(strengths(name), 0.1),
+        "config": {"model": net},
+        # With dropout, the penalty's own forward at the clean images draws masks that the attack alone does not.
+        "base": StandardTrainable if not attacking else attacking[0] if net == "digits_cnn" else None,
+    }
+    return type("Contract", (MethodContract,), attributes)
 
 
+for _name in METHODS:
+    for _net in ("digits_cnn", "mnist_cnn"):
+        globals()[f"Test_{_name.replace(' + ', '_and_')}_{_net}"] = contract(_name, _net)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_strength_has_a_term(name: str, make: Make) -> None:
+    terms = make(name).terms(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), first_batch(make(name)))
+    assert terms.keys() >= {"ce"}
+    assert len(terms) == 1 + len(strengths(name))
+
+
+@pytest.mark.parametrize("name", ["standard", "interpretation"])
+def test_a_step_descends_along_the_gradient_of_the_sum_of_the_terms(name: str, make: Make) -> None:
+    """One step changes each parameter by −lr·∂(Σ terms)/∂w."""
+    trainable = make(name, images=B)
+    (replica,) = trainable.trainer.replicas
+    before = [weight.detach().clone() for weight in replica.model.parameters()]
+    batch = first_batch(trainable)
+    order = torch.randperm(B, generator=replica.streams["order"])
+    target = None if batch.target_BCHW is None else batch.target_BCHW[order]
+    expected = gradients(trainable, Batch(batch.x_BCHW[order], batch.y_B[order], target, batch.noise))
+    trainable.trainer.run_epoch()
+    for old, gradient, new in zip(before, expected, replica.model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old - 0.05 * gradient)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_are_those_of_double_backpropagation(name: str, net: str, make: Make) -> None:
+    """In float64 the model's adjoint and autograd give equal gradients of each term, and each weight gets some."""
+    trainable = make(name, net=net)
+    model = trainable.trainer.replicas[0].model.double()
+    weights = list(model.parameters())
+    terms = trainable.terms(model, first_batch(trainable, torch.float64, images=8))
+    opaque = nn.Sequential(model)  # has no linearize method
+    expected = trainable.terms(opaque, first_batch(trainable, torch.float64, images=8))
+    total = [torch.zeros_like(weight) for weight in weights]
+    for key, term in terms.items():
+        torch.testing.assert_close(term, expected[key], rtol=1e-10, atol=1e-12)
+        ours = torch.autograd.grad(term, weights, retain_graph=True, materialize_grads=True)
+        theirs = torch.autograd.grad(expected[key], weights, retain_graph=True, materialize_grads=True)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        total = [sum_ + gradient for sum_, gradient in zip(total, ours, strict=True)]
+    assert all(gradient.any() for gradient in total)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_three_losses_stay_what_they_are(name: str, make: Make) -> None:
+    """A golden record, to four digits, because other CPUs round differently."""
+    trainable = make(name, images=B, net="digits_cnn", training=training(3) | {"lr": 0.5})
+    losses = [trainable.trainer.run_epoch()[0]["loss"] for _ in range(3)]
+    assert name in GOLDEN, f"add the losses of the new method to GOLDEN: {name!r}: {losses}"
+    assert losses == pytest.approx(GOLDEN[name], rel=1e-4)
+
+
+# ------------------------------------------------------------------- interruptions
 def study_config(name: str, store: Store) -> dict[str, Any]:
-    """What a study hands a worker for a repeat of two epochs."""
-    guided, sign = method(name).needs_targets, "signed" if method(name).signed_targets else "abs"
+    """Return what a study gives a worker for a repeat of two epochs."""
+    maps = None
+    if method(name).needs_targets:
+        sign = "signed" if method(name).signed_targets else "abs"
+        maps = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1, sign=sign)
+        store.maps_file(maps.key).parent.mkdir(parents=True, exist_ok=True)
+        np.save(store.maps_file(maps.key), random_maps(name))
+        save_file({"smoothgrad_NCHW": torch.from_numpy(random_maps(name, images=8))}, store.preview_file(maps.key))
     recipe = Recipe(
         method=name,
         params=dict.fromkeys(strengths(name), 0.1),
@@ -58,165 +141,86 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
         attack=Attack(**ATTACK),
         evaluation=Evaluation(gradient_samples=10),
         evaluation_attack=Attack(**ATTACK),
-        maps=Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1, sign=sign) if guided else None,
+        maps=maps,
     )
-    if recipe.maps:
-        store.maps_file(recipe.maps.key).parent.mkdir(parents=True, exist_ok=True)
-        np.save(store.maps_file(recipe.maps.key), maps(name))
-        save_file({"smoothgrad_NCHW": torch.from_numpy(maps(name, images=8))}, store.preview_file(recipe.maps.key))
     item = Item(arm="arm", role="repeat", recipe=recipe, seeds=(0,))
     return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
 
 
-def bits(trainable: MethodTrainable) -> dict[str, Tensor]:
-    """Weights and momenta."""
-    return trainable.trainer.state()
-
-
-def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
-
-
-def settled(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a last step, without times: metrics, curves, counts."""
+def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
     record = json.loads(result["record"])
     return {key: value for key, value in record.items() if key not in ("seconds", "spent", "finished")}
 
 
-@pytest.mark.parametrize("net", DROPOUT)
-@pytest.mark.parametrize("name", METHODS)
-def test_terms_are_finite_and_their_sum_is_the_loss(name: str, net: str, make: Make) -> None:
-    """Several steps, and the epoch's loss is the sum of its terms; a strength gives a term of its own."""
-    (means,) = make(name, net=net).trainer.run_epoch().values()
-    loss = means.pop("loss")
-    assert all(np.isfinite(value) for value in means.values())
-    assert loss == pytest.approx(sum(means.values()))
-    assert len(means) == 1 + len(strengths(name))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_loss_that_descends_is_the_sum_of_the_terms(name: str, make: Make) -> None:
-    """One step moves each parameter by −lr·∂(Σ terms)/∂w."""
-    trainable = make(name, images=B)
-    (replica,) = trainable.trainer.replicas
-    before = [w.detach().clone() for w in replica.model.parameters()]
-    given = batch(trainable)
-    order = torch.randperm(B, generator=replica.streams["order"])
-    target = None if given.target_BCHW is None else given.target_BCHW[order]
-    expected = gradients(trainable, Batch(given.x_BCHW[order], given.y_B[order], target, given.noise))
-    trainable.trainer.run_epoch()
-    for was, gradient, now in zip(before, expected, replica.model.parameters(), strict=True):
-        torch.testing.assert_close(now.detach(), was - 0.05 * gradient)
-
-
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", METHODS)
-def test_gradients_reach_every_parameter(name: str, net: str, make: Make) -> None:
-    """No weight and no bias is left out of a step."""
-    trainable = make(name, net=net)
-    keys = [key for key, _ in trainable.trainer.replicas[0].model.named_parameters()]
-    for key, gradient in zip(keys, gradients(trainable, batch(trainable)), strict=True):
-        assert torch.isfinite(gradient).all(), key
-        assert gradient.abs().max() > 0, key
-
-
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and not method(name).attacks_images])
-def test_strength_zero_is_standard_training(name: str, net: str, make: Make) -> None:
-    """λ = 0: the same bits as standard training, dropout and momentum included."""
-    without, standard = make(name, net=net, strength=0.0, images=B), make("standard", net=net, images=B)
-    for _ in range(2):
-        assert without.trainer.run_epoch()[0]["ce"] == standard.trainer.run_epoch()[0]["ce"]
-    assert_same_bits(bits(without), bits(standard))
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if strengths(name) and method(name).attacks_images])
-def test_strength_zero_is_training_on_the_moved_images_alone(name: str, make: Make) -> None:
-    """Without dropout, whose masks the penalty's own forward would draw: the same bits as the method that moves."""
-    (moving,) = [one for one in name.split(" + ") if method(one).attacks_images]
-    without, alone = make(name, net="digits_cnn", strength=0.0), make(moving, net="digits_cnn")
-    for _ in range(2):
-        assert without.trainer.run_epoch()[0]["ce"] == alone.trainer.run_epoch()[0]["ce"]
-    assert_same_bits(bits(without), bits(alone))
-
-
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("name", METHODS)
-def test_gradients_are_those_of_double_backpropagation(name: str, net: str, make: Make) -> None:
-    """In float64 the parameters' gradients through the model's adjoint and through autograd's agree, term by term."""
-    trainable = make(name, net=net)
-    model = trainable.trainer.replicas[0].model.double()
-    weights = list(model.parameters())
-    own = trainable.terms(model, batch(trainable, torch.float64, images=8))
-    opaque = nn.Sequential(model)  # has no adjoint of its own
-    other = trainable.terms(opaque, batch(trainable, torch.float64, images=8))
-    for key, term in own.items():
-        torch.testing.assert_close(term, other[key], rtol=1e-10, atol=1e-12)
-        ours = torch.autograd.grad(term, weights, retain_graph=True, materialize_grads=True)
-        theirs = torch.autograd.grad(other[key], weights, retain_graph=True, materialize_grads=True)
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_first_three_losses_stay_what_they_are(name: str, make: Make) -> None:
-    """A golden record; another CPU rounds otherwise, so it holds to four digits."""
-    trainable = make(name, images=B, net="digits_cnn", training=training(3) | {"lr": 0.5})
-    losses = [trainable.trainer.run_epoch()[0]["loss"] for _ in range(3)]
-    assert name in GOLDEN, f"add the losses of the new method to GOLDEN: {name!r}: {losses}"
-    assert losses == pytest.approx(GOLDEN[name], rel=1e-4)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_saved_and_loaded_trial_goes_on_with_the_same_bits(name: str, make: Make, tmp_path: Path) -> None:
-    """step, save, load elsewhere, step = step, step: weights, momenta and metrics."""
-    whole, first, rest = make(name), make(name), make(name)
-    whole.step()
-    first.step()
-    first.save_checkpoint(str(tmp_path))
-    rest.load_checkpoint(str(tmp_path))
-    assert settled(rest.step()) == settled(whole.step())
-    assert_same_bits(bits(rest), bits(whole))
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_worker_is_replaced_with_the_same_bits(name: str, make: Make, tmp_path: Path) -> None:
-    """After a kill a new worker on the same store goes on with the last epoch: record, curves and model agree."""
+    """A new worker on the same store resumes after the last epoch: record, curves and model are equal."""
     whole, killed = (study_config(name, Store(tmp_path / folder)) for folder in ("whole", "killed"))
     uninterrupted = make(name, **whole)
     uninterrupted.step()
-    expected = settled(uninterrupted.step())
+    expected = without_times(uninterrupted.step())
     make(name, **killed).step()
     resumed = make(name, **killed)
     assert resumed.trainer.epoch == 1
-    assert settled(resumed.step()) == expected
+    assert without_times(resumed.step()) == expected
     models = [load_file(Store(tmp_path / folder).model_file(expected["key"], 0)) for folder in ("whole", "killed")]
     assert_same_bits(*models)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_global_generators_play_no_part(name: str, make: Make) -> None:
-    """Disturbed before and between the epochs, they change nothing; and a training draws nothing from them."""
-    results = []
-    for disturbance in (1, 2):
-        trainable = make(name)
-        for epoch in range(2):
-            torch.manual_seed(disturbance + epoch)
-            np.random.seed(disturbance + epoch)
-            random.seed(disturbance + epoch)
-            before = (torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate())
-            trainable.step()
-            assert (torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()) == before
-        results.append(bits(trainable))
-    assert_same_bits(*results)
+# -------------------------------------------------------------------------- capture
+ATEN = torch.ops.aten
+INDEXED = (ATEN.index, ATEN.index_put, ATEN.index_put_)
+READS = (ATEN._local_scalar_dense, ATEN.item, ATEN.is_nonzero, ATEN.equal, ATEN.nonzero, ATEN.masked_select)
+
+#: Options that change a step, in addition to each method's defaults.
+OPTIONS = [
+    ("adversarial", {"mode": "eval"}),
+    ("cosine", {"threshold": "one_sided", "output": "probabilities"}),
+    ("interpretation", {"threshold": "two_sided", "output": "probabilities", "sign": "signed"}),
+    ("jacobian", {"dropout": "independent", "output": "probabilities"}),
+    ("jacobian_projections", {"projections": 3, "norm": "sample"}),
+]
+CASES = [*((name, {}) for name in METHODS), *OPTIONS]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_seeds_together_are_seeds_alone(name: str, make: Make) -> None:
-    """Several seeds in one trial have the weights and the metrics of each seed's own trial."""
-    together = make(name, seed=[3, 5])
-    alone = {seed: make(name, seed=seed) for seed in (3, 5)}
-    shared = together.trainer.run_epoch()
-    assert shared == {seed: one.trainer.run_epoch()[seed] for seed, one in alone.items()}
-    assert_same_bits(bits(together), bits(alone[3]) | bits(alone[5]))
+class Operations(TorchDispatchMode):
+    """Record each operation, forward and backward, with the shapes of its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[tuple[Any, list[torch.Size]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shapes = [value.shape for value in args if isinstance(value, Tensor)]
+        packet = func.overloadpacket
+        masked = packet in INDEXED and any(index is not None and index.dtype == torch.bool for index in args[1])
+        self.trace.append((ATEN.nonzero if masked else packet, shapes))
+        return func(*args, **(kwargs or {}))
+
+    def host_reads(self) -> list[Any]:
+        """Return the operations that read a value on the host, or give a result with a shape that depends on values."""
+        return [packet for packet, _ in self.trace if packet in READS]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_an_epoch_reads_one_mean_per_term(name: str, options: dict[str, Any], make: Make) -> None:
+    """However many steps it has. So a GPU can capture a step, and waits once per epoch."""
+    for images in (B, 3 * B):
+        trainable = make(name, images=images, net="digits_cnn", **options)
+        with Operations() as operations:
+            (means,) = trainable.trainer.run_epoch().values()
+        assert operations.host_reads() == [ATEN._local_scalar_dense] * len(means)  # loss is the sum of the means
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_operations_do_not_depend_on_the_data(name: str, options: dict[str, Any], make: Make) -> None:
+    """Black images of one class take the same operations, forward and backward, on the same shapes."""
+    trainable = make(name, **options)
+    batch = first_batch(trainable)
+    black = Batch(torch.zeros_like(batch.x_BCHW), torch.zeros_like(batch.y_B), batch.target_BCHW, batch.noise)
+    traces = []
+    for images in (batch, black):
+        with Operations() as operations:
+            gradients(trainable, images)
+        traces.append(operations.trace)
+    assert traces[0] == traces[1]

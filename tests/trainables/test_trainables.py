@@ -14,8 +14,8 @@ from ray import tune
 from safetensors.torch import load_file
 
 from trainables import InterpretationTrainable, JacobianTrainable, MethodTrainable, StandardTrainable
-from trainables.base.maps import load_training_maps
 from trainables.base.assignment import ConfigError
+from trainables.base.maps import load_training_maps
 from tune_interpreg import registry
 from tune_interpreg.data.dataset import DataError, load
 from tune_interpreg.store.ledger import package_versions

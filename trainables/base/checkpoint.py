@@ -1,4 +1,4 @@
-"""An epoch's checkpoint: safetensors whose metadata hold the progress, and a checksum of both."""
+"""The checkpoint of an epoch: a safetensors file. Its metadata hold the progress and a checksum of everything."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tune_interpreg.store.files import CHECKSUM, Damaged
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """Write ``path``; progress is plain JSON."""
+    """Write tensors and progress (plain JSON) to ``path``."""
     text = json.dumps(progress)
     save_file(dict(tensors), path, metadata={"progress": text, CHECKSUM: _checksum(tensors, text)})
 
 
 def load(path: Path, device: str) -> tuple[dict[str, Tensor], Any]:
-    """Tensors on ``device``, and progress; raises ``Damaged`` where they are not what was saved."""
+    """Return tensors, on ``device``, and progress. Raise ``Damaged`` if they are not what was saved."""
     try:
         with safe_open(path, framework="pt", device=device) as opened:
-            known, names = opened.metadata() or {}, opened.keys()
-            tensors = {name: opened.get_tensor(name) for name in names}
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, ValueError) as error:
-        raise Damaged(path, f"is damaged: it is no checkpoint ({error})") from None
-    if known.get(CHECKSUM) != _checksum(tensors, known.get("progress", "")):
+        raise Damaged(path, f"is damaged: it is not a checkpoint ({error})") from None
+    if metadata.get(CHECKSUM) != _checksum(tensors, metadata.get("progress", "")):
         raise Damaged(path, "is damaged: it has another checksum than its own")
-    return tensors, json.loads(known["progress"])
+    return tensors, json.loads(metadata["progress"])
 
 
 def _checksum(tensors: Mapping[str, Tensor], progress: str) -> str:
-    """Over names, types, shapes and bytes of the tensors, and the progress."""
+    """Return the checksum of the progress and of the tensors' names, types, shapes and bytes."""
     digest = hashlib.sha256(progress.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

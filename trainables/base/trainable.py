@@ -59,13 +59,13 @@ class MethodTrainable(ItemTrainable):
 
     #: The method's hyperparameters by name.
     parameters: ClassVar[Mapping[str, Parameter]] = {}
-    #: Whether the method needs target maps of the training images.
+    #: True if the method needs target maps of the training images.
     needs_targets: ClassVar[bool] = False
-    #: Whether the target maps have signs, as with ``targets.sign: signed``.
+    #: True if the target maps have signs, as with ``targets.sign: signed``.
     signed_targets: ClassVar[bool] = False
-    #: Whether the cross-entropy is taken at attacked images instead of the batch's own.
+    #: True if the cross-entropy is taken at attacked images instead of the batch's own.
     attacks_images: ClassVar[bool] = False
-    #: Whether the loss has terms in addition to the cross-entropy. A combination leaves out a method without any.
+    #: True if the loss has terms in addition to the cross-entropy. A combination leaves out a method without any.
     has_penalty: ClassVar[bool] = True
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
