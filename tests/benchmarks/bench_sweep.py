@@ -1,9 +1,9 @@
-"""What a trial costs beside its training, in a sweep of thousands: this system's, and plain Ray Tune's.
+"""Measure the cost of a trial around its training, in a sweep of thousands: this system against plain Ray Tune.
 
-Runs a study of 1,000 and one of 5,000 trials as a user would (``tune-interpreg run``, local Ray), and between them the
-same numbers through ``tune.Tuner`` with ``OptunaSearch``, each in a process of its own; then ``run`` on the finished
-study, and ``report``. A trial trains nothing: it is ``sweep_trials.Parabola``. Progress goes to standard error, so the
-dated result beside this file is made by
+Runs a study of 1,000 trials and a study of 5,000 as a user would (``tune-interpreg run``, local Ray). Runs the same
+number of trials through ``tune.Tuner`` with ``OptunaSearch`` in between. Then runs ``run`` on the finished study, and
+``report``. Each command is a process of its own. A trial trains nothing: it is ``sweep_trials.Parabola``. Progress is
+printed to standard error. The result next to this file is made by
 
     python tests/benchmarks/bench_sweep.py > tests/benchmarks/sweep.md
 
@@ -43,22 +43,22 @@ TICKS = os.sysconf("SC_CLK_TCK")
 HERE = Path(__file__).resolve().parent
 
 
-EXPLAINED = """
-Each command is a process of its own, one after another, and its wall time is the user's: from the shell's start of it
-to its end, with imports, Ray's start and the printed tables. Processor time is that of the command and of all processes
-that came of it, read ten times a second: other work on the machine stretches it less than wall time. Of the last two
-commands it is the fastest of three. Workers are Ray's, each of which takes about 3 s to start, and plain Tune replaces
-some on the way; services are its raylet, GCS and agents. TPE's own thinking counts in both; it grows with the number of
-trials that it knows.
+EXPLANATION = """
+Commands run one after another, each as a process of its own. Wall time is the user's: from the start of the command
+in the shell to its end, with imports, Ray's start and the printed tables. Processor time covers the command and all
+of its descendants, read ten times per second. Other work on the machine stretches it less than wall time. The last
+two commands are the fastest of three runs. Workers are Ray's: each takes about 3 s to start, and plain Tune replaces
+some on the way. Services are Ray's raylet, GCS and agents. Both sides propose with Optuna's own TPE. Its time per
+proposal grows with the number of finished trials.
 
-**A trial** trains nothing, so that what is measured is what surrounds a training. Of a study: TPE proposes two
-parameters; the driver notes the item in the store, starts a reused worker, takes its record, tells Optuna and its
-journal, prints a line and drops the note; the worker opens and closes TensorBoard's events, with two curves and the
-hyperparameters, and writes the record. Two files a trial reach the disk before the driver goes on, the note and the
-record: without the first a crash of the machine would orphan a trial's checkpoint, without the second it would lose the
-trial. Of plain Tune: OptunaSearch in memory with the same TPE, a class that returns one result, Tune's own CSV, JSON
-and TensorBoard loggers, its snapshots and its printed status; two files fewer are waited for, and none is sealed by a
-checksum.
+**A trial** trains nothing, so that only the work around a training is measured. In a study, TPE proposes two
+parameters. The driver notes the item in the store, starts a reused worker, reads its record, tells Optuna and its
+journal, prints a line and drops the note. The worker opens and closes TensorBoard's events with two curves and the
+hyperparameters, and writes the record. The note, the record and each line of the journal reach the disk before the
+driver continues. Without the note, a crash of the machine would orphan a trial's checkpoint. Without the record, it
+would lose the trial. Plain Tune uses OptunaSearch in memory, a class that returns one result, Tune's own CSV, JSON
+and TensorBoard loggers, its snapshots and its printed status. It waits for none of these files and writes no
+checksums.
 
 **Not measured**: training, evaluation, checkpoints of epochs, TensorBoard's images, teachers and maps, matches of a
 loss, pruning, several arms, a GPU, a cluster of several machines, a network file system, the memory of workers.
@@ -67,9 +67,14 @@ loss, pruning, several arms, a GPU, a cluster of several machines, a network fil
 
 @dataclass
 class Cost:
-    """What a command cost: wall time and processor time in s, and the driver's peak memory in bytes.
+    """The cost of a command.
 
-    cpu: by process, of the driver and of all that came of it; Ray's workers are those of a trial, and its services.
+    Attributes:
+        driver: process id of the command.
+        wall: wall time in s.
+        memory: peak memory of the driver in bytes.
+        cpu: processor time in s, by process, of the driver and its descendants.
+        names: names of these processes.
     """
 
     driver: int
@@ -86,33 +91,33 @@ class Cost:
     def workers(self) -> float:
         return sum(seconds for pid, seconds in self.cpu.items() if self.names[pid].startswith("ray::"))
 
-    def look(self) -> None:
-        """Note the processor time of the driver and its descendants so far, and the driver's peak memory."""
-        parents, cpu, names = processes()
-        own = {self.driver}
-        while more := {pid for pid, parent in parents.items() if parent in own} - own:
-            own |= more
-        self.cpu |= {pid: cpu[pid] for pid in own & cpu.keys()}
-        self.names |= {pid: names[pid] for pid in own & cpu.keys()}
-        self.memory = max(self.memory, peak(self.driver))
+    def update(self) -> None:
+        """Read the processor time of the driver and its descendants, and the driver's peak memory."""
+        parents, cpu, names = list_processes()
+        family = {self.driver}
+        while more := {pid for pid, parent in parents.items() if parent in family} - family:
+            family |= more
+        self.cpu |= {pid: cpu[pid] for pid in family & cpu.keys()}
+        self.names |= {pid: names[pid] for pid in family & cpu.keys()}
+        self.memory = max(self.memory, read_peak_memory(self.driver))
 
 
-def processes() -> tuple[dict[int, int], dict[int, float], dict[int, str]]:
-    """Parent, processor time in s and name of every process there is."""
+def list_processes() -> tuple[dict[int, int], dict[int, float], dict[int, str]]:
+    """Return parent, processor time in s and name of every process, by process id."""
     parents, cpu, names = {}, {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            name, _, told = (folder / "stat").read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has ended meanwhile
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:  # the process has ended
             continue
-        fields, pid = told.split(), int(folder.name)
+        fields, pid = rest.split(), int(folder.name)
         parents[pid], names[pid] = int(fields[1]), name
         cpu[pid] = (int(fields[11]) + int(fields[12])) / TICKS
     return parents, cpu, names
 
 
-def peak(pid: int) -> int:
-    """The most memory that a process has held, in bytes; 0 where it has ended."""
+def read_peak_memory(pid: int) -> int:
+    """Return the peak memory of a process in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -120,8 +125,8 @@ def peak(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def measured(command: Sequence[str], folder: Path) -> Cost:
-    """Run a command to its end in ``folder``, with the plugin in reach, and look at its processes while it runs."""
+def measure(name: str, command: Sequence[str], folder: Path) -> Cost:
+    """Run a command to its end in ``folder``, with the plugin on its path, and print its cost to standard error."""
     path = filter(None, (str(folder / "site"), str(HERE), os.environ.get("PYTHONPATH")))
     started = time.perf_counter()
     with (folder / "log.txt").open("a") as log:
@@ -129,16 +134,22 @@ def measured(command: Sequence[str], folder: Path) -> Cost:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
         cost = Cost(process.pid)
         while process.poll() is None:
-            cost.look()
+            cost.update()
             time.sleep(0.1)
     cost.wall = time.perf_counter() - started
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}; see {log.name}")
+    print(f"{name}: {cost.wall:.1f} s wall, {cost.total:.1f} s of processors", file=sys.stderr, flush=True)
     return cost
 
 
-def prepared(trials: int, folder: Path) -> Path:
-    """A folder with the study file, and with ``sweep_trials`` as a package that registers ``parabola``."""
+def measure_fastest(name: str, command: Sequence[str], folder: Path) -> Cost:
+    """Return the fastest of three runs, which other work on the machine disturbs least."""
+    return min((measure(name, command, folder) for _ in range(3)), key=lambda cost: cost.wall)
+
+
+def prepare(trials: int, folder: Path) -> Path:
+    """Write the study file, and ``sweep_trials`` as a package that registers ``parabola``. Returns the folder."""
     installed = folder / "site" / "sweep_trial-1.0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: sweep-trial\nVersion: 1.0\n")
@@ -150,7 +161,7 @@ def prepared(trials: int, folder: Path) -> Path:
 # --------------------------------------------------------------------- results
 @dataclass(frozen=True)
 class Sweep:
-    """What a number of trials cost: through a study, and through plain Tune."""
+    """The costs of a number of trials, through a study and through plain Tune."""
 
     trials: int
     ours: Cost
@@ -159,42 +170,27 @@ class Sweep:
     report: Cost
 
     @classmethod
-    def of(cls, trials: int, folder: Path) -> Sweep:
-        """Run it all, one after another, in new folders below ``folder``."""
-        ours, others = prepared(trials, folder / f"{trials}-ours"), prepared(trials, folder / f"{trials}-plain")
+    def from_runs(cls, trials: int, folder: Path) -> Sweep:
+        """Run all commands, one after another, in new folders below ``folder``."""
+        ours, others = prepare(trials, folder / f"{trials}-ours"), prepare(trials, folder / f"{trials}-plain")
         program = (sys.executable, "-m", "tune_interpreg")
         run, rival = (*program, "run", "sweep.yaml", "--store", "store"), (sys.executable, str(HERE / "sweep_rival.py"))
         return cls(
             trials,
-            ours=told(f"{trials} trials, run", run, ours),
-            plain=told(f"{trials} trials, plain Tune", (*rival, str(trials)), others),
-            again=fastest(f"{trials} trials, run again", run, ours),
-            report=fastest(f"{trials} trials, report", (*program, "report", "store"), ours),
+            ours=measure(f"{trials} trials, run", run, ours),
+            plain=measure(f"{trials} trials, plain Tune", (*rival, str(trials)), others),
+            again=measure_fastest(f"{trials} trials, run again", run, ours),
+            report=measure_fastest(f"{trials} trials, report", (*program, "report", "store"), ours),
         )
 
 
-def told(name: str, command: Sequence[str], folder: Path) -> Cost:
-    """``measured``, with a line on standard error."""
-    cost = measured(command, folder)
-    print(f"{name}: {cost.wall:.1f} s wall, {cost.total:.1f} s of processors", file=sys.stderr, flush=True)
-    return cost
-
-
-def fastest(name: str, command: Sequence[str], folder: Path) -> Cost:
-    """The fastest of three, as a machine without other work would have it."""
-    return min((told(name, command, folder) for _ in range(3)), key=lambda cost: cost.wall)
-
-
 def goals(sweeps: Sequence[Sweep]) -> Iterator[tuple[bool, str]]:
-    """Each goal, whether it is met, and by what."""
-    first, last = sweeps[0], sweeps[-1]
-    for one in sweeps:
-        for what, kind in (("processor time", "total"), ("wall time", "wall")):
-            ratio = getattr(one.ours, kind) / getattr(one.plain, kind)
-            yield ratio <= 1.1, f"{one.trials:,} trials: {what} at most 1.1 times plain Tune's: {ratio:.2f} times"
-    own = [one.ours.total / one.trials for one in (first, last)]
-    grown = f"{1000 * own[0]:.1f} → {1000 * own[1]:.1f} ms of processor time a trial"
-    yield own[1] <= own[0], f"the cost grows no faster than linearly, TPE's thinking included: {grown}"
+    """Yield each goal: True if it is met, and a line with the figure."""
+    for sweep in sweeps:
+        for name, attribute in (("processor time", "total"), ("wall time", "wall")):
+            ratio = getattr(sweep.ours, attribute) / getattr(sweep.plain, attribute)
+            yield ratio <= 1.1, f"{sweep.trials:,} trials: {name} at most 1.1 times plain Tune's: {ratio:.2f} times"
+    last = sweeps[-1]
     yield last.ours.memory < 2e9, f"driver's peak memory under 2 GB: {last.ours.memory / 1e9:.2f} GB"
     for name, cost, limit in (("`run` on the finished study", last.again, 5), ("`report`", last.report, 10)):
         yield cost.wall < limit, f"{name} under {limit} s: {cost.wall:.1f} s ({cost.total:.1f} s of processor time)"
@@ -202,7 +198,7 @@ def goals(sweeps: Sequence[Sweep]) -> Iterator[tuple[bool, str]]:
 
 
 def table(sweeps: Sequence[Sweep]) -> Iterator[str]:
-    """Lines of Markdown: what each command cost."""
+    """Yield the lines of a Markdown table of costs."""
     yield "| trials | command | wall, s | driver, s | workers, s | Ray's services, s | driver's peak, GB |"
     yield "|---:|---|---:|---:|---:|---:|---:|"
     names = {
@@ -211,33 +207,33 @@ def table(sweeps: Sequence[Sweep]) -> Iterator[str]:
         "again": "`run` again, finished",
         "report": "`tune-interpreg report`",
     }
-    for one in sweeps:
-        for field_name, name in names.items():
-            cost: Cost = getattr(one, field_name)
+    for sweep in sweeps:
+        for attribute, name in names.items():
+            cost: Cost = getattr(sweep, attribute)
             driver = cost.cpu[cost.driver]
             figures = (cost.wall, driver, cost.workers, cost.total - driver - cost.workers)
             seconds = " | ".join(f"{figure:.1f}" for figure in figures)
-            yield f"| {one.trials:,} | {name} | {seconds} | {cost.memory / 1e9:.2f} |"
+            yield f"| {sweep.trials:,} | {name} | {seconds} | {cost.memory / 1e9:.2f} |"
 
 
-def fsync_seconds(folder: Path) -> float:
-    """The median time that a record of 2 kB takes to reach the disk."""
-    taken = []
+def measure_disk(folder: Path) -> float:
+    """Return the median time in s until a record of 2 kB is on the disk."""
+    store, durations = Store(folder), []
     for number in range(50):
         started = time.perf_counter()
-        Store.write_bytes(Store(folder), folder / f"{number}.json", b"x" * 2048)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+        store.write_bytes(folder / f"{number}.json", b"x" * 2048)
+        durations.append(time.perf_counter() - started)
+    return statistics.median(durations)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 5000])
-    given = parser.parse_args()
+    options = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        disk = fsync_seconds(Path(folder))
-        sweeps = [Sweep.of(trials, Path(folder)) for trials in given.trials]
+        disk = measure_disk(Path(folder))
+        sweeps = [Sweep.from_runs(trials, Path(folder)) for trials in options.trials]
     verdicts = list(goals(sweeps))
     packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "optuna", "torch"))
     print(f"# A sweep of thousands\n\n{date.today()}, Python {platform.python_version()}, {packages}, ", end="")
@@ -245,7 +241,7 @@ def main() -> int:
     print(f"a file of 2 kB takes {1000 * disk:.1f} ms to reach the disk.\n")
     print("\n".join(f"- **{'PASS' if met else 'MISSED'}** {goal}" for met, goal in verdicts), end="\n\n")
     print("\n".join(table(sweeps)))
-    print(EXPLAINED, end="")
+    print(EXPLANATION, end="")
     return 0 if all(met for met, _ in verdicts) else 1
 
 

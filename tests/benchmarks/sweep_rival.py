@@ -1,4 +1,4 @@
-"""The rival of a study in the sweep that ``bench_sweep`` measures, plain Tune: ``python sweep_rival.py 1000``."""
+"""Plain Ray Tune, the rival in ``bench_sweep``: ``python sweep_rival.py 1000``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweep_trials import HIGH, LOW, SEED, accuracy
 
 
 class Plain(tune.Trainable):
-    """The same trial for plain Tune; its events, CSV and JSON are written by Tune's own loggers, on the driver."""
+    """The same trial for plain Tune. Tune's own loggers write events, CSV and JSON on the driver."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.point = config
@@ -29,9 +29,9 @@ class Plain(tune.Trainable):
 
 
 def main(trials: int) -> None:
-    """The sweep through Tune as it comes, but for reused workers and their number, and TPE as the study sets it.
+    """Run the sweep through Tune with its defaults, except for reused workers, their number and the study's TPE.
 
-    Nor is the class saved at its end: it has no checkpoint, and Tune would fail without one.
+    The class is not saved at its end: it has no checkpoint, and Tune would fail without one.
     """
     sampler = optuna.samplers.TPESampler(seed=SEED, n_startup_trials=max(4, trials // 3))
     tuner = tune.Tuner(

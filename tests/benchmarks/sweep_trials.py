@@ -1,4 +1,4 @@
-"""The trial of the sweep that ``bench_sweep`` measures, as a package of a user's would register it."""
+"""The trial of the sweep in ``bench_sweep``, registered as a user's package would do it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LOW, HIGH = -1.0, 1.0  # of both coordinates
 
 
 def accuracy(x: float, y: float) -> float:
-    """A peak of height 1 at (0.3, -0.2)."""
+    """Return a parabola with its peak of height 1 at (0.3, −0.2)."""
     return 1 - (x - 0.3) ** 2 - (y + 0.2) ** 2
 
 
 class Parabola(MethodTrainable):
-    """All that a study's trial is but for data, model, training and evaluation: TensorBoard's events and the record."""
+    """A study's trial without data, model, training and evaluation: TensorBoard's events and the record are left."""
 
-    trainer: Any  # of which the record takes the epoch and the seeds
+    trainer: Any  # the record reads its epoch and seeds
     parameters: ClassVar[dict[str, Parameter]] = {
         name: Parameter(help="a coordinate", low=LOW, high=HIGH) for name in ("x", "y")
     }

@@ -1,4 +1,4 @@
-"""The trial that the sweep's benchmark runs by the thousand is one that a study takes."""
+"""The sweep's trial gives a record that a study accepts, and its goals are those of the benchmark."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+import bench_sweep
 import sweep_rival
 import sweep_trials
 
@@ -29,3 +30,13 @@ def test_a_trial_ends_with_the_record_of_its_point() -> None:
 
 def test_plain_tune_looks_for_the_same_peak() -> None:
     assert sweep_rival.Plain(PEAK).step() == {"train/loss": 0.0, "val/accuracy": 1.0, "done": True}
+
+
+def cost(seconds: float) -> bench_sweep.Cost:
+    return bench_sweep.Cost(driver=1, wall=seconds, memory=10**8, cpu={1: seconds}, names={1: "python"})
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(10.9, True), (11.1, False)])
+def test_the_goal_is_at_most_a_tenth_more_than_plain_tune(seconds: float, met: bool) -> None:
+    sweep = bench_sweep.Sweep(10, ours=cost(seconds), plain=cost(10.0), again=cost(1.0), report=cost(1.0))
+    assert all(holds for holds, _ in bench_sweep.goals([sweep])) == met
