@@ -1,10 +1,10 @@
-"""What training steps, attacks and maps cost on a CPU, beside the fewest operations, textbook PyTorch and libraries.
+"""Time training steps, attacks and maps on a CPU, next to the least operations, textbook PyTorch and libraries.
 
-    make bench                                                   # writes steps.md beside this file
+    make bench                                                   # writes steps.md next to this file
     python tests/benchmarks/bench_steps.py --torchattacks FOLDER
 
-torchattacks pins an old version of requests, which clashes with Ray's, so that it lies in a folder of its own:
-``pip install --no-deps --target FOLDER torchattacks``; without it its column says so. Exit code 1: a goal is missed.
+torchattacks pins an old version of requests that conflicts with Ray's. Install it into its own folder with
+``pip install --no-deps --target FOLDER torchattacks``; without it the page says so. Exit code 1: a goal is missed.
 """
 
 from __future__ import annotations
@@ -21,70 +21,57 @@ from pathlib import Path
 
 import steps_textbook as textbook
 import torch
-from steps_cases import CASES, case
-from steps_floor import Timed, pooled, products, timed
-from steps_ideas import ideas
-from steps_report import page, verdicts
+from steps_cases import CASES
+from steps_floor import Timed, pool_processes, product_rows, time_rows
+from steps_report import goals, page
 
-#: Name → processes at a time, and the threads of each: as a study's workers run on two cores, and the other way.
-WAYS = {"one process a core": (2, 1), "one process": (1, 2)}
+#: Processes that run at the same time with one thread each, as the workers of a study do.
+PROCESSES = os.cpu_count() or 1
 
 
-def work(options: argparse.Namespace) -> dict[str, list[Timed]]:
-    """Time all rows of the nets in this process; the machine's matrix products before each net and after it."""
-    there, found = textbook.has_torchattacks(options.torchattacks), {}
+def time_nets(options: argparse.Namespace) -> dict[str, list[Timed]]:
+    """Time all rows of the nets in this process. The matrix products run before and after each net."""
+    installed, results = textbook.has_torchattacks(options.torchattacks), {}
     for net in options.nets:
-        rows = case(net, there).rows()
-        if options.alone:
-            rows = (replace(row, calls={"ours": row.calls["ours"]}) for row in rows)
-        before = timed(products(), 2 * options.rounds)
-        found[net] = [*before, *timed(rows, options.rounds), *timed(products(), 2 * options.rounds)]
-        if not options.alone:
-            found[net] += timed(ideas(CASES[net]), options.rounds)
-    return found
+        rows = replace(CASES[net], torchattacks=installed).rows()
+        results[net] = [*time_rows(product_rows(), 2 * options.rounds), *time_rows(rows, options.rounds)]
+        results[net] += time_rows(product_rows(), 2 * options.rounds)
+    return results
 
 
-def measure(way: str, options: argparse.Namespace) -> dict[str, dict[str, Timed]]:
-    """The rows of each net, of processes that run side by side."""
-    processes, threads = WAYS[way]
-    judged = way == options.ways[0]
-    command = [sys.executable, __file__, "--worker", str(threads), "--rounds", str(options.rounds)]
-    command += ["--nets", *options.nets, *([] if judged else ["--alone"])]
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Timed]]:
+    """Return the pooled rows of each net from processes that run at the same time."""
+    command = [sys.executable, __file__, "--worker", "--rounds", str(options.rounds), "--nets", *options.nets]
     command += ["--torchattacks", str(options.torchattacks)] if options.torchattacks else []
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(processes)]
-    told = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        raise RuntimeError("a timing process failed; its error stands above")
-    parts = [json.loads(text.splitlines()[-1]) for text in told]
-    return {net: pooled([Timed(**row) for row in part[net]] for part in parts) for net in options.nets}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(PROCESSES)]
+    outputs = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise RuntimeError("a timing process failed; see its error above")
+    parts = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return {net: pool_processes([Timed(**row) for row in part[net]] for part in parts) for net in options.nets}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
+    options = _parse(arguments)
     if options.worker:
-        torch.set_num_threads(options.worker)
-        warnings.simplefilter("ignore")  # captum's and foolbox's own
-        found = work(options)
-        print(json.dumps({net: [asdict(row) for row in rows] for net, rows in found.items()}))
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")  # of captum and foolbox
+        results = time_nets(options)
+        print(json.dumps({net: [asdict(row) for row in rows] for net, rows in results.items()}))
         return 0
-    textbook.has_torchattacks(options.torchattacks)  # for its version
-    load, results = os.getloadavg()[0], {}
-    for way in options.ways:
-        print(f"{way} …", file=sys.stderr, flush=True)
-        results[way] = measure(way, options)
-    print(page(results, load=load, threads=WAYS), end="")
-    return 0 if all(met for met, _ in verdicts(results[options.ways[0]])) else 1
+    textbook.has_torchattacks(options.torchattacks)  # makes its version known
+    load, nets = os.getloadavg()[0], measure(options)
+    print(page(nets, load=load, processes=PROCESSES), end="")
+    return 0 if all(met for met, _ in goals(nets)) else 1
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nets", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the first one is judged")
-    parser.add_argument("--rounds", type=int, default=2, help="of each rival, after one that does not count")
-    parser.add_argument("--torchattacks", type=Path, help="folder that torchattacks lies in")
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=2, help="per rival, after one that does not count")
+    parser.add_argument("--torchattacks", type=Path, help="folder that holds torchattacks")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

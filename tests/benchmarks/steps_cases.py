@@ -1,4 +1,4 @@
-"""What the step benchmark times, net by net: every method's training step, attacks, maps, an epoch; ours and others'.
+"""The tasks of the step benchmark per network: every method's training step, attacks, maps and an epoch, with rivals.
 
 Shapes: B batch, C·H·W image, K classes.
 """
@@ -6,31 +6,30 @@ Shapes: B batch, C·H·W image, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import steps_textbook as textbook
 import torch
-from steps_floor import Row, operations
+from steps_floor import Row, count_operations
 from torch import Tensor, nn
 
 from trainables import MethodTrainable
 from trainables.stages.partial_maps import BLOCK
 from tune_interpreg import registry, seeding
-from tune_interpreg.attacks import balls
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.data.dataset import Dataset, Split
 from tune_interpreg.gradients import penalties, saliency
-from tune_interpreg.networks import piecewise_linear as models
+from tune_interpreg.networks.build import build
 from tune_interpreg.networks.layers import set_dropout_generator
 from tune_interpreg.study.config import Attack, MapSettings, Study
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.items import Recipe
-from tune_interpreg.training.trainer import Batch, Trainer, optimizer
+from tune_interpreg.study.file.read import read_study_file
+from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.training.trainer import Batch, Trainer, build_optimizer
 
 CLASSES, STRENGTH = 10, 0.1
 
-#: Steps of the attack in the training steps that are timed, and batches in an epoch.
+#: The steps of training's attack, and the batches of an epoch.
 FEW = 5
 
 Loss = Callable[[nn.Module], Tensor]
@@ -38,9 +37,9 @@ Loss = Callable[[nn.Module], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A net in the setting of the study that trains it.
+    """A network in the setting of the shipped study that trains it.
 
-    study: the name of a shipped one. steps: of the attack. samples: N of the maps. torchattacks: whether it is there.
+    steps: of the attack. samples: N of the maps. torchattacks: whether it is installed.
     """
 
     study: str
@@ -51,15 +50,15 @@ class Case:
 
     @cached_property
     def setting(self) -> Study:
-        return study_file.read(self.study).study
+        return read_study_file(self.study).study
 
     @cached_property
     def net(self) -> nn.Module:
-        return models.build(self.setting.model, self.shape, CLASSES, seeding.generator(0, "init"))
+        return build(self.setting.model, self.shape, CLASSES, seeding.generator(0, "init"))
 
     @cached_property
     def plain(self) -> nn.Module:
-        """The same layers and weights in PyTorch's own Sequential."""
+        """The same layers and weights in PyTorch's Sequential."""
         return nn.Sequential(*self.net.layers)
 
     @property
@@ -68,8 +67,7 @@ class Case:
 
     @cached_property
     def forward(self) -> tuple[int, int]:
-        self.net.eval()
-        return operations(self.net, self.shape)
+        return count_operations(self.net.eval(), self.shape)
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         draws = seeding.generator(count, "images")
@@ -87,24 +85,21 @@ class Case:
 
     # ---------------------------------------------------------------- methods
     def method(self, name: str) -> Loss:
-        """The loss of a registered method on a batch, its strengths 0.1."""
-        kind: type[MethodTrainable] = registry.method(name)
-        one = kind.__new__(kind)  # what terms() reads, without a trial around it
-        one.params = {
-            key: STRENGTH if known.default is None else known.default for key, known in kind.parameters.items()
-        }
-        one.recipe = Recipe.of(self.setting, method=name).model_copy(update={"attack": self.attack(FEW)})
+        """Return the loss of a registered method on a batch, with all strengths 0.1."""
+        kind: type[MethodTrainable] = registry.load_method(name)
+        method = kind.__new__(kind)  # without a trial; terms() reads only params and recipe
+        defaults = {key: parameter.default for key, parameter in kind.parameters.items()}
+        method.params = {key: STRENGTH if default is None else default for key, default in defaults.items()}
+        method.recipe = Recipe.from_study(self.setting, method=name).model_copy(update={"attack": self.attack(FEW)})
         x_BCHW, y_B = self.images(self.batch)
-        return lambda model: torch.stack(
-            list(one.terms(model, Batch(x_BCHW, y_B, self.target, self.noise())).values())
-        ).sum()
+        return lambda model: sum(method.terms(model, Batch(x_BCHW, y_B, self.target, self.noise())).values())
 
     def rivals(self, name: str) -> dict[str, Loss]:
-        """The method's loss in textbook PyTorch, in as many forms as people write it."""
+        """Return the method's loss in textbook PyTorch, in all common forms."""
         x, y = self.images(self.batch)
         guided = {"x_BCHW": x, "y_B": y, "target": self.target, "strength": STRENGTH}
         penalized = {"x_BCHW": x, "y_B": y, "strength": STRENGTH}
-        known: dict[str, dict[str, Loss]] = {
+        losses: dict[str, dict[str, Loss]] = {
             "standard": {"textbook": partial(textbook.standard, x_BCHW=x, y_B=y)},
             "interpretation": {"double backpropagation": partial(textbook.interpretation, **guided)},
             "cosine": {"double backpropagation": partial(textbook.cosine, **guided)},
@@ -120,14 +115,14 @@ class Case:
             "adversarial": {"textbook": lambda model: self._attacked(model, x, y, self.attack(FEW))},
             "fast_adversarial": {"textbook": lambda model: self._attacked(model, x, y, self._one_step())},
         }
-        return known.get(name, {})
+        return losses.get(name, {})
 
     def _projected(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         v_1BK = penalties.unit_vectors(torch.empty(len(y_B), CLASSES), 1, self.noise())
         return textbook.projected_jacobian(model, x_BCHW, y_B, v_BK=v_1BK[0], strength=STRENGTH)
 
     def _attacked(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, attack: Attack) -> Tensor:
-        start_BCHW = balls.random_start(x_BCHW, attack, self.noise())
+        start_BCHW = balls.draw_start(x_BCHW, attack, self.noise())
         return textbook.standard(model, textbook.pgd(model, x_BCHW, y_B, start_BCHW, attack).detach(), y_B)
 
     def _one_step(self) -> Attack:
@@ -135,19 +130,19 @@ class Case:
         return self.attack(1).model_copy(update={"step_size": 1.25 * eps, "start": "ball"})
 
     def work(self, name: str) -> float:
-        """The fewest operations of a method's step for one image; of one that is not known, of standard training."""
+        """Return the least operations per image of a method's step; those of standard training for other methods."""
         F, f1 = self.forward
         gradient = 6 * F - f1
-        known = {
+        operations = {
             "jacobian": (3 * CLASSES + 3) * F - f1,
             "adversarial": (2 * FEW + 3) * F - f1,
             "fast_adversarial": 5 * F - f1,
         } | dict.fromkeys(("interpretation", "cosine", "input_gradient", "jacobian_projections"), gradient)
-        return known.get(name, 3 * F - f1)
+        return operations.get(name, 3 * F - f1)
 
     # ------------------------------------------------------------------- rows
     def rows(self) -> Iterator[Row]:
-        """Each method's step, the attack, maps and an epoch."""
+        """Yield each method's step, the attack, maps and an epoch."""
         for name in registry.names("methods"):
             yield self.step(name)
         yield self.pgd()
@@ -155,29 +150,29 @@ class Case:
         yield self.epoch()
 
     def step(self, name: str) -> Row:
-        """A training step: the loss, its gradients, and SGD."""
+        """Return a training step: the loss, its gradients, and SGD."""
         work, losses = self.work(name), {"ours": self.method(name)} | self.rivals(name)
-        own = optimizer(self.net, self.setting.training.model_copy(update={"lr": 1e-5}))
+        ours = build_optimizer(self.net, self.setting.training.model_copy(update={"lr": 1e-5}))
         theirs = torch.optim.SGD(self.plain.parameters(), lr=1e-5, momentum=0.9)
 
-        def run(who: str) -> None:
-            model, sgd = (self.net, own) if who == "ours" else (self.plain, theirs)
+        def run(rival: str) -> None:
+            model, sgd = (self.net, ours) if rival == "ours" else (self.plain, theirs)
             set_dropout_generator(self.net.train(), self.noise())
             sgd.zero_grad(set_to_none=True)
-            losses[who](model).backward()
+            losses[rival](model).backward()
             sgd.step()
 
         label = f"{name}, {FEW} steps of attack" if name == "adversarial" else name
-        return Row(label, self.batch * work, {who: partial(run, who) for who in losses})
+        return Row(label, self.batch * work, {rival: partial(run, rival) for rival in losses})
 
     def pgd(self) -> Row:
-        """The attack on a model in eval mode, from one start, strict."""
+        """Return the strict attack on a model in eval mode from one start."""
         attack, (x, y) = self.attack(self.steps), self.images(self.batch)
         short = attack.model_copy(update={"precision": "bfloat16"})
-        start = balls.random_start(x, attack, self.noise())
+        start = balls.draw_start(x, attack, self.noise())
         calls: dict[str, Callable[[], object]] = {
-            "ours": lambda: attacks.perturb_from(self.net.eval(), x, y, start, attack=attack, form="strict"),
-            "bfloat16": lambda: attacks.perturb_from(self.net.eval(), x, y, start, attack=short, form="strict"),
+            "ours": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=attack, form="strict"),
+            "bfloat16": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=short, form="strict"),
             "textbook": lambda: textbook.pgd(self.plain.eval(), x, y, start, attack),
             "foolbox": lambda: textbook.foolbox_pgd(self.plain.eval(), x, y, start, attack),
         }
@@ -186,7 +181,7 @@ class Case:
         return Row(f"PGD, {self.steps} steps", 2 * self.steps * self.batch * self.forward[0], calls)
 
     def maps(self) -> Row:
-        """SmoothGrad of as many images as a study makes the maps of at a time."""
+        """Return SmoothGrad of as many images as a study takes at a time."""
         settings, (x, y) = MapSettings(samples=self.samples), self.images(BLOCK)
 
         def ours(precision: str) -> Tensor:
@@ -203,11 +198,11 @@ class Case:
         return Row(f"SmoothGrad, {BLOCK} images, N = {self.samples}", 2 * self.samples * BLOCK * self.forward[0], calls)
 
     def epoch(self) -> Row:
-        """Standard training of a few batches of bytes: ours with data in memory, theirs with a DataLoader."""
+        """Return standard training on a few batches of bytes: ours with data in memory, theirs with a DataLoader."""
         x_NCHW, y_N = self.images(FEW * self.batch)
         bytes_NCHW = (255 * x_NCHW).byte()
         data = Dataset(Split(bytes_NCHW, y_N), Split(bytes_NCHW, y_N), CLASSES, self.shape, "")
-        training, method = self.setting.training, registry.method("standard")
+        training, method = self.setting.training, registry.load_method("standard")
         trainer = Trainer(
             model=self.setting.model, training=training, data=data, terms=method.__new__(method).terms, seeds=[0]
         )
@@ -225,12 +220,8 @@ class Case:
         )
 
 
-#: The nets of the paper, in the settings of the paper's studies. CIFAR's attack is timed with fewer steps.
+#: The paper's networks in the settings of the paper's studies. CIFAR's attack has fewer steps to save time.
 CASES = {
     "mnist_cnn": Case("mnist", (1, 28, 28), steps=40, samples=4),
     "cifar_cnn": Case("cifar10", (3, 32, 32), steps=5, samples=1),
 }
-
-
-def case(net: str, torchattacks: bool) -> Case:
-    return replace(CASES[net], torchattacks=torchattacks)

@@ -1,6 +1,6 @@
-"""What the step benchmark rests on: operations, the machine's rate of matrix products, and timing in alternation.
+"""The basis of the step benchmark: operations, the machine's rate of matrix products, and alternating timing.
 
-Operations are floating-point ones, two for each product that is summed, in convolutions and fully connected layers.
+Operations are floating-point operations, two per multiply-add, of convolutions and fully connected layers.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tune_interpreg.training import memory
+from tune_interpreg.training.device import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
 
-#: The sides of the square matrices whose product's rate is the machine's: the best of them counts.
+#: The sides of the square matrices. The machine's rate is the best rate of their products.
 SIDES = (512, 1024, 2048)
 
-#: Who runs in a process that keeps the memory it frees, as trainings here do; the others' gives large blocks back.
-KEEPS = ("ours", "bfloat16", "memory kept")
+#: Calls of these names keep freed memory, as trainings here do. The others run on glibc's default, which returns it.
+KEEPS_MEMORY = ("ours", "bfloat16", "memory kept")
 
-#: glibc's name of the size from which it gives a block back at once; unasked it rises to 32 MB, and the trim to 64.
+#: glibc's option for the block size that is returned at once. Its default rises to 32 MB, that of the trim to 64 MB.
 M_MMAP_THRESHOLD = -3
+
+CPU, WALL = 0, 1  # the two clocks
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that is timed: what it needs at least, in operations, and who does it, ours first."""
+    """A task to time: the least number of operations that it needs, and the rivals that do it, ours first."""
 
     name: str
     operations: float
@@ -37,20 +39,27 @@ class Row:
 
 @dataclass
 class Timed:
-    """The seconds of each round of a row by who took them: (of the process's processor time, of the clock)."""
+    """The seconds of a row's rounds by rival: (processor time, wall time)."""
 
     name: str
     operations: float
     seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
+    def median(self, rival: str = "ours", clock: int = CPU) -> float:
+        return statistics.median(pair[clock] for pair in self.seconds[rival])
 
-def operations(net: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """F and f1: the operations of one image's forward, and of its first layer alone."""
-    counted: list[int] = []
+    def ratio(self, rival: str) -> float:
+        """Return the processor time of a rival as a multiple of ours."""
+        return self.median(rival) / self.median()
+
+
+def count_operations(net: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return F and f1: the operations of one image's forward, and of its first layer."""
+    counts: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        counted.append(2 * layer.weight[0].numel() * output[0].numel())
+        counts.append(2 * layer.weight[0].numel() * output[0].numel())
 
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -58,11 +67,11 @@ def operations(net: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
         net(torch.zeros(1, *shape))
     for hook in hooks:
         hook.remove()
-    return sum(counted), counted[0]
+    return sum(counts), counts[0]
 
 
-def products() -> list[Row]:
-    """The matrix products whose rate, that of the best, every share in the report is of."""
+def product_rows() -> list[Row]:
+    """Return the matrix products that measure the machine's rate."""
     rows = []
     for side in SIDES:
         a, b, out = torch.rand(side, side), torch.rand(side, side), torch.empty(side, side)
@@ -70,59 +79,50 @@ def products() -> list[Row]:
     return rows
 
 
-def timed(rows: Iterable[Row], rounds: int) -> list[Timed]:
-    """Each row's rivals by turns, whose order is another one each round, after a round that does not count."""
-    found = []
+def machine_rate(rows: Mapping[str, Timed]) -> float:
+    """Return the best rate of the matrix products, in operations per second of processor time."""
+    return max(row.operations / row.median() for row in (rows[f"product of {side}"] for side in SIDES))
+
+
+def time_rows(rows: Iterable[Row], rounds: int) -> list[Timed]:
+    """Time each row's rivals in turn, in an order that rotates per round. The first round does not count."""
+    results = []
     for row in rows:
-        names, one = list(row.calls), Timed(row.name, row.operations, {name: [] for name in row.calls})
+        names, timed = list(row.calls), Timed(row.name, row.operations, {name: [] for name in row.calls})
         for turn in range(rounds + 1):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                seconds = _seconds(row.calls[name], keeps=name.startswith(KEEPS))
+                seconds = _time_call(row.calls[name], keeps_memory=name.startswith(KEEPS_MEMORY))
                 if turn:
-                    one.seconds[name].append(seconds)
-        found.append(one)
-    return found
+                    timed.seconds[name].append(seconds)
+        results.append(timed)
+    return results
 
 
-def _seconds(call: Callable[[], object], *, keeps: bool) -> tuple[float, float]:
-    if keeps:
-        memory.keep_freed()
-        call()  # the turn before may have given back what was kept
+def _time_call(call: Callable[[], object], *, keeps_memory: bool) -> tuple[float, float]:
+    if keeps_memory:
+        keep_freed_memory()
+        call()  # the previous turn may have returned the memory
     else:
-        _give_back()
+        _use_default_memory()
     cpu, wall = time.process_time(), time.perf_counter()
     call()
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def _give_back() -> None:
-    """Hand memory out as glibc comes to do in a process that frees large blocks, before anyone tells it otherwise."""
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option, value in ((memory.M_MMAP_MAX, 2**16), (M_MMAP_THRESHOLD, 2**25), (memory.M_TRIM_THRESHOLD, 2**26)):
+def _use_default_memory() -> None:
+    """Set glibc's options to the values that its defaults reach in a process that frees large blocks."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((M_MMAP_MAX, 2**16), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             libc.mallopt(option, value)
 
 
-def pooled(processes: Iterable[Iterable[Timed]]) -> dict[str, Timed]:
-    """The rows of several processes that timed the same at the same time, each with all of its rounds."""
+def pool_processes(processes: Iterable[Iterable[Timed]]) -> dict[str, Timed]:
+    """Merge the rows of processes that timed the same tasks at the same time."""
     rows: dict[str, Timed] = {}
-    for row in (row for process in processes for row in process):
-        one = rows.setdefault(row.name, Timed(row.name, row.operations))
-        for name, seconds in row.seconds.items():
-            one.seconds.setdefault(name, []).extend(tuple(pair) for pair in seconds)
+    for process in processes:
+        for row in process:
+            merged = rows.setdefault(row.name, Timed(row.name, row.operations))
+            for name, seconds in row.seconds.items():
+                merged.seconds.setdefault(name, []).extend(tuple(pair) for pair in seconds)
     return rows
-
-
-def median(row: Timed, name: str, clock: int) -> float:
-    """clock: 0 for processor time, 1 for the clock's."""
-    return statistics.median(pair[clock] for pair in row.seconds[name])
-
-
-def spread(row: Timed, name: str, clock: int) -> tuple[float, float]:
-    """The quickest and the slowest round."""
-    seconds = [pair[clock] for pair in row.seconds[name]]
-    return min(seconds), max(seconds)
-
-
-def rate(rows: Mapping[str, Timed], clock: int) -> float:
-    """The machine's own rate of matrix products, operations a second."""
-    return max(row.operations / median(row, "ours", clock) for row in (rows[f"product of {side}"] for side in SIDES))

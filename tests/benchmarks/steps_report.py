@@ -1,4 +1,4 @@
-"""The step benchmark's page: goals, then for each net and way a table of times beside floors and rivals."""
+"""The page of the step benchmark: goals, then per net a table of times next to floors and rivals."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from steps_floor import Timed, median, rate, spread
+from steps_floor import CPU, WALL, Timed, machine_rate
 
-#: The least share of the machine's own rate of matrix products, by the name with which a row begins.
+#: The least share of the machine's rate, by the beginning of a row's name.
 SHARES = {"standard": 0.75, "interpretation": 0.75, "PGD": 0.75, "SmoothGrad": 0.75, "jacobian": 0.6}
 
-#: How many times as fast as a rival, by the row's beginning and the rival.
+#: The least ratio of a rival's time to ours, by row and rival.
 RATIOS = {
     ("jacobian", "repeated batch"): 2.5,
     ("jacobian", "batched double backpropagation"): 1.5,
@@ -24,122 +24,96 @@ RATIOS = {
     ("an epoch", "DataLoader"): 1.15,
 }
 
-#: How many times as fast bfloat16 is to be, by the row's beginning.
-SHORTER = {"PGD": 1.6, "SmoothGrad": 1.6}
+#: The least speed-up by bfloat16.
+SPEEDUPS = {"PGD": 1.6, "SmoothGrad": 1.6}
 
-CPU, WALL = 0, 1
 PACKAGES = ("torch", "torchvision", "captum", "foolbox", "torchattacks")
-Results = Mapping[str, Mapping[str, Timed]]
+Nets = Mapping[str, Mapping[str, Timed]]
 
 
-def verdicts(nets: Results) -> Iterator[tuple[bool, str]]:
-    """Each goal, whether it is met, and by what; a rival that is not installed is no goal."""
+def goals(nets: Nets) -> Iterator[tuple[bool, str]]:
+    """Yield whether each goal is met, and the goal with its number. Rivals that are not installed have no goal."""
     for net, rows in nets.items():
-        own = rate(rows, CPU)
-        for begins, least in SHARES.items():
-            row = _row(rows, begins)
-            share = row.operations / median(row, "ours", CPU) / own
+        for name, least in SHARES.items():
+            row = _find_row(rows, name)
+            share = row.operations / row.median() / machine_rate(rows)
             yield share >= least, f"{net}, {row.name}: at least {least:.0%} of the machine's rate: {share:.0%}"
-        for (begins, rival), least in RATIOS.items():
-            row = _row(rows, begins)
+        for (name, rival), least in RATIOS.items():
+            row = _find_row(rows, name)
             if rival in row.seconds:
-                times = median(row, rival, CPU) / median(row, "ours", CPU)
-                yield times >= least, f"{net}, {row.name}: at least {least:g} times as fast as {rival}: {times:.2f}"
-        for begins, least in SHORTER.items():
-            row = _row(rows, begins)
-            times = median(row, "ours", CPU) / median(row, "bfloat16", CPU)
-            yield times >= least, f"{net}, {row.name}: bfloat16 at least {least:g} times as fast: {times:.2f}"
+                ratio = row.ratio(rival)
+                yield ratio >= least, f"{net}, {row.name}: at least {least:g} times as fast as {rival}: {ratio:.2f}"
+        for name, least in SPEEDUPS.items():
+            row = _find_row(rows, name)
+            ratio = 1 / row.ratio("bfloat16")
+            yield ratio >= least, f"{net}, {row.name}: bfloat16 at least {least:g} times as fast: {ratio:.2f}"
 
 
-def _row(rows: Mapping[str, Timed], begins: str) -> Timed:
-    return next(row for name, row in rows.items() if name == begins or name.startswith((f"{begins},", f"{begins} of")))
+def _find_row(rows: Mapping[str, Timed], name: str) -> Timed:
+    return next(row for row in rows.values() if row.name == name or row.name.startswith((f"{name},", f"{name} of")))
 
 
-def page(results: Mapping[str, Results], *, load: float, threads: Mapping[str, tuple[int, int]]) -> str:
-    """Markdown; the first way is judged, by processor time."""
-    judged = next(iter(results))
+def page(nets: Nets, *, load: float, processes: int) -> str:
+    """Return the result as Markdown."""
     lines = ["# Steps, attacks and maps on a CPU", "", f"{_machine()}; load average {load:.1f} before.", ""]
-    lines += [f"- **{'PASS' if met else 'MISSED'}** {goal}" for met, goal in verdicts(results[judged])]
-    for way, nets in results.items():
-        processes, each = threads[way]
-        clock = CPU if each == 1 else WALL
-        for net, rows in nets.items():
-            said = f"{processes} at a time, {each} thread{'s' * (each > 1)} each"
-            own = f"{rate(rows, clock) / 1e9:.0f} GFLOP/s in each process"
-            lines += ["", f"## {net}, {way}", "", f"{said}; matrix products at {own}.", "", *_table(rows, clock)]
-            lines += _ideas(rows)
-    return "\n".join([*lines, "", EXPLAINED])
+    lines += [f"- **{'PASS' if met else 'MISSED'}** {goal}" for met, goal in goals(nets)]
+    for net, rows in nets.items():
+        rate = f"{machine_rate(rows) / 1e9:.0f} GFLOP/s in each process"
+        lines += [
+            "",
+            f"## {net}",
+            "",
+            f"{processes} processes at a time, 1 thread each; matrix products at {rate}.",
+            "",
+        ]
+        lines += ["| step | floor, ms | ours, ms of processor time | rate | wall, ms | rivals, ms |"]
+        lines += ["|---|---:|---:|---:|---:|---|"]
+        lines += [_table_row(row, machine_rate(rows)) for row in rows.values() if not row.name.startswith("product")]
+    return "\n".join([*lines, "", EXPLANATION])
 
 
-def _table(rows: Mapping[str, Timed], clock: int) -> Iterator[str]:
-    yield f"| step | floor, ms | ours, ms of {('processor', 'wall')[clock]} time | rate | wall, ms | rivals, ms |"
-    yield "|---|---:|---:|---:|---:|---|"
-    own = rate(rows, clock)
-    for row in rows.values():
-        if row.name.startswith(("product", "idea")):
-            continue
-        floor, ours = row.operations / own, median(row, "ours", clock)
-        wall = 1000 * median(row, "ours", WALL)
-        yield (
-            f"| {row.name} | {1000 * floor:.1f} | {_ms(row, 'ours', clock)} | {floor / ours:.0%} | {wall:.1f} | "
-            f"{'; '.join(_rivals(row, clock))} |"
-        )
+def _table_row(row: Timed, rate: float) -> str:
+    floor, rivals = row.operations / rate, [name for name in row.seconds if name != "ours"]
+    comparisons = [f"{name} {_format_ms(row, name)}, ×{row.ratio(name):.2f}" for name in rivals]
+    if "foolbox" in rivals and "torchattacks" not in rivals:
+        comparisons.append("torchattacks not installed")
+    return (
+        f"| {row.name} | {1000 * floor:.1f} | {_format_ms(row, 'ours')} | {floor / row.median():.0%} "
+        f"| {1000 * row.median(clock=WALL):.1f} | {'; '.join(comparisons)} |"
+    )
 
 
-def _rivals(row: Timed, clock: int) -> Iterator[str]:
-    others = [name for name in row.seconds if name != "ours"]
-    for name in others:
-        times = median(row, name, clock) / median(row, "ours", clock)
-        yield f"{name} {_ms(row, name, clock)}, ×{times:.2f}"
-    if "foolbox" in others and "torchattacks" not in others:
-        yield "torchattacks not installed (`make bench` installs it apart)"
-
-
-def _ideas(rows: Mapping[str, Timed]) -> Iterator[str]:
-    tried = [row for row in rows.values() if row.name.startswith("idea")]
-    if tried:
-        yield from ("", "| idea | as the engine has it, ms | otherwise, ms | × |", "|---|---:|---:|---:|")
-    for row in tried:
-        (other,) = (name for name in row.seconds if name != "ours")
-        times = median(row, other, CPU) / median(row, "ours", CPU)
-        name = row.name.removeprefix("idea: ")
-        yield f"| {name} | {_ms(row, 'ours', CPU)} | {_ms(row, other, CPU)} | {times:.2f} |"
-
-
-def _ms(row: Timed, name: str, clock: int) -> str:
-    low, high = spread(row, name, clock)
-    return f"{1000 * median(row, name, clock):.1f} [{1000 * low:.1f}, {1000 * high:.1f}]"
+def _format_ms(row: Timed, name: str) -> str:
+    seconds = [pair[CPU] for pair in row.seconds[name]]
+    return f"{1000 * row.median(name):.1f} [{1000 * min(seconds):.1f}, {1000 * max(seconds):.1f}]"
 
 
 def _machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{date.today()}; {cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {_versions()}"
+    versions = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
+    return f"{date.today()}; {cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
-def _versions() -> str:
-    told = []
-    for package in PACKAGES:
-        try:
-            told.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            told.append(f"{package} not installed")
-    return ", ".join(told)
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
-EXPLAINED = """\
-Median [quickest, slowest] of all rounds, rivals by turns, after a round that does not count; float32 but where it says
-bfloat16. Floor: the fewest operations (F of a forward, f1 of its first layer) over the machine's own rate of matrix
-products, the best of 512², 1024² and 2048² in the same process: standard 3F − f1, a penalty on g 6F − f1, exact
-Jacobian (3K + 3)F − f1, an attack of n steps 2nF, N maps 2NF. A rate may pass 100%: convolutions multiply faster than
-products of matrices do. ×: how many times our time a rival takes.
+EXPLANATION = """\
+Times are medians [fastest, slowest] over all rounds. Rivals take turns, and the first round does not count. Arithmetic
+is float32 except where bfloat16 is named. Floor: the least number of operations (F per forward, f1 in its first layer)
+at the machine's rate of matrix products, the best of 512², 1024² and 2048² in the same process. Standard training
+needs 3F − f1, a penalty on g 6F − f1, the exact Jacobian (3K + 3)F − f1, an attack of n steps 2nF, N maps 2NF. A rate
+may exceed 100%, because convolutions can multiply faster than matrix products. ×: a rival's time as a multiple of
+ours.
 
-Goals are judged with one process a core and one thread each, as a study's workers run, on processor time, which other
-work on the machine changes little; wall time is beside it. With several threads processor time counts their waiting for
-each other too, so there it is wall time, and ours alone.
+Goals use processor time with one process per core and one thread each, as the workers of a study run. Other work on
+the machine hardly changes it. Wall time is listed next to it.
 
-Rivals run in the same process on PyTorch's own Sequential of the same layers, ReLU after pooling too, and on memory as
-glibc hands it out by itself, where that gives large freed blocks back; trainings here keep them. Where it says memory
-kept, a rival has that as well. torchattacks draws its own start. The maps' images are as many as a study makes maps of
-at a time. Start-up of torch.compile, tens of seconds, is not counted.
+Rivals run in the same process on PyTorch's own Sequential of the same layers, also with ReLU after pooling, and on
+glibc's default memory, which returns large freed blocks to the system. Trainings here keep those blocks; rivals marked
+"memory kept" do, too. torchattacks draws its own start. Maps are made for as many images at a time as in a study.
 """

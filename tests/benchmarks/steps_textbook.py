@@ -1,7 +1,7 @@
-"""What the step benchmark compares with: textbook PyTorch, and the libraries people use.
+"""The rivals of the step benchmark: textbook PyTorch and common libraries.
 
-The models are plain ``nn.Sequential`` of PyTorch's layers, in eval or train mode. Each loss is what a method minimizes,
-by double backpropagation; each attack is PGD under l2 from a given start; each map is SmoothGrad of |g|.
+Models are plain ``nn.Sequential`` in eval or train mode. Each loss is a method's loss by double backpropagation, each
+attack is PGD under l2 from a given start, each map is SmoothGrad of |g|.
 Shapes: B batch, C·H·W image, K classes, N noisy copies.
 """
 
@@ -55,7 +55,7 @@ def _label_gradient(model: nn.Module, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tens
 
 
 def repeated_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
-    """Each image stands K times in one batch, and repeat k is asked for logit k."""
+    """Repeat each image K times in one batch and differentiate logit k at repeat k."""
     z_BK = model(x_BCHW)
     classes = z_BK.shape[1]
     x_RCHW = x_BCHW.repeat_interleave(classes, 0).requires_grad_()
@@ -65,7 +65,7 @@ def repeated_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength
 
 
 def batched_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
-    """One forward, and one double backpropagation of all K rows at once."""
+    """Backpropagate twice through one forward, for all K rows at once."""
     x_BCHW = x_BCHW.clone().requires_grad_()
     z_BK = model(x_BCHW)
     e_KBK = torch.eye(z_BK.shape[1])[:, None].expand(-1, *z_BK.shape)
@@ -74,7 +74,7 @@ def batched_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength:
 
 
 def looped_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
-    """One forward, and a double backpropagation for each row."""
+    """Backpropagate twice through one forward, row by row."""
     x_BCHW = x_BCHW.clone().requires_grad_()
     z_BK = model(x_BCHW)
     rows = [torch.autograd.grad(z_B.sum(), x_BCHW, create_graph=True)[0] for z_B in z_BK.unbind(1)]
@@ -90,13 +90,13 @@ def projected_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, v_BK: T
 
 # ------------------------------------------------------------------- attacks
 def pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
-    """The gradient by ``loss.backward()``, as one trains: the weights' gradients are made too."""
+    """Use ``loss.backward()``, which computes the weights' gradients, too."""
     adv_BCHW = start_BCHW
     for _ in range(attack.steps):
         adv_BCHW = adv_BCHW.detach().requires_grad_()
         F.cross_entropy(model(adv_BCHW), y_B, reduction="sum").backward()
         assert adv_BCHW.grad is not None
-        moved = (adv_BCHW.detach() + attack.step * _unit(adv_BCHW.grad)).clamp(0, 1)
+        moved = (adv_BCHW.detach() + attack.step_length * _unit(adv_BCHW.grad)).clamp(0, 1)
         delta = moved - x_BCHW
         adv_BCHW = (x_BCHW + _unit(delta) * _length(delta).clamp(max=attack.eps)).clamp(0, 1)
     return adv_BCHW
@@ -104,10 +104,10 @@ def pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attac
 
 def foolbox_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what it imports
+        warnings.simplefilter("ignore")  # of its imports
         import eagerpy
         import foolbox
-    theirs = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=attack.step, steps=attack.steps)
+    theirs = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=attack.step_length, steps=attack.steps)
     theirs.get_random_start = lambda x0, epsilon: eagerpy.astensor(start_BCHW)
     model = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
     adv_BCHW: Tensor = theirs.run(model, x_BCHW, y_B, epsilon=attack.eps)
@@ -115,15 +115,16 @@ def foolbox_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tenso
 
 
 def torchattacks_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, attack: Attack) -> Tensor:
-    """Its own random start; the given one is not used, for it takes none."""
+    """Use torchattacks' own random start, because it accepts no other."""
     import torchattacks
 
-    adv_BCHW: Tensor = torchattacks.PGDL2(model, eps=attack.eps, alpha=attack.step, steps=attack.steps)(x_BCHW, y_B)
+    perturb = torchattacks.PGDL2(model, eps=attack.eps, alpha=attack.step_length, steps=attack.steps)
+    adv_BCHW: Tensor = perturb(x_BCHW, y_B)
     return adv_BCHW
 
 
 def has_torchattacks(folder: Path | None) -> bool:
-    """Whether it can be imported, from ``folder`` too: its pin of requests clashes with Ray's, so it lies apart."""
+    """Return whether torchattacks can be imported, also from ``folder``."""
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
     with contextlib.suppress(ImportError), warnings.catch_warnings():
@@ -144,7 +145,7 @@ def _unit(d_BCHW: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------------- maps
 def smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: float, samples: int) -> Tensor:
-    """Each copy's gradient by ``backward()``; the noise is the global generator's."""
+    """Use ``backward()`` for each copy and noise of the global generator."""
     total_BCHW = torch.zeros_like(x_BCHW)
     for _ in range(samples):
         noisy_BCHW = (x_BCHW + sigma * torch.randn_like(x_BCHW)).requires_grad_()
@@ -155,7 +156,7 @@ def smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: float, s
 
 
 def captum_smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: float, samples: int) -> Tensor:
-    """NoiseTunnel over Saliency, a copy of the batch at a time; the noise is the global generator's."""
+    """Use NoiseTunnel over Saliency, one copy of the batch at a time, with noise of the global generator."""
     from captum.attr import NoiseTunnel, Saliency
 
     maps_BCHW: Tensor = NoiseTunnel(Saliency(model)).attribute(
@@ -166,7 +167,7 @@ def captum_smoothgrad(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, sigma: f
 
 # --------------------------------------------------------------------- epoch
 class Images(datasets.VisionDataset):
-    """Images in memory, each made as torchvision's MNIST and CIFAR10 make theirs: PIL, then a transform."""
+    """Images in memory, converted like torchvision's MNIST and CIFAR10: to PIL, then by a transform."""
 
     def __init__(self, x_NHWC: Any, y_N: list[int]) -> None:
         super().__init__(None, transform=transforms.ToTensor())
@@ -181,7 +182,7 @@ class Images(datasets.VisionDataset):
 
 
 def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, images: Images, batch: int) -> float:
-    """Standard training over a DataLoader, and its mean loss, as tutorials have it."""
+    """Train for one epoch over a DataLoader, as in tutorials, and return the mean loss."""
     losses = [_step(model, optimizer, *pair) for pair in DataLoader(images, batch, shuffle=True, drop_last=True)]
     return sum(losses) / len(losses)
 
