@@ -1,6 +1,5 @@
-"""`init` writes a study file that says what its keys mean; `spaces` lists those that come along."""
+"""A draft has every key with its meaning; the reference has every option; `init` and `spaces` print them."""
 
-import inspect
 import os
 import subprocess
 import sys
@@ -8,19 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from helpers.cli import call, refusal
 
 from tune_interpreg import registry
-from tune_interpreg.cli import app
-from tune_interpreg.study import config, space
+from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.draft import draft_study
 from tune_interpreg.study.file.read import list_shipped_studies, load_study, parse_study
+from tune_interpreg.study.file.reference import SECTIONS, options_table
+from tune_interpreg.study.file.rules import inner_sections
 
 DATASETS = registry.names("datasets")
-SECTIONS = (config.Data, config.Training, config.Attack, config.Evaluation, config.Checks, config.Resources)
 
-#: A plugin in a single file, as installed, whose data set has an option to be given.
+#: A plugin in one file, with a data set that has a required option.
 LAB = '''\
 def stripes(root, *, classes: int, width: float = 0.5):
     """A bright column for each class, in noise. width: of a column, in pixels."""
@@ -33,121 +31,118 @@ POINTS = "[tune_interpreg.datasets]\nstripes = lab_data:stripes\ndots = lab_data
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
+    """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def told(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+def squeeze(text: str) -> str:
+    return " ".join(text.replace("#", " ").split())
 
 
-def refused(*arguments: str) -> str:
-    result = told(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    return result.stderr
-
-
-# ---------------------------------------------------------------------------- init
+# -------------------------------------------------------------------------- drafts
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: Path) -> None:
-    result = told("init", dataset)
-    assert result.exit_code == 0
-    assert result.stdout.startswith(f"{dataset}.yaml  ")
-    checked = told("validate", f"{dataset}.yaml")
-    assert (checked.exit_code, checked.stderr) == (0, "")
+    assert call("init", dataset).exit_code == 0
+    assert call("validate", f"{dataset}.yaml").exit_code == 0
     text = (folder / f"{dataset}.yaml").read_text()
     bare = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
     study = load_study(f"{dataset}.yaml")
     assert parse_study(bare, where="bare.yaml", name=dataset) == study
     assert study.data.name == dataset
+    assert max(map(len, text.splitlines())) <= 120
+    assert list(yaml.safe_load(text)["arms"])[:2] == ["standard", "adversarial"]
 
 
 @pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name in DATASETS])
-def test_a_draft_on_a_shipped_studys_data_is_that_study(name: str) -> None:
+def test_a_draft_for_the_data_of_a_shipped_study_is_that_study(name: str) -> None:
     assert parse_study(draft_study(name), where="draft", name=name) == load_study(name)
 
 
-def test_every_key_stands_in_a_draft_and_none_is_left_unexplained_that_the_code_explains() -> None:
-    text = draft_study("digits")
-    words = " ".join(text.replace("#", " ").split())
-    for section in SECTIONS:
-        for key in section.model_fields.keys() - {"options"}:
-            assert f"\n  {key}: " in text, key
-    for what in (*SECTIONS, config.Targets, space.Search, space.Range):
-        for sentence in " ".join((inspect.getdoc(what) or "").replace("``", "").split()).split(". ")[:1]:
-            assert sentence.rstrip(".") in words, sentence
+def test_a_draft_has_every_key_and_every_meaning() -> None:
+    text = draft_study("image_folder")
+    for name, section in inner_sections(Study).items():
+        for key in section.model_fields if name != "arms" else ():
+            assert key == "options" or f"\n  {key}: " in text, key
+    words = squeeze(text)
+    for heading, section in SECTIONS.items():
+        for key, field in section.model_fields.items():
+            skipped = heading in ("Top level", "training.augment", "search.pick")
+            assert skipped or squeeze(field.description or "") in words, (heading, key)
     for name in registry.names("methods"):
         for key, parameter in registry.resolve("methods", name).parameters.items():
             assert f"{key}: {parameter.help}" in words
-
-
-def test_the_draft_on_a_folder_of_images_says_how_it_must_look() -> None:
-    text = draft_study("image_folder")
-    assert "# image_folder: The images in <root>/train/CLASS and <root>/test/CLASS, " in text
-    assert "\n  # H and W in pixels: " in text
+    assert "H and W in pixels" in words
     assert "\n  #size: null\n" in text
 
 
-def test_an_existing_file_is_overwritten_only_by_force(folder: Path) -> None:
+def test_the_reference_has_every_key_option_and_parameter() -> None:
+    text = options_table()
+    for section in SECTIONS.values():
+        for key, field in section.model_fields.items():
+            meaning = (field.description or "").replace("|", "\\|")
+            assert key in ("options", "params") or any(
+                line.startswith(f"| `{key}` |") and line.endswith(f"| {meaning} |") for line in text.splitlines()
+            )
+    for name in registry.names("methods"):
+        assert f"\n### {name}\n" in text
+        for key, parameter in registry.resolve("methods", name).parameters.items():
+            assert f"| `{key}` | {parameter.allowed_values()} |" in text
+    assert "| `fc_relu` | true or false | `true` |" in text
+    assert "| `momentum` | a number ≥ 0, < 1 | `0.9` |" in text
+    assert "| `lambda_j` | a finite number of at least 0 | required |" in text
+
+
+def test_an_existing_file_is_overwritten_only_with_force(folder: Path) -> None:
     (folder / "mine.yaml").write_text("mine")
-    said = refused("init", "digits", "--output", "mine.yaml")
-    assert said == "error: mine.yaml: is there already; --force overwrites it, --output names another file\n"
+    assert "mine.yaml: " in refusal("init", "digits", "--output", "mine.yaml")
     assert (folder / "mine.yaml").read_text() == "mine"
-    assert told("init", "digits", "--output", "mine.yaml", "--force").exit_code == 0
+    assert call("init", "digits", "--output", "mine.yaml", "--force").exit_code == 0
     assert (folder / "mine.yaml").read_text() == draft_study("digits")
 
 
-def test_what_cannot_be_drafted_or_written_is_refused(folder: Path) -> None:
-    assert refused("init", "digit") == 'error: DATASET: unknown dataset "digit"; did you mean digits?\n'
-    assert "cannot be written (No such file or directory)" in refused("init", "digits", "--output", "none/a.yaml")
+def test_an_unknown_data_set_or_folder_is_refused(folder: Path) -> None:
+    assert 'unknown dataset "digit"; did you mean digits?' in refusal("init", "digit")
+    assert "none/a.yaml: cannot be written" in refusal("init", "digits", "--output", "none/a.yaml")
     assert list(folder.iterdir()) == []
 
 
-def test_a_plugins_data_set_is_drafted_with_its_options_and_words(folder: Path) -> None:
+def test_a_draft_for_a_plugins_data_set_has_its_options_and_documentation(folder: Path) -> None:
     installed = folder / "site" / "lab_data-1.2.dist-info"
     installed.mkdir(parents=True)
     (folder / "site" / "lab_data.py").write_text(LAB)
     (installed / "METADATA").write_text(METADATA)
     (installed / "entry_points.txt").write_text(POINTS)
-    environment = os.environ | {"PYTHONPATH": str(folder / "site"), "COLUMNS": "200"}
     code = (
         "from typer.testing import CliRunner\nfrom tune_interpreg.cli import app\n"
         "for arguments in (['init', 'stripes'], ['init', 'dots'], ['validate', 'dots.yaml'], "
         "['validate', 'stripes.yaml'], ['validate', 'stripes.yaml', '--set', 'data.classes=3'], ['init', 'stale']):\n"
         "    print(CliRunner().invoke(app, arguments).output.splitlines()[0])"
     )
+    environment = os.environ | {"PYTHONPATH": str(folder / "site"), "COLUMNS": "200"}
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    *_, dots, missing, given, stale = ran.stdout.splitlines()
+    *_, dots, missing, complete, stale = ran.stdout.splitlines()
     text = (folder / "stripes.yaml").read_text()
-    assert "# stripes: A bright column for each class, in noise." in text
-    assert "  #classes: … (to be given)\n  # of a column, in pixels.\n  #width: 0.5\n" in text
-    assert (dots[:11], given[:14]) == ("dots: valid", "stripes: valid")
+    assert "# stripes: A bright column for each class, in noise. width: of a column, in pixels." in text
+    assert "  #classes: …" in text
+    assert "  #width: 0.5\n" in text
+    assert dots.startswith("dots: valid")
     assert "data: dataset stripes needs classes" in missing
-    assert stale.startswith("error: DATASET: stale (gone_lab:gone, of lab-data) cannot be imported: ")
-
-
-def test_drafts_are_yaml_in_lines_that_fit_a_page() -> None:
-    for dataset in DATASETS:
-        text = draft_study(dataset)
-        assert max(map(len, text.splitlines())) <= 120
-        assert list(yaml.safe_load(text)["arms"])[:2] == ["standard", "adversarial"]
+    assert complete.startswith("stripes: valid")
+    assert "stale (gone_lab:gone, of lab-data) cannot be imported" in stale
 
 
 # -------------------------------------------------------------------------- spaces
-def test_spaces_are_a_line_each_with_what_they_hold() -> None:
-    result = told("spaces")
+def test_each_shipped_study_has_a_line_with_its_contents() -> None:
+    result = call("spaces")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert list(lines) == list_shipped_studies()
     for name, line in lines.items():
         study = load_study(name)
         trials = sum(arm.search.trials for arm in study.arms.values() if arm.search)
-        counts = f"{len(study.arms)} arms, {trials} search trials, {len(study.seeds)} seeds: "
-        assert f" {study.data.name}, {study.model.name}, {counts}" in line
-        assert line.endswith(".")
+        assert f" {study.data.name}, {study.model.name}, {len(study.arms)} arms, {trials} search trials, " in line
         assert len(line) < 170
-    assert "digits: no download, minutes on a laptop." in lines["digits"]
 
 
 def test_spaces_load_no_library_of_training() -> None:

@@ -60,7 +60,7 @@ def changed(**fields: Any) -> Recipe:
 
 
 def variants() -> dict[str, Recipe]:
-    """The recipe with one field changed, for every field there is."""
+    """Return the recipe with one field changed, for every field."""
     plain = {name: changed(**{name: value}) for name, value in OTHER.items() if name not in SECTIONS}
     inner = {
         f"{section}.{name}": changed(**{section: RECIPE.model_dump()[section] | {name: value}})
@@ -75,13 +75,13 @@ def test_every_field_of_a_recipe_is_part_of_its_key() -> None:
     assert OTHER.keys() == Recipe.model_fields.keys()
     for section, model in sections.items():
         assert OTHER[section].keys() == model.model_fields.keys() - {"root"}
-    keys = {name: one.key for name, one in variants().items()}
+    keys = {name: recipe.key for name, recipe in variants().items()}
     assert len({*keys.values(), RECIPE.key}) == len(keys) + 1
 
 
 @pytest.mark.parametrize("other", [{"model": "8f"}, {"seed": 2}, {"sources": {}}, {"images": 51}, {"autoattack": None}])
-def test_every_field_of_what_is_checked_is_part_of_the_key(other: dict[str, Any]) -> None:
-    """Of a recipe that checks nothing, none is: keys are those of before there were checks."""
+def test_every_field_of_a_checked_model_is_part_of_the_key(other: dict[str, Any]) -> None:
+    """A recipe without checks has the key that it had before there were checks."""
     assert OTHER["checked"].keys() == CheckedModel.model_fields.keys()
     assert changed(checked=OTHER["checked"] | other).key != changed(checked=OTHER["checked"]).key
     assert changed(checked=None).key == RECIPE.key
@@ -100,20 +100,20 @@ def test_role_seeds_and_adversarial_validation_are_part_of_an_items_key() -> Non
 
 
 @pytest.mark.parametrize("other", [{"arm": "another"}, {"number": 7}])
-def test_who_asks_is_no_part_of_an_items_key(other: dict[str, Any]) -> None:
+def test_arm_and_number_are_not_part_of_an_items_key(other: dict[str, Any]) -> None:
     assert ITEM.model_copy(update=other).key == ITEM.key
 
 
-def test_where_the_data_lies_is_no_part_of_a_key() -> None:
+def test_the_folder_of_the_data_is_not_part_of_a_key() -> None:
     assert changed(data=RECIPE.data.model_dump() | {"root": "/elsewhere"}).key == RECIPE.key
 
 
-def test_a_number_written_with_or_without_its_point_is_the_same() -> None:
+def test_a_number_with_or_without_a_point_is_the_same() -> None:
     assert changed(params={"norm": "batch", "phi": 1, "lambda": 0.07}).key == RECIPE.key
     assert changed(params={"norm": "batch", "phi": "1", "lambda": 0.07}).key != RECIPE.key
 
 
-def test_the_permutation_is_no_part_of_the_raw_maps_key_but_of_the_recipes() -> None:
+def test_the_permutation_is_part_of_the_recipes_key_and_not_of_the_raw_maps() -> None:
     permuted = MAPS.model_copy(update={"permute": "fixed"})
     assert permuted.key == MAPS.key
     assert changed(maps=permuted.model_dump()).key != RECIPE.key
@@ -123,7 +123,7 @@ def test_the_permutation_is_no_part_of_the_raw_maps_key_but_of_the_recipes() -> 
 @given(st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text(max_size=5) | st.none(), max_size=6))
 def test_the_order_of_a_dictionary_does_not_matter(content: dict[str, Any]) -> None:
     assert digest(content) == digest(dict(reversed(content.items())))
-    assert digest(content) != digest(content | {"another": 1})
+    assert digest(content) != digest(content | {"other": 1})
 
 
 def test_a_digest_is_sixteen_hexadecimal_digits_and_names_the_format() -> None:
@@ -136,10 +136,9 @@ def test_a_digest_is_sixteen_hexadecimal_digits_and_names_the_format() -> None:
 def test_an_item_read_back_from_json_is_the_same(strength: float, seeds: list[int]) -> None:
     recipe = changed(params={"lambda": strength, "norm": "sample"})
     item = Item(arm="a", role="search", recipe=recipe, seeds=tuple(seeds), number=3)
-    again = Item.model_validate(json.loads(json.dumps(item.model_dump(mode="json"))))
-    assert again == item
-    assert again.key == item.key
-    assert again.label == item.label
+    copy = Item.model_validate(json.loads(json.dumps(item.model_dump(mode="json"))))
+    assert copy == item
+    assert (copy.key, copy.label) == (item.key, item.label)
 
 
 def test_labels_are_unique_and_safe_in_a_path() -> None:
@@ -155,9 +154,12 @@ def test_labels_are_unique_and_safe_in_a_path() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]{1,64}", label) for label in labels)
 
 
-def test_parts_are_what_an_item_settles() -> None:
-    assert ITEM.parts == (0, 1)
-    assert ITEM.model_copy(update={"role": "search", "number": 7}).parts == (7,)
+def test_an_item_finishes_a_trial_or_its_seeds() -> None:
+    trial = ITEM.model_copy(update={"role": "search", "number": 7})
+    assert (ITEM.parts, trial.parts) == ((0, 1), (7,))
+    assert ITEM.title == "robust: repeat, seed 0, 1"
+    assert trial.title == "robust: trial 7 (lambda 0.07, phi 1)"
+    assert ITEM.model_copy(update={"role": "targets"}).title == "robust: target maps"
 
 
 def test_a_recipe_takes_the_shared_setting_of_its_study() -> None:

@@ -1,4 +1,4 @@
-"""Options of a data set or a model are the keyword-only parameters of its builder, held to their annotations."""
+"""Options of a data set or a model are the keyword-only parameters of its builder, checked by their annotations."""
 
 from typing import Any
 
@@ -11,22 +11,22 @@ def net(*, width: int, bias: bool = True, scale: float = 1.0, crop: int | None =
     """A builder with options of every kind."""
 
 
-def loose(*, anything=3):
-    """A builder that says nothing of its option."""
+def untyped(*, anything=3):
+    """A builder with an option without annotation."""
 
 
 def test_options_are_keyword_only_parameters() -> None:
-    assert options.names(net) == ["width", "bias", "scale", "crop"]
-    assert options.names(lambda root: None) == []
+    assert list(options.list_options(net)) == ["width", "bias", "scale", "crop"]
+    assert not options.list_options(lambda root: None)
 
 
-@pytest.mark.parametrize("given", [{"width": 3}, {"width": 3, "bias": False, "scale": 2, "crop": None}, {"crop": 4}])
-def test_values_of_the_annotated_type_are_taken(given: dict[str, Any]) -> None:
-    assert list(options.problems(net, given)) == []
+@pytest.mark.parametrize("values", [{"width": 3}, {"width": 3, "bias": False, "scale": 2, "crop": None}, {"crop": 4}])
+def test_values_of_the_annotated_type_are_allowed(values: dict[str, Any]) -> None:
+    assert list(options.find_problems(net, values)) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("width", 2.5, "takes a whole number, got 2.5"),
         ("width", True, "takes a whole number, got true"),
@@ -35,15 +35,15 @@ def test_values_of_the_annotated_type_are_taken(given: dict[str, Any]) -> None:
         ("crop", "4", 'takes a whole number or null, got "4"'),
     ],
 )
-def test_a_value_of_another_type_is_told(name: str, value: Any, said: str) -> None:
-    assert list(options.problems(net, {name: value})) == [(name, said)]
+def test_a_value_of_another_type_is_reported(name: str, value: Any, message: str) -> None:
+    assert list(options.find_problems(net, {name: value})) == [(name, message)]
 
 
 def test_an_option_without_annotation_takes_any_single_value() -> None:
-    assert not list(options.problems(loose, {"anything": "x"}))
-    assert list(options.problems(loose, {"anything": [1]}))
+    assert not list(options.find_problems(untyped, {"anything": "x"}))
+    assert list(options.find_problems(untyped, {"anything": [1]}))
 
 
-def test_options_without_a_default_are_needed() -> None:
-    assert options.missing(net, {"bias": True}) == ["width"]
-    assert options.missing(net, {"width": 2}) == []
+def test_options_without_a_default_are_required() -> None:
+    assert options.missing_options(net, {"bias": True}) == ["width"]
+    assert options.missing_options(net, {"width": 2}) == []

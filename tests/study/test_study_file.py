@@ -1,4 +1,4 @@
-"""A study file with mistakes is refused with all of them at once, each with line, rule, value and remedy."""
+"""A study file with mistakes is refused with all of them at once, each with line, place, value and remedy."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import StudyError, list_shipped_studies, load_study, parse_study
+from tune_interpreg.study.file.read import list_shipped_studies, load_study, parse_study
+from tune_interpreg.study.problems import StudyError
 
 ARMS = "arms:\n  standard: {method: standard}\n"
 ARM = "  i:\n    method: interpretation\n    targets: {teacher: standard}\n    "
@@ -40,25 +41,24 @@ arms:
       match_loss_of: jacobian
   jacobian: {method: standard, phi: 1.0}
 """
-TOLD = """\
+PROBLEMS = """\
 s.yaml:1: data: unknown dataset "mnits"; did you mean mnist?
 s.yaml:4: training.epochs: takes a number of at least 1, got 0
 s.yaml:5: training.lr: takes a number, got "fast"
 s.yaml:6: atack: unknown key; did you mean attack?
 s.yaml:8: attack.eps: takes a number above 0, got -1.5
-s.yaml:9: seeds: each seed may stand once, got [0, 1, 0]
+s.yaml:9: seeds: takes each seed once, got [0, 1, 0]
 s.yaml:11: arms.standard.method: unknown method "standrad"; did you mean standard?
 s.yaml:14: arms.robust.targets.teacher: unknown arm "advers"; there are: jacobian, robust, standard
-s.yaml:15: arms.robust.phi: takes a number, got "high"
+s.yaml:15: arms.robust.phi: takes a finite number, got "high"
 s.yaml:18: arms.robust.search.space.lambda.log_uniform: low must lie below high, got [1, 0.001]
 s.yaml:20: arms.robust.search.match_loss_of: a search takes exactly one of maximize, match_loss_of, got both
-s.yaml:27: arms.jacobian: stands twice; drop one
-s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes no parameters
-"""
+s.yaml:27: arms.jacobian: appears twice; drop one
+s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes no parameters"""
 
 
-def told(text: str, *overrides: str) -> str:
-    """What is said of a study; empty where it is sound."""
+def problems(text: str, *overrides: str) -> str:
+    """Return the problems of a study, one per line; empty if it is valid."""
     try:
         parse_study(text, where="s.yaml", overrides=overrides)
     except StudyError as error:
@@ -66,77 +66,62 @@ def told(text: str, *overrides: str) -> str:
     return ""
 
 
-def parsed(text: str, *overrides: str) -> Study:
+def parse(text: str, *overrides: str) -> Study:
     return parse_study(text, where="s.yaml", overrides=overrides)
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
-    assert told(MISTAKES) == TOLD.rstrip("\n")
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
+    assert problems(MISTAKES) == PROBLEMS
 
 
-def test_a_misspelt_parameter_names_file_line_place_and_those_there_are() -> None:
-    search = "search: {maximize: val/accuracy, space: {\n      lamda_j: {log_uniform: [0.1, 1]}}}"
-    assert told(f"arms:\n  jacobian:\n    method: jacobian\n    {search}\n") == (
-        "s.yaml:5: arms.jacobian.search.space.lamda_j: unknown parameter; "
-        "method jacobian takes lambda_j, norm, output, dropout (did you mean lambda_j?)"
-    )
-
-
+#: A text, and its problem; * stands for anything.
 BAD = [
-    ("", "s.yaml: a study is a mapping with keys such as data, model, arms; got null"),
-    ("hello", 's.yaml: a study is a mapping with keys such as data, model, arms; got "hello"'),
-    ("- a\n", 's.yaml: a study is a mapping with keys such as data, model, arms; got ["a"]'),
+    ("", "s.yaml: a study is a mapping *got null"),
+    ("- a\n", 's.yaml: a study is a mapping *got ["a"]'),
     ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*; indent by spaces"),
     ("data: {name: digits\narms: 3\n", "s.yaml:2: not valid YAML: *expected ',' or '}'*"),
     ("data: 1\n---\nmodel: 2\n", "s.yaml:2: not valid YAML: *another document"),
-    ("data: 1\nmodel: a\0b\n", 's.yaml:2: not valid YAML: a character that no text has, "\\u0000"'),
-    ("data: 1\n? [a, b]\n: 2\n", "s.yaml:2: not valid YAML: a key is plain text"),
+    ("data: 1\nmodel: a\0b\n", 's.yaml:2: not valid YAML: *"\\u0000"'),
+    ("data: 1\n? [a, b]\n: 2\n", "s.yaml:2: not valid YAML: a key *"),
     ("data: &a [*a]\n" + ARMS, "s.yaml: not valid YAML: nested too deeply*"),
     ("arms: {a: &a {<<: *a}}\n", "s.yaml: not valid YAML: nested too deeply*"),
     ("[" * 600, "s.yaml: not valid YAML: nested too deeply*"),
     ("data: !!python/object:os.system x\n", "s.yaml:1: not valid YAML: could not determine a constructor *"),
-    ("\nseeds: [!!int x]\n", 's.yaml:2: not valid YAML: "x" is no int'),
-    ("seeds: [" + "9" * 5000 + "]\n", 's.yaml:1: not valid YAML: "9*… is no int'),
-    ("data: mnist\ndata: digits\n" + ARMS, "s.yaml:2: data: stands twice; drop one"),
-    ("data: mnist\n", "s.yaml: arms: a study needs at least one arm: a mapping from its name to {method: …}"),
-    ("arms:\n", "s.yaml:1: arms: a study needs at least one arm: *"),
-    ("arms: [standard]\n", 's.yaml:1: arms: a study needs at least one arm: *, got ["standard"]'),
+    ("\nseeds: [!!int x]\n", 's.yaml:2: not valid YAML: "x" *int'),
+    ("seeds: [" + "9" * 5000 + "]\n", 's.yaml:1: not valid YAML: "9*… *int'),
+    ("data: mnist\ndata: digits\n" + ARMS, "s.yaml:2: data: appears twice; drop one"),
+    ("data: mnist\n", "s.yaml: arms: *at least one arm*"),
+    ("arms:\n", "s.yaml:1: arms: *at least one arm*"),
+    ("arms: [standard]\n", 's.yaml:1: arms: *at least one arm*got ["standard"]'),
     ("arms: {a: standard}\n", 's.yaml:1: arms.a: takes a mapping such as {method: …}, got "standard"'),
     ("arms:\n  a:\n", "s.yaml:2: arms.a: takes a mapping such as {method: …}, got null; give it a value, or drop it"),
-    ("arms:\n  a: {title: A}\n", "s.yaml:2: arms.a.method: is required: a training method, such as standard"),
+    ("arms:\n  a: {title: A}\n", "s.yaml:2: arms.a.method: is required*"),
     ("arms:\n  a: {method: 3}\n", "s.yaml:2: arms.a.method: takes text, got 3"),
-    (f"name: {'x' * 201}\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: name: takes a name that *, got *"),
-    ('name: "a\\0b"\narms:\n  standard: {method: standard}\n', "s.yaml:1: name: takes a name that *, got *"),
-    ("seeds: [1.0e+300]\narms:\n  standard: {method: standard}\n", "s.yaml:1: seeds.0: takes *, got 1e+300"),
-    (f"seeds: [{10**30}]\narms:\n  standard: {{method: standard}}\n", "s.yaml:1: seeds.0: takes a number below *"),
-    (f"arms:\n  {'x' * 65}: {{method: standard}}\n", "s.yaml:2: arms.xxx*: an arm's name takes *, at most 64 of them*"),
-    ('arms:\n  "a\\0": {method: standard}\n', "s.yaml:2: arms.*: an arm's name takes *, got *"),
-    ("arms:\n  ..: {method: standard}\n", "s.yaml:2: arms.*: an arm's name takes *, got *"),
+    ('name: "a\\0b"\n' + ARMS, "s.yaml:1: name: takes a name that *, got *"),
+    ("name: ../x\n" + ARMS, 's.yaml:1: name: takes a name that *, got "../x"'),
+    ("seeds: [1.0e+300]\n" + ARMS, "s.yaml:1: seeds.0: takes *, got 1e+300"),
+    (f"seeds: [{10**30}]\n" + ARMS, "s.yaml:1: seeds.0: takes a number below *"),
     ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
-    ("name: ../x\n" + ARMS, "s.yaml:1: name: takes a name that a folder can have, *"),
     ("1: 2\n" + ARMS, "s.yaml:1: 1: unknown key; there are: arms, attack, *"),
     ("\n~: 2\n" + ARMS, "s.yaml:2: '~': unknown key; there are: arms, attack, *"),
     ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),
     ("training: {epochs:3}\n" + ARMS, "s.yaml:1: training.'epochs:3': unknown key; did you mean epochs?"),
-    ("training:\n" + ARMS, "s.yaml:1: training: takes a mapping such as {epochs: …}, got null; give it a value, *"),
+    ("training:\n" + ARMS, "s.yaml:1: training: takes a mapping such as {epochs: …}, got null*"),
     ("data: 5\n" + ARMS, "s.yaml:1: data: takes a mapping such as {name: …}, got 5"),
-    ("model:\n  - a\n" + ARMS, 's.yaml:1: model: takes a mapping such as {name: …}, got ["a"]'),
     ("seeds: 3\n" + ARMS, "s.yaml:1: seeds: takes a list such as [0, 1], got 3"),
     ("seeds: []\n" + ARMS, "s.yaml:1: seeds: takes at least one value, got []"),
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
-    ("attack: {steps: 0}\n" + ARMS, "s.yaml:1: attack.steps: takes a number of at least 1, got 0"),
     ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
     ("training: {epochs: yes}\n" + ARMS, "s.yaml:1: training.epochs: takes a whole number, got true"),
     ("training: {epochs: 2.5}\n" + ARMS, "s.yaml:1: training.epochs: takes a whole number, got 2.5"),
-    ("training: {lr: '0.1'}\n" + ARMS, 's.yaml:1: training.lr: takes a number, got "0.1"'),
     ("training: {lr: .inf}\n" + ARMS, "s.yaml:1: training.lr: takes a finite number, got Infinity"),
     ("training: {lr: 1e999}\n" + ARMS, "s.yaml:1: training.lr: takes a finite number, got Infinity"),
     ("training: {lr: 2026-99-99}\n" + ARMS, 's.yaml:1: training.lr: takes a number, got "2026-99-99"'),
     ("training: {momentum: 1}\n" + ARMS, "s.yaml:1: training.momentum: takes a number below 1, got 1"),
-    (ARMS + ARM + "lambda: yes\n", "s.yaml:6: arms.i.lambda: takes a number, got true"),
+    (ARMS + ARM + "lambda: yes\n", "s.yaml:6: arms.i.lambda: takes a * number*, got true"),
     (
         ARMS + ARM + "targets: 3\n    lambda: 1\n",
-        "s.yaml:6: arms.i.targets: stands twice; drop one\n*: takes a mapping such as {teacher: …}, got 3",
+        "s.yaml:6: arms.i.targets: appears twice; drop one\n*: takes a mapping such as {teacher: …}, got 3",
     ),
     (ARMS + ARM + "lambda: 1\n    search: {}\n", "*space: is required*match_loss_of: * got neither"),
     (
@@ -146,42 +131,42 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), BAD, ids=range(len(BAD)))
-def test_bad_input_is_told_in_a_users_words(text: str, said: str) -> None:
-    pattern = ".*".join(re.escape(part) for part in said.split("*"))
-    assert re.fullmatch(pattern, told(text), re.DOTALL), told(text)
-    assert not re.search(r"Input|valid dictionary|[Tt]uple|instance of|Traceback|None", told(text))
+@pytest.mark.parametrize(("text", "problem"), BAD, ids=range(len(BAD)))
+def test_bad_input_is_reported_in_a_users_words(text: str, problem: str) -> None:
+    pattern = ".*".join(re.escape(part) for part in problem.split("*"))
+    assert re.fullmatch(pattern, problems(text), re.DOTALL), problems(text)
+    assert not re.search(r"Input|valid dictionary|[Tt]uple|instance of|Traceback|None", problems(text))
 
 
-# ---------------------------------------------------------- what is read, and how
+# ---------------------------------------------------------------- reading of YAML
 @pytest.mark.parametrize(("written", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("5.e-2", 0.05), (".5e0", 0.5)])
 def test_numbers_with_an_exponent_are_numbers(written: str, value: float) -> None:
-    study = parsed(f"training: {{lr: {written}}}\n{ARMS}{ARM}lambda: {written}\n")
+    study = parse(f"training: {{lr: {written}}}\n{ARMS}{ARM}lambda: {written}\n")
     assert study.training.lr == study.arms["i"].params["lambda"] == value
-    assert parsed(ARMS, f"training.lr={written}").training.lr == value
+    assert parse(ARMS, f"training.lr={written}").training.lr == value
 
 
-def test_keys_are_the_text_that_is_written() -> None:
-    assert list(parsed("arms:\n  1: {method: standard}\n  no: {method: standard}\n").arms) == ["1", "no"]
+def test_keys_are_text() -> None:
+    assert list(parse("arms:\n  1: {method: standard}\n  no: {method: standard}\n").arms) == ["1", "no"]
 
 
-def test_anchors_and_merges_work_and_mistakes_are_told_where_they_are_written() -> None:
+def test_aliases_and_merges_work_and_their_mistakes_have_the_line_of_the_anchor() -> None:
     text = "arms:\n  a: &a\n    method: jacobian\n    lambda_j: {}\n  b: {{<<: *a, norm: sample}}\n"
-    assert parsed(text.format(1)).arms["b"].params == {"lambda_j": 1, "norm": "sample"}
-    assert [line[:9] for line in told(text.format(-1)).splitlines()] == ["s.yaml:4:"] * 2
+    assert parse(text.format(1)).arms["b"].params == {"lambda_j": 1, "norm": "sample"}
+    assert [line[:9] for line in problems(text.format(-1)).splitlines()] == ["s.yaml:4:"] * 2
 
 
-def test_a_study_is_named_by_its_file_unless_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_study_is_named_after_its_file_or_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(ARMS)
     assert load_study(str(tmp_path / "mine.yaml")).name == "mine"
     (tmp_path / "mine.yaml").write_text("\ufeffname: other\n" + ARMS, encoding="utf-8")
     assert load_study(str(tmp_path / "mine.yaml")).name == "other"
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
     remedy = "give a YAML file, or the name of a shipped study (cifar10, cifar10-small, digits, mnist, mnist-small)"
-    for source, said in (
+    for source, message in (
         (str(tmp_path / "binary.yaml"), "is not text in UTF-8; give a YAML file"),
         (str(tmp_path), f"is a folder: {remedy}"),
         ("mnits", f"no such file: {remedy}; did you mean mnist?"),
@@ -189,54 +174,51 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(StudyError) as error:
             load_study(source)
-        assert str(error.value) == f"{source}: {said}"
+        assert str(error.value) == f"{source}: {message}"
 
 
 # ---------------------------------------------------------------------- overrides
-def test_an_override_replaces_the_files_value_and_leaves_the_rest() -> None:
+def test_an_override_replaces_one_value_of_the_file() -> None:
     text = "data: mnist\ntraining: &t {epochs: 9, lr: 0.5}\n" + ARMS
-    study = parsed(text, "training.epochs=2", "data.train_limit=100", "seeds=[7]", "arms.standard.title=Plain")
+    study = parse(text, "training.epochs=2", "data.train_limit=100", "seeds=[7]", "arms.standard.title=Plain")
     assert (study.training.epochs, study.training.lr, study.seeds) == (2, 0.5, (7,))
     assert (study.data.name, study.data.train_limit) == ("mnist", 100)
     assert study.arms["standard"].title == "Plain"
 
 
-def test_an_override_of_an_aliased_section_leaves_its_twin() -> None:
-    text = "arms:\n  a: &a {method: jacobian, lambda_j: 1}\n  b: *a\n"
-    study = parsed(text, "arms.a.lambda_j=2")
+def test_an_override_of_an_aliased_section_does_not_change_the_other() -> None:
+    study = parse("arms:\n  a: &a {method: jacobian, lambda_j: 1}\n  b: *a\n", "arms.a.lambda_j=2")
     assert (study.arms["a"].params["lambda_j"], study.arms["b"].params["lambda_j"]) == (2, 1)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "problem"),
     [
-        ("training.epochs", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
-        ("=2", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
-        ("training..epochs=2", "takes KEY=VALUE, with dots between keys: training.epochs=2"),
+        ("training.epochs", "takes KEY=VALUE*"),
+        ("=2", "takes KEY=VALUE*"),
+        ("training..epochs=2", "takes KEY=VALUE*"),
         ("trainng.epochs=2", "trainng: unknown key; did you mean training?"),
-        ("training.epoch=2", "training.epoch: unknown key; did you mean epochs?"),
         ("training.epochs=0", "training.epochs: takes a number of at least 1, got 0"),
         ("training={epochs: 0}", "training.epochs: takes a number of at least 1, got 0"),
-        ("training=", "training: takes a mapping such as {epochs: …}, got null; give it a value, or drop it"),
-        ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; set it whole: seeds=VALUE"),
+        ("training=", "training: takes a mapping such as {epochs: …}, got null*"),
+        ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; *seeds=VALUE"),
         ("seeds=[x]", 'seeds.0: takes a whole number, got "x"'),
-        ("model.name=a", 'model.name: unknown model "a"; there are: cifar_cnn, digits_cnn, mnist_cnn'),
-        ("model.width=3", "model.width: unknown option; model digits_cnn takes no options"),
-        ("data.name=mnits", 'data.name: unknown dataset "mnits"; did you mean mnist?'),
+        ("model.name=a", 'model.name: unknown model "a"; *'),
+        ("model.width=3", "model.width: unknown option; *"),
         ("data=mnits", 'data: unknown dataset "mnits"; did you mean mnist?'),
         ("data.train_limit=0", "data.train_limit: takes a number of at least 1, got 0"),
-        ("arms.standard.phi=1", "arms.standard.phi: unknown parameter; method standard takes no parameters"),
-        ("arms.standrd.phi=1", "arms.standrd.method: is required: a training method, such as standard"),
+        ("arms.standrd.phi=1", "arms.standrd.method: is required*"),
     ],
 )
-def test_an_override_is_checked_like_the_file_and_named_in_its_message(override: str, said: str) -> None:
+def test_an_override_is_checked_like_the_file_and_named_in_the_problem(override: str, problem: str) -> None:
     text = "data: digits\nmodel: digits_cnn\nseeds: [0, 1]\ntraining:\n  epochs: 3\n" + ARMS
-    assert told(text, override) == f"--set {override}: {said}"
+    pattern = ".*".join(re.escape(part) for part in f"--set {override}: {problem}".split("*"))
+    assert re.fullmatch(pattern, problems(text, override)), problems(text, override)
 
 
-def test_mistakes_of_overrides_and_file_are_told_together() -> None:
-    said = told("seeds: 3\n" + ARMS, "foo", "training.epochs=0", "attack.norm=[").splitlines()
-    assert [line.split(": ")[0] for line in said] == [
+def test_mistakes_of_overrides_and_file_are_reported_together() -> None:
+    lines = problems("seeds: 3\n" + ARMS, "foo", "training.epochs=0", "attack.norm=[").splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
         "--set foo",
         "--set attack.norm=[",
         "--set training.epochs=0",

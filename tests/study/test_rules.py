@@ -1,0 +1,199 @@
+"""Names, parameters and edges of a study: every broken rule is reported, once, at its place."""
+
+from typing import Any
+
+import pytest
+
+from tune_interpreg.study.config import Arm, Study
+from tune_interpreg.study.file import rules
+from tune_interpreg.study.file.rules import find_problems, suggest_sections
+from tune_interpreg.study.problems import Place, suggest
+
+LOG = {"log_uniform": [0.1, 1.0]}
+STANDARD = {"method": "standard"}
+
+
+def interpretation(**keys: Any) -> dict[str, Any]:
+    return {"method": "interpretation", "targets": {"teacher": "standard"}, "lambda": 0.1} | keys
+
+
+def jacobian(**keys: Any) -> dict[str, Any]:
+    return {"method": "jacobian", "lambda_j": 0.1} | keys
+
+
+def matching(reference: str) -> dict[str, Any]:
+    return {"method": "jacobian", "search": {"space": {"lambda_j": LOG}, "match_loss_of": reference}}
+
+
+def taught(teacher: str) -> dict[str, Any]:
+    return interpretation(targets={"teacher": teacher})
+
+
+def problems(**arms: Any) -> dict[Place, str]:
+    """Return the problems of a study with these arms and a valid one, by place; each place has at most one."""
+    findings = find_problems({"arms": {"standard": STANDARD} | arms})
+    by_place = dict(findings)
+    assert len(by_place) == len(findings)
+    return by_place
+
+
+def test_a_valid_study_has_no_problems() -> None:
+    assert not problems(i=interpretation(phi=0.5, sign="signed"), j=jacobian(), k=matching("i"))
+
+
+# ------------------------------------------------------------------------- names
+@pytest.mark.parametrize("data", ["mnits", {"name": "mnits"}])
+def test_an_unknown_name_is_reported_with_a_similar_one(data: Any) -> None:
+    place = ("data", "name") if isinstance(data, dict) else ("data",)
+    assert dict(find_problems({"data": data, "model": "mnist_cn", "arms": {"a": STANDARD}})) == {
+        place: 'unknown dataset "mnits"; did you mean mnist?',
+        ("model",): 'unknown model "mnist_cn"; did you mean mnist_cnn?',
+    }
+    assert suggest("zzz", {"b", "a"}) == "there are: a, b"
+    assert suggest("Standard", ["standard"]) == "did you mean standard?"
+    assert "there are: adversarial, " in problems(a={"method": "zzz"})["arms", "a", "method"]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "a.b", "-a", "_a", "ä", "x" * 65, "a\n"])
+def test_an_arms_name_must_fit_in_a_file_name(name: str) -> None:
+    assert problems(**{name: STANDARD}).keys() == {("arms", name)}
+
+
+@pytest.mark.parametrize("name", ["a", "1", "A-b_c", "x" * 64])
+def test_plain_names_of_arms_are_valid(name: str) -> None:
+    assert not problems(**{name: STANDARD})
+
+
+def test_options_are_those_of_the_builder() -> None:
+    assert not find_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
+    wrong = {"name": "cifar_cnn", "fc_rleu": False, "fc_relu": "no"}
+    assert dict(find_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})) == {
+        ("data", "train_limt"): "unknown option; dataset digits takes no options (did you mean train_limit?)",
+        ("model", "fc_rleu"): "unknown option; model cifar_cnn takes fc_relu (did you mean fc_relu?)",
+        ("model", "fc_relu"): 'takes true or false, got "no"',
+    }
+
+
+def test_autoattack_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = {"evaluation": {"autoattack": 50}, "arms": {"a": STANDARD}}
+    assert not find_problems(study)
+    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    ((place, message),) = find_problems(study)
+    assert place == ("evaluation", "autoattack")
+    assert 'pip install "tune-interpreg[autoattack]"' in message
+
+
+# -------------------------------------------------------------------- parameters
+def test_an_unknown_parameter_names_those_of_the_method_and_a_similar_one() -> None:
+    arm = {"method": "jacobian", "search": {"space": {"lamda_j": LOG}, "maximize": "val/accuracy"}}
+    assert problems(a=arm) == {
+        ("arms", "a", "search", "space", "lamda_j"): (
+            "unknown parameter; method jacobian takes lambda_j, norm, output, dropout (did you mean lambda_j?)"
+        )
+    }
+    assert problems(a=STANDARD | {"phi": 1.0}).keys() == {("arms", "a", "phi")}
+
+
+def test_methods_joined_by_plus_take_the_parameters_of_each() -> None:
+    both = interpretation(method="adversarial + interpretation", mode="eval")
+    assert not problems(a=both)
+    assert problems(a=both | {"lambda_j": 1}).keys() == {("arms", "a", "lambda_j")}
+    for method in ("adversarial+interpretatoin", "interpretation + interpretation"):
+        assert problems(a=both | {"method": method}).keys() == {("arms", "a", "method")}
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("serach", "search"), ("sigma", "targets.sigma"), ("trials", "search.trials"), ("Phi", "phi")]
+)
+def test_a_misplaced_or_misspelled_key_is_sent_to_its_place(key: str, hint: str) -> None:
+    assert problems(a=interpretation(**{key: {"any": 1}}))["arms", "a", key].endswith(f"(did you mean {hint}?)")
+
+
+def test_the_sections_that_take_a_key_are_suggested() -> None:
+    assert suggest_sections("epochs", Study) == ["training.epochs"]
+    assert suggest_sections("steps", Study) == ["attack.steps", "evaluation.steps"]
+    assert suggest_sections("teacher", Arm) == ["targets.teacher"]
+    assert not suggest_sections("method", Study)  # below an arm's name
+
+
+@pytest.mark.parametrize("value", [-1, "1", True, None, [1], {"log_uniform": [1, 2]}, float("nan")])
+def test_a_parameters_value_is_checked(value: Any) -> None:
+    assert problems(a=jacobian(lambda_j=value)).keys() == {("arms", "a", "lambda_j")}
+
+
+def test_a_parameter_without_default_is_set_or_searched_and_not_both() -> None:
+    assert "needs lambda_j" in problems(a={"method": "jacobian"})["arms", "a"]
+    assert not problems(a=matching("standard"))
+    both = problems(a=matching("standard") | {"lambda_j": 0.1})
+    assert "search.space.lambda_j" in both["arms", "a", "lambda_j"]
+
+
+@pytest.mark.parametrize(
+    ("key", "span"),
+    [
+        ("lambda", {"uniform": [-2, 1]}),
+        ("phi", {"choice": [0.5, "1.0"]}),
+        ("sign", {"choice": ["abs", "sgn"]}),
+        ("sign", {"uniform": [0, 1]}),
+    ],
+)
+def test_a_range_proposes_only_allowed_values(key: str, span: Any) -> None:
+    arm = interpretation(search={"space": {key: span}, "maximize": "val/accuracy"})
+    if key == "lambda":
+        del arm["lambda"]
+    assert problems(a=arm).keys() == {("arms", "a", "search", "space", key)}
+
+
+def test_a_whole_number_is_searched_by_choice() -> None:
+    search = {"space": {"projections": {"uniform": [1, 4]}}, "maximize": "val/accuracy"}
+    found = problems(a={"method": "jacobian_projections", "lambda_j": 0.1, "search": search})
+    assert set(found.values()) == {"takes whole numbers; search it by choice: [1, 2, 4]"}
+
+
+def test_methods_and_targets_go_together() -> None:
+    assert "needs targets" in problems(a={"method": "interpretation", "lambda": 1})["arms", "a"]
+    assert problems(a=jacobian(targets={"teacher": "standard"})).keys() == {("arms", "a", "targets")}
+    signed = {"method": "cosine", "lambda_cs": 1.0, "lambda_gm": 0.1, "targets": {"teacher": "standard"}}
+    assert problems(a=signed).keys() == {("arms", "a", "targets", "sign")}
+    assert not problems(a=signed | {"targets": {"teacher": "standard", "sign": "signed"}})
+
+
+def test_parameters_may_stand_under_params_as_in_a_resolved_study() -> None:
+    arm = {"method": "jacobian", "params": {"lambda_j": -1, "foo": 2}}
+    assert problems(a=arm).keys() == {("arms", "a", "params", "lambda_j"), ("arms", "a", "params", "foo")}
+    assert not problems(a={"method": "jacobian", "params": {"lambda_j": 1}})
+
+
+# ------------------------------------------------------------------------- edges
+def test_an_unknown_arm_is_reported_with_a_similar_one() -> None:
+    assert problems(a=taught("standrad"), b=matching("zzz")) == {
+        ("arms", "a", "targets", "teacher"): 'unknown arm "standrad"; did you mean standard?',
+        ("arms", "b", "search", "match_loss_of"): 'unknown arm "zzz"; there are: a, b, standard',
+    }
+    assert not problems(a=taught("broken"), broken=None)
+
+
+@pytest.mark.parametrize(
+    ("arms", "cycles"),
+    [
+        ({"a": taught("a")}, ["a → a"]),
+        ({"a": taught("b"), "b": taught("c"), "c": matching("a")}, ["a → b → c → a"]),
+        ({"x": taught("a"), "a": taught("b"), "b": matching("a")}, ["a → b → a"]),
+        ({"a": taught("a"), "b": taught("b")}, ["a → a", "b → b"]),
+        (
+            {"a": matching("c") | taught("b"), "b": matching("a"), "c": matching("a")},
+            ["a → b → a", "a → c → a"],
+        ),
+        ({"a": taught("standard"), "b": taught("standard"), "c": matching("a") | taught("b")}, []),
+    ],
+)
+def test_each_cycle_is_reported_once_with_its_arms(arms: dict[str, Any], cycles: list[str]) -> None:
+    messages = [message for message in problems(**arms).values() if "waits for itself" in message]
+    assert sorted(messages) == [f"waits for itself: {cycle}; drop one of these edges" for cycle in cycles]
+
+
+@pytest.mark.parametrize("broken", [None, 3, "text", [1], {"targets": 3, "search": [1]}, {"search": {"space": 5}}])
+def test_malformed_arms_and_sections_hide_no_other_problem(broken: Any) -> None:
+    arm = interpretation(**broken) if isinstance(broken, dict) else broken
+    assert ("arms", "b", "targets", "teacher") in problems(a=arm, b=taught("zzz"))
+    assert not find_problems({"arms": broken, "data": broken if isinstance(broken, (int, list)) else None})
