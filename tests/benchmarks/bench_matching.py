@@ -1,14 +1,14 @@
-"""How near a dozen noisy trials come to the λ whose loss equals a target: LossMatchSampler and its rivals.
+"""Measure how near a dozen noisy trials come to the λ at which a loss equals a target: LossMatchSampler and its rivals.
 
-Synthetic curves (logistic, power law, flat then steep; noise of 1% and 5% of the range), and, where
-matching_curves.csv lies beside this file, curves recorded from trainings by record_curves.py. Every rival gets the
-same curves, targets, noise and number of trials; parallel ones are proposed together before any is told. The dated
-result beside this file is made by
+The curves are synthetic (logistic, power law, flat then steep; noise of 1% and 5% of the range), and recorded from
+trainings if matching_curves.csv lies next to this file (``record_curves.py`` makes it). Every rival gets the same
+curves, targets, noise and number of trials. Parallel trials are proposed together, before any of them has a result. The
+result next to this file is made by
 
     python tests/benchmarks/bench_matching.py > tests/benchmarks/matching.md
 
-LossMatchSampler is told as noise the standard deviation of five draws, as of a reference's five seeds; the rivals need
-none. A match's error is |f(λ̂) - target| without noise, over the curve's range.
+LossMatchSampler gets as noise the standard deviation of five draws, like that of a reference with five seeds. The
+rivals need no noise. The error of a match is |f(λ̂) − target| without noise, over the curve's range.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ Curve = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Problem:
-    """One curve f(u), u = log λ scaled to [0, 1], with its root and its noise.
+    """A curve f(u), u = log λ scaled to [0, 1], with its root and its noise.
 
-    spread: the standard deviation of single trainings at u. draws_N: their deviations from f in units of it; a trial
-    draws one of them.
+    Attributes:
+        spread: standard deviation of single trainings at u.
+        draws_N: their deviations from f, in units of ``spread``. A trial draws one of them.
     """
 
     curve: Curve
@@ -66,18 +67,18 @@ class Problem:
         return self.curve(1.0) - self.curve(0.0)
 
     def residual(self, u: float, rng: np.random.Generator) -> float:
-        """What a trial at u reports: noisy loss - target."""
+        """Return the result of a trial at u: noisy loss − target."""
         return self.curve(u) + self.spread(u) * float(rng.choice(self.draws_N)) - self.target
 
     def floor(self) -> float:
-        """The noise that a reference's seeds show, whose loss is the target and whose noise is that at the root."""
-        drawn = np.random.default_rng((2, self.seed)).choice(self.draws_N, REFERENCE_SEEDS)
-        return max(self.spread(self.root) * float(drawn.std(ddof=1)), 1e-3 * abs(self.target))
+        """Return the noise that a reference's seeds show at the root."""
+        draws = np.random.default_rng((2, self.seed)).choice(self.draws_N, REFERENCE_SEEDS)
+        return max(self.spread(self.root) * float(draws.std(ddof=1)), 1e-3 * abs(self.target))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The u found, its 90% interval (NaN where a method gives none), and the seconds that proposals took."""
+    """The answer u, its 90% interval (NaN if a method has none), and the seconds of the slowest proposal."""
 
     u: float
     low: float = math.nan
@@ -102,7 +103,7 @@ FAMILIES = {"logistic": logistic, "power law": power, "flat then steep": flat_th
 
 
 def synthetic(family: str, relative: float, repeat: int) -> Problem:
-    """A curve of the family with a target in the middle three fifths of its losses, and Gaussian noise."""
+    """Return a curve of the family with a target in the middle three fifths of its losses, and Gaussian noise."""
     rng = np.random.default_rng((list(FAMILIES).index(family), repeat))
     curve = FAMILIES[family](rng.uniform(0.35, 0.65))
     root = root_at(curve, rng.uniform(0.2, 0.8))
@@ -112,16 +113,20 @@ def synthetic(family: str, relative: float, repeat: int) -> Problem:
 
 
 def root_at(curve: Curve, part: float) -> float:
-    """The u at which the curve has risen by this part of its range: what is matched is a loss, so losses are drawn."""
+    """Return the u at which the curve has risen by this part of its range. Not u but the loss is drawn evenly."""
     target = curve(0.0) + part * (curve(1.0) - curve(0.0))
     return float(brentq(lambda u: curve(u) - target, 0.0, 1.0))
 
 
 def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
-    """Name → (rising PCHIP curve through the seeds' means, their spread, their deviations in units of it).
+    """Return, by name, the rising PCHIP curve through the seeds' means, the seeds' spread, and their deviations.
 
-    file: CSV of columns curve, strength, seed, loss; a strength at which fewer than two seeds end with a finite loss is
-    left out, so that a curve whose trainings diverge ends before. Raises ValueError where too little is left.
+    Args:
+        file: CSV with the columns curve, strength, seed, loss. A strength with fewer than two finite losses is left
+            out, so a curve ends before its trainings diverge.
+
+    Raises:
+        ValueError: a curve has fewer than three strengths.
     """
     losses: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     with file.open() as lines:
@@ -138,9 +143,9 @@ def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Cur
         raise ValueError(f"{name}: a curve needs 3 strengths of 2 seeds, got {strengths}")
     u_N = np.log(np.array(strengths) / strengths[0]) / math.log(strengths[-1] / strengths[0])
     curve = PchipInterpolator(u_N, np.maximum.accumulate([group.mean() for group in groups]))
-    # The noise of strong penalties is orders of magnitude that of weak ones, so that it may not be pooled.
+    # Not pooled: the noise of strong penalties is orders of magnitude larger than that of weak penalties.
     sd_N = np.maximum([group.std(ddof=1) for group in groups], 1e-9)
-    # Deviations from a mean of n are too small by √((n - 1) / n).
+    # Deviations from a mean of n values are too small by √((n − 1) / n).
     draws = [(g - g.mean()) / sd * math.sqrt(len(g) / (len(g) - 1)) for g, sd in zip(groups, sd_N, strict=True)]
     level = np.log(sd_N)
     return (
@@ -151,16 +156,16 @@ def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Cur
 
 
 def real(curve: Curve, spread: Curve, draws_N: np.ndarray, repeat: int) -> Problem:
-    """A recorded curve, with a target in the middle three fifths of its losses."""
+    """Return a recorded curve, with a target in the middle three fifths of its losses."""
     part = float(np.random.default_rng((9, repeat)).uniform(0.2, 0.8))
     return Problem(curve, root_at(curve, part), spread, draws_N, repeat)
 
 
 # -------------------------------------------------------------------- rivals
-def asked(
+def run_study(
     problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int
 ) -> tuple[optuna.Study, float]:
-    """A study of so many trials, so many at a time, and the seconds its longest proposal took."""
+    """Run a study with ``workers`` trials at a time. Returns it with the seconds of its slowest proposal."""
     study, rng, slowest = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed)), 0.0
     for first in range(0, trials, workers):
         batch = []
@@ -178,40 +183,40 @@ def asked(
 def ours(problem: Problem, trials: int, workers: int, *, anchored: bool = False) -> Outcome:
     anchor = problem.curve(-2.0) if anchored else None
     sampler = LossMatchSampler("lambda", problem.target, noise=problem.floor(), anchor=anchor, seed=problem.seed)
-    study, slowest = asked(problem, sampler, trials, workers)
+    study, slowest = run_study(problem, sampler, trials, workers)
     match = best_match(study)
     return Outcome(position(match.lambda_hat), position(match.low), position(match.high), slowest)
 
 
-def _best(problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int) -> Outcome:
-    """Optuna's answer: the trial with the smallest |residual|."""
-    study, slowest = asked(problem, sampler, trials, workers)
+def best_trial(problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int) -> Outcome:
+    """Return Optuna's answer: the trial with the smallest |residual|."""
+    study, slowest = run_study(problem, sampler, trials, workers)
     return Outcome(position(study.best_params["lambda"]), seconds=slowest)
 
 
 def tpe(problem: Problem, trials: int, workers: int, *, startup: int = 10) -> Outcome:
-    return _best(problem, optuna.samplers.TPESampler(seed=problem.seed, n_startup_trials=startup), trials, workers)
+    return best_trial(problem, optuna.samplers.TPESampler(seed=problem.seed, n_startup_trials=startup), trials, workers)
 
 
 def gp(problem: Problem, trials: int, workers: int) -> Outcome:
     sampler = optuna.samplers.GPSampler(seed=problem.seed, n_startup_trials=4)
-    return _best(problem, sampler, trials, workers)
+    return best_trial(problem, sampler, trials, workers)
 
 
 def random(problem: Problem, trials: int, workers: int) -> Outcome:
-    return _best(problem, optuna.samplers.RandomSampler(seed=problem.seed), trials, workers)
+    return best_trial(problem, optuna.samplers.RandomSampler(seed=problem.seed), trials, workers)
 
 
 def grid(problem: Problem, trials: int, workers: int) -> Outcome:
-    """Equal steps in log λ, and the one with the smallest |residual|."""
+    """Return the step with the smallest |residual| among equal steps in log λ."""
     rng = np.random.default_rng((1, problem.seed))
     return Outcome(min(np.linspace(0, 1, trials).tolist(), key=lambda u: abs(problem.residual(u, rng))))
 
 
 def section(problem: Problem, trials: int, workers: int) -> Outcome:
-    """Each round cuts the bracket into workers + 1 parts and keeps the one over which the signs change best.
+    """Cut the bracket into workers + 1 parts per round, and keep the part with the clearest change of sign.
 
-    It ends where the chord of the last bracket's residuals crosses zero; an end of the range counts as its sign.
+    The answer is the zero of the chord over the last bracket. An end of the range counts as a sign.
     """
     rng, low, high = np.random.default_rng((1, problem.seed)), (0.0, -math.inf), (1.0, math.inf)
     for first in range(0, trials, workers):
@@ -245,14 +250,15 @@ def position(value: float) -> float:
 
 
 def cell(problems: Sequence[Problem], rival: Callable[[Problem, int, int], Outcome], trials: int, workers: int) -> str:
-    """Median error; for a method with an interval also its coverage, and the seconds of the slowest proposal."""
-    found = [rival(problem, trials, workers) for problem in problems]
-    error = np.median([abs(p.curve(one.u) - p.target) / p.span for p, one in zip(problems, found, strict=True)])
-    if math.isnan(found[0].low):
+    """Return the median error; with an interval also its coverage and the seconds of the slowest proposal."""
+    outcomes = [rival(problem, trials, workers) for problem in problems]
+    error = np.median([abs(p.curve(out.u) - p.target) / p.span for p, out in zip(problems, outcomes, strict=True)])
+    if math.isnan(outcomes[0].low):
         return f"{error:.4f}"
-    # A λ passes through logarithms both ways, which moves an end of the range by a rounding.
-    covered = np.mean([one.low - 1e-9 <= p.root <= one.high + 1e-9 for p, one in zip(problems, found, strict=True)])
-    return f"{error:.4f} ({100 * covered:.0f}%, {max(one.seconds for one in found):.2f} s)"
+    # Logarithm and exponential move an end of the range by a rounding error.
+    pairs = zip(problems, outcomes, strict=True)
+    covered = np.mean([out.low - 1e-9 <= problem.root <= out.high + 1e-9 for problem, out in pairs])
+    return f"{error:.4f} ({100 * covered:.0f}%, {max(out.seconds for out in outcomes):.2f} s)"
 
 
 def settings(repeats: int) -> Iterator[tuple[str, list[Problem]]]:
@@ -265,7 +271,7 @@ def settings(repeats: int) -> Iterator[tuple[str, list[Problem]]]:
 
 
 def table(repeats: int, trials: int, workers: int, gp_repeats: int) -> Iterator[str]:
-    """Lines of Markdown: rivals by settings."""
+    """Yield the lines of a Markdown table: rivals by settings."""
     chosen = list(settings(repeats))
     yield "| method | " + " | ".join(name for name, _ in chosen) + " |"
     yield "|---" * (len(chosen) + 1) + "|"
@@ -280,27 +286,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument(
-        "--gp-repeats", type=int, default=40, help="of Optuna's GPSampler, the slowest; 0 leaves it out"
+        "--gp-repeats", type=int, default=40, help="repeats of Optuna's GPSampler, the slowest; 0: none"
     )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
-    given = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(
-        f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, ",
-        end="",
+        f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
+        f"{os.cpu_count()} cores. Median |f(λ̂) - target| over the curve's range after {options.trials} trials, "
+        f"{options.repeats} repeats (GPSampler {options.gp_repeats}); in brackets the share of repeats with the root "
+        "in the 90% interval, and the wall time of the slowest proposal."
     )
-    print(
-        f"{os.cpu_count()} cores. Median |f(λ̂) - target| over the curve's range after {given.trials} trials, ", end=""
-    )
-    print(
-        f"{given.repeats} repeats (GPSampler {given.gp_repeats}); in brackets the share of repeats whose 90% ", end=""
-    )
-    print("interval holds the root, and the wall time of the slowest proposal.")
-    for workers in given.workers:
+    for workers in options.workers:
         print(f"\n## {workers} at a time\n", flush=True)
-        for line in table(given.repeats, given.trials, workers, given.gp_repeats):
+        for line in table(options.repeats, options.trials, workers, options.gp_repeats):
             print(line, flush=True)
 
 
