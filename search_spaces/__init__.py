@@ -1,1 +1,1 @@
-"""The study files that come with the package, one YAML a study."""
+"""The shipped study files, one YAML file per study."""

@@ -1,4 +1,4 @@
-"""Names of other packages: two that claim one name, one that breaks, one that is no method; versions of the rest."""
+"""Names of other packages: two packages with one name, a broken one, one that is no method; versions of the rest."""
 
 from collections.abc import Iterator
 from importlib.metadata import Distribution
@@ -14,15 +14,15 @@ from tune_interpreg.study.recipe import Recipe
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two installed packages, as their metadata tell; the registry reads them anew, before and after."""
+    """Two installed packages. The registry's caches are cleared before and after."""
     install(tmp_path, "lab-one", "1.5", models="lab_net = lab:net\njacobian = lab:net", methods="odd = lab:net")
     install(tmp_path, "lab-two", "2.0", methods="jacobian = lab:Jacobian\nraises = raising_lab:Method")
     (tmp_path / "lab.py").write_text("from tune_interpreg.networks.zoo import digits_cnn as net\nJacobian = None\n")
     (tmp_path / "raising_lab.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    forget()
+    clear_caches()
     yield
-    forget()
+    clear_caches()
 
 
 def install(folder: Path, name: str, version: str, **groups: str) -> None:
@@ -34,43 +34,35 @@ def install(folder: Path, name: str, version: str, **groups: str) -> None:
     assert Distribution.at(info).version == version
 
 
-def forget() -> None:
-    for cached in (registry._group, registry._rivals, registry.resolve, registry.load_method):
+def clear_caches() -> None:
+    for cached in (registry._entry_points, registry._packages, registry.resolve, registry.load_method):
         cached.cache_clear()
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
+def test_an_unknown_name_lists_the_registered_ones() -> None:
     with pytest.raises(UnknownName, match=r"there are: .*standard"):
         registry.resolve("methods", "standrd")
 
 
 @pytest.mark.usefixtures("lab")
-def test_a_name_that_two_packages_register_is_refused() -> None:
-    assert registry.resolve("models", "jacobian") is registry.resolve("models", "lab_net")
-    with pytest.raises(BrokenPlugin, match="registered by lab-two and by tune-interpreg; remove all but one"):
-        registry.load_method("jacobian")
-
-
-@pytest.mark.usefixtures("lab")
-def test_whatever_a_package_raises_while_it_is_imported_names_it() -> None:
-    with pytest.raises(
-        BrokenPlugin, match=r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"
-    ):
-        registry.load_method("raises")
-
-
-@pytest.mark.usefixtures("lab")
-def test_what_is_no_trainable_is_no_method() -> None:
-    with pytest.raises(
-        BrokenPlugin, match=r"odd is no training method .* derive a class from trainables.MethodTrainable"
-    ):
-        registry.load_method("odd + standard")
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("jacobian", "registered by lab-two and by tune-interpreg"),
+        ("raises", r"raises \(raising_lab:Method, of lab-two\) cannot be imported: division by zero"),
+        ("odd + standard", "^odd is .* derive a class from trainables.MethodTrainable"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_reported_with_its_package(method: str, message: str) -> None:
+    assert registry.resolve("models", "jacobian") is registry.resolve("models", "lab_net")  # groups are independent
+    with pytest.raises(BrokenPlugin, match=message):
+        registry.load_method(method)
 
 
 @pytest.mark.usefixtures("lab")
 def test_the_version_of_another_packages_code_is_part_of_a_recipe() -> None:
-    own = parse_study("arms: {a: {method: standard}}", where="t.yaml")
-    other = parse_study("model: lab_net\narms: {a: {method: standard}}", where="t.yaml")
-    assert Recipe.from_study(own, method="standard").plugins == {}
-    assert Recipe.from_study(other, method="standard").plugins == {"lab-one": "1.5"}
-    assert Recipe.from_study(other, method="standard + raises").plugins == {"lab-one": "1.5", "lab-two": "2.0"}
+    shipped = parse_study("arms: {a: {method: standard}}", where="t.yaml")
+    plugged = parse_study("model: lab_net\narms: {a: {method: standard}}", where="t.yaml")
+    assert Recipe.from_study(shipped, method="standard").plugins == {}
+    assert Recipe.from_study(plugged, method="standard").plugins == {"lab-one": "1.5"}
+    assert Recipe.from_study(plugged, method="standard + raises").plugins == {"lab-one": "1.5", "lab-two": "2.0"}

@@ -1,4 +1,4 @@
-"""Streams are pinned by their seed and purpose, and independent of the global generator."""
+"""Streams depend on their seed and purpose only, and leave the global generator alone."""
 
 import hashlib
 
@@ -13,17 +13,19 @@ PARTS = st.one_of(st.text(max_size=8), st.integers(-5, 5))
 
 
 def test_number_is_pinned() -> None:
-    """The number is the top 63 bits of the digest of the JSON list, so a stored seed keeps its meaning."""
+    """It is the first 63 bits of the digest of the JSON list. Stored seeds depend on it."""
     digest = hashlib.sha256(b'[3, "weights"]').hexdigest()
     assert seeding.number(3, "weights") == int(digest[:16], 16) // 2
 
 
 @given(st.integers(), st.lists(PARTS, max_size=4), st.integers(), st.lists(PARTS, max_size=4))
-def test_number_tells_apart(seed: int, purpose: list[str | int], seed2: int, purpose2: list[str | int]) -> None:
-    """Numbers are 63 bit and agree exactly when the seed and every part agree, in value and in type."""
-    one, two = seeding.number(seed, *purpose), seeding.number(seed2, *purpose2)
-    assert 0 <= one < 2**63
-    assert (one == two) == ([seed, *purpose] == [seed2, *purpose2])
+def test_numbers_differ_exactly_if_seed_or_purpose_differ(
+    seed: int, purpose: list[str | int], seed2: int, purpose2: list[str | int]
+) -> None:
+    """Parts are compared by value and type. Numbers have 63 bits."""
+    number, other = seeding.number(seed, *purpose), seeding.number(seed2, *purpose2)
+    assert 0 <= number < 2**63
+    assert (number == other) == ([seed, *purpose] == [seed2, *purpose2])
 
 
 @pytest.mark.parametrize("other", [(0, "order"), (1, "weights")])
@@ -35,7 +37,6 @@ def test_generators_are_independent(other: tuple[int, str]) -> None:
 
 
 def test_global_generator_is_undisturbed() -> None:
-    """Making and using a generator draws nothing from the global one."""
     before = torch.get_rng_state()
     torch.rand(8, generator=seeding.generator(0, "weights"))
     assert torch.equal(before, torch.get_rng_state())

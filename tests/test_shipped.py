@@ -1,4 +1,4 @@
-"""The shipped studies, run as a user runs them; minutes, so CI's second stage."""
+"""The shipped studies, run as a user runs them."""
 
 import csv
 import os
@@ -22,14 +22,14 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def means(folder: Path, column: str) -> dict[str, float]:
-    """The column by row, in percent where the table is, of the table of the paper that has it."""
+    """Return row → mean of a column in Table 1 to 3, in the table's unit."""
     with (folder / "store" / "report" / "tables.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["table"].startswith("Table ")]
     return {line["row"]: float(line["mean"]) for line in lines if line["column"] == column}
 
 
-def test_the_digits_study_is_whole_quick_and_tells_methods_apart(tmp_path: Path) -> None:
-    """Six arms, five seeds, at most 6 minutes; the attack leaves the standard model room to be beaten."""
+def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: Path) -> None:
+    """Six arms, five seeds, at most 6 minutes. The attack is neither too weak nor too strong for the standard model."""
     started = time.monotonic()
     printed = run(tmp_path, "digits")
     assert time.monotonic() - started < 360
@@ -43,7 +43,7 @@ def test_the_digits_study_is_whole_quick_and_tells_methods_apart(tmp_path: Path)
 
 
 @pytest.mark.skipif("TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder with MNIST")
-def test_the_mnist_study_runs_whole_at_a_tenth_of_its_size(tmp_path: Path) -> None:
+def test_the_mnist_study_runs_at_a_tenth_of_its_size(tmp_path: Path) -> None:
     """mnist-small with fewer images, seeds and steps: every arm, on real images."""
     smaller = {
         "data.train_limit": "640",
@@ -61,4 +61,4 @@ def test_the_mnist_study_runs_whole_at_a_tenth_of_its_size(tmp_path: Path) -> No
     printed = run(tmp_path, "mnist-small", "--data-root", os.environ["TUNE_INTERPREG_DATA"], *overrides)
     assert "12 of 12 repeats done" in printed
     assert len(means(tmp_path, "Adv. Acc. (strict)")) == len(ARMS)
-    assert "99.38" in printed, "the paper's number stands beside ours"
+    assert "99.38" in printed, "the paper's number stands next to ours"

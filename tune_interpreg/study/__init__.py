@@ -1,1 +1,1 @@
-"""What a study file may say, and the items that it becomes."""
+"""The content of a study file, and the items and keys made from it."""

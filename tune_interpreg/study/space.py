@@ -1,4 +1,4 @@
-"""What a search may try and what it looks for: ranges, goals, trials."""
+"""The settings of a search: ranges of parameters, goals, trials."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Range(Frozen):
         return not isinstance(value, str) and float(low) <= value <= float(high)
 
     def contains_widened(self, value: Scalar) -> bool:
-        """Return whether the widest range that a match may search holds a strength."""
+        """Return whether the widest range that a match may search contains a strength."""
         if self.log_uniform is None or isinstance(value, str):
             return False
         low, high = widest_bounds(self.log_uniform)
@@ -79,7 +79,7 @@ class Range(Frozen):
 
 
 def widest_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Return the range, longer by half its logarithmic length on both sides: the limits of a match's widening."""
+    """Return the widest range of a match: the range, extended on both sides by half its logarithmic length."""
     low, high = bounds
     factor = math.sqrt(high) / math.sqrt(low)
     return max(low / factor, sys.float_info.min), min(high * factor, sys.float_info.max)
@@ -131,7 +131,7 @@ class Search(Frozen):
     )
     anchor: str | None = Field(
         None,
-        description="An arm that trains as this one does at strength 0. Its loss tells the search the limit λ → 0."
+        description="An arm that trains as this one does at strength 0. Its loss gives the search the limit λ → 0."
         " null: none.",
     )
     trials: Integer = Field(
@@ -164,7 +164,7 @@ class Search(Frozen):
 
     @property
     def attacks_trials(self) -> bool:
-        """Whether the validation of a trial includes an attack; a match by the loss alone needs none."""
+        """True if the validation of a trial includes an attack. A match by the loss alone needs none."""
         return not self.match_loss_of or len(self.combinations()) > 1
 
     def combinations(self) -> list[dict[str, Scalar]]:
@@ -179,13 +179,6 @@ class Search(Frozen):
         """
         combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
         return combinations[number % len(combinations)]
-
-    def may_contain(self, params: Mapping[str, Scalar]) -> bool:
-        """Return whether the space contains ``params``. A matched strength is not checked: its range may be widened."""
-        unchecked = self.strength_name if self.match_loss_of else None
-        return all(
-            name in params and (name == unchecked or span.contains(params[name])) for name, span in self.ranges.items()
-        )
 
     def could_propose(self, params: Mapping[str, Scalar], number: int | None = None) -> bool:
         """Return whether the search could propose these parameters in trial ``number``, or choose them if it is None.

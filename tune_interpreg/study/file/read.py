@@ -176,7 +176,8 @@ def _check_arms(raw: Any) -> list[Finding]:
 
 def _translate(error: ValidationError, model: type[BaseModel], above: Place) -> list[Finding]:
     """Return pydantic's errors in a user's words, except those that other rules report."""
-    return [((*above, *one["loc"]), _message(one, model)) for one in error.errors() if not _is_reported_elsewhere(one)]
+    problems = [problem for problem in error.errors() if not _is_reported_elsewhere(problem)]
+    return [((*above, *problem["loc"]), _message(problem, model)) for problem in problems]
 
 
 def _is_reported_elsewhere(error: Any) -> bool:

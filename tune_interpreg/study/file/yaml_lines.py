@@ -84,11 +84,11 @@ class YamlFile:
                 self.lines[(*place, index)] = value.start_mark.line + 1
                 self._record(value, (*place, index))
         elif isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
+            keys: set[str] = set()
             for key, value in sorted(node.value, key=lambda pair: pair[0].tag != _MERGE):
-                self._record_key(key, value, place, seen)
+                self._record_key(key, value, place, keys)
 
-    def _record_key(self, key: yaml.Node, value: yaml.Node, place: Place, seen: set[str]) -> None:
+    def _record_key(self, key: yaml.Node, value: yaml.Node, place: Place, keys: set[str]) -> None:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
         if key.tag == _MERGE:
@@ -98,9 +98,9 @@ class YamlFile:
         key.tag = "tag:yaml.org,2002:str"
         below = (*place, key.value)
         self.lines[below] = key.start_mark.line + 1
-        if key.value in seen:
+        if key.value in keys:
             self.duplicates.append((below, "appears twice; drop one"))
-        seen.add(key.value)
+        keys.add(key.value)
         self._record(value, below)
 
     def locate(self, place: Place, message: str, changed: Mapping[Place, str]) -> tuple[int, Problem]:
