@@ -1,1 +1,1 @@
-"""From the ledger to the answer: rows → results → tables, words → report, figures, page. Reads only the store."""
+"""From the ledger to the answer: rows, results, tables, sentences, figures and the page. Reads only the store."""

@@ -1,4 +1,4 @@
-"""What the paper reports: its Tables 1, 2 and 3, its chosen settings and its set-up, as data.
+"""The numbers that the paper reports: Tables 1 to 3, the chosen settings and the set-up.
 
 Noack, Ahern, Dou, Li: Does Interpretability of Neural Networks Imply Adversarial Robustness? 2019.
 """
@@ -11,16 +11,11 @@ from typing import Any
 
 from analysis.statistics.intervals import Interval
 from tune_interpreg.study.config import Arm, Augment, MapSettings, Model, Study
+from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, GRAD_NORM_OTHER, TEST_ACCURACY, TEST_COMPAT
 
 SEEDS = 5
 
-ACCURACY = "test/accuracy"
-ADV_COMPAT = "test/adv_accuracy_compat"
-ADV_STRICT = "test/adv_accuracy_strict"
-GRAD_LABEL = "grad_norm/label"
-GRAD_OTHER = "grad_norm/other"
-
-#: arm → (method, the paper's title of its row); an arm of this name and method stands beside the paper's.
+#: Arm → (method, the title of its row in the paper). An arm of this name and method is compared with that row.
 ARMS = {
     "standard": ("standard", "Std. Training"),
     "adversarial": ("adversarial", "Adv. Training"),
@@ -30,7 +25,7 @@ ARMS = {
     "interp_nonrobust": ("interpretation", "Interp. Reg. N.R."),
 }
 
-#: data set → arm → ((mean, half-width) of Std. Acc., of Adv. Acc.), percent, n = 5: Tables 1 and 2.
+#: Tables 1 and 2: data set → arm → ((mean, half-width) of Std. Acc., of Adv. Acc.), percent, n = 5.
 ACCURACIES = {
     "mnist": {
         "standard": ((99.38, 0.05), (61.05, 0.57)),
@@ -48,7 +43,7 @@ ACCURACIES = {
     },
 }
 
-#: data set → arm → ((mean, half-width) of the label's gradient norm, of the other labels'), n = 5: Table 3.
+#: Table 3: data set → arm → ((mean, half-width) of the label's gradient norm, of the other labels'), n = 5.
 GRADIENT_NORMS = {
     "mnist": {
         "standard": ((7.43, 0.04), (3.93, 0.02)),
@@ -60,7 +55,7 @@ GRADIENT_NORMS = {
     },
 }
 
-#: data set → arm → the settings reported as best; λ_J is not reported.
+#: Data set → arm → the settings reported as best. The paper does not report λ_J.
 SETTINGS: dict[str, dict[str, dict[str, float]]] = {
     "mnist": {
         "interp_robust": {"lambda": 0.07, "phi": 1.0},
@@ -70,15 +65,16 @@ SETTINGS: dict[str, dict[str, dict[str, float]]] = {
     "cifar10": {"interp_robust": {"lambda": 0.025, "phi": 1.0}},
 }
 
-_COLUMNS = ((ACCURACIES, (ACCURACY, ADV_COMPAT)), (GRADIENT_NORMS, (GRAD_LABEL, GRAD_OTHER)))
+_COLUMNS = ((ACCURACIES, (TEST_ACCURACY, TEST_COMPAT)), (GRADIENT_NORMS, (GRAD_NORM_LABEL, GRAD_NORM_OTHER)))
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Sections 4.1, 4.2: eps is an l2 radius, pixels in [0, 1]; None where the paper does not say.
+    """The set-up of Sections 4.1 and 4.2; None if the paper does not state it.
 
-    train_images, test_images: the size of the data set, none held out. model_options: (option, value) of the network.
-    steps, step_size: of the evaluation's attack. maps_sigma and what follows: of SmoothGrad (Eq. 4).
+    train_images, test_images: sizes of the data set, without a validation split. eps: an l2 radius for pixels in
+    [0, 1]. model_options: (option, value) of the network. steps, step_size: of the evaluation's attack. maps_*: of
+    SmoothGrad (Eq. 4).
     """
 
     train_images: int
@@ -105,7 +101,7 @@ class Setup:
     device: str | None = None
 
 
-#: What the paper does not state, told only where a study has it otherwise than so.
+#: The usual settings of what the paper does not state. Only departures from these are reported.
 UNSTATED: dict[str, Any] = {
     "direction": "l2",
     "start": "sphere",
@@ -125,19 +121,19 @@ SETUPS = {
 
 
 def corresponds(name: str, arm: Arm) -> bool:
-    """Whether the paper has a row for an arm: one of its names, trained by that row's method."""
+    """Return True if the paper has a row for this arm: same name, same method."""
     return name in ARMS and ARMS[name][0] == arm.method
 
 
 def title(name: str, arm: Arm) -> str:
-    """How an arm is called in print: its own title, else the paper's, else its name."""
+    """Return an arm's printed name: its own title, else the paper's, else its key."""
     return arm.title or (ARMS[name][1] if corresponds(name, arm) else name)
 
 
 def published(dataset: str, name: str, metric: str) -> Interval | None:
-    """The paper's number for a metric of this system: accuracies in percent, gradient norms per pixel unit.
+    """Return the paper's number for a metric, or None: accuracies in percent, gradient norms per pixel unit.
 
-    Its adversarial accuracy stands beside our compat form. None where the paper reports none.
+    The paper's adversarial accuracy is compared with the compat attack.
     """
     for source, metrics in _COLUMNS:
         if metric in metrics and name in source.get(dataset, {}):
@@ -147,61 +143,60 @@ def published(dataset: str, name: str, metric: str) -> Interval | None:
 
 
 def differences(study: Study, facts: Mapping[str, Collection[Any]]) -> list[str]:
-    """Where a study's set-up departs from the paper's, as 'epochs: 20 (paper: not stated)'.
+    """Return the departures of a study from the paper's set-up, such as 'epochs: 20 (paper: not stated)'.
 
-    facts: what the ledger says of the runs, by field of Setup (train_images, test_images, device): all values
-    seen; a field without a value is left out. Returns nothing for a data set that is not in the paper.
+    facts: field of Setup (train_images, test_images, device) → its values in the records. A field without a value is
+    not compared. Other data sets than the paper's have no departures.
     """
     setup = SETUPS.get(study.data.name)
     if setup is None:
         return []
-    ours = _settings(study, setup) | {field: set(values) for field, values in facts.items()}
-    known = [(field, theirs, theirs) for field, theirs in vars(setup).items()]
+    settings = _settings(study, setup) | {field: set(values) for field, values in facts.items()}
+    stated = [(field, value, value) for field, value in vars(setup).items()]
+    unstated = [(field, usual, None) for field, usual in UNSTATED.items()]
     return [
-        f"{field.replace('_', ' ')}: {_printed(values)} (paper: {_printed({theirs})})"
-        for field, usual, theirs in (*known, *((field, usual, None) for field, usual in UNSTATED.items()))
-        if (values := ours.get(field)) and values != {usual}
+        f"{field.replace('_', ' ')}: {_format_values(settings[field])} (paper: {_format_values({theirs})})"
+        for field, usual, theirs in stated + unstated
+        if settings.get(field) and settings[field] != {usual}
     ]
 
 
 def _settings(study: Study, setup: Setup) -> dict[str, set[Any]]:
-    """All values that a study has of each field of Setup and UNSTATED; a cosine has no steps of its rate."""
-    judged, attacked, training = study.evaluation_attack, study.attack, study.training
-    rate = {"lr_decay", "decay_every"} if training.schedule == "step" else set()
-    trained = training.model_dump(include={"epochs", "batch_size", "lr", "momentum", "schedule", "matmul"} | rate)
-    own: dict[str, Any] = {
+    """Return all values that a study has for each field of Setup and UNSTATED."""
+    evaluation, attack, training = study.evaluation_attack, study.attack, study.training
+    fields = {"epochs", "batch_size", "lr", "momentum", "schedule", "matmul"}
+    if training.schedule == "step":  # a cosine schedule has no decay
+        fields |= {"lr_decay", "decay_every"}
+    settings: dict[str, Any] = training.model_dump(include=fields) | {
         "model": _model(study.model, setup),
-        "norm": judged.norm,
-        "eps": judged.eps,
-        "steps": judged.steps,
-        "step_size": judged.step,
+        "norm": evaluation.norm,
+        "eps": evaluation.eps,
+        "steps": evaluation.steps,
+        "step_size": evaluation.step_length,
         "restarts": study.evaluation.restarts,
-        "steps_in_training": attacked.steps,
-        "precision_in_training": attacked.precision,
-        "direction": attacked.direction or "l2",
-        "start": attacked.start,
+        "steps_in_training": attack.steps,
+        "precision_in_training": attack.precision,
+        "direction": attack.direction or "l2",
+        "start": attack.start,
         "augmentation": _augmentation(training.augment),
     }
-    return {field: {value} for field, value in (trained | own).items()} | _maps(study)
+    targets = [arm.targets for arm in study.arms.values() if arm.targets]
+    maps = {f"maps_{name}": {getattr(one, name) for one in targets} for name in MapSettings.model_fields}
+    return {field: {value} for field, value in settings.items()} | maps
 
 
 def _model(model: Model, setup: Setup) -> str:
-    """A network, with those of its options that are not the paper's."""
-    own = [f"{name} {value}" for name, value in model.options.items() if (name, value) not in setup.model_options]
-    return " with ".join([model.name, *([", ".join(own)] if own else [])])
+    """Return a network's name and those of its options that differ from the paper's."""
+    options = [f"{name} {value}" for name, value in model.options.items() if (name, value) not in setup.model_options]
+    return f"{model.name} with {', '.join(options)}" if options else model.name
 
 
 def _augmentation(augment: Augment | None) -> str:
-    flip, crop = (augment.flip, augment.crop) if augment else (False, 0)
-    return " and ".join([*(["flip"] if flip else []), *([f"crop {crop}"] if crop else [])]) or "none"
+    parts = ["flip"] if augment and augment.flip else []
+    parts += [f"crop {augment.crop}"] if augment and augment.crop else []
+    return " and ".join(parts) or "none"
 
 
-def _maps(study: Study) -> dict[str, set[Any]]:
-    """Of the maps that arms learn from, all values of each setting."""
-    targets = [arm.targets for arm in study.arms.values() if arm.targets]
-    return {f"maps_{name}": {getattr(one, name) for one in targets} for name in MapSettings.model_fields}
-
-
-def _printed(values: Collection[Any]) -> str:
-    numbers = sorted(values, key=lambda value: (str(type(value)), value))
-    return " and ".join("not stated" if value is None else f"{value}" for value in numbers)
+def _format_values(values: Collection[Any]) -> str:
+    ordered = sorted(values, key=lambda value: (str(type(value)), value))
+    return " and ".join("not stated" if value is None else f"{value}" for value in ordered)

@@ -1,4 +1,4 @@
-"""A study's report, from the ledger alone: tables, the answer in words, and, where asked for, figures and a page."""
+"""The report of a study, from its store alone: tables, sentences and, if asked for, figures and a page."""
 
 from __future__ import annotations
 
@@ -6,105 +6,115 @@ import csv
 import io
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis.formats import latex
 from analysis.formats.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
 from analysis.results.results import Results
-from analysis.tables import words
-from analysis.tables.accuracy import accuracy_table, gradient_table
+from analysis.tables.accuracy import AUTOATTACK, CLEAN, COMPAT, STRICT, accuracy_table, gradient_table
 from analysis.tables.answer import gain_table, match_table
-from analysis.tables.cells import Table
+from analysis.tables.cells import Report, Table
 from analysis.tables.comparisons import comparison_tables
-from analysis.tables.honesty import honesty_table
+from analysis.tables.honesty import honesty_table, summarize_warnings
+from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
-from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 
 CSV_FIELDS = ("table", "row", "column", "text", *NUMBERS)
 
+#: Short headings of the summary, so that it fits 80 columns.
+SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict", AUTOATTACK: "AutoAttack"}
+SUMMARY_SETTINGS = {"Arm": "Arm", "Chosen": "Setting", "Residual": "Residual", "Match": "Loss match"}
 
-@dataclass(frozen=True)
-class Report:
-    """What was found and where it was written.
 
-    status: what the store holds of what the study asks, then what went wrong, one line each.
-    tables: those that have rows, in the order of the files: accuracy, gradient norms, settings, gains, matches,
-    comparisons, honesty checks. answer: the paper's question answered, one sentence each.
-    paths: the files written, without figures, which lie in figures/ beside them.
+def build(store: str | Path, study: Study | None = None, *, pictures: bool = False) -> Report:
+    """Compute a study's tables from its store and write them to the store's folder report/.
+
+    tables.md, tables.tex (booktabs, for \\input), tables.csv (one line per cell) and tables.json hold the same cells;
+    rows.json holds the values of every seed and what is missing.
+
+    store: the folder; it may be in use, or empty. study: None for the store's own. pictures: also write figures/ and
+    index.html. Raises ``StoreError`` if study is None and the folder is no store, or if the report cannot be written.
     """
-
-    study: Study
-    status: tuple[str, ...]
-    tables: tuple[Table, ...]
-    answer: tuple[str, ...]
-    paths: tuple[Path, ...]
+    return _build(Store(store), study, pictures)[0]
 
 
-def build(store_path: str | Path, study: Study | None = None, *, pictures: bool = False) -> Report:
-    """Compute a study's tables from its store and write them to its folder report/.
+def print_tables(
+    store: str | Path, study: Study | None = None, console: Console | None = None, *, pictures: bool = False
+) -> Report:
+    """Build the report of a store and print all but its long tables; arguments and errors as in ``build``."""
+    console = console or Console()
+    report = build(store, study, pictures=pictures)
+    _print_lines(console, report.status)
+    for table in report.tables:
+        if not table.long:
+            console.print()
+            console.print(to_rich(table, console.width))
+    console.print()
+    _print_list(console, report.answer)
+    console.print()
+    long = [table.title for table in report.tables if table.long]
+    if long:
+        console.print(Text(f"In the files only: {'; '.join(long)}."))
+    _print_lines(console, map(str, report.paths))
+    return report
 
-    tables.md, tables.tex (booktabs, to be \\input), tables.csv (a line a cell) and tables.json hold the same cells;
-    rows.json holds the values of every seed that they are computed from, and what is missing.
 
-    store_path: the store's folder; it may be in use, or empty. study: what is reported; None: the store's own.
-    pictures: figures/ and index.html are made too.
-    Raises ``StoreError`` where study is None and the folder is no store, or where the report cannot be written.
+def print_summary(store: str | Path, console: Console | None = None, *, pictures: bool = False) -> Report:
+    """Build the report of a store and print what fits on one screen; arguments and errors as in ``build``.
+
+    Prints the accuracies, the chosen settings with their match, the answer in sentences, and one line per warning.
     """
-    store = Store(store_path)
+    console = console or Console()
+    report, results = _build(Store(store), None, pictures)
+    _print_lines(console, report.status)
+    console.print()
+    console.print(to_rich(_short_accuracies(results), console.width))
+    settings = settings_table(results)
+    if settings.rows:
+        console.print()
+        console.print(to_rich(settings.select("Chosen settings", SUMMARY_SETTINGS), console.width))
+    console.print()
+    _print_list(console, report.answer)
+    warnings = summarize_warnings(results)
+    if warnings:
+        console.print()
+        _print_lines(console, warnings)
+    return report
+
+
+def _build(store: Store, study: Study | None, pictures: bool) -> tuple[Report, Results]:
     results = Results.from_store(store, study)
-    report = Report(results.study, _status(results), _tables(results), words.sentences(results), ())
+    report = Report(results.study, _status(results), _tables(results), write_sentences(results))
     texts = {
         "tables.md": _markdown(report),
         "tables.tex": _latex(report),
         "tables.csv": _csv(report.tables),
-        "tables.json": _dumped(_content(report)),
-        "rows.json": _json(results),
+        "tables.json": _dump(_content(report)),
+        "rows.json": _dump(_values(results)),
     }
+    paths = [store.report_dir / name for name in texts]
     try:
-        for name, text in texts.items():
-            store.write_text(store.report_dir / name, text)
-        drawn = (_page(report, results, store),) if pictures else ()
+        for path, text in zip(paths, texts.values(), strict=True):
+            store.write_text(path, text)
+        if pictures:
+            paths.append(_page(report, results, store))
     except OSError as error:
         raise StoreError(f"{store.report_dir}: cannot be written ({error.strerror}); make it writable") from None
-    return replace(report, paths=(*(store.report_dir / name for name in texts), *drawn))
-
-
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Print status, tables but the long ones, the answer in words and the files' paths."""
-    console = console or Console()
-    for line in report.status:
-        console.print(Text(line))
-    for table in report.tables:
-        if not table.long:
-            console.print()
-            console.print(to_rich(table))
-    console.print()
-    for line in (*report.answer, *_unprinted(report), *map(str, report.paths)):
-        console.print(Text(line), soft_wrap=True)
-
-
-def print_tables(
-    store_path: str | Path, study: Study | None = None, console: Console | None = None, *, pictures: bool = False
-) -> Report:
-    """Build the report of a store and print it; arguments and errors as in ``build``."""
-    report = build(store_path, study, pictures=pictures)
-    print_report(report, console)
-    return report
-
-
-def _unprinted(report: Report) -> list[str]:
-    titles = "; ".join(table.title for table in report.tables if table.long)
-    return [f"In the files only: {titles}."] if titles else []
+    return replace(report, paths=tuple(paths)), results
 
 
 def _page(report: Report, results: Results, store: Store) -> Path:
-    """Draw the figures to figures/ and write index.html with all; matplotlib takes its time, and only here."""
+    """Draw the figures and write the page. matplotlib takes a second to import, so it is imported here."""
     from analysis import figures, page
 
     return page.write(report, results, store, figures.draw(results, store))
@@ -112,29 +122,59 @@ def _page(report: Report, results: Results, store: Store) -> Path:
 
 def _tables(results: Results) -> tuple[Table, ...]:
     tables = (
-        *(accuracy_table(results), gradient_table(results), settings_table(results)),
-        *(gain_table(results), match_table(results), *comparison_tables(results), honesty_table(results)),
+        accuracy_table(results),
+        gradient_table(results),
+        settings_table(results),
+        gain_table(results),
+        match_table(results),
+        *comparison_tables(results),
+        honesty_table(results),
     )
     return tuple(table for table in tables if table.rows)
 
 
 def _status(results: Results) -> tuple[str, ...]:
-    asked = len(results.study.arms) * results.asked
-    done = asked - len(results.missing)
+    """Return how many repeats are done, then what is left out or went wrong, one line each."""
+    total = len(results.study.arms) * results.seed_count
     states = Counter(gap.state for gap in results.missing)
-    counts = [f"{done} of {asked} repeats done", *(f"{count} {state}" for state, count in states.items())]
+    counts = [f"{total - len(results.missing)} of {total} repeats done"]
+    counts += [f"{count} {state}" for state, count in states.items()]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
-    damaged = [f"Left out: {said}." for lines in results.damaged.values() for said in lines]
-    foreign = [f"Left out: {arm}: {said}." for arm, said in rows.describe_foreign(results.current).items()]
+    damaged = [f"Left out: {line}." for lines in results.damaged.values() for line in lines]
+    foreign = [f"Left out: {arm}: {count}." for arm, count in rows.describe_foreign(results.current).items()]
     return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.list_troubles(results.current))
+
+
+def _short_accuracies(results: Results) -> Table:
+    """Return Table 1 without the paper's columns, under short headings that its notes explain."""
+    table, attack = accuracy_table(results), results.study.evaluation_attack
+    notes = (
+        f"Percent of test images, mean ± 95% Student t interval over n = {results.seed_count} seeds. compat, strict:"
+        f" two forms of PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps.",
+    )
+    return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=notes)
+
+
+def _print_list(console: Console, lines: tuple[str, ...] | list[str]) -> None:
+    """Print one dash per line; long lines wrap behind it."""
+    grid = RichTable.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        grid.add_row("-", Text(line))
+    console.print(grid)
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines unwrapped, so that paths in them can be copied."""
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------- files
 def _markdown(report: Report) -> str:
     status = "\n".join(f"- {escape(line)}" for line in report.status)
     answer = "\n".join(f"- {escape(line)}" for line in report.answer)
-    tables = map(to_markdown, report.tables)
-    return "\n".join([f"# {escape(report.study.name)}\n\n{status}\n", f"## In words\n\n{answer}\n", *tables])
+    head = f"# {escape(report.study.name)}\n\n{status}\n\n## Answer\n\n{answer}\n"
+    return "\n".join([head, *map(to_markdown, report.tables)])
 
 
 def _latex(report: Report) -> str:
@@ -155,16 +195,14 @@ def _content(report: Report) -> dict[str, object]:
     return {"study": report.study.name, "status": report.status, "answer": report.answer, "tables": tables}
 
 
-def _json(results: Results) -> str:
+def _values(results: Results) -> dict[str, object]:
     frame = results.frame.astype(object).where(results.frame.notna(), None)
-    return _dumped(
-        {
-            "study": results.study.model_dump(mode="json"),
-            "rows": frame.to_dict(orient="records"),
-            "missing": [asdict(gap) for gap in results.missing],
-        }
-    )
+    return {
+        "study": results.study.model_dump(mode="json"),
+        "rows": frame.to_dict(orient="records"),
+        "missing": [asdict(gap) for gap in results.missing],
+    }
 
 
-def _dumped(content: dict[str, object]) -> str:
+def _dump(content: dict[str, object]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,6 +1,6 @@
-"""The figures of a report: numbers first, then ink. Only here is matplotlib imported."""
+"""The figures of a report. Each module computes its numbers first, then draws. Only this room imports matplotlib."""
 
-from analysis.figures.canvas import Drawn
+from analysis.figures.canvas import DrawnFigure
 from analysis.figures.draw import draw
 
-__all__ = ["Drawn", "draw"]
+__all__ = ["DrawnFigure", "draw"]

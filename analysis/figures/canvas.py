@@ -1,4 +1,4 @@
-"""What all figures share: sizes, colours, labels beside what they name, and how a figure is saved."""
+"""Shared by all figures: sizes, colours, labels and saving."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 
 Array = np.ndarray
-Ink = dict[str, Any]  # keywords of matplotlib
+Options = dict[str, Any]  # keyword arguments of matplotlib
 
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d1d9e0"
 
-#: Okabe and Ito's colours, told apart by colour-blind readers; black leads as ink, yellow is too pale for lines.
+#: Okabe and Ito's palette for colour-blind readers, without yellow, which is too pale for lines.
 COLOURS = (INK, "#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#56b4e9")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
-WIDTH, DPI, FONT = 7.2, 150, 8.5  # inches, pixels an inch, points
+WIDTH, DPI, FONT = 7.2, 150, 8.5  # inches, dots per inch, points
 
-#: More points than this are drawn as pixels within the vector file.
+#: More points than this are rasterized in vector files.
 MANY = 1_000
 
 STYLE: dict[Any, Any] = {
@@ -58,7 +58,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tune-interpreg",
     "text.color": INK,
-    "text.parse_math": False,  # an arm's title may hold dollars
+    "text.parse_math": False,  # an arm's title may contain dollars
     "xtick.color": FAINT,
     "xtick.labelcolor": MUTED,
     "ytick.color": FAINT,
@@ -67,14 +67,14 @@ STYLE: dict[Any, Any] = {
 
 
 class NothingToDraw(ValueError):
-    """The ledger lacks what a figure shows; the message says what."""
+    """Raised if the store lacks the data of a figure; the message says what is missing."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure on disk.
 
-    caption: what is shown, n and method; of a figure left out, why. paths: PNG and SVG, or none.
+    caption: content, n and method, or why it is left out. paths: PNG and SVG, or none if it is left out.
     """
 
     name: str
@@ -85,37 +85,37 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn in every figure."""
+    """The colour and marker of an arm in all figures."""
 
     colour: str
     marker: str
 
 
 def looks(study: Study) -> dict[str, Look]:
-    """Each arm's colour, in the study's order; where colours repeat, the marker is another."""
+    """Return each arm's look, in the study's order; arms of the same colour have different markers."""
     turns = {arm: divmod(place, len(COLOURS)) for place, arm in enumerate(study.arms)}
     return {arm: Look(COLOURS[colour], MARKERS[turn % len(MARKERS)]) for arm, (turn, colour) in turns.items()}
 
 
 def titles(results: Results, longest: int = 32) -> dict[str, str]:
-    """What each arm is called in a figure: its title on one line, cut to so many characters."""
-    whole = {arm: " ".join(results.title(arm).split()) for arm in results.study.arms}
-    return {arm: name if len(name) <= longest else f"{name[: longest - 1]}…" for arm, name in whole.items()}
+    """Return each arm's title on one line, cut to ``longest`` characters."""
+    lines = {arm: " ".join(results.title(arm).split()) for arm in results.study.arms}
+    return {arm: line if len(line) <= longest else f"{line[: longest - 1]}…" for arm, line in lines.items()}
 
 
-def counted(found: Mapping[str, int], results: Results) -> str:
-    """Over how many seeds the arms are drawn: n = 5 seeds; fewer than asked, or of some arms fewer, are told.
+def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
+    """Return 'n = 5 seeds', with what is missing: of how many seeds, and which arms have fewer.
 
-    found: arm → n; several of an arm's means may rest on different seeds, then the least.
+    n_by_arm: arm → n; if an arm's means have different n, the smallest.
     """
-    most, names = max(found.values()), titles(results)
-    fewer = [f"{names[arm]} {n}" for arm, n in found.items() if n < most]
-    asked = f" of {results.asked}" if most < results.asked else ""
-    return f"n = {most}{asked} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
+    most, names = max(n_by_arm.values()), titles(results)
+    fewer = [f"{names[arm]} {n}" for arm, n in n_by_arm.items() if n < most]
+    of = f" of {results.seed_count}" if most < results.seed_count else ""
+    return f"n = {most}{of} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
 
 
 def panels(count: int, *, height: float, columns: int = 2, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` axes side by side, up to ``columns`` in a row; height: inches of one row."""
+    """Return a figure of ``count`` axes, up to ``columns`` in a row; height: inches of one row."""
     columns = min(count, columns)
     rows = -(-count // columns)
     margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04)
@@ -126,13 +126,13 @@ def panels(count: int, *, height: float, columns: int = 2, sharey: bool = False)
     return figure, axes[:count]
 
 
-def room(names: int, least: float) -> float:
-    """Inches of height at which so many names stand below each other, ``least`` or more."""
+def height_for(names: int, least: float) -> float:
+    """Return the inches of height that this many names below each other need, ``least`` or more."""
     return max(least, 0.85 + 0.19 * names)
 
 
 def spread(places: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
-    """The places moved as little as keeps them ``gap`` apart and, where they fit, within [low, high].
+    """Return the places moved as little as possible so that they are ``gap`` apart, within [low, high] if they fit.
 
     Least squares under z_{i+1} − z_i ≥ gap for the sorted places: isotonic regression of z_i − i·gap.
     """
@@ -147,42 +147,33 @@ def spread(places: Sequence[float], gap: float, low: float = 0.0, high: float = 
 
 
 def reach(interval: Interval) -> Array | None:
-    """How far an interval reaches below and above its mean, 2×1; None where there is no interval."""
+    """Return the distances from an interval's mean to its ends, 2×1; None without an interval."""
     if interval.low is None or interval.high is None:
         return None
     return np.asarray([[interval.mean - interval.low], [interval.high - interval.mean]])
 
 
 def label(axes: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> Axes:
-    """Names points to the right of the axes, a thin line from each point to its name.
+    """Name points to the right of the axes, with a thin line from the edge to each name; return the axes.
 
-    ends: (x, y) in data units, once the limits are final. Returns the axes.
+    ends: (x, y) in data units. Call it when the limits are final.
     """
     axes.autoscale_view()
     to_fraction = axes.transAxes.inverted()
     heights = [float(to_fraction.transform(axes.transData.transform(end))[1]) for end in ends]
-    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    figure, grid = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None
-    assert place is not None
-    points = 72 * 0.8 * figure.get_figheight() / place.get_gridspec().nrows
+    assert grid is not None
+    points = 72 * 0.8 * figure.get_figheight() / grid.get_gridspec().nrows
+    line: Options = {"arrowstyle": "-", "linewidth": 0.9, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
+    spot: Options = {"textcoords": "axes fraction", "va": "center", "fontsize": FONT - 0.5}
     for end, height, text, colour in zip(ends, spread(heights, 1.35 * FONT / points), texts, colours, strict=True):
-        line: Ink = {
-            "arrowstyle": "-",
-            "color": colour,
-            "linewidth": 0.8,
-            "alpha": 0.75,
-            "relpos": (0, 0.5),
-            "shrinkA": 1,
-            "shrinkB": 3,
-        }
-        axes.annotate(
-            text, end, (1.035, height), textcoords="axes fraction", va="center", fontsize=FONT - 0.5, arrowprops=line
-        )
+        axes.annotate(text, end, (1.07, height), arrowprops=line | {"color": colour}, **spot)
     return axes
 
 
 def log_ticks(axes: Axes, which: str) -> Axes:
-    """A logarithmic axis, ``x`` or ``y``, with plain numbers at its ticks: 0.01, not 10⁻²."""
+    """Make an axis, ``x`` or ``y``, logarithmic with plain numbers at its ticks: 0.01, not 10⁻²."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axis.get_view_interval()
@@ -193,18 +184,21 @@ def log_ticks(axes: Axes, which: str) -> Axes:
 
 
 def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:
-    """Writes NAME.png (150 dots an inch, white) and NAME.svg (transparent, text as text); the same bytes each time."""
-    kinds: dict[str, Ink] = {"png": {"facecolor": "white"}, "svg": {"transparent": True, "metadata": {"Date": None}}}
+    """Write NAME.png (150 dpi, white) and NAME.svg (transparent, text as text), reproducible byte by byte."""
+    kinds: dict[str, Options] = {
+        "png": {"facecolor": "white"},
+        "svg": {"transparent": True, "metadata": {"Date": None}},
+    }
     paths = {suffix: folder(store) / f"{name}.{suffix}" for suffix in kinds}
     for suffix, options in kinds.items():
         file = io.BytesIO()
         with matplotlib.rc_context(STYLE):
             figure.savefig(file, format=suffix, dpi=DPI, **options)
         store.write_bytes(paths[suffix], file.getvalue())
-        figure.set_layout_engine("none")  # laid out once, for both
+        figure.set_layout_engine("none")  # the layout is computed once, for both files
     return tuple(paths.values())
 
 
 def folder(store: Store) -> Path:
-    """Where a store's figures lie."""
+    """Return the folder of a store's figures."""
     return store.report_dir / "figures"

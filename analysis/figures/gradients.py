@@ -1,4 +1,4 @@
-"""Gradient norms of the label's logit and of the others', ours and the paper's."""
+"""Gradient norms of the label's logit and of the other logits, ours and the paper's."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from analysis.figures.canvas import (
     INK,
     MUTED,
     WIDTH,
-    Ink,
     Look,
     NothingToDraw,
-    counted,
+    Options,
+    describe_n,
     looks,
     panels,
     reach,
@@ -26,67 +26,73 @@ from analysis.figures.canvas import (
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, GRAD_NORM_OTHER
 
-METRICS = {"label": paper.GRAD_LABEL, "other": paper.GRAD_OTHER}
+METRICS = (GRAD_NORM_LABEL, GRAD_NORM_OTHER)
 
 
 @dataclass(frozen=True)
-class Norms:
-    """One arm's mean norms by metric, output per pixel: ours, and the paper's where it has the arm."""
+class ArmNorms:
+    """Mean gradient norms of one arm by metric, logits per pixel unit: ours, and the paper's if it has the arm."""
 
     ours: dict[str, Interval]
     theirs: dict[str, Interval]
 
 
-def norms(results: Results) -> dict[str, Norms]:
-    """arm → gradient norms, in the study's order; arms without any are left out."""
-    found: dict[str, Norms] = {}
+def gradient_norms(results: Results) -> dict[str, ArmNorms]:
+    """Return arm → gradient norms, in the study's order; arms without any are left out."""
+    by_arm: dict[str, ArmNorms] = {}
     for name, arm in results.study.arms.items():
-        held = {metric: results.estimate(name, metric).interval for metric in METRICS.values()}
-        ours = {metric: one for metric, one in held.items() if one}
-        named = METRICS.values() if paper.corresponds(name, arm) else ()
-        published = {metric: paper.published(results.study.data.name, name, metric) for metric in named}
+        ours, theirs = {}, {}
+        for metric in METRICS:
+            interval = results.estimate(name, metric).interval
+            printed = paper.published(results.study.data.name, name, metric)
+            if interval:
+                ours[metric] = interval
+            if printed and paper.corresponds(name, arm):
+                theirs[metric] = printed
         if ours:
-            found[name] = Norms(ours, {metric: one for metric, one in published.items() if one})
-    return found
+            by_arm[name] = ArmNorms(ours, theirs)
+    return by_arm
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
-    """A row an arm."""
-    found = norms(results)
-    if not found:
+    """Draw one row per arm."""
+    norms = gradient_norms(results)
+    if not norms:
         raise NothingToDraw("no repeat has gradient norms yet")
-    drawing, (axes,) = panels(1, height=0.85 + 0.34 * len(found))
+    drawing, (axes,) = panels(1, height=0.85 + 0.34 * len(norms))
     drawing.set_figwidth(WIDTH)
-    draw_norms(axes, found, looks(results.study), titles(results))
-    counts = {arm: min(one.n for one in norms.ours.values()) for arm, norms in found.items()}
-    single = ", of a single seed none" if 1 in counts.values() else ""
+    draw_norms(axes, norms, looks(results.study), titles(results))
+    n_by_arm = {arm: min(interval.n for interval in of_arm.ours.values()) for arm, of_arm in norms.items()}
+    single = ", of a single seed none" if 1 in n_by_arm.values() else ""
     caption = (
         "Mean l2 norms of the logits' input gradients on training images: filled, of the label's logit; hollow, the"
-        f" mean over the other logits; means over {counted(counts, results)} with 95% Student t intervals{single}."
+        f" mean over the other logits. Means over {describe_n(n_by_arm, results)} with 95% Student t intervals{single}."
     )
-    printed = any(one.theirs for one in found.values())
-    return drawing, caption + (" Upright ticks: the paper's Table 3, its set-up aside." if printed else "")
+    if any(of_arm.theirs for of_arm in norms.values()):
+        caption += " Upright ticks: the paper's Table 3, with the paper's set-up."
+    return drawing, caption
 
 
-def draw_norms(axes: Axes, found: dict[str, Norms], look: dict[str, Look], names: dict[str, str]) -> Axes:
-    """Two points an arm, the label's above the others'; returns the axes."""
-    for place, (arm, one) in enumerate(found.items()):
-        for shift, metric, filled in ((-0.14, paper.GRAD_LABEL, True), (0.14, paper.GRAD_OTHER, False)):
-            at = place + shift
-            if metric in one.theirs:
-                axes.plot(one.theirs[metric].mean, at, "|", color=MUTED, markersize=10, markeredgewidth=1.6)
-            if metric in one.ours:
-                face: Ink = {"markerfacecolor": look[arm].colour if filled else "none", "markersize": 5.5}
-                own: Ink = {"color": look[arm].colour, "elinewidth": 1.5} | face
-                axes.errorbar(one.ours[metric].mean, at, xerr=reach(one.ours[metric]), fmt="o", **own)
-    axes.set_yticks(range(len(found)), [names[arm] for arm in found], color=INK)
+def draw_norms(axes: Axes, norms: dict[str, ArmNorms], look: dict[str, Look], names: dict[str, str]) -> Axes:
+    """Draw two points per arm, the label's above the others'; return the axes."""
+    for place, (arm, of_arm) in enumerate(norms.items()):
+        for shift, metric, face in ((-0.14, GRAD_NORM_LABEL, look[arm].colour), (0.14, GRAD_NORM_OTHER, "none")):
+            if metric in of_arm.theirs:
+                tick: Options = {"color": MUTED, "markersize": 10, "markeredgewidth": 1.6}
+                axes.plot(of_arm.theirs[metric].mean, place + shift, "|", **tick)
+            if metric in of_arm.ours:
+                interval = of_arm.ours[metric]
+                style: Options = {"color": look[arm].colour, "markerfacecolor": face, "markersize": 5.5}
+                axes.errorbar(interval.mean, place + shift, xerr=reach(interval), fmt="o", elinewidth=1.5, **style)
+    axes.set_yticks(range(len(norms)), [names[arm] for arm in norms], color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="mean gradient norm", ylim=(len(found) - 0.5, -0.5))
+    axes.set(xlabel="mean gradient norm", ylim=(len(norms) - 0.5, -0.5))
     axes.set_xlim(left=0)
     marks = [_mark("o", INK, INK, "label"), _mark("o", INK, "none", "other labels")]
-    if any(one.theirs for one in found.values()):
+    if any(of_arm.theirs for of_arm in norms.values()):
         marks.append(_mark("|", MUTED, MUTED, "paper"))
     axes.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=FONT - 0.5, borderpad=0)
     return axes

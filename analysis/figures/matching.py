@@ -1,4 +1,4 @@
-"""Strength against training loss of each search that matched a loss: its trials, the target and the match."""
+"""Training loss by strength for each search that matches a loss: trials, target and match."""
 
 from __future__ import annotations
 
@@ -16,41 +16,39 @@ from analysis.figures.canvas import (
     INK,
     MANY,
     MUTED,
-    Ink,
     Look,
     NothingToDraw,
-    counted,
+    Options,
+    describe_n,
     log_ticks,
     looks,
     panels,
     titles,
 )
-from analysis.results.current import Record
 from analysis.results.results import Results
-from analysis.tables.settings import SYMBOLS
+from analysis.tables.symbols import SYMBOLS, to_mathtext
 from tune_interpreg.store import ledger
-from tune_interpreg.store.store import Store
-from tune_interpreg.study import config
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.config import Search
 
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search that matches a loss has seen; points are (strength, training loss).
+class MatchingSearch:
+    """A search that matches a loss. Points are (strength, training loss).
 
-    reference: the arm whose loss is the target. beside: trials of other choices beside the strength.
-    diverged: strengths without a loss. target, error: the mean of the reference's repeats, and its standard error; n:
-    how many there are.
-    match, interval: the matched point and the 90% interval of its strength, or None while the search goes on.
-    reason: why nothing matches. repeats: points of the arm's finished repeats.
+    reference: the arm with the target loss. trials: those with the chosen values of the other parameters.
+    other_trials: the rest. diverged: strengths without a loss. target, error: the mean of the reference's n repeats and
+    its standard error. match, interval: the matched point and the 90% interval of its strength, None and NaN until
+    the search has ended. reason: why nothing matches. repeats: points of the arm's finished repeats.
     """
 
     arm: str
     symbol: str
     reference: str
     trials: Points
-    beside: Points
+    other_trials: Points
     diverged: list[float]
     target: float
     error: float
@@ -61,117 +59,126 @@ class Search:
     repeats: Points
 
 
-def searches(results: Results) -> list[Search]:
-    """Every search of the study that matches a loss whose target is known and that has a finished trial."""
-    made = [_search(results, arm) for arm, one in results.study.arms.items() if one.search and one.search.match_loss_of]
-    return [one for one in made if one]
+def matching_searches(results: Results) -> list[MatchingSearch]:
+    """Return every search that matches a loss, has a target, and has a finished trial."""
+    found = [
+        _collect(results, name, arm.search, arm.search.match_loss_of)
+        for name, arm in results.study.arms.items()
+        if arm.search and arm.search.match_loss_of
+    ]
+    return [search for search in found if search]
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
-    """One panel a search."""
-    found = searches(results)
-    if not found:
+    """Draw one panel per search."""
+    searches = matching_searches(results)
+    if not searches:
         raise NothingToDraw("no search has matched a training loss yet")
-    look, named = looks(results.study), titles(results)
-    drawing, axes = panels(len(found), height=2.55)
-    for one, place in zip(found, axes, strict=True):
-        draw_search(place, one, look[one.arm], named[one.reference])
-        place.set_title(named[one.arm])
-    of = {one.reference: one.n for one in found}
+    look, names = looks(results.study), titles(results)
+    drawing, axes = panels(len(searches), height=2.55)
+    for search, panel in zip(searches, axes, strict=True):
+        draw_search(panel, search, look[search.arm], names[search.reference])
+        panel.set_title(names[search.arm])
+    n_by_arm = {search.reference: search.n for search in searches}
     caption = (
         "Training loss (mean over the last epoch) of every search trial, one seed each, by strength. Dashed: the loss"
-        f" to match, the mean over {counted(of, results)} of the reference, in a band of its standard error. Cross:"
-        " the matched strength, with its 90% interval. Rings: the repeats at the strength they used. Paler: trials of"
-        " choices that were not taken. Ticks at the top: trials that diverged."
+        f" to match, the mean over {describe_n(n_by_arm, results)} of the reference, in a band of its standard error."
+        " Cross: the matched strength, with its 90% interval. Rings: the repeats at their strength. Paler: trials with"
+        " other parameters than the chosen ones. Ticks at the top: trials that diverged."
     )
     return drawing, caption
 
 
-def draw_search(axes: Axes, one: Search, look: Look, reference: str) -> Axes:
-    """One search, and the name of its reference; returns the axes."""
-    _draw_trials(axes, one, look)
-    _draw_target(axes, one, reference)
-    if one.match:
-        span: Ink = {"xerr": [[one.match[0] - one.interval[0]], [one.interval[1] - one.match[0]]], "capsize": 3}
-        axes.errorbar(*one.match, fmt="x", color=INK, markersize=7, markeredgewidth=1.8, elinewidth=1.6, **span)
-    if one.reason:
+def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) -> Axes:
+    """Draw one search and its target, named after ``reference``; return the axes."""
+    _draw_trials(axes, search, look)
+    _draw_target(axes, search, reference)
+    if search.match:
+        low, high = search.match[0] - search.interval[0], search.interval[1] - search.match[0]
+        cross: Options = {"markersize": 7, "markeredgewidth": 1.8, "elinewidth": 1.6, "capsize": 3}
+        axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=INK, **cross)
+    if search.reason:
         axes.text(0.99, 0.02, "no match", transform=axes.transAxes, ha="right", fontweight="bold", fontsize=FONT - 1)
-    losses = [loss for _, loss in one.trials + one.beside + one.repeats]
+    losses = [loss for _, loss in search.trials + search.other_trials + search.repeats]
     if min(losses) > 0 and max(losses) / min(losses) > 8:
         log_ticks(axes, "y")
     log_ticks(axes, "x")
-    axes.set(xlabel=one.symbol, ylabel="training loss")
+    axes.set_ylabel("training loss")
+    axes.set_xlabel(to_mathtext(search.symbol), parse_math=True)
     return axes
 
 
-def _draw_trials(axes: Axes, one: Search, look: Look) -> None:
-    many = len(one.trials) + len(one.beside) > MANY
-    dots: Ink = {"color": look.colour, "markersize": 4.5, "markeredgewidth": 0, "rasterized": many}
-    axes.plot(*_columns(one.beside), "o", alpha=0.25, **dots)
-    axes.plot(*_columns(one.trials), "o", alpha=0.85, **dots)
-    rings: Ink = {"markerfacecolor": "none", "markersize": 8, "markeredgewidth": 0.9}
-    axes.plot(*_columns(one.repeats), "o", color=look.colour, **rings)
-    if one.diverged:
-        top: Ink = {"transform": axes.get_xaxis_transform(), "markersize": 9, "markeredgewidth": 1.2, "clip_on": False}
-        axes.plot(one.diverged, [1.0] * len(one.diverged), "|", color=INK, **top)
+def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
+    many = len(search.trials) + len(search.other_trials) > MANY
+    dots: Options = {"color": look.colour, "markersize": 4.5, "markeredgewidth": 0, "rasterized": many}
+    axes.plot(*_columns(search.other_trials), "o", alpha=0.25, **dots)
+    axes.plot(*_columns(search.trials), "o", alpha=0.85, **dots)
+    rings: Options = {"markerfacecolor": "none", "markersize": 8, "markeredgewidth": 0.9}
+    axes.plot(*_columns(search.repeats), "o", color=look.colour, **rings)
+    if search.diverged:
+        top: Options = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.plot(
+            search.diverged, [1.0] * len(search.diverged), "|", color=INK, markersize=9, markeredgewidth=1.2, **top
+        )
 
 
-def _draw_target(axes: Axes, one: Search, reference: str) -> None:
-    axes.axhspan(one.target - one.error, one.target + one.error, color=MUTED, alpha=0.25, linewidth=0)
-    axes.axhline(one.target, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    spot: Ink = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "ha": "right"}
-    name = axes.annotate(f"loss of {reference}", (0.99, one.target), (0, -4), fontsize=FONT - 1, color=MUTED, **spot)
+def _draw_target(axes: Axes, search: MatchingSearch, reference: str) -> None:
+    axes.axhspan(search.target - search.error, search.target + search.error, color=MUTED, alpha=0.25, linewidth=0)
+    axes.axhline(search.target, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    spot: Options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "ha": "right"}
+    text = f"loss of {reference}"
+    name = axes.annotate(text, (0.99, search.target), (0, -4), fontsize=FONT - 1, color=MUTED, **spot)
     name.set_in_layout(False)
 
 
-def _search(results: Results, arm: str) -> Search | None:
-    search = results.study.arms[arm].search
-    assert search
-    assert search.match_loss_of
+def _collect(results: Results, arm: str, search: Search, reference: str) -> MatchingSearch | None:
     choice = results.current.choices.get(arm, {})
-    losses = list(results.values(search.match_loss_of, search.matched).values())
+    losses = list(results.values(reference, search.matched_metric).values())
     target = choice.get("target") or (statistics.fmean(losses) if losses else None)
-    tried = results.current.trials[arm]
-    taken, beside = _trials(tried, search, choice.get("params", {}))
-    if target is None or not taken + beside:
+    records = results.current.trials[arm]
+    trials, other_trials = _trials(records, search, choice.get("params", {}))
+    if target is None or not trials + other_trials:
         return None
-    matched = choice.get("parameter") == search.strength
-    return Search(
+    matched = choice.get("parameter") == search.strength_name
+    return MatchingSearch(
         arm,
-        SYMBOLS.get(search.strength, search.strength),
-        search.match_loss_of,
-        trials=taken,
-        beside=beside,
-        diverged=[_strength(record, search) for record in tried if record["state"] == "diverged"],
+        SYMBOLS.get(search.strength_name, search.strength_name),
+        reference,
+        trials=trials,
+        other_trials=other_trials,
+        diverged=[_strength(record, search) for record in records if record["state"] == "diverged"],
         target=target,
         error=statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0,
         n=len(losses),
-        match=(choice["params"][search.strength], target + choice["expected_residual"]) if matched else None,
+        match=(choice["params"][search.strength_name], target + choice["expected_residual"]) if matched else None,
         interval=(choice["low"], choice["high"]) if matched else (math.nan, math.nan),
         reason=choice.get("reason"),
         repeats=_repeats(results, arm, search),
     )
 
 
-def _trials(tried: list[Record], search: config.Search, chosen: Mapping[str, Any]) -> tuple[Points, Points]:
-    """The finished trials with a loss: those made with the other parameters chosen, and the rest."""
-    known = [(r, loss) for r in tried if r["state"] == "done" and (loss := ledger.mean(r, search.matched)) is not None]
-    fixed = {name: value for name, value in chosen.items() if name != search.strength}
-    points: tuple[Points, Points] = ([], [])
-    for record, loss in known:
-        other = any(record["recipe"]["params"][name] != value for name, value in fixed.items())
-        points[other].append((_strength(record, search), loss))
-    return points
+def _trials(records: list[Record], search: Search, chosen: Mapping[str, Any]) -> tuple[Points, Points]:
+    """Return the points of finished trials: those with the other parameters as chosen, and the rest."""
+    others = {name: value for name, value in chosen.items() if name != search.strength_name}
+    as_chosen: Points = []
+    rest: Points = []
+    for record in records:
+        loss = ledger.mean_metric(record, search.matched_metric) if record["state"] == "done" else None
+        if loss is not None:
+            params = record["recipe"]["params"]
+            points = as_chosen if all(params[name] == value for name, value in others.items()) else rest
+            points.append((_strength(record, search), loss))
+    return as_chosen, rest
 
 
-def _repeats(results: Results, arm: str, search: config.Search) -> Points:
+def _repeats(results: Results, arm: str, search: Search) -> Points:
     done = [record for record in results.current.repeats[arm] if record["state"] == "done"]
-    losses = results.values(arm, search.matched).values()
+    losses = results.values(arm, search.matched_metric).values()
     return [(_strength(done[-1], search), loss) for loss in losses] if done else []
 
 
-def _strength(record: Record, search: config.Search) -> float:
-    return float(record["recipe"]["params"][search.strength])
+def _strength(record: Record, search: Search) -> float:
+    return float(record["recipe"]["params"][search.strength_name])
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""Accuracy as the attack's radius grows, from the honesty checks of the repeats."""
+"""Accuracy by the radius of the attack, from the honesty checks of the repeats."""
 
 from __future__ import annotations
 
@@ -10,18 +10,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.canvas import FONT, MUTED, Ink, Look, NothingToDraw, counted, label, looks, panels, room, titles
+from analysis.figures.canvas import (
+    FONT,
+    MUTED,
+    Look,
+    NothingToDraw,
+    Options,
+    describe_n,
+    height_for,
+    label,
+    looks,
+    panels,
+    titles,
+)
 from analysis.results.results import Results
 from analysis.statistics.intervals import student_t
-from analysis.tables.honesty import checks
+from analysis.tables.honesty import collect_checks
 from tune_interpreg.store.store import Store
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Fall:
-    """Accuracy in percent at rising radii: mean over n seeds, half-width of the 95% interval (NaN where n = 1)."""
+class RadiusCurve:
+    """Accuracy in percent at rising radii: mean over n seeds, half-width of the 95% interval (NaN if n = 1)."""
 
     radii_R: Array
     mean_R: Array
@@ -29,62 +41,65 @@ class Fall:
     n: int
 
 
-def falls(results: Results) -> dict[str, Fall]:
-    """arm → accuracy by radius, at the radii that each of its checked seeds has."""
-    by_seed = {arm: [_by_radius(done) for done in seeds.values()] for arm, seeds in checks(results).items()}
-    known = {arm: [one for one in found if one] for arm, found in by_seed.items()}
-    return {arm: fall for arm, found in known.items() if (fall := _fall(found))}
+def radius_curves(results: Results) -> dict[str, RadiusCurve]:
+    """Return arm → accuracy by radius, at the radii that all of its checked seeds have."""
+    curves = {}
+    for arm, seeds in collect_checks(results).items():
+        by_seed = [by_radius for by_radius in map(_by_radius, seeds.values()) if by_radius]
+        curve = _average(by_seed) if by_seed else None
+        if curve:
+            curves[arm] = curve
+    return curves
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
-    """A line an arm."""
-    found = falls(results)
-    if not found:
+    """Draw one line per arm."""
+    curves = radius_curves(results)
+    if not curves:
         raise NothingToDraw("no repeat was checked at several radii")
-    drawing, (axes,) = panels(1, height=room(len(found), 3.2))
-    draw_falls(axes, found, looks(results.study), titles(results))
+    drawing, (axes,) = panels(1, height=height_for(len(curves), 3.2))
+    draw_curves(axes, curves, looks(results.study), titles(results))
     attack = results.study.evaluation_attack
     axes.axvline(attack.eps, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    spot: Ink = {
-        "xycoords": ("data", "axes fraction"),
-        "textcoords": "offset points",
-        "fontsize": FONT - 1,
-        "va": "top",
-    }
-    axes.annotate(f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), color=MUTED, **spot)
-    counts = {arm: fall.n for arm, fall in found.items()}
-    single = ", of a single seed none" if 1 in counts.values() else ""
+    spot: Options = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+    axes.annotate(f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), color=MUTED, fontsize=FONT - 1, **spot)
+    n_by_arm = {arm: curve.n for arm, curve in curves.items()}
+    single = ", of a single seed none" if 1 in n_by_arm.values() else ""
     caption = (
         f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps), on the validation"
-        f" images of the checks: means over {counted(counts, results)}, in a band of their 95% Student t"
+        f" images of the checks: means over {describe_n(n_by_arm, results)}, in a band of their 95% Student t"
         f" interval{single}. Dashed: the radius of the tables."
     )
     return drawing, caption
 
 
-def draw_falls(axes: Axes, found: dict[str, Fall], look: dict[str, Look], names: dict[str, str]) -> Axes:
-    """One line and band an arm, named at the right; returns the axes."""
-    for arm, fall in found.items():
-        own: Ink = {"color": look[arm].colour, "marker": look[arm].marker, "markersize": 4}
-        axes.plot(fall.radii_R, fall.mean_R, **own)
-        edges = (np.clip(fall.mean_R + sign * fall.half_width_R, 0, 100) for sign in (-1, 1))
-        axes.fill_between(fall.radii_R, *edges, color=look[arm].colour, alpha=0.16, linewidth=0)
+def draw_curves(axes: Axes, curves: dict[str, RadiusCurve], look: dict[str, Look], names: dict[str, str]) -> Axes:
+    """Draw one line and band per arm, named at the right; return the axes."""
+    for arm, curve in curves.items():
+        style: Options = {"color": look[arm].colour, "marker": look[arm].marker, "markersize": 4}
+        axes.plot(curve.radii_R, curve.mean_R, **style)
+        low_R, high_R = (np.clip(curve.mean_R + sign * curve.half_width_R, 0, 100) for sign in (-1, 1))
+        axes.fill_between(curve.radii_R, low_R, high_R, color=look[arm].colour, alpha=0.16, linewidth=0)
     axes.set(xlabel="radius ε", ylabel="adversarial accuracy, %", ylim=(0, 100))
     axes.set_xlim(left=0)
-    ends = [(float(fall.radii_R[-1]), float(fall.mean_R[-1])) for fall in found.values()]
-    return label(axes, ends, [names[arm] for arm in found], [look[arm].colour for arm in found])
+    ends = [(float(curve.radii_R[-1]), float(curve.mean_R[-1])) for curve in curves.values()]
+    return label(axes, ends, [names[arm] for arm in curves], [look[arm].colour for arm in curves])
 
 
-def _by_radius(done: list[Mapping[str, Any]]) -> dict[float, float]:
-    """radius → accuracy in percent, of one seed's checks; the unbounded attack is left out."""
-    found = {radius: value for one in done if one["check"] == "radius" for radius, value in one["values"].items()}
-    return {float(radius): 100 * float(value) for radius, value in found.items() if radius != "inf"}
+def _by_radius(checks: list[Mapping[str, Any]]) -> dict[float, float]:
+    """Return radius → accuracy in percent from one seed's checks, without the unbounded attack."""
+    accuracies: dict[str, float] = {}
+    for check in checks:
+        if check["check"] == "radius":
+            accuracies |= check["values"]
+    return {float(radius): 100 * float(value) for radius, value in accuracies.items() if radius != "inf"}
 
 
-def _fall(by_seed: list[dict[float, float]]) -> Fall | None:
-    shared = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
-    if not shared:
+def _average(by_seed: list[dict[float, float]]) -> RadiusCurve | None:
+    radii = sorted(set.intersection(*map(set, by_seed)))
+    if not radii:
         return None
-    intervals = [student_t([values[radius] for values in by_seed]) for radius in shared]
-    widths = [np.nan if one.half_width is None else one.half_width for one in intervals]
-    return Fall(np.asarray(shared), np.asarray([one.mean for one in intervals]), np.asarray(widths), len(by_seed))
+    intervals = [student_t([accuracies[radius] for accuracies in by_seed]) for radius in radii]
+    widths = [np.nan if interval.half_width is None else interval.half_width for interval in intervals]
+    means = [interval.mean for interval in intervals]
+    return RadiusCurve(np.asarray(radii), np.asarray(means), np.asarray(widths), len(by_seed))

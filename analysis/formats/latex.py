@@ -1,4 +1,4 @@
-"""Tables as LaTeX, to be \\input: booktabs rules, notes beneath, all text escaped."""
+"""Tables as LaTeX to be included, with booktabs rules, notes below and all text escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from analysis.tables.cells import Table
 
 PREAMBLE = "% \\usepackage[utf8]{inputenc} \\usepackage{booktabs} \\usepackage{graphicx}\n"
 
-#: What a table's text holds beyond ASCII, and what TeX reads as commands.
+#: Characters beyond ASCII that tables use, and characters that TeX reads as commands.
 CHARACTERS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", '"': "''", "`": r"\`{}",
@@ -21,16 +21,16 @@ CHARACTERS = {
     "φ": r"$\varphi$", "ω": r"$\omega$", "Σ": r"$\Sigma$", "Δ": r"$\Delta$",
 }  # fmt: skip
 
-#: A symbol with its index, which stays one formula: λ_J, g_z, ∇f_c, ‖∇f_k(x)‖₂.
+#: A symbol with its index, which becomes one formula: λ_J, g_z, ∇f_c, ‖∇f_k(x)‖₂.
 FORMULA = re.compile(r"‖∇f_(\w)(\(x\))?‖(₂)?|\b([λδg])_(J|cs|gm|g|z)\b")
 
 
 def to_latex(table: Table) -> str:
-    """A table as a float: caption, booktabs rows no wider than the line, notes beneath.
+    """Return a table as a float: caption, booktabs rows no wider than the line, notes below.
 
-    Characters of other scripts than Latin, which pdflatex cannot print, stand as their code: [U+4E2D].
+    Characters of other scripts than Latin, which pdflatex cannot print, are printed as their code: [U+4E2D].
     """
-    lines = [" & ".join(escape(str(cell)) for cell in line) + r" \\" for line in (table.columns, *table.rows)]
+    heading, *rows = (" & ".join(escape(str(cell)) for cell in line) + r" \\" for line in (table.columns, *table.rows))
     notes = [rf"{{\footnotesize {escape(note)}\par}}" for note in table.notes]
     return "\n".join(
         [
@@ -39,7 +39,7 @@ def to_latex(table: Table) -> str:
             rf"\caption{{{escape(table.title)}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-            *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
+            *(r"\toprule", heading, r"\midrule", *rows, r"\bottomrule"),
             r"\end{tabular}}",
             *(r"\par\smallskip\raggedright", *notes),
             r"\end{table}",
@@ -48,16 +48,16 @@ def to_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that pdflatex prints as it is, on one line."""
-    parts, done = [], 0
-    for found in FORMULA.finditer(text):
-        parts += [_plain(text[done : found.start()]), _formula(found)]
-        done = found.end()
-    return "".join([*parts, _plain(text[done:])])
+    """Return text that pdflatex prints as it is, on one line."""
+    parts, end = [], 0
+    for match in FORMULA.finditer(text):
+        parts += [_plain(text[end : match.start()]), _formula(match)]
+        end = match.end()
+    return "".join([*parts, _plain(text[end:])])
 
 
-def _formula(found: re.Match[str]) -> str:
-    label, argument, squared, symbol, index = found.groups()
+def _formula(match: re.Match[str]) -> str:
+    label, argument, squared, symbol, index = match.groups()
     if label:
         return rf"$\|\nabla f_{label}{argument or ''}\|{'_2' if squared else ''}$"
     letter = CHARACTERS.get(symbol, symbol).strip("$")
@@ -65,12 +65,12 @@ def _formula(found: re.Match[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    apart = re.split("(?<=[-–—])(?=[-–—])", text)  # TeX would join them to another dash
-    return "{}".join("".join(CHARACTERS.get(one) or _character(one) for one in part) for part in apart)
+    parts = re.split("(?<=[-–—])(?=[-–—])", text)  # TeX would join two dashes to another one
+    return "{}".join("".join(CHARACTERS.get(letter) or _character(letter) for letter in part) for part in parts)
 
 
-def _character(one: str) -> str:
-    if one.isspace():
+def _character(letter: str) -> str:
+    if letter.isspace():
         return " "
-    printed = " " < one <= "~" or ("À" <= one <= "ÿ" and one not in "ÐðÞþ")
-    return one if printed else f"{{[}}U+{ord(one):04X}{{]}}"
+    printable = " " < letter <= "~" or ("À" <= letter <= "ÿ" and letter not in "ÐðÞþ")
+    return letter if printable else f"{{[}}U+{ord(letter):04X}{{]}}"

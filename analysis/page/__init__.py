@@ -1,4 +1,4 @@
-"""The report as one page: self-contained HTML that needs no network."""
+"""The report as one HTML page that needs no network."""
 
 from analysis.page.write import write
 

@@ -1,20 +1,20 @@
-"""Where each number comes from: the trials behind it, as JSON for the page."""
+"""The trainings behind each number, as JSON for the page."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from analysis.results import rows
-from analysis.results.current import Record
 from analysis.results.results import Results
+from tune_interpreg.store.store import Record
 
 
 def provenance(results: Results) -> dict[str, Any]:
-    """By arm, what a reader of the page may ask of its numbers.
+    """Return what a reader of the page can look up about its numbers.
 
-    arms: arm → title, method, recipe, parameters, maps, what its search has tried and chosen, trials (seed → key,
-    device, seconds, finished, place in versions) and values (metric → seed → value, as in the ledger).
-    versions: of the software, each set once.
+    arms: arm → title, method, recipe, parameters, maps, search trials and choice, trials (seed → key, device, seconds,
+    finished, index in versions) and values (metric → seed → value, as in the ledger). versions: each distinct set of
+    software versions.
     """
     versions: list[dict[str, str]] = []
     arms = {arm: _arm(results, arm, group, versions) for arm, group in results.current.repeats.items()}
@@ -22,7 +22,7 @@ def provenance(results: Results) -> dict[str, Any]:
 
 
 def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[str, str]]) -> dict[str, Any]:
-    trials = {seed: _trial(record, versions) for seed, record in rows.finished_repeats(group, results.study.seeds).items()}
+    finished = rows.finished_repeats(group, results.study.seeds)
     metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     recipe = group[-1]["recipe"] if group else {}
     return {
@@ -32,17 +32,17 @@ def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[st
         "params": recipe.get("params", {}),
         "maps": recipe.get("maps"),
         "search": _search(results, arm),
-        "trials": trials,
+        "trials": {seed: _trial(record, versions) for seed, record in finished.items()},
         "values": {metric: results.values(arm, metric) for metric in metrics},
     }
 
 
 def _trial(record: Record, versions: list[dict[str, str]]) -> dict[str, Any]:
-    used = record.get("versions", {})
-    if used not in versions:
-        versions.append(used)
+    of_record = record.get("versions", {})
+    if of_record not in versions:
+        versions.append(of_record)
     facts = {name: record.get(name) for name in ("key", "device", "seconds", "finished")}
-    return facts | {"seeds": len(record["seeds"]), "versions": versions.index(used)}
+    return facts | {"seeds": len(record["seeds"]), "versions": versions.index(of_record)}
 
 
 def _search(results: Results, arm: str) -> dict[str, Any] | None:

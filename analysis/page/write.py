@@ -1,115 +1,122 @@
-"""Fills the page: the answer first, then tables, figures, honesty, settings."""
+"""Render the page: accuracies and the answer first, then gradients, figures, all pairs, honesty, settings."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from html import escape
+import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
-from analysis.figures import Drawn
-from analysis.page import svg, tables
+from analysis.figures import DrawnFigure
+from analysis.figures.canvas import FAINT, INK, MUTED
 from analysis.page.provenance import provenance
 from analysis.results.results import Results
-from analysis.tables.cells import Table
+from analysis.tables import symbols
+from analysis.tables.cells import Cell, Estimate, Probability, Report
 from tune_interpreg.store.store import Store
 
-if TYPE_CHECKING:
-    from analysis.report import Report
+#: First word of a cell → its CSS class; NOT is that of NOT SHOWN.
+VERDICTS = {"PASS": "pass", "WARN": "warn", "MISSED": "warn", "NOT": "warn"}
 
-#: First word of a table's title → the section it stands in; every other one stands among the results.
-SECTIONS = {"Answer": "answer", "Comparisons": "comparisons", "Honesty": "honesty", "Settings": "settings"}
-EMPTY = {
-    "answer": "",
-    "results": "<p>No arm has a result yet.</p>",
-    "comparisons": "<p>There are no two arms to compare.</p>",
-    "honesty": "<p>No model was checked: the ledger holds no honesty checks.</p>",
-    "settings": "<p>No arm is searched.</p>",
-}
+#: Colours of a figure that follow the page from light to dark.
+COLOURS = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--line)"}
 
 
-def write(report: Report, results: Results, store: Store, figures: Sequence[Drawn]) -> Path:
-    """Writes report/index.html, one file without any reference to another, and returns its path."""
+def write(report: Report, results: Results, store: Store, figures: Sequence[DrawnFigure]) -> Path:
+    """Write report/index.html, one file without references to others, and return its path."""
     page = store.report_dir / "index.html"
     store.write_text(page, to_html(report, results, figures))
     return page
 
 
-def to_html(report: Report, results: Results, figures: Sequence[Drawn]) -> str:
-    """The page as text; the same for the same ledger."""
-    parts = {name: (files(__package__) / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
-    template = (files(__package__) / "template.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        css=parts["css"],
-        js=parts["js"],
-        title=escape(report.study.name),
-        facts=_facts(results),
-        status=_status(report.status),
-        sentences=_list(report.answer, "answer"),
-        figures="".join(map(_figure, figures)),
-        study=escape(yaml.safe_dump(_study(results), sort_keys=False, allow_unicode=True)),
-        made=_made(results),
-        data=_embedded(provenance(results)),
-        **_by_section(report.tables, results),
-    )
-
-
-def _by_section(shown: Iterable[Table], results: Results) -> dict[str, str]:
-    made: dict[str, str] = {}
-    for table in shown:
-        section = SECTIONS.get(table.title.split()[0].rstrip("."), "results")
-        made[section] = made.get(section, "") + tables.to_html(table, results)
-    return EMPTY | made
-
-
-def _facts(results: Results) -> str:
+def to_html(report: Report, results: Results, figures: Sequence[DrawnFigure]) -> str:
+    """Return the page; the same ledger gives the same page."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["typeset"] = lambda text: Markup(symbols.to_html(str(escape(text))))
+    environment.globals |= {"sort_value": _sort_value, "sources": _sources, "verdict": _verdict}
+    css, js, template = (_read(name) for name in ("page.css", "page.js", "template.html"))
     study, attack = results.study, results.study.evaluation_attack
-    facts = (
-        f"{study.data.name}, {study.model.name}",
-        f"{len(study.arms)} arms × {results.asked} seeds",
-        f"{study.training.epochs} epochs",
-        f"attack {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps",
+    last = max((record["finished"] for record in results.records), default=None)
+    return environment.from_string(template).render(
+        css=Markup(css),
+        js=Markup(js),
+        report=report,
+        facts=[
+            f"{study.data.name}, {study.model.name}",
+            f"{len(study.arms)} arms × {results.seed_count} seeds",
+            f"{study.training.epochs} epochs",
+            f"attack {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps",
+        ],
+        arms={results.title(arm): arm for arm in study.arms},
+        figures={figure.name: figure for figure in figures},
+        pictures={figure.name: Markup(_picture(figure)) for figure in figures if figure.paths},
+        study=yaml.safe_dump(_study(results), sort_keys=False, allow_unicode=True),
+        records=f"{len(results.records)} records in the ledger" + (f", the last from {last}" if last else ""),
+        data=Markup(_to_json(provenance(results))),
     )
-    return "".join(f"<li>{escape(fact)}</li>" for fact in facts)
 
 
-def _status(lines: Sequence[str]) -> str:
-    done, *troubles = lines
-    told = f"<p>{escape(done)}</p>"
-    return told + (_list(troubles, "troubles") if troubles else "")
+def inline_svg(svg: str, name: str, title: str, caption: str) -> str:
+    """Return an SVG document as an HTML element in the page's colours and width.
+
+    name: prefix of every id, because several figures share the page. title, caption: for screen readers.
+    """
+    body = svg[svg.index("<svg") :]
+    for unused in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        body = re.sub(unused, "", body, flags=re.DOTALL)
+    body = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", body)  # equal images have equal ids that nothing refers to
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    for colour, variable in COLOURS.items():
+        body = re.sub(colour, variable, body, flags=re.IGNORECASE)
+    size = re.search(r'viewBox="[^"]*"', body)
+    assert size
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img"'
+    names = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(caption)}</desc>'
+    return f'{head} aria-labelledby="{name}-title" aria-describedby="{name}-desc">{names}{body[body.index(">") + 1 :]}'
 
 
-def _list(lines: Iterable[str], kind: str) -> str:
-    return f'<ul class="{kind}">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
+def _picture(figure: DrawnFigure) -> str:
+    path = next(path for path in figure.paths if path.suffix == ".svg")
+    return inline_svg(path.read_text(encoding="utf-8"), figure.name, figure.title, figure.caption)
 
 
-def _figure(one: Drawn) -> str:
-    drawn = next((path for path in one.paths if path.suffix == ".svg"), None)
-    if drawn is None:
-        return f'<p class="left-out"><b>{escape(one.title)}.</b> {escape(one.caption)}</p>'
-    picture = svg.inline(drawn.read_text(encoding="utf-8"), one.name, one.title, one.caption)
-    caption = f"<figcaption><b>{escape(one.title)}.</b> {escape(one.caption)}</figcaption>"
-    return f'<figure id="{escape(one.name)}">{picture}{caption}</figure>'
+def _sort_value(cell: Cell) -> str | None:
+    """Return the unrounded number that a cell is sorted by."""
+    value = cell.p if isinstance(cell, Probability) else None
+    if isinstance(cell, Estimate) and cell.interval:
+        value = cell.interval.mean
+    return None if value is None else repr(value)
+
+
+def _sources(cell: Cell) -> str | None:
+    """Return the metrics behind a measured cell as JSON, for the page's script."""
+    if not isinstance(cell, Estimate) or not cell.interval or not cell.sources:
+        return None
+    return json.dumps([[source.arm, source.metric, source.scale] for source in cell.sources])
+
+
+def _verdict(cell: Cell) -> str | None:
+    return VERDICTS.get(str(cell).split(" ")[0])
 
 
 def _study(results: Results) -> dict[str, Any]:
-    """The study without where its data lie, which decides no result."""
+    """Return the study without the folder of its data, which does not change any result."""
     study = results.study.model_dump(mode="json", exclude_defaults=True)
     study.get("data", {}).pop("root", None)
     return study
 
 
-def _made(results: Results) -> str:
-    last = max((record["finished"] for record in results.records), default=None)
-    told = f"{len(results.records)} records in the ledger" + (f", the last of {last}" if last else "")
-    return escape(f"Made from {told}. The same ledger makes the same page.")
-
-
-def _embedded(content: Any) -> str:
-    """JSON that may stand within a script element: no markup in it is read as such."""
+def _to_json(content: Any) -> str:
+    """Return JSON that can stand in a script element: the browser finds no markup in it."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""A study's results as rows and data frames."""
+"""A study's results as rows, means and data frames."""

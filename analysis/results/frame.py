@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from analysis.results import rows
 from analysis.results.results import Results
 from tune_interpreg.store.store import Store
 
-#: The columns, in their order; see ``results``.
+#: The columns in order, explained in ``results``.
 COLUMNS = (
     *("arm", "title", "method", "seed", "state", "metric", "value", "images"),
     *("key", "recipe_key", "device", "seconds", "finished"),
@@ -20,35 +19,36 @@ COLUMNS = (
 
 
 def results(store: str | Path) -> pd.DataFrame:
-    """The repeats of a store's study, one row an arm × seed × metric, and one row a seed that is missing.
+    """Return the repeats of a store's study: one row per arm, seed and metric, and one per missing seed.
 
-    arm, title, method: as the study has them. seed: an int. state: ``done``; of a missing seed why, ``absent`` (not
-    in the ledger yet), ``failed``, ``diverged`` or ``pruned``, its value NaN and its metric, keys and device empty.
-    metric: such as ``test/accuracy``, ``test/adv_accuracy_strict``, ``grad_norm/label``, ``train/loss``. value: as
-    measured: accuracies are fractions in [0, 1], losses nats, gradient norms logits per unit of a pixel; NaN where not
-    finite. images: how many it rests on. key: the record in the ledger. recipe_key: equal for all seeds of one recipe.
-    device: where it ran. seconds: what the trial took, of all its seeds together. finished: when, in UTC.
+    arm, title, method: as in the study. seed: an int. state: ``done``, or why a seed is missing: ``absent`` (not in
+    the ledger yet), ``failed``, ``diverged`` or ``pruned``. The value of a missing seed is NaN, its metric, keys and
+    device are empty. metric: such as ``test/accuracy``, ``test/adv_accuracy_strict``, ``grad_norm/label``,
+    ``train/loss``. value: as measured: accuracies are fractions in [0, 1], losses nats, gradient norms logits per unit
+    of a pixel; NaN if not finite. images: how many it was measured on. key: the record in the ledger. recipe_key:
+    equal for all seeds of one recipe. device: of the training. seconds: of the training, for all its seeds together.
+    finished: the time in UTC.
 
-    store: the folder, of a study that runs or is done; nothing is written. Only seeds that the study asks for, and of
-    repeats under several recipes only the latest. Raises ``StoreError`` where it is no store.
+    store: the folder of a running or finished study; nothing is written. Only seeds of the study are included, and of
+    repeats under several recipes only the latest. Raises ``StoreError`` if the folder is no store.
     """
-    found = Results.from_store(Store(store))
-    held = {(arm, record["key"]): record for arm, group in found.current.repeats.items() for record in group}
-    done = [_done(found, row, held[row["arm"], row["key"]]) for row in found.frame.to_dict(orient="records")]
-    missing = [_described(found, gap.arm) | {"seed": gap.seed, "state": gap.state} for gap in found.missing]
-    frame = pd.DataFrame([*done, *missing], columns=list(COLUMNS))
+    study_results = Results.from_store(Store(store))
+    records = {(arm, record["key"]): record for arm, group in study_results.current.repeats.items() for record in group}
+    lines: list[dict[str, Any]] = []
+    rows: Any = study_results.frame.to_dict(orient="records")
+    for row in rows:
+        record = records[row["arm"], row["key"]]
+        facts = {name: record[name] for name in ("device", "seconds", "finished")}
+        lines.append(_describe(study_results, row["arm"]) | row | facts | {"state": "done"})
+    for gap in study_results.missing:
+        lines.append({**_describe(study_results, gap.arm), "seed": gap.seed, "state": gap.state})
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
     frame["finished"] = pd.to_datetime(frame["finished"], utc=True).dt.as_unit("s")
     return frame.astype({"seed": "int64", "value": "float64", "images": "int64", "seconds": "float64"})
 
 
-def _done(found: Results, row: dict[Hashable, object], record: rows.Record) -> dict[str, object]:
-    own = {str(name): value for name, value in row.items()}
-    known = {name: record[name] for name in ("device", "seconds", "finished")}
-    return _described(found, str(row["arm"])) | own | known | {"state": "done"}
-
-
-def _described(found: Results, arm: str) -> dict[str, object]:
-    """What the study says of an arm, and nothing of what the ledger would."""
-    known = {"arm": arm, "title": found.title(arm), "method": found.study.arms[arm].method}
+def _describe(study_results: Results, arm: str) -> dict[str, Any]:
+    """Return a row with what the study says of an arm, and empty values for what a record says."""
+    known = {"arm": arm, "title": study_results.title(arm), "method": study_results.study.arms[arm].method}
     texts = dict.fromkeys(("metric", "key", "recipe_key", "device"), "")
     return {**known, **texts, "images": 0, "value": math.nan, "seconds": math.nan, "finished": None}

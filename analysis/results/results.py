@@ -1,4 +1,4 @@
-"""What every table is computed from: a study's rows, what is missing of them, and arms compared seed by seed."""
+"""The results of a study: what all tables, figures and sentences are computed from."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import pandas as pd
 
 from analysis import paper
 from analysis.results import rows
-from analysis.results.current import Current, Record
 from analysis.results.rows import MissingSeed
 from analysis.statistics.intervals import student_t, wilson
 from analysis.statistics.pairs import Comparison
-from analysis.tables.cells import Estimate, Source
-from tune_interpreg.store.store import Store, StoreError
+from analysis.tables.cells import Estimate, MetricSource
+from tune_interpreg.schedule.current import Current
+from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 
 
 @dataclass(frozen=True)
 class Results:
-    """What every table is computed from: a study, its ledger, and the rows and gaps that follow from both.
+    """A study, its records, and the values and gaps that follow from them.
 
-    choices: by arm, what its search chose (the fields of the store's choice file), where it has ended.
-    damaged: by arm, which of its files are damaged and left out, one line each.
-    current: what of the records and choices belongs to the study as it stands.
+    choices: arm → what its search chose (the fields of the choice file), for finished searches.
+    damaged: arm → its damaged files, which are left out, one line each.
+    current: the records and choices that belong to the study as it is now.
+    frame: one row per arm, seed and metric (``rows.tabulate``). missing: seeds without a result.
     """
 
     study: Study
@@ -38,67 +40,73 @@ class Results:
     missing: tuple[MissingSeed, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        current = Current(self.study, self.records, self.choices)
+        current = Current.from_records(self.study, self.records, self.choices, keep_last_results=True)
         object.__setattr__(self, "current", current)
         object.__setattr__(self, "frame", rows.tabulate(current))
         object.__setattr__(self, "missing", tuple(rows.find_missing(current)))
 
     @classmethod
     def from_store(cls, store: Store, study: Study | None = None) -> Results:
-        """What a store holds, finished or not, of a study (None: the store's own); nothing is written.
+        """Read a store, finished or not; study: None for the store's own. Writes nothing.
 
-        Raises ``StoreError`` where study is None and the folder is no store, or its study.yaml is damaged.
+        Raises ``StoreError`` if study is None and the folder is no store or its study.yaml is damaged.
         """
-        study = store.study() if study is None else study
-        records, unread = store.ledger()
+        study = store.load_study() if study is None else study
+        records, unreadable = store.read_ledger()
         damaged: dict[str, list[str]] = {}
         choices: dict[str, dict[str, Any]] = {}
-        for error in unread:
+        for error in unreadable:
             damaged.setdefault(error.path.parent.name, []).append(str(error))
         for name in study.arms:
             try:
-                choices |= {name: choice} if (choice := store.choice(name)) else {}
-            except StoreError as unreadable:
-                damaged.setdefault(name, []).append(str(unreadable))
+                choice = store.read_choice(name)
+            except StoreError as error:
+                damaged.setdefault(name, []).append(str(error))
+            else:
+                if choice:
+                    choices[name] = choice
         return cls(study, tuple(records), choices, damaged)
 
     @property
-    def asked(self) -> int:
-        """How many seeds each mean should rest on."""
+    def seed_count(self) -> int:
+        """The number of seeds that the study asks for."""
         return len(self.study.seeds)
 
     @property
     def standard(self) -> str | None:
-        """The arm that the others are measured against: the first one of method standard; None where none is."""
+        """The arm that the others are compared with: the first of method standard, or None."""
         return next((name for name, arm in self.study.arms.items() if arm.method == "standard"), None)
 
     def title(self, arm: str) -> str:
-        """How an arm is called in print (see ``paper.title``), followed by its name where two would be called alike."""
+        """Return an arm's printed name (see ``paper.title``), with its key if two arms share that name."""
         titles = {name: paper.title(name, one) for name, one in self.study.arms.items()}
-        alike = list(titles.values()).count(titles[arm]) > 1
-        return f"{titles[arm]} ({arm})" if alike else titles[arm]
+        shared = list(titles.values()).count(titles[arm]) > 1
+        return f"{titles[arm]} ({arm})" if shared else titles[arm]
 
     def values(self, arm: str, metric: str) -> Mapping[int, float]:
-        """seed → value of one metric of one arm, as the ledger has it; only finite values."""
+        """Return seed → value of one metric of one arm, as recorded; only finite values."""
         return self._values.get((arm, metric), {})
 
     def estimate(self, arm: str, metric: str, scale: float = 1.0, decimals: int | None = 2) -> Estimate:
-        """Mean of a metric over the arm's seeds, times scale; Wilson's interval for the accuracy of a single seed."""
-        found = self.values(arm, metric)
-        if not found:
-            return Estimate(None, self.asked, decimals)
-        interval = student_t(found.values())
+        """Return the mean of a metric over the arm's seeds, times scale.
+
+        The interval is Student's t; of an accuracy of one seed it is Wilson's.
+        """
+        values = self.values(arm, metric)
+        if not values:
+            return Estimate(None, self.seed_count, decimals)
+        interval = student_t(values.values())
         images = self.images(arm, metric)
         if interval.n == 1 and "accuracy" in metric and images:
             interval = replace(interval, bounds=wilson(interval.mean, images))
-        return Estimate(interval.scaled(scale), self.asked, decimals, (Source(arm, metric, scale),))
+        return Estimate(interval.scaled(scale), self.seed_count, decimals, (MetricSource(arm, metric, scale),))
 
     def images(self, arm: str, metric: str) -> int:
-        """The fewest images that a value of the metric rests on; 0 where the ledger does not say."""
+        """Return the smallest number of images that a value of the metric was measured on; 0 if not recorded."""
         return min(self._images.get((arm, metric), {0: 0}).values())
 
     def compare(self, arm: str, other: str, metric: str) -> Comparison:
-        """One arm against another, paired by seed."""
+        """Return arm − other on a metric, paired by seed."""
         return Comparison.from_seeds(self.values(arm, metric), self.values(other, metric))
 
     @cached_property
@@ -111,7 +119,8 @@ class Results:
 
 
 def _by_seed(frame: pd.DataFrame, column: str) -> dict[tuple[str, str], dict[int, Any]]:
-    held: dict[tuple[str, str], dict[int, Any]] = {}
+    """Return (arm, metric) → seed → value of a column."""
+    by_seed: dict[tuple[str, str], dict[int, Any]] = {}
     for arm, metric, seed, value in zip(*(frame[name] for name in ("arm", "metric", "seed", column)), strict=True):
-        held.setdefault((arm, metric), {})[int(seed)] = value
-    return held
+        by_seed.setdefault((arm, metric), {})[int(seed)] = value
+    return by_seed

@@ -1,4 +1,4 @@
-"""Ledger records → one row per arm × seed × metric, and what is missing of what the study asks."""
+"""One row per arm, seed and metric from the records of a study, and a list of what is missing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.results.current import Current, Record
-from tune_interpreg.study.items import FORMAT
+from tune_interpreg.schedule.current import Current
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.metric_names import TEST_AUTOATTACK
+from tune_interpreg.study.recipe import FORMAT
 
 COLUMNS = ("arm", "seed", "metric", "value", "images", "key", "recipe_key")
-AUTOATTACK = "test/adv_accuracy_autoattack"
 
 
 @dataclass(frozen=True)
 class MissingSeed:
-    """One repeat that the study asks for and the ledger does not hold as done.
+    """A repeat that the study asks for without a finished training.
 
-    state: absent, failed, diverged or pruned. error: the first line of what the trial said, if it said something.
+    state: absent, failed, diverged or pruned. error: the first line of the error, if there is one.
     """
 
     arm: str
@@ -31,11 +32,11 @@ class MissingSeed:
 
 
 def tabulate(current: Current) -> pd.DataFrame:
-    """Tidy results of finished repeats: columns arm, seed, metric, value, images, key, recipe_key; sorted as the study.
+    """Return the metrics of finished repeats, one row per arm, seed and metric, in the study's order.
 
-    Only seeds the study asks for; where a seed was trained twice the later result counts. Values as the ledger
-    has them (accuracies as fractions in [0, 1]); one that is null or not finite becomes NaN. images: how many the
-    metric rests on, 0 where the ledger does not say.
+    Columns: arm, seed, metric, value, images, key, recipe_key. Only seeds of the study are included; if a seed was
+    trained twice, the later result counts. Values are as recorded (accuracies in [0, 1]), or NaN if not finite.
+    images: how many images the metric was measured on, 0 if the record does not say.
     """
     tidy = [
         (arm, seed, metric, _number(value), _images(record, metric), record["key"], record["recipe_key"])
@@ -47,25 +48,24 @@ def tabulate(current: Current) -> pd.DataFrame:
     return frame.astype({"seed": "int64", "value": "float64", "images": "int64"})
 
 
-def values(frame: pd.DataFrame, arm: str, metric: str) -> dict[int, float]:
-    """seed → value of one metric of one arm; only finite values."""
-    chosen = frame[(frame["arm"] == arm) & (frame["metric"] == metric)].dropna(subset=["value"])
-    return {int(seed): float(value) for seed, value in zip(chosen["seed"], chosen["value"], strict=True)}
+def finished_repeats(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
+    """Return seed → the repeat that trained its model, the later of two, for those of ``seeds`` that have one."""
+    trained = {seed: r for r in group if r["state"] == "done" for seed in r["seeds"] if str(seed) in r["metrics"]}
+    return {seed: trained[seed] for seed in seeds if seed in trained}
 
 
 def find_missing(current: Current) -> list[MissingSeed]:
-    """Every asked (arm, seed) without a finished repeat, and why, in the study's order."""
-    return [
-        _why(arm, seed, group)
-        for arm, group in current.repeats.items()
-        for seed in current.study.seeds
-        if seed not in finished_repeats(group, current.study.seeds)
-    ]
+    """Return every asked (arm, seed) without a finished repeat, with the reason, in the study's order."""
+    missing = []
+    for arm, group in current.repeats.items():
+        finished = finished_repeats(group, current.study.seeds)
+        missing += [_reason(arm, seed, group) for seed in current.study.seeds if seed not in finished]
+    return missing
 
 
 def list_troubles(current: Current) -> list[str]:
-    """What went wrong beside the repeats, one line per arm, role, state and error; it may hold arms back."""
-    found = [
+    """Return what failed or diverged in searches, maps and checks: one line per arm, role, state and error."""
+    troubles = [
         (record["arm"], record["role"], record["state"], first_line(record.get("error")))
         for by_arm in (current.trials, current.maps, current.checks)
         for group in by_arm.values()
@@ -74,47 +74,44 @@ def list_troubles(current: Current) -> list[str]:
     ]
     return [
         f"{arm}: {count} {role} {state}" + (f": {error}" if error else "")
-        for (arm, role, state, error), count in Counter(found).items()
+        for (arm, role, state, error), count in Counter(troubles).items()
     ]
 
 
 def describe_foreign(current: Current) -> dict[str, str]:
-    """arm → how many of its records another version of the code made, in another format than this one's."""
+    """Return arm → how many of its records have a format of another version of the program."""
     counts = {arm: current.foreign[arm] for arm in current.study.arms if current.foreign[arm]}
     return {arm: f"{count} record{'s' * (count > 1)} of another format than {FORMAT}" for arm, count in counts.items()}
 
 
 def collect_facts(current: Current) -> dict[str, list[Any]]:
-    """What the finished repeats say of their runs: all distinct values of train_images, test_images,
-    gradient_images and device."""
+    """Return the distinct train_images, test_images, gradient_images and devices of the finished repeats."""
     finished = [r for group in current.repeats.values() for r in group if r["state"] == "done"]
-    counted = {"train_images": "train", "test_images": "test", "gradient_images": "grad_norm"}
-    counts = {name: _distinct(r["counts"].get(key) for r in finished) for name, key in counted.items()}
-    return counts | {"device": _distinct(r.get("device") for r in finished)}
+    counts = {"train_images": "train", "test_images": "test", "gradient_images": "grad_norm"}
+    facts = {name: _distinct(r["counts"].get(key) for r in finished) for name, key in counts.items()}
+    return facts | {"device": _distinct(r.get("device") for r in finished)}
 
 
 def first_line(error: str | None, width: int = 160) -> str | None:
-    """The first line of an error, cut to a width in characters."""
-    line = next(iter((error or "").strip().splitlines()), "")
-    return (line if len(line) <= width else line[: width - 1] + "…") or None
+    """Return the first line of an error, cut to ``width`` characters; None if there is no text."""
+    lines = (error or "").strip().splitlines()
+    if not lines:
+        return None
+    return lines[0] if len(lines[0]) <= width else lines[0][: width - 1] + "…"
 
 
-def finished_repeats(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
-    """seed → the repeat that trained its model, the later one of two, for those of the seeds that have one."""
-    held = {seed: r for r in group if r["state"] == "done" for seed in r["seeds"] if str(seed) in r["metrics"]}
-    return {seed: held[seed] for seed in seeds if seed in held}
-
-
-def _why(arm: str, seed: int, group: list[Record]) -> MissingSeed:
+def _reason(arm: str, seed: int, group: list[Record]) -> MissingSeed:
     tried = [record for record in group if seed in record["seeds"]]
     if not tried:
         return MissingSeed(arm, seed, "absent")
-    state = tried[-1]["state"] if tried[-1]["state"] != "done" else "diverged"  # the seeds beside it went on
-    return MissingSeed(arm, seed, state, first_line(tried[-1].get("error")))
+    last = tried[-1]
+    # A training of several seeds is done although one of them diverged.
+    state = "diverged" if last["state"] == "done" else last["state"]
+    return MissingSeed(arm, seed, state, first_line(last.get("error")))
 
 
 def _images(record: Record, metric: str) -> int:
-    counted = "autoattack" if metric == AUTOATTACK else metric.split("/")[0]
+    counted = "autoattack" if metric == TEST_AUTOATTACK else metric.split("/")[0]
     return int(record["counts"].get(counted, 0))
 
 
@@ -123,5 +120,5 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _distinct(found: Iterable[Any]) -> list[Any]:
-    return sorted({value for value in found if value})
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return sorted({value for value in values if value})

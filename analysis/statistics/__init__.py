@@ -1,1 +1,1 @@
-"""Intervals, paired differences and tests."""
+"""Confidence intervals, paired differences and tests."""

@@ -1,4 +1,4 @@
-"""Means over seeds with Student t intervals, shares of images with Wilson's; n always stays beside them."""
+"""Confidence intervals: Student t for means over seeds, Wilson for shares of images."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special  # whose quantiles are those of scipy.stats, which takes a second to import
+import scipy  # scipy.stats takes half a second to import, so it is loaded on first use
 
 LEVEL = 0.95
 
-#: Digits of a value that count: what differs beyond them is rounding.
+#: Significant digits of a value. A difference beyond them is rounding.
 DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n values, in their unit, and its interval: mean ± half_width, or else bounds, or none.
+    """A mean over n values and its confidence interval, both in the values' unit.
 
-    half_width: of a symmetric interval; None at n = 1, and where bounds are given.
-    bounds: (low, high) of an interval that is not symmetric about the mean, such as Wilson's.
+    half_width: of a symmetric interval, mean ± half_width; None at n = 1 or if bounds are given.
+    bounds: (low, high) of an asymmetric interval, such as Wilson's.
     """
 
     mean: float
@@ -30,68 +30,70 @@ class Interval:
 
     @property
     def low(self) -> float | None:
-        """The lower end; None where there is no interval."""
-        return self.bounds[0] if self.bounds else None if self.half_width is None else self.mean - self.half_width
+        """The lower end, or None without an interval."""
+        if self.bounds:
+            return self.bounds[0]
+        return None if self.half_width is None else self.mean - self.half_width
 
     @property
     def high(self) -> float | None:
-        """The upper end; None where there is no interval."""
-        return self.bounds[1] if self.bounds else None if self.half_width is None else self.mean + self.half_width
+        """The upper end, or None without an interval."""
+        if self.bounds:
+            return self.bounds[1]
+        return None if self.half_width is None else self.mean + self.half_width
 
     @property
     def sign(self) -> int:
-        """+1 or −1 where the interval lies above or below 0; 0 where it holds 0, has no width, or is none."""
+        """+1 or −1 if the whole interval is above or below 0; 0 if it contains 0, has no width, or is absent."""
         if self.low is None or self.high is None or self.low == self.high:
             return 0
         return (self.low > 0) - (self.high < 0)
 
-    def inside(self, margin: float) -> bool:
-        """Whether the whole interval, of some width, lies within ±margin."""
+    def lies_within(self, margin: float) -> bool:
+        """Return True if the interval has a width and lies within ±margin."""
         if self.low is None or self.high is None or self.low == self.high:
             return False
         return -margin <= self.low and self.high <= margin
 
     def scaled(self, factor: float) -> Interval:
-        """The interval in another unit, e.g. factor = 100 from fractions to percent; factor > 0."""
+        """Return the interval in another unit, e.g. with factor = 100 from fractions to percent; factor > 0."""
         half_width = None if self.half_width is None else factor * self.half_width
         bounds = self.bounds and (factor * self.bounds[0], factor * self.bounds[1])
         return Interval(factor * self.mean, half_width, self.n, bounds)
 
 
 def student_t(values: Collection[float], level: float = LEVEL) -> Interval:
-    """Two-sided Student t interval of a mean.
+    """Return the mean of n values and its two-sided Student t interval, x̄ ± t_{(1+level)/2, n−1} · s / √n.
 
-    x̄ ± t_{(1+level)/2, n−1} · s / √n, with s the standard deviation at ddof 1; s counts as 0 below 1e-12 · max|x|.
-
-    values: n finite numbers, one a seed. level: coverage, in (0, 1). Returns the interval, its half-width None
-    at n = 1. Raises ValueError where there is no value, or one that is not finite.
+    values: finite numbers, one per seed. level: coverage, in (0, 1). The half-width is None at n = 1.
+    Raises ValueError if there is no value or one is not finite.
     """
     x_S = np.asarray(list(values), dtype=float)
     n = x_S.size
     if n == 0 or not np.isfinite(x_S).all():
-        raise ValueError(f"an interval takes one finite value or more, got {x_S.tolist()}")
+        raise ValueError(f"an interval needs one or more finite values, got {x_S.tolist()}")
     if n == 1:
         return Interval(float(x_S[0]), None, 1)
-    quantile = float(special.stdtrit(n - 1, (1 + level) / 2))
-    return Interval(float(x_S.mean()), quantile * spread(x_S) / math.sqrt(n), n)
+    quantile = float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
+    return Interval(float(x_S.mean()), quantile * standard_deviation(x_S) / math.sqrt(n), n)
 
 
-def spread(values: Collection[float]) -> float:
-    """The standard deviation s of two values or more, at ddof 1; 0 where it is but the rounding of equal values."""
+def standard_deviation(values: Collection[float]) -> float:
+    """Return s of two or more values, with ddof = 1; 0 if it is below 10⁻¹² · max|x|, as then it is rounding."""
     x_S = np.asarray(list(values), dtype=float)
     s = float(x_S.std(ddof=1))
     return s if s > 10.0**-DIGITS * float(np.abs(x_S).max()) else 0.0
 
 
-def differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
-    """seed → ours − theirs, of the seeds that have both, in their order; ours, theirs: seed → value."""
-    return {seed: difference(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
+def paired_differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
+    """Return seed → ours − theirs for the seeds that both have; ours, theirs: seed → value."""
+    return {seed: subtract(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())}
 
 
-def difference(ours: float, theirs: float) -> float:
-    """ours − theirs, to the digits that both have: 0.816 − 0.815 is 0.001, as 0.716 − 0.715 is.
+def subtract(ours: float, theirs: float) -> float:
+    """Return ours − theirs, rounded to the digits that both have: 0.816 − 0.815 is 0.001, as 0.716 − 0.715 is.
 
-    Else the rounding of equal differences would be a spread, and a t test would find it significant.
+    Otherwise the rounding of equal differences would look like a spread, and a t test would find it significant.
     """
     largest = max(abs(ours), abs(theirs))
     if largest == 0 or not math.isfinite(largest):
@@ -99,24 +101,16 @@ def difference(ours: float, theirs: float) -> float:
     return round(ours - theirs, DIGITS - 1 - math.floor(math.log10(largest)))
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float], level: float = LEVEL) -> Interval:
-    """Student t interval of the mean difference ours − theirs, paired by seed.
-
-    ours, theirs: seed → value; only seeds in both count, and n says how many. Raises ValueError where no seed is.
-    """
-    return student_t(differences(ours, theirs).values(), level)
-
-
 def wilson(share: float, images: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share of images, as of one model's accuracy on a test set.
+    """Return Wilson's score interval for a share of images, such as one model's accuracy on a test set.
 
-    (p + z²/2N ± z·√(p(1−p)/N + z²/4N²)) / (1 + z²/N), z the normal quantile of (1+level)/2 (Wilson 1927).
+    (p + z²/2N ± z·√(p(1−p)/N + z²/4N²)) / (1 + z²/N), with z the normal quantile of (1+level)/2 (Wilson 1927).
+    It covers other images, not other seeds.
 
-    share: p, in [0, 1]. images: N ≥ 1. level: coverage, in (0, 1). Returns (low, high), in [0, 1]: of what this model
-    would reach on all images of the kind, not of what other seeds would.
+    share: p, in [0, 1]. images: N ≥ 1. level: coverage, in (0, 1). Returns (low, high), in [0, 1].
     """
-    z = float(special.ndtri((1 + level) / 2))
-    middle = share + z**2 / (2 * images)
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
+    center = share + z**2 / (2 * images)
     reach = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    whole = 1 + z**2 / images
-    return max(0.0, (middle - reach) / whole), min(1.0, (middle + reach) / whole)
+    scale = 1 + z**2 / images
+    return max(0.0, (center - reach) / scale), min(1.0, (center + reach) / scale)

@@ -1,30 +1,31 @@
-"""The paper's question in numbers: what each arm gains over standard training, and what stays at equal training loss.
+"""The paper's question in numbers: gains over standard training, and differences at matched training loss.
 
-Points are percentage points of accuracy on test images; every difference is paired by seed.
+Points are percentage points of accuracy on test images. Every difference is paired by seed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analysis import paper
 from analysis.results.results import Results
-from analysis.statistics.intervals import Interval, differences, student_t
+from analysis.statistics.intervals import Interval, paired_differences, student_t
 from analysis.statistics.pairs import Comparison, holm
-from analysis.tables.accuracy import lacking, teacher_note
-from analysis.tables.cells import ABSENT, Cell, Estimate, Probability, Source, Table
-from analysis.tables.settings import match
+from analysis.tables.accuracy import CLEAN, COMPAT, STRICT
+from analysis.tables.cells import ABSENT, Cell, Estimate, MetricSource, Probability, Table
+from analysis.tables.notes import missing_notes, teacher_notes
+from analysis.tables.settings import judge_match
+from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
 
-#: Two clean accuracies count as equal where the 95% interval of their difference lies within this many points.
+#: Two clean accuracies count as equal if the 95% interval of their difference is within this many points.
 MARGIN = 1.0
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One arm against standard training.
+    """One arm minus standard training.
 
-    compat, strict: of adversarial accuracy; clean: of clean accuracy; fractions. p_compat, p_strict: after Holm's
-    correction over both attacks and all arms. parts: the gain under strict − that under compat, points, or None.
+    compat, strict: adversarial accuracy; clean: clean accuracy; fractions. p_compat, p_strict: after Holm's correction
+    over both attacks and all arms. strict_minus_compat: the gain under strict − the gain under compat, points.
     """
 
     arm: str
@@ -33,20 +34,20 @@ class Gain:
     clean: Comparison
     p_compat: float | None
     p_strict: float | None
-    parts: Interval | None
+    strict_minus_compat: Interval | None
 
 
 @dataclass(frozen=True)
-class Match:
-    """One arm that matches another's training loss, against that arm.
+class MatchedPair:
+    """One arm minus the reference arm, which has the training loss that the arm matches.
 
-    permuted: whether its targets are the reference's, permuted. residual: of training losses, in their unit.
-    verdict: as ``settings.match`` says it.
-    compat, strict: of adversarial accuracy, fractions.
+    permuted: the arm's targets are the reference's, permuted. residual: of training losses, in their unit. verdict:
+    see ``settings.judge_match``. compat, strict: adversarial accuracy, fractions.
     """
 
     arm: str
     reference: str
+    metric: str
     permuted: bool
     residual: Interval | None
     verdict: str
@@ -54,139 +55,139 @@ class Match:
     strict: Comparison
 
 
-def points(one: Comparison) -> Interval | None:
-    """A difference of fractions in percentage points."""
-    return one.difference and one.difference.scaled(100)
+def points(comparison: Comparison) -> Interval | None:
+    """Return a difference of fractions in percentage points."""
+    return comparison.difference and comparison.difference.scaled(100)
 
 
-def gains(results: Results) -> list[Gain]:
-    """Every arm but standard training, against it; none where the study has no such arm."""
+def compute_gains(results: Results) -> list[Gain]:
+    """Return every other arm minus standard training; nothing if the study has no such arm."""
     standard = results.standard
-    arms = [arm for arm in results.study.arms if arm != standard] if standard else []
+    if standard is None:
+        return []
+    arms = [arm for arm in results.study.arms if arm != standard]
     compat, strict, clean = (
-        [results.compare(arm, standard or "", metric) for arm in arms]
-        for metric in (paper.ADV_COMPAT, paper.ADV_STRICT, paper.ACCURACY)
+        [results.compare(arm, standard, metric) for arm in arms] for metric in (TEST_COMPAT, TEST_STRICT, TEST_ACCURACY)
     )
-    corrected = holm([one.p for one in (*compat, *strict)])
+    corrected = holm([comparison.p for comparison in (*compat, *strict)])
     p_compat, p_strict = corrected[: len(arms)], corrected[len(arms) :]
-    parts = [_parts(results, arm, standard or "") for arm in arms]
-    return [Gain(*one) for one in zip(arms, compat, strict, clean, p_compat, p_strict, parts, strict=True)]
+    excess = [_excess_difference(results, arm, standard) for arm in arms]
+    return [Gain(*fields) for fields in zip(arms, compat, strict, clean, p_compat, p_strict, excess, strict=True)]
 
 
-def matches(results: Results) -> list[Match]:
-    """Every arm whose training loss matches another's, against that one."""
-    found = []
+def compute_matches(results: Results) -> list[MatchedPair]:
+    """Return every arm that matches another arm's training loss, minus that arm."""
+    pairs = []
     for name, arm in results.study.arms.items():
-        reference = arm.search.match_loss_of if arm.search else None
-        if arm.search is None or reference is None:
+        if arm.search is None or arm.search.match_loss_of is None:
             continue
-        compat, strict = (results.compare(name, reference, metric) for metric in (paper.ADV_COMPAT, paper.ADV_STRICT))
-        residual = results.compare(name, reference, arm.search.matched).difference
-        permuted, verdict = _permutes(results, name, reference), match(results, name)
-        found.append(Match(name, reference, permuted, residual, verdict, compat, strict))
-    return found
+        reference, metric = arm.search.match_loss_of, arm.search.matched_metric
+        compat, strict = (results.compare(name, reference, metric) for metric in (TEST_COMPAT, TEST_STRICT))
+        residual = results.compare(name, reference, metric).difference
+        permuted, verdict = _permutes(results, name, reference), judge_match(results, name)
+        pairs.append(MatchedPair(name, reference, metric, permuted, residual, verdict, compat, strict))
+    return pairs
 
 
-def flattered(results: Results, arm: str) -> Interval | None:
-    """An arm's adversarial accuracy under compat − under strict, points, by seed; None where no seed has both."""
-    by_seed = _flattered(results, arm)
+def compat_excess(results: Results, arm: str) -> Interval | None:
+    """Return an arm's adversarial accuracy under compat − under strict, points; None if no seed has both."""
+    by_seed = _excess_by_seed(results, arm)
     return student_t(by_seed.values()).scaled(100) if by_seed else None
 
 
 def gain_table(results: Results) -> Table:
-    """What each arm gains over standard training under both attacks, and what it costs in clean accuracy."""
+    """Return the gains over standard training under both attacks, and the cost in clean accuracy."""
     columns = (
         *("Arm", "Gain (compat)", "p, compat", "Gain (strict)", "p, strict", "Strict − compat"),
-        *("Std. Acc.", f"Within ±{MARGIN:g}", "Compat − strict, own"),
+        *(CLEAN, f"Within ±{MARGIN:g}", "Compat − strict, own"),
     )
-    forms = (paper.ADV_COMPAT, paper.ADV_STRICT)
-    body = tuple(
-        (
-            results.title(one.arm),
-            *(_estimate(results, points(one.compat), both, paper.ADV_COMPAT), Probability(one.p_compat)),
-            *(_estimate(results, points(one.strict), both, paper.ADV_STRICT), Probability(one.p_strict)),
-            _estimate(results, one.parts, both, *forms),
-            *(_estimate(results, points(one.clean), both, paper.ACCURACY), _equal(points(one.clean))),
-            _estimate(results, flattered(results, one.arm), (one.arm,), *forms),
+    forms = (TEST_COMPAT, TEST_STRICT)
+    body = []
+    for gain in compute_gains(results):
+        pair = (gain.arm, results.standard or "")
+        body.append(
+            (
+                results.title(gain.arm),
+                _estimate(results, points(gain.compat), pair, TEST_COMPAT),
+                Probability(gain.p_compat),
+                _estimate(results, points(gain.strict), pair, TEST_STRICT),
+                Probability(gain.p_strict),
+                _estimate(results, gain.strict_minus_compat, pair, *forms),
+                _estimate(results, points(gain.clean), pair, TEST_ACCURACY),
+                _equal(points(gain.clean)),
+                _estimate(results, compat_excess(results, gain.arm), (gain.arm,), *forms),
+            )
         )
-        for one in gains(results)
-        for both in [(one.arm, results.standard or "")]
-    )
-    title = f"Answer. Gains over {results.title(results.standard)}, points" if results.standard else "Answer. Gains"
-    metrics = (paper.ACCURACY, paper.ADV_COMPAT, paper.ADV_STRICT)
-    told = (*_gain_notes(body), *teacher_note(results), *lacking(results, metrics))
-    return Table(title, columns, body, told)
+    tests = sum(cell.p is not None for row in body for cell in row if isinstance(cell, Probability))
+    notes = [
+        "Gain: the arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of"
+        " the 95% Student t interval over the seeds that both have. p: two-sided paired t test, corrected by Holm over"
+        f" the {tests} tests of this table. Strict − compat: the gain under strict − the gain under compat.",
+        f"{CLEAN}: clean accuracy − standard training's, in points. Within ±{MARGIN:g}: yes if the whole 95% interval"
+        " is within it, so that the two count as equal. Compat − strict, own: the arm's adversarial accuracy under"
+        " compat − under strict, in points.",
+        *teacher_notes(results),
+        *missing_notes(results, (TEST_ACCURACY, *forms)),
+    ]
+    title = f"Gains over {results.title(results.standard)}, points" if results.standard else "Gains"
+    return Table(title, columns, tuple(body), tuple(notes), section="answer")
 
 
 def match_table(results: Results) -> Table:
-    """How arms that match another's training loss compare with it."""
-    columns = ("Arm", "Reference", "Residual", "Match", "Adv. Acc. (compat)", "Adv. Acc. (strict)", "p, strict")
-    found = matches(results)
-    body = tuple(
-        (
-            results.title(one.arm),
-            results.title(one.reference),
-            *(_estimate(results, one.residual, both, _matched(results, one.arm), scale=1), one.verdict),
-            _estimate(results, points(one.compat), both, paper.ADV_COMPAT),
-            *(_estimate(results, points(one.strict), both, paper.ADV_STRICT), Probability(one.strict.p)),
+    """Return the arms that match another arm's training loss, minus that arm."""
+    columns = ("Arm", "Reference", "Residual", "Match", COMPAT, STRICT, "p, strict")
+    pairs = compute_matches(results)
+    body = []
+    for pair in pairs:
+        arms = (pair.arm, pair.reference)
+        body.append(
+            (
+                results.title(pair.arm),
+                results.title(pair.reference),
+                _estimate(results, pair.residual, arms, pair.metric, scale=1),
+                pair.verdict,
+                _estimate(results, points(pair.compat), arms, TEST_COMPAT),
+                _estimate(results, points(pair.strict), arms, TEST_STRICT),
+                Probability(pair.strict.p),
+            )
         )
-        for one in found
-        for both in [(one.arm, one.reference)]
-    )
     note = (
-        "Arm − reference, paired by seed: mean ± half-width of the 95% Student t interval. Residual: of their training"
-        " losses; Match: as under the settings. Adv. Acc.: points, at equal training loss where it says PASS, at losses"
-        " shown neither equal nor different where it says NOT SHOWN, and at different ones where it says MISSED. p:"
-        " two-sided paired t test, not corrected."
+        "Arm − reference, paired by seed: mean ± half-width of the 95% Student t interval. Residual: difference of the"
+        " training losses. Match: as in the settings table. Adv. Acc.: difference in points; at equal training loss if"
+        " Match is PASS, at different losses if MISSED, undecided if NOT SHOWN. p: two-sided paired t test, not"
+        " corrected."
     )
-    named = {arm for one in found for arm in (one.arm, one.reference)}
-    losses = [_matched(results, one.arm) for one in found]
-    metrics = dict.fromkeys([*losses, paper.ADV_COMPAT, paper.ADV_STRICT])
-    return Table("Answer. At matched training loss", columns, body, (note, *lacking(results, metrics, named)))
+    named = {arm for pair in pairs for arm in (pair.arm, pair.reference)}
+    metrics = dict.fromkeys([*(pair.metric for pair in pairs), TEST_COMPAT, TEST_STRICT])
+    notes = (note, *missing_notes(results, metrics, named))
+    return Table("Differences at matched training loss", columns, tuple(body), notes, section="answer")
 
 
 def _estimate(
     results: Results, interval: Interval | None, arms: tuple[str, ...], *metrics: str, scale: float = 100
 ) -> Estimate:
-    sources = tuple(Source(arm, metric, scale) for arm in arms for metric in metrics)
-    return Estimate(interval, results.asked, decimals=None, sources=sources)
-
-
-def _matched(results: Results, arm: str) -> str:
-    search = results.study.arms[arm].search
-    assert search
-    return search.matched
+    sources = tuple(MetricSource(arm, metric, scale) for arm in arms for metric in metrics)
+    return Estimate(interval, results.seed_count, decimals=None, sources=sources)
 
 
 def _equal(clean: Interval | None) -> Cell:
-    return ABSENT if clean is None or clean.half_width is None else "yes" if clean.inside(MARGIN) else "not shown"
+    if clean is None or clean.half_width is None:
+        return ABSENT
+    return "yes" if clean.lies_within(MARGIN) else "not shown"
 
 
-def _gain_notes(body: tuple[tuple[Cell, ...], ...]) -> list[str]:
-    tests = sum(cell.p is not None for row in body for cell in row if isinstance(cell, Probability))
-    return [
-        "Gain: the arm's adversarial accuracy − standard training's, points, paired by seed: mean ± half-width of the"
-        " 95% Student t interval over the seeds that both have. p: two-sided paired t test, corrected by Holm over the"
-        f" {tests} tests of this table. Strict − compat: the gain under strict − the gain under compat.",
-        f"Std. Acc.: clean accuracy − standard training's, points; within ±{MARGIN:g}: yes where the whole 95% interval"
-        " lies there, so that the two count as equal. Compat − strict, own: the arm's adversarial accuracy under compat"
-        " − under strict, points.",
-    ]
+def _excess_difference(results: Results, arm: str, standard: str) -> Interval | None:
+    """Return the gain under strict − the gain under compat, points: standard's compat excess − the arm's."""
+    return points(Comparison.from_seeds(_excess_by_seed(results, standard), _excess_by_seed(results, arm)))
 
 
-def _parts(results: Results, arm: str, standard: str) -> Interval | None:
-    ours, theirs = _flattered(results, arm), _flattered(results, standard)
-    parts = Comparison.from_seeds(theirs, ours).difference
-    return parts and parts.scaled(100)
-
-
-def _flattered(results: Results, arm: str) -> dict[int, float]:
-    return differences(results.values(arm, paper.ADV_COMPAT), results.values(arm, paper.ADV_STRICT))
+def _excess_by_seed(results: Results, arm: str) -> dict[int, float]:
+    return paired_differences(results.values(arm, TEST_COMPAT), results.values(arm, TEST_STRICT))
 
 
 def _permutes(results: Results, name: str, reference: str) -> bool:
-    """Whether an arm trains towards the maps that its reference trains towards, permuted."""
+    """Return True if an arm's targets are those of its reference, permuted."""
     ours, theirs = results.study.arms[name].targets, results.study.arms[reference].targets
     if ours is None or theirs is None or ours.permute is None or theirs.permute is not None:
         return False
-    return ours.teacher == theirs.teacher and ours.maps == theirs.maps
+    return ours.teacher == theirs.teacher and ours.map_settings == theirs.map_settings

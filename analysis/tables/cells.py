@@ -1,26 +1,29 @@
-"""A table before ink: what its cells hold, and how a measured one is rounded.
+"""Tables before rendering: their cells, and how measured numbers are rounded.
 
-Everything measured is rounded at its half-width's second digit, the mean at the same place, and so is everything
-derived from it. The numbers of Tables 1, 2 and 3 alone keep the two decimals that the paper prints, so that a reader
-can lay them side by side; they get more where two would print an interval as ± 0.00 that is not.
+Measured numbers and what is derived from them are rounded to the second digit of the half-width, the mean to the same
+place. Only Tables 1 to 3 keep the two decimals of the paper, so that a reader can compare them line by line; they get
+more decimals if two would print a half-width as ± 0.00 that is not 0.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from analysis.statistics.intervals import Interval
+from tune_interpreg.study.config import Study
 
 ABSENT = "–"
 
-#: Below this a p-value is printed as such, and no number's digits go further.
+#: The smallest p-value that is printed as a number.
 LEAST_P = 1e-4
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a measured cell comes from: one metric of one arm's repeats, times scale in the column's unit."""
+class MetricSource:
+    """The origin of a measured cell: one metric of one arm's repeats, times scale in the column's unit."""
 
     arm: str
     metric: str
@@ -29,40 +32,48 @@ class Source:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A cell that is measured: its interval, in the column's unit, or None where no seed has a value.
+    """A measured cell: an interval in the column's unit, or None if no seed has a value.
 
-    asked: seeds it should rest on; fewer are told as (n=…). decimals: how many are printed, more where they would show
-    a half-width of 0.00 that is not 0; None rounds at the half-width's second digit. sources: what it was computed
-    from; of a difference, both sides.
+    asked: the number of seeds it should have; with fewer, (n=…) is printed. decimals: how many are printed, or None to
+    round at the half-width's second digit. sources: the metrics it is computed from; for a difference, of both arms.
     """
 
     interval: Interval | None
     asked: int
     decimals: int | None = 2
-    sources: tuple[Source, ...] = field(default=(), compare=False)
+    sources: tuple[MetricSource, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         if self.interval is None:
             return ABSENT
-        lacking = self.interval.n < self.asked or self.interval.n == 1
-        return self.text + (f" (n={self.interval.n})" if lacking else "")
+        incomplete = self.interval.n < self.asked or self.interval.n == 1
+        return self.text + (f" (n={self.interval.n})" if incomplete else "")
 
     @property
     def text(self) -> str:
-        """The number and its interval, however few seeds it rests on: 99.20 ± 0.20, or 3.1 [1.2, 5.3], or 99.20."""
-        return ABSENT if self.interval is None else _printed(self.interval, self.decimals)
+        """The number and its interval without n: 99.20 ± 0.20, or 3.1 [1.2, 5.3], or 99.20."""
+        if self.interval is None:
+            return ABSENT
+        mean, bounds, half_width = self.interval.mean, self.interval.bounds, self.interval.half_width
+        if bounds:
+            half_width = (bounds[1] - bounds[0]) / 2
+        places = _places(half_width, self.decimals)
+        number = _fixed(mean, places)
+        if bounds:
+            return f"{number} [{_fixed(bounds[0], places)}, {_fixed(bounds[1], places)}]"
+        return number if half_width is None else f"{number} ± {half_width:.{places}f}"
 
 
 @dataclass(frozen=True)
 class Probability:
-    """A cell with a p-value, in [0, 1]; None where nothing was tested."""
+    """A cell with a p-value in [0, 1], or None without a test."""
 
     p: float | None
 
     def __str__(self) -> str:
         if self.p is None:
             return ABSENT
-        return f"< {LEAST_P:.4f}" if self.p < LEAST_P else f"{self.p:.{max(2, _decimals(self.p))}f}"
+        return f"< {LEAST_P:.4f}" if self.p < LEAST_P else f"{self.p:.{max(2, _digits(self.p))}f}"
 
 
 Cell = str | Estimate | Probability
@@ -70,44 +81,58 @@ Cell = str | Estimate | Probability
 
 @dataclass(frozen=True)
 class Table:
-    """A table before ink: one cell a column in each row; notes say n, method, settings and what is missing.
+    """A table before rendering: one cell per column in each row.
 
-    The first cell of a row is its name, text, and no other row's. long: too long for a terminal; files have it.
+    The first cell of a row is its name: text, unique in the table. notes: n, method, settings and what is missing.
+    section: its place on the page. long: too long for a terminal, in the files only.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    section: str = "results"
     long: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
             assert len(row) == len(self.columns), (self.title, row)
 
-
-def _printed(interval: Interval, decimals: int | None) -> str:
-    half_width = (interval.bounds[1] - interval.bounds[0]) / 2 if interval.bounds else interval.half_width
-    places = _places(half_width, decimals)
-    number = _number(interval.mean, places)
-    if interval.bounds:
-        return f"{number} [{', '.join(_number(end, places) for end in interval.bounds)}]"
-    return number if half_width is None else f"{number} ± {half_width:.{places}f}"
+    def select(self, title: str, headings: Mapping[str, str]) -> Table:
+        """Return those columns that ``headings`` renames (column → new heading), without notes."""
+        places = [place for place, column in enumerate(self.columns) if column in headings]
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return Table(title, tuple(headings[self.columns[place]] for place in places), rows)
 
 
-def _number(value: float, places: int) -> str:
+@dataclass(frozen=True)
+class Report:
+    """The tables and sentences of a study, and the files they were written to.
+
+    status: how many repeats are done, then what went wrong, one line each. tables: those with rows, in the order of
+    the files. answer: the answer to the paper's question, one sentence each. paths: without figures.
+    """
+
+    study: Study
+    status: tuple[str, ...]
+    tables: tuple[Table, ...]
+    answer: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
+
+
+def _fixed(value: float, places: int) -> str:
     return f"{value:z.{places}f}".replace("-", "−")
 
 
 def _places(half_width: float | None, decimals: int | None) -> int:
     if decimals is None:
-        return _decimals(half_width)
+        return _digits(half_width)
     vanishes = half_width and round(half_width, decimals) == 0
-    return _decimals(half_width) if vanishes else decimals
+    return _digits(half_width) if vanishes else decimals
 
 
-def _decimals(half_width: float | None) -> int:
-    """Decimals that show a half-width's first two digits: 0.0123 → 3; four where there is none, two where it is 0."""
+def _digits(half_width: float | None) -> int:
+    """Return the decimals that show two digits of a half-width: 0.0123 → 3. Without one four, of 0 two."""
     if not half_width:
         return 4 if half_width is None else 2
     return max(0, 1 - math.floor(math.log10(float(f"{half_width:.1e}"))))

@@ -1,35 +1,31 @@
-"""All pairs of arms, compared seed by seed: one table for each accuracy, and one family of tests a table."""
+"""All pairs of arms compared seed by seed: one table and one family of tests per accuracy."""
 
 from __future__ import annotations
 
 from itertools import combinations
 
-from analysis import paper
 from analysis.results.results import Results
 from analysis.statistics.pairs import Comparison, holm
-from analysis.tables.accuracy import lacking
-from analysis.tables.cells import Cell, Estimate, Probability, Source, Table
+from analysis.tables.accuracy import CLEAN, COMPAT, STRICT
+from analysis.tables.cells import Cell, Estimate, MetricSource, Probability, Table
+from analysis.tables.notes import missing_notes
+from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
 
-#: What is compared: heading → metric, each a fraction of the test images.
-METRICS = {
-    "Std. Acc.": paper.ACCURACY,
-    "Adv. Acc. (compat)": paper.ADV_COMPAT,
-    "Adv. Acc. (strict)": paper.ADV_STRICT,
-}
+METRICS = {CLEAN: TEST_ACCURACY, COMPAT: TEST_COMPAT, STRICT: TEST_STRICT}
 
-#: Of more arms, only those pairs are compared of which one is standard training, else the study's first arm.
+#: With more arms, each is compared only with standard training, or with the study's first arm.
 MOST_ARMS = 12
 
 COLUMNS = ("Pair", "Difference, points", "p", "p (Holm)", "g_z", "n")
 
 
 def comparison_tables(results: Results) -> tuple[Table, ...]:
-    """For each of METRICS a table of all pairs: difference, p, p after Holm's correction, effect size and n."""
+    """Return one table of all pairs per metric: difference, p, p after Holm's correction, effect size and n."""
     return tuple(_table(results, heading, metric) for heading, metric in METRICS.items())
 
 
-def pairs(results: Results) -> list[tuple[str, str]]:
-    """The arms that are compared, as (arm, the other that is subtracted), in the study's order."""
+def list_pairs(results: Results) -> list[tuple[str, str]]:
+    """Return the compared arms as (arm, the arm that is subtracted), in the study's order."""
     arms = list(results.study.arms)
     if len(arms) <= MOST_ARMS:
         return [(later, earlier) for earlier, later in combinations(arms, 2)]
@@ -38,44 +34,48 @@ def pairs(results: Results) -> list[tuple[str, str]]:
 
 
 def _table(results: Results, heading: str, metric: str) -> Table:
-    compared = {pair: results.compare(*pair, metric) for pair in pairs(results)}
-    corrected = holm([one.p for one in compared.values()])
-    body = tuple(
-        (f"{results.title(arm)} − {results.title(other)}", *_cells(one, p, results.asked, sources))
-        for ((arm, other), one), p in zip(compared.items(), corrected, strict=True)
-        for sources in [(Source(arm, metric, 100), Source(other, metric, 100))]
-    )
+    comparisons = {pair: results.compare(*pair, metric) for pair in list_pairs(results)}
+    corrected = holm([comparison.p for comparison in comparisons.values()])
+    body = []
+    for (pair, comparison), p_holm in zip(comparisons.items(), corrected, strict=True):
+        sources = tuple(MetricSource(arm, metric, 100) for arm in pair)
+        difference = comparison.difference and comparison.difference.scaled(100)
+        row: tuple[Cell, ...] = (
+            _title(results, pair),
+            Estimate(difference, results.seed_count, decimals=None, sources=sources),
+            Probability(comparison.p),
+            Probability(p_holm),
+            Estimate(comparison.effect, 0, decimals=None, sources=sources),
+            str(comparison.n),
+        )
+        body.append(row)
     tests = sum(p is not None for p in corrected)
-    told = (_method_note(tests), *_untested(results, compared), *lacking(results, [metric]))
-    return Table(f"Comparisons. {heading} on {results.study.data.name}", COLUMNS, body, told, long=True)
-
-
-def _cells(one: Comparison, p_holm: float | None, asked: int, sources: tuple[Source, ...]) -> tuple[Cell, ...]:
-    difference = Estimate(one.difference and one.difference.scaled(100), asked, decimals=None, sources=sources)
-    effect = Estimate(one.effect, 0, decimals=None, sources=sources)
-    return difference, Probability(one.p), Probability(p_holm), effect, str(one.n)
-
-
-def _method_note(tests: int) -> str:
-    return (
+    method = (
         "Difference: of the means, in points of accuracy, paired by seed: mean ± half-width of the 95% Student t"
-        " interval over the n seeds that both arms have. p: two-sided paired t test; p (Holm): corrected over the"
-        f" {tests} tests of this table. g_z: mean over standard deviation of the differences, corrected for its bias"
-        " (Hedges), and the 95% interval of its true value by the noncentral t distribution. Every interval is that of"
-        " one comparison."
+        " interval over the n seeds that both arms have. p: two-sided paired t test. p (Holm): corrected over the"
+        f" {tests} tests of this table. g_z: mean / standard deviation of the differences, with Hedges' correction of"
+        " its bias, and the 95% interval of its true value from the noncentral t distribution. Intervals are not"
+        " corrected for the number of comparisons."
     )
+    notes = (method, *_untested(results, comparisons), *missing_notes(results, [metric]))
+    title = f"All pairs: {heading} on {results.study.data.name}"
+    return Table(title, COLUMNS, tuple(body), notes, section="comparisons", long=True)
 
 
-def _untested(results: Results, compared: dict[tuple[str, str], Comparison]) -> list[str]:
-    """Why pairs have no test, one line a reason."""
-    why: dict[str, list[str]] = {}
-    for (arm, other), one in compared.items():
-        if one.p is None:
-            why.setdefault(_reason(one), []).append(f"{results.title(arm)} − {results.title(other)}")
-    return [f"Not tested, {reason}: {'; '.join(named)}." for reason, named in why.items()]
+def _title(results: Results, pair: tuple[str, str]) -> str:
+    return f"{results.title(pair[0])} − {results.title(pair[1])}"
 
 
-def _reason(one: Comparison) -> str:
-    if one.difference is None:
-        return "without a seed that both have"
-    return "with one seed only" if one.n == 1 else "with the same difference in every seed"
+def _untested(results: Results, comparisons: dict[tuple[str, str], Comparison]) -> list[str]:
+    """Return the pairs without a test, one line per reason."""
+    by_reason: dict[str, list[str]] = {}
+    for pair, comparison in comparisons.items():
+        if comparison.p is None:
+            by_reason.setdefault(_reason(comparison), []).append(_title(results, pair))
+    return [f"Not tested, {reason}: {'; '.join(pairs)}".rstrip(".") + "." for reason, pairs in by_reason.items()]
+
+
+def _reason(comparison: Comparison) -> str:
+    if comparison.difference is None:
+        return "no common seed"
+    return "one seed only" if comparison.n == 1 else "the same difference in every seed"

@@ -1,4 +1,4 @@
-"""Figures: their numbers against closed forms, then what is drawn, left out and written."""
+"""Figures: their numbers against closed forms, what is drawn, what is left out, and the files."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ import torch
 from helpers import drawn
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -40,20 +39,20 @@ def figures(results, store):
     return draw(results, store)
 
 
-# ------------------------------------------------------------------- numbers before ink
+# ---------------------------------------------------------------------------- numbers
 places = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
 @given(places, st.floats(0.001, 0.08))
-def test_spread_places_are_a_gap_apart_in_their_order_and_within_the_axes(given_places, gap):
-    moved = np.asarray(spread(given_places, gap))
-    order = np.argsort(given_places, kind="stable")
+def test_spread_places_are_a_gap_apart_in_order_and_within_the_axes(unspread, gap):
+    moved = np.asarray(spread(unspread, gap))
+    order = np.argsort(unspread, kind="stable")
     assert (np.diff(moved[order]) >= gap - 1e-9).all()
     assert moved.min() >= -1e-9
     assert moved.max() <= 1 + 1e-9
 
 
-def test_what_is_far_enough_apart_stays_and_what_is_equal_parts_evenly():
+def test_distant_places_stay_and_equal_places_move_apart_evenly():
     assert spread([0.9, 0.1], 0.2) == pytest.approx([0.9, 0.1])
     assert spread([0.5, 0.5], 0.2) == pytest.approx([0.4, 0.6])
     assert spread([], 0.2) == []
@@ -66,7 +65,7 @@ def test_maps_are_thresholded_as_in_training(phi):
     assert np.array_equal(maps.threshold(raw_NCHW.numpy(), phi), expected)
 
 
-def test_a_shade_is_the_share_of_the_raw_maps_99th_percentile():
+def test_a_shade_is_a_fraction_of_the_raw_maps_99th_percentile():
     raw_NCHW = np.arange(202, dtype=float).reshape(1, 2, 101, 1)  # sums over channels: 101, 103, …, 301
     assert maps.shades(raw_NCHW, raw_NCHW / 2)[0, :, 0] == pytest.approx(np.arange(101, 302, 2) / 2 / 299)
     assert maps.shades(raw_NCHW, raw_NCHW).max() == 1
@@ -74,30 +73,30 @@ def test_a_shade_is_the_share_of_the_raw_maps_99th_percentile():
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
-def test_the_front_is_what_no_other_point_beats(points):
-    found = {tuple(point) for point in accuracies.front(np.asarray(points, dtype=float))}
+def test_the_front_has_the_points_that_no_other_point_beats(points):
+    front = {tuple(point) for point in accuracies.pareto_front(np.asarray(points, dtype=float))}
     unbeaten = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
-    assert found == unbeaten
+    assert front == unbeaten
 
 
-def test_an_outlier_does_not_squeeze_the_axis():
-    low, high = accuracies.window(np.asarray([10.0, *np.linspace(96, 99, 30)]))
+def test_an_outlier_does_not_stretch_the_axis():
+    low, high = accuracies.axis_limits(np.asarray([10.0, *np.linspace(96, 99, 30)]))
     assert 80 < low < 96
     assert 99 < high < 100
-    assert accuracies.window(np.asarray([5.0, 5.0])) == (4.0, 6.0)
+    assert accuracies.axis_limits(np.asarray([5.0, 5.0])) == (4.0, 6.0)
 
 
 def test_accuracies_are_percent_of_the_search_on_validation_and_of_repeats_on_test(results):
-    (tried,) = accuracies.trials(results).items()
-    assert tried[0] == "interp_robust"
-    assert tried[1] == pytest.approx(100 * np.asarray(drawn.SEARCHED))
-    clean = accuracies.finals(results)["standard"].clean
+    ((arm, trials),) = accuracies.trial_accuracies(results).items()
+    assert arm == "interp_robust"
+    assert trials == pytest.approx(100 * np.asarray(drawn.SEARCHED))
+    clean = accuracies.repeat_accuracies(results)["standard"].clean
     assert (clean.mean, clean.n) == (pytest.approx(99.2), 2)
     assert clean.half_width == pytest.approx(12.7062 * 0.1, rel=1e-4)  # t(0.975, 1) · s / √2, s = 0.2 / √2
 
 
-def test_a_matched_search_is_told_by_its_trials_target_and_match(results):
-    (found,) = matching.searches(results)
+def test_a_matched_search_has_its_trials_target_and_match(results):
+    (found,) = matching.matching_searches(results)
     assert found.trials == [(0.01, 0.3), (0.1, 0.8), (0.03, 0.5)]
     assert found.diverged == [1.0]
     assert found.target == 0.501
@@ -107,7 +106,7 @@ def test_a_matched_search_is_told_by_its_trials_target_and_match(results):
     assert found.repeats == [(0.03, pytest.approx(0.51)), (0.03, pytest.approx(0.512))]
 
 
-def test_trials_of_choices_not_taken_stand_beside(results):
+def test_trials_with_other_parameters_are_apart(results):
     choice = {**drawn.CHOICE, "params": {"lambda_j": 0.03, "norm": "sample"}}
     space = {"lambda_j": {"log_uniform": [0.001, 1]}, "norm": {"choice": ["batch", "sample"]}}
     study = drawn.searching("jacobian", {"space": space, "match_loss_of": "interp_robust", "trials": 8})
@@ -119,9 +118,9 @@ def test_trials_of_choices_not_taken_stand_beside(results):
         for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")])
     ]
     others = [record for record in results.records if (record["arm"], record["role"]) != ("jacobian", "search")]
-    (found,) = matching.searches(Results(study, (*others, *tried), {"jacobian": choice}))
+    (found,) = matching.matching_searches(Results(study, (*others, *tried), {"jacobian": choice}))
     assert found.trials == [(0.2, 0.7)]
-    assert found.beside == [(0.1, 0.7), (0.3, 0.7)]
+    assert found.other_trials == [(0.1, 0.7), (0.3, 0.7)]
 
 
 def test_a_curve_is_the_mean_of_its_seeds_in_their_band_from_epoch_1(results):
@@ -134,25 +133,25 @@ def test_a_curve_is_the_mean_of_its_seeds_in_their_band_from_epoch_1(results):
     assert curves.curves(results, "val/none") == {}
 
 
-def test_accuracy_by_radius_is_that_of_the_checks_without_the_unbounded_attack(results):
-    (fall,) = radii.falls(results).values()
+def test_accuracy_by_radius_leaves_out_the_unbounded_attack(results):
+    (fall,) = radii.radius_curves(results).values()
     assert fall.radii_R.tolist() == [0, 0.25, 0.5]
     assert fall.mean_R == pytest.approx([99.1, 69.55, 40])
     assert fall.half_width_R == pytest.approx([0, 0, 0])
     assert fall.n == 2
 
 
-def test_gradient_norms_stand_beside_the_papers_only_on_its_data(results):
-    found = gradients.norms(results)["standard"]
+def test_the_papers_gradient_norms_are_drawn_only_on_its_data(results):
+    found = gradients.gradient_norms(results)["standard"]
     assert found.ours["grad_norm/label"].mean == pytest.approx(4.01)
     assert found.theirs == {}
     mnist = Study.model_validate({**results.study.model_dump(), "data": "mnist"})
-    printed = gradients.norms(Results(mnist, results.records))["standard"].theirs
+    printed = gradients.gradient_norms(Results(mnist, results.records))["standard"].theirs
     assert [one.mean for one in printed.values()] == [7.43, 3.93]
 
 
-def test_a_teacher_is_shown_at_the_papers_threshold_and_its_students(results, store):
-    (teacher,) = maps.teachers(results, store)
+def test_a_teacher_is_drawn_at_the_papers_threshold_and_its_students(results, store):
+    (teacher,) = maps.teacher_maps(results, store)
     assert (teacher.arm, teacher.phis) == ("adversarial", (1.0, 2.0))
     assert teacher.smoothgrad_NCHW.shape == (2, 1, 4, 4)
 
@@ -160,8 +159,8 @@ def test_a_teacher_is_shown_at_the_papers_threshold_and_its_students(results, st
 # ------------------------------------------------------------------------ what is missing
 def without(results, *lost):
     """The results without the repeats of these (arm, seed)."""
-    kept = [r for r in results.records if r["role"] != "repeat" or (r["arm"], r["seeds"][0]) not in lost]
-    return Results(results.study, tuple(kept), results.choices)
+    rest = [r for r in results.records if r["role"] != "repeat" or (r["arm"], r["seeds"][0]) not in lost]
+    return Results(results.study, tuple(rest), results.choices)
 
 
 CAPTIONED = {"accuracies": accuracies, "gradients": gradients, "curves": curves}
@@ -175,7 +174,7 @@ def test_captions_name_the_arms_with_fewer_seeds(results, store, name):
     assert "over n = 1 of 2 seeds" in CAPTIONED[name].figure(of_one, store)[1]
 
 
-def test_the_interval_of_a_single_seed_is_called_what_it_is(results, store):
+def test_the_caption_names_the_interval_of_a_single_seed(results, store):
     some, one = without(results, ("standard", 1)), without(results, *((arm, 1) for arm in results.study.arms))
     assert "Student t intervals, of a single seed Wilson's over its images" in accuracies.figure(some, store)[1]
     assert "with 95% intervals of Wilson" in accuracies.figure(one, store)[1]
@@ -184,8 +183,8 @@ def test_the_interval_of_a_single_seed_is_called_what_it_is(results, store):
 
 
 def test_the_caption_of_the_radii_counts_checked_seeds(results, store):
-    kept = [r for r in results.records if (r["role"], r["seeds"]) != ("checks", [1])]
-    assert "over n = 1 of 2 seeds" in radii.figure(Results(results.study, tuple(kept)), store)[1]
+    rest = [r for r in results.records if (r["role"], r["seeds"]) != ("checks", [1])]
+    assert "over n = 1 of 2 seeds" in radii.figure(Results(results.study, tuple(rest)), store)[1]
 
 
 def test_the_caption_of_the_matches_counts_the_references_seeds(results, store):
@@ -193,7 +192,7 @@ def test_the_caption_of_the_matches_counts_the_references_seeds(results, store):
     assert "the mean over n = 1 of 2 seeds of the reference" in caption
 
 
-def test_teachers_whose_maps_differ_are_captioned_each(results, tmp_path):
+def test_teachers_with_different_maps_have_a_caption_each(results, tmp_path):
     study = Study.model_validate(results.study.model_dump())
     arms = {**study.model_dump()["arms"]}
     arms["interp_plain"] = {"method": "interpretation", "targets": {"teacher": "standard", "sigma": 0.3}, "lambda": 1.0}
@@ -206,31 +205,36 @@ def test_teachers_whose_maps_differ_are_captioned_each(results, tmp_path):
     assert "Adv. Training: σ = 0.15, N = 50, seed 0; Std. Training: σ = 0.3, N = 50, seed 0" in caption
 
 
-# ------------------------------------------------------------------ after the study changed
 def test_trials_of_a_former_search_are_in_no_figure(results, store):
     search = {"space": {"lambda_g": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
     changed = Results(drawn.searching("jacobian", search, method="input_gradient"), results.records, results.choices)
-    assert matching.searches(changed) == []
+    assert matching.matching_searches(changed) == []
     narrowed = {"space": {"lambda": {"log_uniform": [0.001, 0.25]}}, "maximize": "val/adv_accuracy", "trials": 1}
     assert (
-        len(accuracies.trials(Results(drawn.searching("interp_robust", narrowed), results.records))["interp_robust"])
+        len(
+            accuracies.trial_accuracies(Results(drawn.searching("interp_robust", narrowed), results.records))[
+                "interp_robust"
+            ]
+        )
         == 1
     )
-    assert {one.name: one.caption for one in draw(changed, store)}["matching"].startswith("Left out: no search")
+    assert {figure.name: figure.caption for figure in draw(changed, store)}["matching"].startswith(
+        "Left out: no search"
+    )
 
 
-def test_a_figure_that_cannot_be_drawn_ends_no_report(results, store, monkeypatch):
+def test_an_error_in_one_figure_does_not_stop_the_others(results, store, monkeypatch):
     def broken(*_):
         raise KeyError("lambda_g")
 
     monkeypatch.setitem(FIGURES, "curves", ("Learning curves", broken))
-    found = {one.name: one for one in draw(results, store)}
+    found = {figure.name: figure for figure in draw(results, store)}
     assert found["curves"].caption == "Left out: it could not be drawn (KeyError('lambda_g'))."
     assert found["curves"].paths == ()
     assert found["gradients"].paths
 
 
-# --------------------------------------------------------------------------------- ink
+# ------------------------------------------------------------------------------ files
 def test_every_figure_is_drawn_as_png_and_svg(figures, store):
     assert [figure.name for figure in figures] == NAMES
     for figure in figures:
@@ -238,15 +242,21 @@ def test_every_figure_is_drawn_as_png_and_svg(figures, store):
         assert (png.name, svg.name) == (f"{figure.name}.png", f"{figure.name}.svg")
         with Image.open(png) as picture:
             assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-            assert picture.convert("L").getextrema()[0] < 60, "something is drawn"
+            assert picture.convert("L").getextrema()[0] < 60, "the picture is not blank"
         assert ET.parse(svg).getroot().tag.endswith("svg")
 
 
 @pytest.mark.parametrize("name", ["accuracies", "gradients", "curves"])
-def test_captions_say_n_and_the_words_of_a_figure_are_text(figures, name):
-    figure = next(one for one in figures if one.name == name)
+def test_captions_state_n_and_the_words_of_a_figure_are_text(figures, name):
+    figure = next(figure for figure in figures if figure.name == name)
     assert "n = 2" in figure.caption
     assert "Adv. Training" in figure.paths[1].read_text(encoding="utf-8")
+
+
+def test_the_index_of_a_strength_is_set_low(figures):
+    svg = next(figure for figure in figures if figure.name == "matching").paths[1].read_text(encoding="utf-8")
+    assert "λ_J" not in svg
+    assert "λ" in svg
 
 
 def test_the_same_ledger_makes_the_same_bytes(figures, results, store):
@@ -255,55 +265,47 @@ def test_the_same_ledger_makes_the_same_bytes(figures, results, store):
     assert before == after
 
 
-def test_what_the_ledger_lacks_is_left_out_and_said(tmp_path):
+def test_figures_without_data_are_left_out_with_a_reason(tmp_path):
     store = Store(tmp_path / "empty")
     found = draw(Results(drawn.STUDY, ()), store)
-    assert [one.name for one in found] == NAMES
-    assert all(one.paths == () and one.caption.startswith("Left out: ") for one in found)
+    assert [figure.name for figure in found] == NAMES
+    assert all(figure.paths == () and figure.caption.startswith("Left out: ") for figure in found)
     assert not (store.report_dir / "figures").exists()
 
 
-def test_a_figure_that_lost_its_data_leaves_no_old_picture(tmp_path):
+def test_a_figure_without_data_removes_its_old_picture(tmp_path):
     store = drawn.store_at(tmp_path / "store")
     old = store.report_dir / "figures" / "figure-1.png"
     store.write_bytes(old, b"drawn before")
     store.preview_file(drawn.maps().key).write_bytes(b"no tensors")
-    found = {one.name: one for one in draw(Results.from_store(store), store)}
+    found = {figure.name: figure for figure in draw(Results.from_store(store), store)}
     assert "cannot be read" in found["figure-1"].caption
     assert not old.exists()
     assert found["curves"].paths
 
 
-def test_drawing_functions_return_the_axes_they_took(results):
-    look, titles = looks(results.study), dict.fromkeys(results.study.arms, "an arm")
-    one, two, three, four, five = Figure().subplots(5)
-    assert accuracies.draw_trials(one, accuracies.trials(results), look) is one
-    assert accuracies.draw_finals(two, accuracies.finals(results), look, titles) is two
-    assert gradients.draw_norms(three, gradients.norms(results), look, titles) is three
-    assert matching.draw_search(four, matching.searches(results)[0], look["jacobian"], "reference") is four
-    assert radii.draw_falls(five, radii.falls(results), look, titles) is five
-
-
-def test_arms_beyond_the_palette_differ_in_their_marker():
+def test_arms_beyond_the_palette_have_other_markers():
     study = Study(arms={f"arm{place}": {"method": "standard"} for place in range(15)})
     assert len(set(looks(study).values())) == 15
 
 
-def test_an_arms_title_is_no_formula_and_takes_one_short_line(results, tmp_path):
+def test_an_arms_title_is_no_formula_and_one_short_line(results, tmp_path):
     arms = {
         **drawn.STUDY.model_dump()["arms"],
         "standard": {"method": "standard", "title": r"$\frac$" + "\n" + 99 * "x"},
     }
     study = Study.model_validate({**drawn.STUDY.model_dump(), "arms": arms})
-    (gradient,) = [one for one in draw(Results(study, results.records), Store(tmp_path)) if one.name == "gradients"]
+    (gradient,) = [
+        figure for figure in draw(Results(study, results.records), Store(tmp_path)) if figure.name == "gradients"
+    ]
     shown = gradient.paths[1].read_text(encoding="utf-8")
     assert r"$\frac$ xxx" in shown
     assert 40 * "x" not in shown
 
 
-def test_no_teacher_is_no_figure(results, tmp_path):
+def test_without_a_teacher_there_is_no_figure(results, tmp_path):
     with pytest.raises(NothingToDraw, match="no teacher's maps"):
-        maps.teachers(results, Store(tmp_path))
+        maps.teacher_maps(results, Store(tmp_path))
 
 
 def test_figures_hold_no_global_state():

@@ -1,4 +1,4 @@
-"""The page as a document: escaped, self-contained, and each number with what it came from."""
+"""The page as a document: escaped, self-contained, and each number with its origin."""
 
 import json
 import re
@@ -10,19 +10,18 @@ import pytest
 from helpers import drawn
 
 from analysis import page
-from analysis.figures import Drawn, draw
-from analysis.page import svg, tables
+from analysis.figures import DrawnFigure, draw
 from analysis.page.provenance import provenance
-from analysis.page.write import to_html
+from analysis.page.write import inline_svg, to_html
 from analysis.report import build
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
-from analysis.tables.cells import Estimate, Probability, Source, Table
+from analysis.tables.cells import Estimate, MetricSource, Probability, Table
 from tune_interpreg.store.store import Store
 
 
 class Document(HTMLParser):
-    """What of a page the tests look at: attributes by tag, text outside of scripts, elements left open."""
+    """A parsed page: attributes by tag, text outside of scripts, elements that are still open."""
 
     VOID = frozenset({"meta", "link", "br"})
 
@@ -76,7 +75,7 @@ def data(written):
     return json.loads(embedded[1])
 
 
-def test_the_page_is_whole_and_every_element_is_closed(document, written, store):
+def test_every_element_is_closed(document, written, store):
     assert written == store.report_dir / "index.html"
     assert document.open == []
     assert [tag for tag, _ in document.attributes].count("h1") == 1
@@ -90,20 +89,20 @@ def test_it_refers_to_nothing_outside_of_itself(document):
     assert policy.startswith("default-src 'none'")
 
 
-def test_a_title_with_markup_comes_out_as_text(document, written):
+def test_a_title_with_markup_is_shown_as_text(document, written):
     assert drawn.HOSTILE in document.text
     assert len(document.of("script", "id")) == 1
     assert [tag for tag, _ in document.attributes].count("script") == 2
     assert drawn.HOSTILE not in written.read_text(encoding="utf-8")
 
 
-def test_ids_are_unique_and_what_names_them_finds_them(document):
+def test_ids_are_unique_and_references_to_them_exist(document):
     ids = Counter(attributes["id"] for _, attributes in document.attributes if "id" in attributes)
-    assert [one for one, count in ids.items() if count > 1] == []
-    named = [attributes[name] for _, attributes in document.attributes for name in
+    assert [name for name, count in ids.items() if count > 1] == []
+    references = [attributes[name] for _, attributes in document.attributes for name in
              ("aria-labelledby", "aria-describedby") if name in attributes]  # fmt: skip
-    named.remove("panel-title")  # made with the panel's content
-    assert set(named) <= ids.keys()
+    references.remove("panel-title")  # made with the panel's content
+    assert set(references) <= ids.keys()
     inner = [link[1:] for tag in ("a", "use") for name in ("href", "xlink:href") for link in document.of(tag, name)]
     assert set(inner) <= ids.keys()
 
@@ -121,15 +120,21 @@ def test_every_table_has_a_caption_and_headings_in_both_directions(document):
     assert set(document.of("th", "scope")) == {"row", "col"}
 
 
-def test_the_answer_stands_before_the_tables_and_settings_last(document, store):
+def test_the_page_opens_with_the_accuracies_then_the_answer(document, store):
     sections = [attributes["id"] for tag, attributes in document.attributes if tag == "section"]
-    assert sections == ["answer", "results", "figures", "comparisons", "honesty", "settings"]
+    assert sections == ["results", "answer", "gradients-section", "figures", "comparisons", "honesty", "settings"]
     answer = build(store.path).answer
-    assert len(answer) >= 4
-    assert document.text.index(answer[0]) < document.text.index(answer[-1]) < document.text.index("Table 1.")
+    order = ["Clean and adversarial accuracy.", "Table 1.", answer[0], answer[-1], "Gains over", "Table 3."]
+    places = [document.text.index(text) for text in order]
+    assert places == sorted(places)
 
 
-def test_each_seeds_value_is_that_of_the_ledger_with_its_trial(data, store):
+def test_indices_are_set_low(document, written):
+    assert "λ<sub>J</sub> 0.03" in written.read_text(encoding="utf-8")
+    assert "λ_J" not in document.text
+
+
+def test_each_seed_has_the_ledgers_value_and_its_trial(data, store):
     arm = data["arms"]["adversarial"]
     assert arm["values"]["test/accuracy"] == {"0": 0.9898, "1": pytest.approx(0.9918)}
     trial = arm["trials"]["1"]
@@ -138,14 +143,14 @@ def test_each_seeds_value_is_that_of_the_ledger_with_its_trial(data, store):
     assert data["versions"][trial["versions"]] == {"python": "3.11", "torch": "2.11"}
 
 
-def test_an_arm_tells_what_it_was_made_with(data):
+def test_an_arm_has_its_parameters_and_search(data):
     arm = data["arms"]["jacobian"]
-    assert arm["params"] == {"lambda_j": 0.03}
+    assert arm["params"]["lambda_j"] == 0.03
     assert arm["search"] == {"trials": {"done": 3, "diverged": 1}, "chosen": {"lambda_j": 0.03}}
     assert data["arms"]["standard"]["search"] is None
 
 
-def test_trials_of_a_former_search_are_not_told(store):
+def test_trials_of_a_former_search_are_left_out(store):
     narrowed = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 2}
     results = replace(Results.from_store(store), study=drawn.searching("jacobian", narrowed))
     assert provenance(results)["arms"]["jacobian"]["search"]["trials"] == {"done": 2}
@@ -159,29 +164,33 @@ def test_every_measured_cell_names_sources_that_the_page_holds(document, data):
         assert scale in (1, 100)
 
 
+def rendered(table, store):
+    """The page with this table alone."""
+    return to_html(replace(build(store.path), tables=(table,)), Results.from_store(store), [])
+
+
 def test_cells_are_sorted_by_the_unrounded_number(store):
     cells = (Estimate(Interval(2 / 3, 0.1, 2), 2), Estimate(None, 2), Probability(0.5), "text")
-    table = Table("Title", ("Arm", "a", "b", "c", "d"), (("<b>", *cells),), ("a < b",))
-    text = tables.to_html(table, Results.from_store(store))
+    text = rendered(Table("Title", ("Arm", "a", "b", "c", "d"), (("<b>", *cells),), ("a < b",)), store)
     assert re.findall(r'data-value="([^"]*)"', text) == ["0.6666666666666666", "0.5"]
     assert "<b>" not in text
     assert "a &lt; b" in text
 
 
-def test_a_number_of_an_unknown_arm_leads_nowhere_but_stands(store):
-    cell = Estimate(Interval(1.0, 0.1, 2), 2, sources=(Source("standard", "test/accuracy", 100),))
-    text = tables.to_html(Table("T", ("Arm", "a"), (("row", cell),)), Results.from_store(store))
-    assert text.count("<button") == 3
-    assert "1.00 ± 0.10" in text
+def test_only_numbers_with_sources_and_names_of_arms_are_buttons(store):
+    sources = (MetricSource("standard", "test/accuracy", 100),)
+    cells = (Estimate(Interval(1.0, 0.1, 2), 2, sources=sources), Estimate(Interval(1.0, 0.1, 2), 2))
+    text = rendered(Table("T", ("Arm", "a", "b"), (("Std. Training", *cells), ("other", "x", "y"))), store)
+    assert (text.count("data-from="), text.count("data-arm=")) == (1, 1)
 
 
-def test_what_a_figure_lacks_is_said(store):
+def test_a_missing_figure_has_its_reason(store):
     results = Results.from_store(store)
-    text = to_html(build(store.path), results, [Drawn("a", "A <figure>", "Left out: no < data.")])
+    text = to_html(build(store.path), results, [DrawnFigure("a", "A <figure>", "Left out: no < data.")])
     assert "A &lt;figure&gt;.</b> Left out: no &lt; data." in text
 
 
-def test_an_empty_store_has_a_page_too(tmp_path):
+def test_an_empty_store_has_a_page(tmp_path):
     store = Store(tmp_path / "store")
     store.save_study(drawn.STUDY)
     results = Results.from_store(store)
@@ -190,19 +199,19 @@ def test_an_empty_store_has_a_page_too(tmp_path):
     assert document.text.count("Left out:") == 7
 
 
-def test_the_page_tells_no_place_of_the_data(store):
+def test_the_folder_of_the_data_is_not_on_the_page(store):
     results = Results.from_store(store)
     study = results.study.model_copy(update={"data": results.study.data.model_copy(update={"root": "/home/me/data"})})
     text = to_html(build(store.path), replace(results, study=study), [])
     assert "/home/me" not in text
 
 
-def test_a_drawing_takes_the_pages_colours_and_its_own_names():
+def test_an_inline_figure_has_the_pages_colours_and_its_own_ids():
     drawing = (
         '<?xml version="1.0"?><svg width="5pt" viewBox="0 0 5 5"><metadata>who</metadata><style>*{}</style>'
         '<g id="a" style="fill: #1F2328; stroke: #d1d9e0"/><use xlink:href="#a"/><g clip-path="url(#p)"/></svg>'
     )
-    made = svg.inline(drawing, "one", "A < B", 'says "so"')
+    made = inline_svg(drawing, "one", "A < B", 'says "so"')
     assert '<g id="one-a" style="fill: currentColor; stroke: var(--line)"/>' in made
     assert 'xlink:href="#one-a"' in made
     assert "url(#one-p)" in made
@@ -211,10 +220,7 @@ def test_a_drawing_takes_the_pages_colours_and_its_own_names():
     assert "width=" not in made
 
 
-def test_the_same_ledger_makes_the_same_page(written, store):
-    before = written.read_bytes()
+def test_the_same_ledger_makes_the_same_page(store):
     results = Results.from_store(store)
-    figures = [Drawn(name, *rest) for name, *rest in ()]
-    one, two = (to_html(build(store.path), results, figures) for _ in range(2))
-    assert one == two
-    assert written.read_bytes() == before
+    first, second = (to_html(build(store.path), results, []) for _ in range(2))
+    assert first == second

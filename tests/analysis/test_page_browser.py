@@ -1,15 +1,15 @@
 """The page in a real browser: sorting, provenance, colours, keyboard, and a silent console."""
 
 import pytest
-from helpers import browser, drawn
-from helpers.browser import Browser
+from helpers import drawn
+from helpers.browser import MISSING, Browser
 
 from analysis import page
 from analysis.figures import draw
 from analysis.report import build
 from analysis.results.results import Results
 
-pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 TABLE = "#results table"
 ESCAPE, ENTER, TAB = "\ue00c", "\ue007", "\ue004"
@@ -24,9 +24,9 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    yield one
-    one.close()
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_console_is_silent_and_nothing_is_fetched(shown):
 
 def test_a_heading_sorts_up_then_down_then_as_written(shown):
     written = column(shown, 1)
-    assert [float(one.split()[0]) for one in written] == [99.2, 99.08, 98.1, 97.1]
+    assert [float(text.split()[0]) for text in written] == [99.2, 99.08, 98.1, 97.1]
     heading = f"{TABLE} thead th:nth-child(2) button"
     shown.click(heading)
     assert column(shown, 1) == sorted(written)
@@ -88,7 +88,7 @@ def test_sorting_needs_no_mouse(shown):
     assert orders(shown)[1] == "ascending"
 
 
-def test_a_number_leads_to_its_trials_and_back(shown):
+def test_a_number_opens_its_trials_and_closes_them(shown):
     number = f"{TABLE} tbody tr:nth-child(2) td button"
     shown.click(number)
     panel = shown.text("#panel")
@@ -104,7 +104,7 @@ def test_a_number_leads_to_its_trials_and_back(shown):
     assert shown.log() == []
 
 
-def test_a_difference_tells_the_values_of_both_sides(shown):
+def test_a_difference_opens_the_values_of_both_arms(shown):
     shown.click("#answer td button.from")
     values = [line.split("\t")[1:3] for line in shown.text("#panel").splitlines() if line.startswith(("0\t", "1\t"))]
     assert values == [
@@ -115,7 +115,7 @@ def test_a_difference_tells_the_values_of_both_sides(shown):
     ]
 
 
-def test_a_row_leads_to_its_arms_recipe(shown):
+def test_a_rows_name_opens_the_arms_recipe(shown):
     shown.click(f"{TABLE} tbody tr:nth-child(3) th button")
     panel = shown.text("#panel")
     assert "lambda 0.1, phi 2" in panel
@@ -149,7 +149,7 @@ def test_words_and_lines_of_figures_take_the_pages_colour(shown):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(shown, scheme):
+def test_text_has_contrast(shown, scheme):
     """WCAG 2 contrast of 4.5 : 1 for all small text."""
     shown.prefer(scheme)
     script = """
@@ -173,7 +173,7 @@ def test_nothing_is_wider_than_a_phone(shown):
     shown.devtools("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_print_is_on_white_without_what_needs_a_screen(shown):
+def test_print_is_on_white_without_controls(shown):
     shown.devtools("Emulation.setEmulatedMedia", {"media": "print"})
     assert ground(shown) == "rgb(255, 255, 255)"
     assert shown.run("return getComputedStyle(document.querySelector('.bar')).display") == "none"

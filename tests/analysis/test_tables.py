@@ -11,7 +11,7 @@ from analysis.statistics.intervals import Interval
 from analysis.tables.accuracy import accuracy_table, gradient_table
 from analysis.tables.cells import Estimate, Probability
 from analysis.tables.settings import settings_table
-from tune_interpreg.study.config import Study, Targets
+from tune_interpreg.study.config import Study
 
 STD = "Std. Training"
 

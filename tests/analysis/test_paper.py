@@ -1,11 +1,9 @@
-"""The paper's numbers stand where the paper prints them, and only there."""
+"""The paper's numbers, and the departures of a study from the paper's set-up."""
 
 import pytest
 
 from analysis import paper
-from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
-from analysis.tables.accuracy import accuracy_table
 from tune_interpreg.study.config import Arm, Study
 
 
@@ -27,7 +25,7 @@ def test_published_numbers(dataset, arm, metric, mean, half_width):
     assert paper.published(dataset, arm, metric) == Interval(mean, half_width, 5)
 
 
-def test_the_margin_that_the_paper_states():
+def test_the_difference_that_the_paper_states():
     interp, jacobian = (
         paper.published("mnist", arm, "test/adv_accuracy_compat") for arm in ("interp_robust", "jacobian")
     )
@@ -44,13 +42,13 @@ def test_the_margin_that_the_paper_states():
         ("mnist", "mine", "test/accuracy"),
     ],
 )
-def test_what_the_paper_does_not_report_is_none(dataset, arm, metric):
+def test_numbers_that_the_paper_does_not_report_are_none(dataset, arm, metric):
     assert paper.published(dataset, arm, metric) is None
 
 
 def test_every_row_has_a_title():
-    named = {arm for source in (paper.ACCURACIES, paper.GRADIENT_NORMS) for arms in source.values() for arm in arms}
-    assert named == set(paper.ARMS)
+    arms = {arm for source in (paper.ACCURACIES, paper.GRADIENT_NORMS) for by_arm in source.values() for arm in by_arm}
+    assert arms == set(paper.ARMS)
 
 
 def test_an_arm_corresponds_by_name_and_method():
@@ -65,7 +63,7 @@ def test_titles():
     assert paper.title("mine", Arm(method="jacobian")) == "mine"
 
 
-def test_differences_name_what_departs_and_nothing_else():
+def test_only_departures_are_differences():
     study = Study(data="mnist", model="mnist_cnn", training={"epochs": 6}, arms={"standard": {"method": "standard"}})
     facts = {"train_images": [14_400], "test_images": [10_000], "device": ["cpu"], "gradient_images": [7]}
     assert paper.differences(study, facts) == [
@@ -88,7 +86,7 @@ ALWAYS = ["step size: 0.5 (paper: not stated)", "epochs: 30 (paper: not stated)"
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("settings", "differences"),
     [
         ({}, []),
         ({"attack": {"steps": 40, "step_size": 0.5, "direction": "l2", "start": "sphere"}}, []),
@@ -114,21 +112,17 @@ ALWAYS = ["step size: 0.5 (paper: not stated)", "epochs: 30 (paper: not stated)"
         ),
     ],
 )
-def test_every_departure_is_told(own, said):
-    assert sorted(paper.differences(Study.model_validate(PAPERS | own), {})) == sorted(ALWAYS + said)
+def test_every_departure_is_listed(settings, differences):
+    assert sorted(paper.differences(Study.model_validate(PAPERS | settings), {})) == sorted(ALWAYS + differences)
 
 
-def test_a_network_with_options_of_its_own_is_not_the_papers():
-    for fc_relu, said in ((True, []), (False, ["model: cifar_cnn with fc_relu False (paper: cifar_cnn)"])):
-        model = {"name": "cifar_cnn", "fc_relu": fc_relu}
-        told = paper.differences(Study(data="cifar10", model=model, arms=A), {})
-        assert [one for one in told if one.startswith("model")] == said
+@pytest.mark.parametrize(
+    ("fc_relu", "differences"), [(True, []), (False, ["model: cifar_cnn with fc_relu False (paper: cifar_cnn)"])]
+)
+def test_options_of_the_network_are_departures(fc_relu, differences):
+    study = Study(data="cifar10", model={"name": "cifar_cnn", "fc_relu": fc_relu}, arms=A)
+    assert [line for line in paper.differences(study, {}) if line.startswith("model")] == differences
 
 
-def test_a_table_of_an_augmented_study_has_its_note():
-    study = Study(data="cifar10", model="cifar_cnn", training={"augment": {"flip": True}}, arms=A)
-    assert any("augmentation: flip" in note for note in accuracy_table(Results(study, ())).notes)
-
-
-def test_no_differences_are_told_for_other_data():
+def test_other_data_has_no_differences():
     assert paper.differences(Study(arms={"standard": {"method": "standard"}}), {"device": ["cpu"]}) == []

@@ -1,4 +1,4 @@
-"""The results of a study for notebooks."""
+"""The results of a study as a DataFrame for notebooks."""
 
 import re
 import subprocess
@@ -11,24 +11,25 @@ from helpers.ledgers import STANDARD, STUDY, accuracies, item, record
 
 import tune_interpreg
 from analysis.results import frame
-from tune_interpreg.store.store import Store, StoreError
+from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.store import Store
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def kept(path, records, study=STUDY):
-    """A store that holds the records."""
+def store_with(path, records, study=STUDY):
+    """A store with these records."""
     store = Store(path)
     store.save_study(study)
-    for one in records:
-        store.write_record({"seconds": 12.5} | one)
+    for content in records:
+        store.write_record({"seconds": 12.5} | content)
     return store
 
 
 def test_there_is_a_row_for_each_arm_seed_and_metric(tmp_path):
-    found = frame.results(kept(tmp_path / "store", STANDARD).path)
-    assert tuple(found.columns) == frame.COLUMNS
-    done = found[found.state == "done"]
+    table = frame.results(store_with(tmp_path / "store", STANDARD).path)
+    assert tuple(table.columns) == frame.COLUMNS
+    done = table[table.state == "done"]
     assert len(done) == 5 * 3
     first = done[(done.seed == 0) & (done.metric == "test/accuracy")].iloc[0]
     assert (first.arm, first.title, first.method) == ("standard", "Std. Training", "standard")
@@ -39,40 +40,44 @@ def test_there_is_a_row_for_each_arm_seed_and_metric(tmp_path):
 
 def test_a_missing_seed_is_a_row_without_a_value(tmp_path):
     failed = record(item("standard", (4,)), state="failed", error="out of memory")
-    found = frame.results(str(kept(tmp_path / "store", [*STANDARD[:4], failed]).path))
-    missing = found[found.state != "done"]
+    table = frame.results(str(store_with(tmp_path / "store", [*STANDARD[:4], failed]).path))
+    missing = table[table.state != "done"]
     assert len(missing) == 1 + 3 * 5
     lost = missing[missing.arm == "standard"].iloc[0]
     assert (lost.seed, lost.state, lost.metric, lost.images) == (4, "failed", "", 0)
     assert missing.value.isna().all()
-    strict = found[found.metric == "test/adv_accuracy_strict"]
+    strict = table[table.metric == "test/adv_accuracy_strict"]
     assert strict.groupby("title").value.count().to_dict() == {"Std. Training": 4}
 
 
-def test_a_value_that_is_not_finite_stays_a_row(tmp_path):
+def test_a_value_that_is_not_finite_is_a_row_with_nan(tmp_path):
     blown = record(item("standard", (0,)), {0: accuracies(None)})
-    found = frame.results(kept(tmp_path / "store", [blown]).path)
-    assert found[found.metric == "test/accuracy"].value.isna().all()
-    assert len(found[found.state == "done"]) == 3
+    table = frame.results(store_with(tmp_path / "store", [blown]).path)
+    assert table[table.metric == "test/accuracy"].value.isna().all()
+    assert len(table[table.state == "done"]) == 3
 
 
-def test_arms_that_share_a_recipe_have_each_its_own_seconds(tmp_path):
+def test_arms_that_share_a_recipe_have_their_own_seconds(tmp_path):
     arms = STUDY.arms | {"again": STUDY.arms["standard"]}
-    twins = [one | {"arm": "again", "seconds": 0.0} for one in STANDARD]
-    found = frame.results(kept(tmp_path / "store", [*STANDARD, *twins], STUDY.model_copy(update={"arms": arms})).path)
-    assert found.groupby("arm").seconds.max().to_dict() == {"again": 0.0, "standard": 12.5} | dict.fromkeys(
+    twins = [content | {"arm": "again", "seconds": 0.0} for content in STANDARD]
+    table = frame.results(
+        store_with(tmp_path / "store", [*STANDARD, *twins], STUDY.model_copy(update={"arms": arms})).path
+    )
+    assert table.groupby("arm").seconds.max().to_dict() == {"again": 0.0, "standard": 12.5} | dict.fromkeys(
         ("adversarial", "interp_robust", "jacobian"), pytest.approx(float("nan"), nan_ok=True)
     )
 
 
 def test_an_empty_store_has_its_missing_seeds_and_the_same_types(tmp_path):
-    empty, full = (frame.results(kept(tmp_path / name, held).path) for name, held in (("a", []), ("b", STANDARD)))
+    empty, full = (
+        frame.results(store_with(tmp_path / name, ledger).path) for name, ledger in (("a", []), ("b", STANDARD))
+    )
     assert (empty.dtypes == full.dtypes).all()
     assert set(empty.state) == {"absent"}
 
 
-def test_nothing_is_written_and_what_is_no_store_is_refused(tmp_path):
-    store = kept(tmp_path / "store", STANDARD)
+def test_nothing_is_written_and_other_folders_are_refused(tmp_path):
+    store = store_with(tmp_path / "store", STANDARD)
     before = sorted(store.path.rglob("*"))
     frame.results(store.path)
     assert sorted(store.path.rglob("*")) == before
@@ -80,19 +85,26 @@ def test_nothing_is_written_and_what_is_no_store_is_refused(tmp_path):
         frame.results(tmp_path / "nowhere")
 
 
-def test_the_package_gives_it_by_the_registry(tmp_path):
-    store = kept(tmp_path / "store", STANDARD)
+def test_the_package_has_it_too(tmp_path):
+    store = store_with(tmp_path / "store", STANDARD)
     pd.testing.assert_frame_equal(tune_interpreg.results(store.path), frame.results(store.path))
 
 
-def test_importing_the_package_loads_none_of_it():
-    code = "import sys, tune_interpreg; print(*{'pandas', 'numpy', 'torch', 'rich'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("code", "printed"),
+    [
+        ("import sys, tune_interpreg; print(*{'pandas', 'numpy', 'torch', 'rich'} & set(sys.modules))", []),
+        ("import analysis.results.frame, tune_interpreg; print(tune_interpreg.results.__name__)", ["results"]),
+    ],
+    ids=["the package loads no library", "the packages can be imported in any order"],
+)
+def test_imports(code, printed):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert done.stdout.split() == printed
 
 
-def test_what_the_readme_shows_runs(tmp_path, monkeypatch, capsys):
-    kept(tmp_path / "runs" / "digits", STANDARD)
+def test_the_readmes_example_runs(tmp_path, monkeypatch, capsys):
+    store_with(tmp_path / "runs" / "digits", STANDARD)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python notebook.py\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     exec(code, {})

@@ -1,11 +1,11 @@
-"""What searches chose, and how well a loss was matched: numbers by hand, verdicts on both sides."""
+"""Settings that searches chose, and how well a loss was matched: numbers by hand, all verdicts."""
 
 import math
 
 import pytest
 from helpers.ledgers import STUDY, T4, item, record, results, row_of
 
-from analysis.tables.accuracy import Results
+from analysis.results.results import Results
 from analysis.tables.settings import settings_table
 
 
@@ -21,8 +21,8 @@ def test_settings_show_what_was_chosen_and_the_paired_residual():
     ]
     table = settings_table(results(ledger))
     robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
-    assert (robust["Chosen"], robust["paper"]) == ("λ 0.0712, φ 1", "λ 0.07, φ 1")
-    assert (jacobian["Chosen"], jacobian["paper"]) == ("λ_J 0.033", "–")
+    assert (robust["Chosen"], robust["Paper"]) == ("λ 0.0712, φ 1", "λ 0.07, φ 1")
+    assert (jacobian["Chosen"], jacobian["Paper"]) == ("λ_J 0.033", "–")
     assert (jacobian["Search"], jacobian["Trials"]) == ("match interp_robust", "1 of 4")
     assert robust["Loss"].interval.mean == pytest.approx(0.5)
     assert jacobian["Loss"].interval.mean == pytest.approx(0.51)
@@ -49,13 +49,13 @@ def test_a_match_of_the_cross_entropy_is_judged_by_it():
     assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
 
 
-def test_settings_of_a_study_under_way_are_dashes():
+def test_settings_of_an_unfinished_study_are_dashes():
     table = settings_table(results([]))
     jacobian = row_of(table, "Jacobian Reg.")
     assert {str(jacobian[column]) for column in ("Chosen", "Loss", "Residual")} == {"–"}
 
 
-def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
+def test_a_matched_strength_has_its_interval_and_a_failed_match_its_reason():
     choice = {
         "params": {"lambda_j": 0.0421, "norm": "batch"},
         "parameter": "lambda_j",
@@ -67,40 +67,38 @@ def test_a_matched_strength_has_its_interval_and_a_failed_match_is_told():
         "reason": None,
     }
     failed = choice | {"feasible": False, "reason": "the loss lies above the target at every λ tried"}
-    for known, said in ((choice, "[0.04, 0.05]."), (failed, "NO MATCH: the loss lies above the target")):
-        (line,) = [
-            note for note in settings_table(Results(STUDY, (), {"jacobian": known})).notes if "λ_J = 0.0421" in note
-        ]
-        assert said in line
+    for stored, text in ((choice, "[0.04, 0.05]."), (failed, "NO MATCH: the loss lies above the target")):
+        notes = settings_table(Results(STUDY, (), {"jacobian": stored})).notes
+        assert any("λ_J = 0.0421" in note and text in note for note in notes)
 
 
 @pytest.mark.parametrize(
-    ("off", "spread", "tolerance", "said"),
+    ("residual", "spread", "tolerance", "verdict"),
     [
         (0.05, 0.0, 0.1, "PASS (±0.1)"),  # within the tolerance
         (0.2, 0.0, 0.1, "MISSED (±0.1)"),
         (-0.2, 0.0, 0.1, "MISSED (±0.1)"),
-        (0.2, 0.3, 0.1, "PASS (±0.1)"),  # the interval, ±2.776·0.3·√(10/4)/√5, holds 0
-        (0.35, 0.3, 0.1, "NOT SHOWN (±0.1)"),  # that it holds 0 says little: it is too wide
+        (0.2, 0.3, 0.1, "PASS (±0.1)"),  # the interval, ±2.776·0.3·√(10/4)/√5, contains 0
+        (0.35, 0.3, 0.1, "NOT SHOWN (±0.1)"),  # it contains 0, but only because it is wide
         (0.2, 0.0, None, "MISSED (±0.071)"),  # the reference's standard error, 0.1·√(10/4)/√5
         (0.07, 0.0, None, "PASS (±0.071)"),
     ],
 )
-def test_the_repeats_pass_where_their_loss_is_the_references_as_far_as_one_can_tell(off, spread, tolerance, said):
+def test_the_verdict_on_a_match(residual, spread, tolerance, verdict):
     theirs = [1.0, 1.1, 1.2, 1.3, 1.4]
-    ours = [loss + off + spread * step for loss, step in zip(theirs, (-2, -1, 0, 1, 2), strict=True)]
+    ours = [loss + residual + spread * step for loss, step in zip(theirs, (-2, -1, 0, 1, 2), strict=True)]
     ledger = [
         *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, theirs),
         *losses("jacobian", {"lambda_j": 0.1}, ours),
     ]
-    known = {"params": {"lambda_j": 0.1}, "parameter": "lambda_j", "target": 1.2, "low": 0.05, "high": 0.2}
-    choice = known | {"feasible": True, "reason": None, "front": (), "tolerance": tolerance}
+    fields = {"params": {"lambda_j": 0.1}, "parameter": "lambda_j", "target": 1.2, "low": 0.05, "high": 0.2}
+    choice = fields | {"feasible": True, "reason": None, "front": (), "tolerance": tolerance}
     table = settings_table(Results(STUDY, tuple(ledger), {"jacobian": choice}))
-    assert row_of(table, "Jacobian Reg.")["Match"] == said
+    assert row_of(table, "Jacobian Reg.")["Match"] == verdict
     assert row_of(table, "Interp. Reg. R.")["Match"] == "–"
 
 
-def test_of_one_seed_a_match_is_never_missed_nor_passed_by_chance():
+def test_one_seed_shows_no_match():
     ledger = [
         *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, [1.0]),
         *losses("jacobian", {"lambda_j": 0.1}, [2.0]),
@@ -116,7 +114,7 @@ def test_trials_of_an_earlier_search_are_not_counted():
     assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Trials"] == "3 of 4"
 
 
-def test_what_is_fixed_in_words_stands_below_the_numbers():
+def test_options_that_are_words_are_in_the_notes():
     arms = {
         name: arm.model_copy(update={"params": {"norm": "batch", **arm.params}}) for name, arm in STUDY.arms.items()
     }
@@ -127,7 +125,7 @@ def test_what_is_fixed_in_words_stands_below_the_numbers():
     assert "interp_robust, jacobian: norm batch." in table.notes
 
 
-def test_a_front_of_several_metrics_is_told():
+def test_the_size_of_a_pareto_front_is_in_the_notes():
     choice = {"params": {"lambda": 0.1}, "target": None, "front": (1, 4)}
     table = settings_table(Results(STUDY, (), {"interp_robust": choice}))
     assert "interp_robust: 2 trials on the Pareto front." in table.notes

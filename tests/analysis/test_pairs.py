@@ -1,4 +1,4 @@
-"""Paired tests against SciPy, Holm against its promise, effect sizes against theirs; nothing is tested on nothing."""
+"""Paired tests against SciPy, Holm against its error rate, effect sizes against their distribution."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.intervals import Interval
-from analysis.statistics.pairs import FAR, Comparison, effect_size, holm
+from analysis.statistics.pairs import LARGE_T, Comparison, effect_size, holm
 
 
 def by_seed(values):
@@ -15,13 +15,13 @@ def by_seed(values):
 
 
 def test_differences_by_hand():
-    # differences 1, 2, 3, 4, 5: t = 3·√5/√2.5 = 4.2426, of 4 degrees of freedom
-    one = Comparison.from_seeds(by_seed([2, 4, 6, 8, 10]), by_seed([1, 2, 3, 4, 5]))
-    assert (one.difference.mean, one.n) == (3.0, 5)
-    assert one.t == pytest.approx(3 * math.sqrt(5 / 2.5))
-    assert one.p == pytest.approx(0.0132362, rel=1e-4)
+    # differences 1, 2, 3, 4, 5: t = 3·√5/√2.5 = 4.2426, 4 degrees of freedom
+    comparison = Comparison.from_seeds(by_seed([2, 4, 6, 8, 10]), by_seed([1, 2, 3, 4, 5]))
+    assert (comparison.difference.mean, comparison.n) == (3.0, 5)
+    assert comparison.t == pytest.approx(3 * math.sqrt(5 / 2.5))
+    assert comparison.p == pytest.approx(0.0132362, rel=1e-4)
     # J(4) = Γ(2)/(√2·Γ(1.5)) = 0.797885, d_z = 3/√2.5
-    assert one.effect.mean == pytest.approx(0.797885 * 3 / math.sqrt(2.5), rel=1e-5)
+    assert comparison.effect.mean == pytest.approx(0.797885 * 3 / math.sqrt(2.5), rel=1e-5)
 
 
 def test_p_is_that_of_scipys_paired_t_test():
@@ -29,29 +29,29 @@ def test_p_is_that_of_scipys_paired_t_test():
     for n in (2, 5, 12):
         ours, theirs = rng.normal(0.3, 1, n), rng.normal(0, 1, n)
         known = stats.ttest_rel(ours, theirs)
-        one = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
-        assert (one.t, one.p) == pytest.approx((known.statistic, known.pvalue), rel=1e-9)
+        comparison = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
+        assert (comparison.t, comparison.p) == pytest.approx((known.statistic, known.pvalue), rel=1e-9)
 
 
-def test_only_seeds_of_both_are_paired():
-    one = Comparison.from_seeds({0: 1.0, 1: 2.0, 3: 9.0}, {3: 5.0, 1: 1.0, 7: 0.0})
-    assert (one.difference.mean, one.n) == (2.5, 2)
-    assert one.p is not None
-    assert one.effect is None, "of two pairs d_z has no mean"
+def test_only_common_seeds_are_paired():
+    comparison = Comparison.from_seeds({0: 1.0, 1: 2.0, 3: 9.0}, {3: 5.0, 1: 1.0, 7: 0.0})
+    assert (comparison.difference.mean, comparison.n) == (2.5, 2)
+    assert comparison.p is not None
+    assert comparison.effect is None, "of two pairs d_z has no mean"
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "n"),
     [
         ([1.0], [0.5], 1),  # one seed
-        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6], 3),  # the same difference in every seed, but for rounding
+        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6], 3),  # the same difference in every seed, up to rounding
         ([0.9, 0.8], [0.9, 0.8], 2),
     ],
 )
-def test_what_cannot_be_tested_has_a_difference_and_no_p(ours, theirs, n):
-    one = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
-    assert (one.n, one.t, one.p, one.effect) == (n, None, None, None)
-    assert one.difference is not None
+def test_without_spread_or_pairs_there_is_a_difference_and_no_p(ours, theirs, n):
+    comparison = Comparison.from_seeds(by_seed(ours), by_seed(theirs))
+    assert (comparison.n, comparison.t, comparison.p, comparison.effect) == (n, None, None, None)
+    assert comparison.difference is not None
 
 
 def test_the_rounding_of_equal_differences_is_not_significant():
@@ -62,8 +62,8 @@ def test_the_rounding_of_equal_differences_is_not_significant():
 
 
 def test_without_a_common_seed_there_is_nothing():
-    one = Comparison.from_seeds({0: 1.0}, {1: 1.0})
-    assert (one.difference, one.p, one.effect, one.n) == (None, None, None, 0)
+    comparison = Comparison.from_seeds({0: 1.0}, {1: 1.0})
+    assert (comparison.difference, comparison.p, comparison.effect, comparison.n) == (None, None, None, 0)
 
 
 # ------------------------------------------------------------------------------- Holm
@@ -76,7 +76,7 @@ def test_holm_by_hand():
 
 @pytest.mark.parametrize("shifts", [(0, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0.03, 0.06)])
 def test_holms_family_wise_error_is_at_most_5_percent(shifts):
-    """Six arms of five seeds, all pairs, under no difference at all and under some that are real."""
+    """Six arms of five seeds, all pairs, without any difference and with some real ones."""
     rng, studies = np.random.default_rng(2), 1500
     x_TAS = rng.normal(0.7, 0.01, size=(studies, 6, 5)) + np.reshape(shifts, (6, 1))
     pairs = [(a, b) for a in range(6) for b in range(a)]
@@ -85,34 +85,34 @@ def test_holms_family_wise_error_is_at_most_5_percent(shifts):
     wrong = np.mean([min(holm(p_P)[place] for place in null) <= 0.05 for p_P in p_TP.tolist()])
     alone = np.mean(p_TP[:, null].min(axis=1) <= 0.05)
     assert wrong <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
-    assert alone > 0.15, "uncorrected, the same tests err far more often"
+    assert alone > 0.15, "the uncorrected tests err far more often"
 
 
 # ------------------------------------------------------------------------ effect size
 @pytest.mark.parametrize(("t", "n"), [(0.5, 5), (10.0, 5), (1e3, 3), (15.0, 30), (-4.0, 4)])
-def test_the_bounds_are_quantiles_of_what_the_noncentral_t_is_made_of(t, n):
-    """δ is the quantile of t·S + Z: drawn, not computed by SciPy's noncentral t."""
+def test_the_bounds_are_quantiles_of_a_simulation(t, n):
+    """δ is a quantile of t·S + Z, which is sampled here, independent of SciPy's noncentral t."""
     rng, draws = np.random.default_rng(3), 400_000
     w = t * np.sqrt(rng.chisquare(n - 1, draws) / (n - 1)) + rng.normal(size=draws)
     drawn = np.quantile(w, [0.025, 0.975]) / math.sqrt(n)
     assert effect_size(t, n).bounds == pytest.approx(drawn, rel=0.02, abs=0.01)
 
 
-def test_the_effects_interval_covers_95_percent_at_five_seeds_and_its_mean_has_no_bias():
+def test_the_interval_of_the_effect_covers_95_percent_and_its_mean_has_no_bias():
     rng, trials, true = np.random.default_rng(4), 500, 1.2
     x_TS = rng.normal(true, 1, size=(trials, 5))
     effects = [effect_size(float(t), 5) for t in stats.ttest_1samp(x_TS, 0, axis=1).statistic]
-    covered = np.mean([one.low <= true <= one.high for one in effects])
+    covered = np.mean([effect.low <= true <= effect.high for effect in effects])
     assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / trials)
-    assert np.mean([one.mean for one in effects]) == pytest.approx(true, abs=0.15)
+    assert np.mean([effect.mean for effect in effects]) == pytest.approx(true, abs=0.15)
 
 
 def test_effects_of_any_size_have_an_interval():
-    """Also where SciPy's noncentral t gives NaN far from its middle, and beyond where it is asked at all."""
+    """Also if SciPy's noncentral t gives NaN far from its centre, and beyond ``LARGE_T``."""
     for n in (3, 5, 20):
-        for t in (0.0, 1e-3, 3.0, 10.0, 50.0, 0.99 * FAR, 1.01 * FAR, 1e9):
-            one, mirrored = effect_size(t, n), effect_size(-t, n)
-            assert one.low <= one.mean <= one.high
-            assert mirrored.bounds == pytest.approx((-one.high, -one.low), abs=1e-5)
-    low, high = effect_size(0.999 * FAR, 5), effect_size(1.001 * FAR, 5)
+        for t in (0.0, 1e-3, 3.0, 10.0, 50.0, 0.99 * LARGE_T, 1.01 * LARGE_T, 1e9):
+            effect, mirrored = effect_size(t, n), effect_size(-t, n)
+            assert effect.low <= effect.mean <= effect.high
+            assert mirrored.bounds == pytest.approx((-effect.high, -effect.low), abs=1e-5)
+    low, high = effect_size(0.999 * LARGE_T, 5), effect_size(1.001 * LARGE_T, 5)
     assert low.bounds == pytest.approx(high.bounds, rel=0.003)

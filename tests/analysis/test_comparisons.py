@@ -1,4 +1,4 @@
-"""All pairs of arms, by hand: who is compared, over which seeds, and what is not tested."""
+"""All pairs of arms, by hand: which are compared, over which seeds, and which are not tested."""
 
 import pytest
 from helpers.ledgers import STANDARD, STUDY, accuracies, item, record, results, row_of
@@ -6,7 +6,7 @@ from scipy import stats
 
 from analysis.results.results import Results
 from analysis.tables.cells import Probability
-from analysis.tables.comparisons import MOST_ARMS, comparison_tables, pairs
+from analysis.tables.comparisons import MOST_ARMS, comparison_tables, list_pairs
 
 CLEAN = [0.98, 0.985, 0.979, 0.982, 0.984]
 
@@ -19,7 +19,7 @@ def clean_table(ledger):
     return comparison_tables(results(ledger))[0]
 
 
-def test_every_pair_stands_once_in_the_order_of_the_study():
+def test_every_pair_is_listed_once_in_the_order_of_the_study():
     titles = [row[0] for row in clean_table([]).rows]
     assert titles == [
         "Adv. Training − Std. Training",
@@ -31,9 +31,9 @@ def test_every_pair_stands_once_in_the_order_of_the_study():
     ]
 
 
-def test_there_is_a_table_and_a_family_for_each_accuracy():
+def test_each_accuracy_is_a_table_and_a_family_of_tests():
     tables = comparison_tables(results([*STANDARD, *arm("adversarial", CLEAN)]))
-    assert [table.title.split(". ", 1)[1] for table in tables] == [
+    assert [table.title.split(": ")[1] for table in tables] == [
         "Std. Acc. on mnist",
         "Adv. Acc. (compat) on mnist",
         "Adv. Acc. (strict) on mnist",
@@ -54,7 +54,7 @@ def test_a_pair_by_hand():
     assert (row["n"], row["g_z"].interval.n) == ("5", 5)
 
 
-def test_only_seeds_of_both_count_and_n_says_how_many():
+def test_only_common_seeds_count_and_n_is_their_number():
     lost = record(item("adversarial", (4,)), state="diverged", error="the loss is nan")
     table = clean_table([*STANDARD[1:], *arm("adversarial", CLEAN[:4]), lost])
     row = row_of(table, "Adv. Training − Std. Training")
@@ -64,13 +64,13 @@ def test_only_seeds_of_both_count_and_n_says_how_many():
     assert "standard: seed 0 not in the ledger yet." in table.notes
 
 
-def test_what_is_not_tested_says_why():
+def test_pairs_without_a_test_have_a_reason():
     same = [clean - 0.01 for clean in (0.99, 0.991, 0.992, 0.993, 0.994)]
     table = clean_table([*STANDARD, *arm("adversarial", same), *arm("jacobian", [0.9], {"lambda_j": 0.1})])
     notes = " ".join(table.notes)
-    assert "Not tested, with the same difference in every seed: Adv. Training − Std. Training." in notes
-    assert "Not tested, with one seed only: Jacobian Reg. − Std. Training; Jacobian Reg. − Adv. Training." in notes
-    assert "Not tested, without a seed that both have: Interp. Reg. R. − Std. Training" in notes
+    assert "Not tested, the same difference in every seed: Adv. Training − Std. Training." in notes
+    assert "Not tested, one seed only: Jacobian Reg. − Std. Training; Jacobian Reg. − Adv. Training." in notes
+    assert "Not tested, no common seed: Interp. Reg. R. − Std. Training" in notes
     row = row_of(table, "Adv. Training − Std. Training")
     assert (row["p"], row["p (Holm)"], str(row["g_z"])) == (Probability(None), Probability(None), "–")
     assert str(row["Difference, points"]) == "−1.00 ± 0.00"
@@ -87,4 +87,4 @@ def test_brackets_of_effect_sizes_are_not_called_wilsons():
 def test_of_many_arms_each_is_compared_with_standard_training_alone():
     arms = {f"arm{n:02d}": STUDY.arms["adversarial"] for n in range(MOST_ARMS)} | {"plain": STUDY.arms["standard"]}
     study = STUDY.model_copy(update={"arms": arms})
-    assert pairs(Results(study, ())) == [(name, "plain") for name in arms if name != "plain"]
+    assert list_pairs(Results(study, ())) == [(name, "plain") for name in arms if name != "plain"]

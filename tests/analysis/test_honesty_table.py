@@ -1,0 +1,110 @@
+"""The honesty checks as a table, from hand-made records."""
+
+from helpers.ledgers import STANDARD, STUDY, item, record, results, row_of
+
+from analysis.results.results import Results
+from analysis.tables.honesty import honesty_table, summarize_warnings
+from tune_interpreg.study.recipe import CheckedModel
+
+STD = "Std. Training"
+
+
+def check(state="PASS", name="ball", n=1000, said="within the ball"):
+    return {"check": name, "state": state, "n": n, "said": said, "values": {}}
+
+
+def checked(seed, *checks, arm="standard", day=1, state="done", params=None):
+    """The record of the checks of one seed's model."""
+    model = CheckedModel(model=item(arm, (seed,), params).key, seed=seed, **STUDY.checks.model_dump())
+    work = item(arm, (seed,), params, role="checks")
+    work = work.model_copy(update={"recipe": work.recipe.model_copy(update={"method": "checks", "checked": model})})
+    return record(work, state=state, day=day) | {"checks": {str(seed): list(checks)}}
+
+
+def all_checked(*checks, seeds=range(5), **own):
+    return [checked(seed, *checks, **own) for seed in seeds]
+
+
+def notes_of(table, word):
+    return [note for note in table.notes if word in note]
+
+
+def test_without_checks_there_is_no_table():
+    assert honesty_table(results(STANDARD)).rows == ()
+
+
+def test_checks_of_all_seeds_pass():
+    table = honesty_table(results([*STANDARD, *all_checked(check(), check(name="gradient"))]))
+    assert table.columns == ("Check", STD)
+    assert table.rows == (("ball", "PASS"), ("gradient", "PASS"))
+    assert notes_of(table, "PGD, l2, ε = 1.5, 40 steps")
+    assert notes_of(table, "3.1 points for 1000"), "Wilson's half-width at one half"
+
+
+def test_a_warning_is_counted_in_the_cell_and_explained_in_the_notes():
+    warning = check("WARN", "batch size", said="12 images differ: raise it")
+    ledger = [*STANDARD, *all_checked(check(name="batch size"), seeds=(0, 1, 2)), *all_checked(warning, seeds=(3, 4))]
+    table = honesty_table(results(ledger))
+    assert row_of(table, "batch size")[STD] == "WARN 2 of 5"
+    assert notes_of(table, "12 images differ") == [
+        "standard, seeds 3, 4: batch size: 12 images differ: raise it (n = 1000 images)."
+    ]
+    assert summarize_warnings(results(ledger)) == ["WARN batch size: 2 of 5 models (standard): raise it"]
+
+
+def test_models_without_checks_are_named_with_the_reason():
+    models = [record(item("adversarial", (seed,)), {seed: {}}) for seed in (0, 2)]
+    lost = checked(2, arm="adversarial", state="failed") | {"error": "OSError: disk\ndetails"}
+    ledger = (*STANDARD, *models, *all_checked(check(), seeds=(0, 2)), lost)
+    table = honesty_table(Results(STUDY, ledger))
+    assert row_of(table, "ball")[STD] == "PASS (n=2)"
+    assert notes_of(table, "not checked") == [
+        "standard: seeds 1, 3, 4 not checked yet.",
+        "adversarial: seed 0 not checked yet.",
+        "adversarial: seed 2 not checked, failed: OSError: disk.",
+    ]
+
+
+def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
+    study = STUDY.model_copy(update={"evaluation": STUDY.evaluation.model_copy(update={"autoattack": 7})})
+    ensemble = check(name="ensemble", n=20)
+    notes = " ".join(honesty_table(Results(study, (*STANDARD, *all_checked(check(n=100), ensemble)))).notes)
+    assert "on 100 validation images" in notes
+    assert "AutoAttack: 20 of them." in notes
+    assert "test images" not in notes
+    without = honesty_table(Results(study, (*STANDARD, *all_checked(check(n=100)))))
+    assert not notes_of(without, "AutoAttack")
+
+
+def test_equal_lines_of_several_models_are_one_note():
+    skipped, warning = check(name="ensemble", n=0, said="no images"), check("WARN", said="5 images left it")
+    models = record(item("adversarial", (0,)), {0: {}})
+    checks = (
+        *all_checked(check(), skipped, seeds=(1, 3, 4)),
+        *all_checked(warning, skipped, seeds=(0, 2)),
+        checked(0, warning, skipped, arm="adversarial"),
+    )
+    table = honesty_table(results([*STANDARD, models, *checks]))
+    assert row_of(table, "ensemble")[STD] == "–", "a check that did not run passes nothing"
+    assert [note for note in table.notes if "no images" in note or "left" in note] == [
+        "standard, seeds 0, 2; adversarial, seed 0: ball: 5 images left it (n = 1000 images).",
+        "all checked models: ensemble: no images, did not run.",
+    ]
+
+
+def test_the_later_of_two_checks_counts_and_a_failed_one_does_not():
+    ledger = [
+        *STANDARD,
+        *all_checked(check("WARN"), day=1),
+        *all_checked(check(), day=2),
+        *all_checked(check("WARN"), day=3, state="failed"),
+    ]
+    assert row_of(honesty_table(results(ledger)), "ball")[STD] == "PASS"
+
+
+def test_checks_of_models_that_are_in_no_table_are_left_out():
+    old = all_checked(check("WARN"), arm="jacobian", params={"lambda_j": 0.1})
+    new = record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: {}}, day=2)
+    assert honesty_table(results([*old, new])).rows == ()
+    unasked = STUDY.model_copy(update={"seeds": (7,)})
+    assert honesty_table(Results(unasked, (*STANDARD, *all_checked(check())))).rows == ()
