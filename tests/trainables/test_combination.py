@@ -1,50 +1,42 @@
-"""Methods joined by + as one arm: which terms they have, what they share, and what is refused."""
+"""Methods joined by + as one arm: their terms, what they share, and what is refused."""
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
-from helpers.contract import COMBINED, Make, batch, making, method, strengths
+from helpers.contract import COMBINED, Make, first_batch, method, strengths
 from ray import cloudpickle
 from torch import Tensor, nn
 
-from trainables import JacobianTrainable, MethodTrainable, combine
+from trainables import Batch, JacobianTrainable, MethodTrainable, Parameter, StandardTrainable, combine
 from trainables.combination import CombinedTrainable
 from tune_interpreg import registry
 from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
-from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.training.trainer import Batch
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    yield from making(tmp_path, monkeypatch)
 
 
 def terms(trainable: MethodTrainable, model: nn.Module | None = None) -> dict[str, Tensor]:
-    """Of the first batch, whose streams begin anew."""
-    return dict(trainable.terms(model or trainable.trainer.replicas[0].model, batch(trainable)))
+    """Return the terms of the first batch, with restarted random streams."""
+    return dict(trainable.terms(model or trainable.trainer.replicas[0].model, first_batch(trainable)))
 
 
-def assert_same_terms(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+def assert_same_terms(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in second)
 
 
 # --------------------------------------------------------------------------- terms
-def test_penalties_of_one_forward_share_the_cross_entropy_and_its_dropout_masks(make: Make) -> None:
-    """jacobian + interpretation: the bits of each method's own terms, where each draws the same masks."""
+def test_penalties_share_the_forward_of_the_cross_entropy_and_its_dropout_masks(make: Make) -> None:
     alone = terms(make("jacobian")) | terms(make("interpretation"))
     assert_same_terms(terms(make("jacobian + interpretation")), alone)
 
 
-def test_the_cross_entropy_is_taken_at_the_moved_images_and_penalties_at_the_clean_ones(make: Make) -> None:
-    """Whichever stands first, and with the attack's own draws."""
+def test_the_cross_entropy_is_at_the_attacked_images_and_penalties_at_the_clean_ones(make: Make) -> None:
+    """In any order of the methods, and with the attack's own draws."""
     net = {"net": "digits_cnn"}
     alone = terms(make("interpretation", **net)) | terms(make("jacobian", **net)) | terms(make("adversarial", **net))
     for name in ("adversarial + interpretation + jacobian", "jacobian + interpretation + adversarial"):
@@ -53,9 +45,17 @@ def test_the_cross_entropy_is_taken_at_the_moved_images_and_penalties_at_the_cle
 
 
 def test_standard_training_adds_nothing(make: Make) -> None:
-    """Not a draw of dropout either."""
+    """Also no draw of dropout."""
     for name in ("standard + jacobian", "jacobian + standard"):
         assert_same_terms(terms(make(name)), terms(make("jacobian")))
+
+
+def test_a_subclass_of_standard_training_adds_its_penalty() -> None:
+    class Shrinking(StandardTrainable):
+        def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+            return {**super().terms(model, batch), "shrink": batch.linearize(model)[0].square().mean()}
+
+    assert combine(JacobianTrainable, Shrinking).methods == (JacobianTrainable, Shrinking)
 
 
 class Counting(PiecewiseLinear):
@@ -75,9 +75,8 @@ class Counting(PiecewiseLinear):
 @pytest.mark.parametrize(
     ("name", "forwards"),
     [
-        ("standard + jacobian", 1),
         ("input_gradient + jacobian + interpretation", 1),
-        ("adversarial + interpretation", 3 + 2),  # steps, the moved images, the clean ones
+        ("adversarial + interpretation", 3 + 2),  # steps, the attacked images, the clean ones
     ],
 )
 def test_a_loss_takes_one_forward_of_the_clean_images(name: str, forwards: int, make: Make) -> None:
@@ -86,29 +85,22 @@ def test_a_loss_takes_one_forward_of_the_clean_images(name: str, forwards: int, 
     assert model.forwards == forwards
 
 
-# ---------------------------------------------------------------------- parameters
-def test_a_shared_parameter_holds_for_every_method(make: Make) -> None:
-    """norm: sample and output: probabilities, for both penalties."""
+# ------------------------------------------------------------- parameters and traits
+def test_a_shared_parameter_applies_to_every_method(make: Make) -> None:
     options = {"norm": "sample", "output": "probabilities"}
     alone = terms(make("jacobian", **options)) | terms(make("interpretation", **options))
     assert_same_terms(terms(make("jacobian + interpretation", **options)), alone)
 
 
-def test_parameters_are_those_of_all_methods() -> None:
-    joint = method("adversarial + interpretation")
-    assert joint.parameters == {**method("adversarial").parameters, **method("interpretation").parameters}
+def test_a_combination_has_the_parameters_and_traits_of_its_methods() -> None:
+    joint = method("fast_adversarial + cosine")
+    assert joint.parameters == {**method("fast_adversarial").parameters, **method("cosine").parameters}
     assert strengths("cosine + jacobian") == ["lambda_cs", "lambda_gm", "lambda_j"]
-
-
-def test_a_combination_is_what_one_of_its_methods_is() -> None:
-    traits = {
-        "jacobian + input_gradient": (False, False, False),
-        "jacobian + interpretation": (False, True, False),
-        "fast_adversarial + cosine": (True, True, True),
-    }
-    for name, expected in traits.items():
-        joint = method(name)
-        assert (joint.attacks_images, joint.needs_targets, joint.signed_targets) == expected
+    assert joint.attacks_images
+    assert joint.needs_targets
+    assert joint.signed_targets
+    joint = method("jacobian + interpretation")
+    assert (joint.attacks_images, joint.needs_targets, joint.signed_targets) == (False, True, False)
 
 
 # ------------------------------------------------------------------------- refused
@@ -124,46 +116,45 @@ class SameTerm(MethodTrainable):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "problems"),
     [
-        ("jacobian + jacobian", "Jacobian \\+ Jacobian is no combination: Jacobian stands twice; drop one"),
-        ("adversarial + fast_adversarial", "at most one method attacks its images, here Adversarial and Fast"),
-        ("interpretation + cosine", "at most one method needs targets, here Interpretation and Cosine do"),
-        ("jacobian + jacobian_projections", "lambda_j is one thing in Jacobian and another in JacobianProjections"),
-        ("cosine + jacobian + interpretation + jacobian", "Jacobian stands twice; .*at most one method needs targets"),
+        ("jacobian + jacobian", ["Jacobian occurs twice"]),
+        ("adversarial + fast_adversarial", ["one method attacks its images", "Adversarial and FastAdversarial"]),
+        ("interpretation + cosine", ["one method needs targets", "Interpretation and Cosine"]),
+        ("jacobian + jacobian_projections", ["lambda_j has different meanings in Jacobian and JacobianProjections"]),
+        ("cosine + jacobian + interpretation + jacobian", ["Jacobian occurs twice", "one method needs targets"]),
     ],
 )
-def test_methods_that_contradict_each_other_are_refused(name: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_methods_that_contradict_each_other_are_refused(name: str, problems: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:
         registry.load_method(name)
+    assert all(problem in str(caught.value) for problem in problems)
 
 
-def test_methods_of_other_packages_are_checked_alike(make: Make) -> None:
-    """A parameter of another meaning, a kind of a method that is there already, a term that is there already."""
-    with pytest.raises(ValueError, match="norm is one thing in Jacobian and another in OtherNorm"):
+def test_methods_of_other_packages_are_checked_as_well(make: Make) -> None:
+    """Another meaning of a parameter, a subclass of a method, a term with the name of another one's."""
+    with pytest.raises(ValueError, match="norm has different meanings in Jacobian and OtherNorm"):
         combine(JacobianTrainable, OtherNorm)
-    own = type("OwnTrainable", (JacobianTrainable,), {})
-    with pytest.raises(ValueError, match="Jacobian and Own are of one kind"):
-        combine(JacobianTrainable, own)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    alone = make("jacobian")
-    joint = combine(JacobianTrainable, SameTerm)(alone.config)
-    with pytest.raises(ValueError, match="JacobianSameTermTrainable: two methods have a term jacobian; rename it"):
-        terms(joint, model)
+    subclass = type("DerivedTrainable", (JacobianTrainable,), {})
+    with pytest.raises(ValueError, match="Jacobian and Derived are of one kind"):
+        combine(JacobianTrainable, subclass)
+    joint = combine(JacobianTrainable, SameTerm)(make("jacobian").config)
+    with pytest.raises(ValueError, match="JacobianSameTermTrainable: two methods have a term jacobian"):
+        terms(joint, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     joint.cleanup()
 
 
 # ------------------------------------------------------------------------- classes
 @pytest.mark.parametrize("name", COMBINED)
-def test_the_same_names_give_the_same_class(name: str) -> None:
+def test_equal_names_give_the_same_class(name: str) -> None:
     first, second = (method(part) for part in name.split(" + "))
-    assert combine(first, second) is first.combine(second) is method(name) is method(name.replace(" ", ""))
+    assert combine(first, second) is method(name) is method(name.replace(" ", ""))
     assert method(name).__name__ == first.__name__.removesuffix("Trainable") + second.__name__
     assert issubclass(method(name), CombinedTrainable)
 
 
-def test_a_worker_in_another_process_gets_the_class_as_it_is(tmp_path: Path) -> None:
-    """Ray sends classes by cloudpickle; that of a combination stands in no module."""
+def test_a_worker_in_another_process_gets_the_class(tmp_path: Path) -> None:
+    """Ray sends classes by cloudpickle, and no module holds that of a combination."""
     joint = method("adversarial + interpretation")
     assert cloudpickle.loads(cloudpickle.dumps(joint)) is joint
     (tmp_path / "class").write_bytes(cloudpickle.dumps(joint))
@@ -172,11 +163,6 @@ def test_a_worker_in_another_process_gets_the_class_as_it_is(tmp_path: Path) -> 
         "kind = cloudpickle.loads(Path(sys.argv[1]).read_bytes());"
         "print(kind.__name__, kind.attacks_images, kind.needs_targets, *kind.parameters)"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "class")],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout.split() == ["AdversarialInterpretationTrainable", "True", "True", *joint.parameters]
+    command = [sys.executable, "-c", code, str(tmp_path / "class")]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["AdversarialInterpretationTrainable", "True", "True", *joint.parameters]

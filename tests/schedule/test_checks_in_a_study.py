@@ -1,0 +1,155 @@
+"""Honesty checks as items of a study: when they run, their keys, and what they hold up."""
+
+from pathlib import Path
+
+from helpers import closed_form
+from helpers.closed_form import ARMS, drain, failing, steps
+
+from tune_interpreg.display.console import summarize
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.schedule.graph import State
+from tune_interpreg.schedule.progress import Progress
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Checks, Study
+from tune_interpreg.study.file.read import parse_study
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import CheckedModel, Recipe
+
+
+def study(*names: str, checks: str = "{images: 10}", **arms: str) -> Study:
+    return closed_form.study(*names, checks=checks, **arms)
+
+
+def checks_ready(of: Study, state: State) -> list[tuple[str, int]]:
+    return [(task.arm, *task.parts) for task in graph.ready_tasks(of, state) if task.role == "checks"]
+
+
+def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() -> None:
+    """The sources are the first standard and the first adversarial arm; a lost one is not waited for."""
+    of, state = (
+        study("standard", "adversarial", other="{method: standard}"),
+        State.empty(study("standard", "adversarial", other="{method: standard}")),
+    )
+    assert graph.attack_sources(of) == ("standard", "adversarial")
+    state.repeats["other"].done |= {0, 1}
+    assert checks_ready(of, state) == []
+    state.repeats["standard"].done.add(1)
+    state.repeats["adversarial"].running.add(1)
+    assert checks_ready(of, state) == []
+    state.repeats["adversarial"].lost.add(1)
+    assert checks_ready(of, state) == [("standard", 1), ("other", 1)]
+    state.checks["standard"].running.add(1)
+    state.checks["other"].done.add(1)
+    assert checks_ready(of, state) == []
+
+
+def test_checks_come_after_all_that_others_wait_for() -> None:
+    of = study("standard", "adversarial")
+    state = State.empty(of)
+    for name in of.arms:
+        state.repeats[name].done.add(0)
+    assert [task.role for task in graph.ready_tasks(of, state)] == ["repeat", "repeat", "checks", "checks"]
+
+
+def test_a_study_counts_its_checks_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
+    of, store = study(), Store(tmp_path / "store")
+    unchecked = of.model_copy(update={"checks": None})
+    assert graph.count_parts(of) == graph.count_parts(unchecked) + len(of.arms) * len(of.seeds)
+    answer = failing(lambda item: item.arm == "jacobian" and item.role == "repeat" and item.seeds == (1,), "diverged")
+    ran = drain(of, store, answer, workers=3)
+    checked = [item for item in ran if item.role == "checks"]
+    dispatcher = Dispatcher(of, store, "f")
+    assert len(ran) == dispatcher.settled() == dispatcher.total() == graph.count_parts(of) - 1
+    assert len(checked) == len(of.arms) * len(of.seeds) - 1
+    assert drain(of, store) == []
+
+
+def test_the_key_of_checks_holds_the_model_the_sources_and_the_settings(tmp_path: Path) -> None:
+    """A source is no source of its own checks; a failed one is left out."""
+    of, store = study("standard", "adversarial", other="{method: input_gradient, lambda_g: 0.1}"), Store(tmp_path / "s")
+    ran = drain(
+        of, store, failing(lambda item: item.role == "repeat" and (item.arm, item.seeds) == ("adversarial", (1,)))
+    )
+    keys = {(item.arm, *item.seeds): item.key for item in ran if item.role == "repeat"}
+    checked = {(item.arm, *item.seeds): item.recipe.checked for item in ran if item.role == "checks"}
+    assert set(checked) == set(keys) - {("adversarial", 1)}
+    assert all(one and (one.model, one.images) == (keys[name], 10) for name, one in checked.items())
+    both = {name: keys[name, 0] for name in ("standard", "adversarial")}
+    found = {name: one.sources for name, one in checked.items() if one}
+    assert found["other", 0] == both
+    assert found["standard", 0] == {"adversarial": both["adversarial"]}
+    assert found["adversarial", 0] == {"standard": both["standard"]}
+    assert found["other", 1] == {"standard": keys["standard", 1]}
+
+
+def test_other_checks_are_made_anew_and_nothing_else(tmp_path: Path) -> None:
+    """They are no part of a study's setting, nor of a repeat's key."""
+    of, store = study("standard", "adversarial"), Store(tmp_path / "store")
+    store.save_study(of)
+    drain(of, store)
+    other = study("standard", "adversarial", checks="{images: 20}")
+    store.check_setting(other)
+    assert {item.role for item in drain(other, store)} == {"checks"}
+    assert drain(study("standard", "adversarial", checks="null"), store) == []
+
+
+def test_a_failed_check_holds_nothing_up_and_runs_again_on_demand(tmp_path: Path) -> None:
+    of, store = study(), Store(tmp_path / "store")
+    ran = drain(of, store, failing(lambda item: item.role == "checks"))
+    assert len(ran) == graph.count_parts(of)
+    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
+    assert store.delete_failures() == len(of.arms) * len(of.seeds)
+    assert {item.role for item in drain(of, store)} == {"checks"}
+
+
+def test_killed_anywhere_no_check_runs_twice(tmp_path: Path) -> None:
+    """What a former driver settled is adopted, checks after the repeats that they are of."""
+    of, store = study("standard", "adversarial"), Store(tmp_path / "store")
+    whole = []
+    for _ in range(graph.count_parts(of)):
+        running = steps(Dispatcher(of, store, "f"))
+        whole.append(next(running))
+        next(running, None)
+        running.close()
+    assert len({item.key for item in whole}) == graph.count_parts(of)
+    assert drain(of, store) == []
+
+
+def test_damaged_models_are_made_anew_before_they_are_checked(tmp_path: Path) -> None:
+    """The item's inputs are the models of all that it compares."""
+    of, store = study("standard", "adversarial"), Store(tmp_path / "store")
+    drain(of, store, failing(lambda item: item.role == "checks"))
+    progress = Dispatcher(of, store, "f").progress
+    needed = progress.checks_item("standard", 0).recipe.checked
+    assert needed is not None
+    files = [store.model_file(progress.repeat_item(name, (0,)).key, 0) for name in of.arms]
+    assert store.input_files("checks", needed) == tuple(files)
+
+
+def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
+    of, store = study("standard"), Store(tmp_path / "store")
+    (made, *_) = [item for item in drain(of, store) if item.role == "checks"]
+    assert Dispatcher(of, store, "f").progress.belongs(made)
+    assert not Progress(of, store, "f").belongs(made)
+    for other in (study("standard", checks="null"), study("adversarial"), study("standard", checks="{images: 11}")):
+        assert not Dispatcher(other, store, "f").progress.belongs(made)
+
+
+def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
+    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
+    found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
+    checked = CheckedModel(model="model", seed=3, images=12)
+    item = Item(arm="robust", role="checks", recipe=Recipe(method="checks", checked=checked), seeds=(3,))
+    record = ledger.make_record(item, "done", seconds=2.0)
+    assert summarize(item, record | {"checks": {"3": found}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
+    assert summarize(item, record | {"checks": {"3": found[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
+    assert item.label.startswith("checks-seed3-")
+
+
+def test_checks_are_on_by_default_and_null_ends_them() -> None:
+    text = "arms: {standard: " + ARMS["standard"] + "}"
+    assert parse_study(text, where="").checks == Checks(images=100)
+    assert parse_study(f"checks: null\n{text}", where="").checks is None
+    assert "checks" not in parse_study(text, where="").setting()
