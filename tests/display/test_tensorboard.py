@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables import InterpretationTrainable, MethodTrainable
 from trainables.base.trainable import PREVIEW
-from tune_interpreg.display.trial_log import TrialLog
+from tune_interpreg.display.trial_log import TrialLog, tag
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
 from tune_interpreg.study.items import Item
@@ -24,7 +24,7 @@ N, EPOCHS = 100, 4
 ATTACK = Attack(norm="l2", eps=0.5, steps=2)
 MAPS = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1)
 CURVES = {"train/loss", "train/ce", "train/interpretation", "train/lr", "train/samples_per_second", "val/accuracy"}
-JUDGED = {"test/accuracy", "test/adv_accuracy_compat", "test/adv_accuracy_strict", "grad_norm/label", "grad_norm/other"}
+FINAL = {"test/accuracy", "test/adv_accuracy_compat", "test/adv_accuracy_strict", "grad_norm/label", "grad_norm/other"}
 
 Make = Callable[..., MethodTrainable]
 
@@ -56,7 +56,7 @@ def store(folder: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    """Makes a worker on the trial of a store."""
+    """Return a function that makes a worker for the trial in a store."""
     made: list[MethodTrainable] = []
 
     def one(where: Store, role: str = "repeat") -> MethodTrainable:
@@ -83,8 +83,8 @@ def events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0, "images": 0}).Reload()
 
 
-def curve(read: EventAccumulator, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in read.Scalars(tag)]
+def curve(read: EventAccumulator, metric: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in read.Scalars(tag(metric))]
 
 
 @pytest.fixture(scope="module")
@@ -95,48 +95,55 @@ def repeat(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[EventA
     return events(where.trial_log(item())), result
 
 
-def test_each_epoch_has_each_curve_once(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
-    """Loss, its named terms, accuracy, rate and speed at 1 … E; attacks where they were run; test data at the end."""
+def test_each_metric_is_a_curve_with_a_point_per_epoch(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """Losses, accuracy and rates at 1 … E, attacks when they ran, results on test data at the end."""
     read, _ = repeat
-    expected = {tag: [1, 2, 3, 4] for tag in CURVES} | {"val/adv_accuracy": [2, 4]} | {tag: [4] for tag in JUDGED}
-    assert {tag: [step for step, _ in curve(read, tag)] for tag in read.Tags()["scalars"]} == expected
+    expected = {metric: [1, 2, 3, 4] for metric in CURVES} | {"val/adv_accuracy": [2, 4]}
+    expected |= {metric: [4] for metric in FINAL}
+    assert {name: [event.step for event in read.Scalars(name)] for name in read.Tags()["scalars"]} == {
+        tag(metric): steps for metric, steps in expected.items()
+    }
+
+
+def test_tensorboard_opens_with_accuracies_and_losses_by_epoch(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+    """Its first page shows all tags in alphabetical order."""
+    read, _ = repeat
+    tags = sorted(read.Tags()["scalars"] + read.Tags()["images"])
+    assert tags[:5] == [tag(name) for name in ("val/accuracy", "val/adv_accuracy", *sorted(CURVES)[:3])]
+    assert [len(read.Scalars(name)) for name in tags[:5]] == [4, 2, 4, 4, 4]
+    assert tags[-1:] == read.Tags()["images"]
 
 
 def test_curves_hold_what_was_measured(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
     """Terms add up to the loss, the rate falls as configured, the last points are the result's."""
     read, result = repeat
-    loss, ce, penalty = (
-        [value for _, value in curve(read, f"train/{name}")] for name in ("loss", "ce", "interpretation")
+    loss, ce, penalty, rate = (
+        [value for _, value in curve(read, f"train/{name}")] for name in ("loss", "ce", "interpretation", "lr")
     )
     assert loss == pytest.approx([a + b for a, b in zip(ce, penalty, strict=True)])
-    assert [value for _, value in curve(read, "train/lr")] == pytest.approx([0.04, 0.04, 0.02, 0.02])
+    assert rate == pytest.approx([0.04, 0.04, 0.02, 0.02])
     assert all(value > 0 for _, value in curve(read, "train/samples_per_second"))
-    metrics = {tag: value for tag, value in result.items() if "/" in tag}
-    assert {tag: curve(read, tag)[-1][1] for tag in metrics} == pytest.approx(metrics)
+    metrics = {metric: value for metric, value in result.items() if "/" in metric}
+    assert {metric: curve(read, metric)[-1][1] for metric in metrics} == pytest.approx(metrics)
 
 
 def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
-    """All hyperparameters, defaults too; every metric of the result is a curve, whose last point is its value there.
-
-    The columns are the study's to name, once: TensorBoard shows those of any one run that names some.
-    """
-    read, result = repeat
+    """All hyperparameters with defaults; the columns are TensorBoard's to collect over all trials."""
+    read, _ = repeat
     found = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
     start = found[hparams_plugin.SESSION_START_INFO_TAG]
     session = hparams_plugin.parse_session_start_info_plugin_data(start)
     values = {name: value.string_value or value.number_value for name, value in session.hparams.items()}
     method = {"arm": "interp", "method": "interpretation", "lambda": 0.1, "phi": 0.5, "sign": "abs", "norm": "batch"}
-    method |= {"threshold": "one_sided", "output": "logits"}
-    assert values == method
-    assert {tag for tag in result if "/" in tag} <= set(read.Tags()["scalars"])
+    assert values == method | {"threshold": "one_sided", "output": "logits"}
     assert hparams_plugin.EXPERIMENT_TAG not in found
 
 
 def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
-    """Three rows of eight, each image framed by one pixel: 3·(8 + 2) high, 8·(8 + 2) wide."""
+    """Three rows of eight images, each with a frame of one pixel: 3·(8 + 2) high, 8·(8 + 2) wide."""
     read, _ = repeat
-    assert read.Tags()["images"] == ["maps/input_target_own"]
-    (image,) = read.Images("maps/input_target_own")
+    (name,) = read.Tags()["images"]
+    (image,) = read.Images(name)
     assert (image.step, image.height, image.width) == (EPOCHS, 30, 80)
 
 
@@ -155,8 +162,8 @@ def test_a_resumed_trial_has_each_epoch_once(
     killed.cleanup()
     finish(make(where, "search"))
     read = events(where.trial_log(item("search")))
-    for tag in CURVES:
-        assert [step for step, _ in curve(read, tag)] == [1, 2, 3, 4], tag
+    for metric in CURVES:
+        assert [step for step, _ in curve(read, metric)] == [1, 2, 3, 4], metric
     assert min(value for _, value in curve(read, "train/loss")) > 0
 
 
@@ -184,27 +191,23 @@ def test_files_of_the_same_second_keep_their_order(tmp_path: Path) -> None:
     assert curve(events(tmp_path), "loss") == [(1, 0.0), (2, 1.0), (3, 2.0), (4, -1.0)]
 
 
-def picture(folder: Path, own: Tensor, target: Tensor | None) -> tuple[str, EventAccumulator]:
-    log = TrialLog(folder)
-    log.maps(1, torch.zeros(2, 3, 4, 4), own, target)
+def picture(folder: Path, own: Tensor, target: Tensor | None) -> Any:
+    TrialLog(folder).maps(1, torch.zeros(2, 3, 4, 4), own, target)
     read = events(folder)
-    (tag,) = read.Tags()["images"]
-    return tag, read
+    (name,) = read.Tags()["images"]
+    (image,) = read.Images(name)
+    return image
 
 
 def test_without_targets_there_are_two_rows(tmp_path: Path) -> None:
-    """Inputs and the model's own maps; colours stay side by side."""
-    tag, read = picture(tmp_path, torch.ones(2, 3, 4, 4), None)
-    assert tag == "maps/input_own"
-    (image,) = read.Images(tag)
+    """Inputs and the model's own maps, in colour."""
+    image = picture(tmp_path, torch.ones(2, 3, 4, 4), None)
     assert (image.height, image.width) == (12, 12)
 
 
 def test_maps_are_scaled_each_to_its_largest_magnitude(tmp_path: Path) -> None:
     """s·|g| looks the same for every s ≠ 0, and a map of zeros is black."""
     own = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    pictures = [
-        picture(tmp_path / str(scale), scale * own, torch.zeros(2, 3, 4, 4))[1].Images("maps/input_target_own")
-        for scale in (1.0, -1.0, 1e-6)
-    ]
-    assert len({image.encoded_image_string for (image,) in pictures}) == 1
+    zeros = torch.zeros(2, 3, 4, 4)
+    pictures = [picture(tmp_path / str(scale), scale * own, zeros).encoded_image_string for scale in (1.0, -1.0, 1e-6)]
+    assert len(set(pictures)) == 1

@@ -1,11 +1,10 @@
-"""What a store has to show for itself when its study is finished, to be compared with another run's of that study."""
+"""What a store holds after its study is finished, to be compared with another run of the same study."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-#: What two runs of one study may differ in.
+from tune_interpreg.display.trial_log import tag
+from tune_interpreg.study.metric_names import TRAIN_LOSS
+
+#: The fields in which two runs of one study may differ.
 INCIDENTAL = ("seconds", "spent", "finished", "device", "sha256")
 
 
@@ -25,26 +27,26 @@ class Kept:
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
-        """By arm and file name, without what may differ."""
-        return {
-            f"{path.parent.name}/{path.stem}": {key: value for key, value in record.items() if key not in INCIDENTAL}
-            for path in sorted(self.store.glob("ledger/*/*.json"))
-            for record in [json.loads(path.read_text())]
-        }
+        """Arm and file name → the record without its incidental fields."""
+        records = {}
+        for path in sorted(self.store.glob("ledger/*/*.json")):
+            fields = json.loads(path.read_text()).items()
+            records[f"{path.parent.name}/{path.stem}"] = {key: value for key, value in fields if key not in INCIDENTAL}
+        return records
 
     @cached_property
     def made(self) -> dict[str, str]:
-        """Models, maps and previews: path → hash."""
+        """Path → hash, of models, maps and previews."""
         files = [path for place in ("models", "targets") for path in (self.store / place).rglob("*") if path.is_file()]
         return {str(path.relative_to(self.store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     def leftovers(self) -> list[Path]:
-        """What no finished study has: temporary files, checkpoints, Tune's own folder, damaged files."""
-        left = [*self.store.rglob("*.part"), *(self.store / "checkpoints").glob("*"), self.store / ".tune"]
-        return [path for path in [*left, self.store / "damaged"] if path.exists()]
+        """Return what no finished study has: temporary files, checkpoints, Tune's folder, damaged files."""
+        paths = [*self.store.rglob("*.part"), *(self.store / "checkpoints").glob("*"), self.store / ".tune"]
+        return [path for path in [*paths, self.store / "damaged"] if path.exists()]
 
     def difference(self, other: Kept, *, in_order: bool) -> list[str]:
-        """Where the two differ; out of order, a search may have proposed something else."""
+        """Return where the two differ. Out of order, a search may have proposed other trials: compare common names."""
         mine, others = (self.records | self.made), (other.records | other.made)
         names = mine.keys() | others.keys() if in_order else mine.keys() & others.keys()
         return sorted(name for name in names if mine.get(name) != others.get(name))
@@ -54,11 +56,12 @@ class Kept:
 
 
 def epochs(folder: Path) -> list[list[int]]:
-    """The epochs that a trial's workers ran, a list a worker, in order."""
-    return [[event.step for event in _losses(path)] for path in sorted(folder.glob("events.*"))]
-
-
-def _losses(path: Path) -> Iterator[Any]:
-    for event in EventFileLoader(str(path)).Load():
-        if any(value.tag == "train/loss" for value in event.summary.value):
-            yield event
+    """Return the epochs that a trial's workers ran, a list per worker, in order."""
+    return [
+        [
+            event.step
+            for event in EventFileLoader(str(path)).Load()
+            if any(value.tag == tag(TRAIN_LOSS) for value in event.summary.value)
+        ]
+        for path in sorted(folder.glob("events.*"))
+    ]
