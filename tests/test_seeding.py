@@ -19,7 +19,7 @@ def test_number_is_pinned() -> None:
 
 
 @given(st.integers(), st.lists(PARTS, max_size=4), st.integers(), st.lists(PARTS, max_size=4))
-def test_numbers_differ_exactly_if_seed_or_purpose_differ(
+def test_numbers_are_equal_only_for_equal_parts(
     seed: int, purpose: list[str | int], seed2: int, purpose2: list[str | int]
 ) -> None:
     """Parts are compared by value and type. Numbers have 63 bits."""

@@ -77,11 +77,9 @@ class Store(Layout):
         message = f"{damaged.path}: {damaged.reason}"
         if not damaged.path.exists():
             return message
-        target = first = self.path / "damaged" / damaged.path.relative_to(self.path)
-        for number in itertools.count(1):
-            if not target.exists():
-                break
-            target = first.with_name(f"{first.name}.{number}")
+        first = self.path / "damaged" / damaged.path.relative_to(self.path)
+        numbered = (first.with_name(f"{first.name}.{number}") for number in itertools.count(1))
+        target = next(path for path in itertools.chain([first], numbered) if not path.exists())
         target.parent.mkdir(parents=True, exist_ok=True)
         damaged.path.rename(target)
         return f"{message}; set aside as {target.relative_to(self.path)}"
@@ -104,7 +102,7 @@ class Store(Layout):
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
-                remedy = "change its permissions, or name another folder with --store"
+                remedy = "make it readable and writable, or name another folder with --store"
                 raise StoreError(f"{folder}: cannot be read and written ({error.strerror}); {remedy}") from None
 
     def read_driver(self) -> dict[str, Any]:

@@ -49,21 +49,13 @@ class Data(Named):
     """The data set and the number of images. A name alone is enough; additional keys are the data set's options."""
 
     name: str = Field("digits", description="Name of a registered data set.")
-    train_limit: Integer | None = Field(
-        None, ge=1, description="Number of training images, a stratified subset. null: all."
-    )
+    train_limit: Integer | None = Field(None, ge=1, description="Training images, a stratified subset. null: all.")
     validation: Integer | None = Field(
-        None,
-        ge=1,
-        description="Number of images held out of the training data for validation. null: the data set's default.",
+        None, ge=1, description="Images held out of the training data. null: the data set's default."
     )
-    test_limit: Integer | None = Field(
-        None, ge=1, description="Number of test images in the final evaluation, a stratified subset. null: all."
-    )
+    test_limit: Integer | None = Field(None, ge=1, description="Test images, a stratified subset. null: all.")
     root: str | None = Field(
-        None,
-        description="Folder of the data set's files; --data-root overrides it. It does not influence results, so"
-        " another folder with the same files finds earlier results. null: the data set's default.",
+        None, description="Folder of the data set's files. It does not influence results. null: the data set's default."
     )
 
 
@@ -98,8 +90,7 @@ class Training(Frozen):
     )
     augment: Augment | None = Field(None, description="Random changes of the training images. null: none.")
     matmul: Literal["float32", "tf32"] = Field(
-        "float32",
-        description="Format of matrix products in training on a GPU. tf32 is faster and has 10 bits of mantissa.",
+        "float32", description="Format of matrix products on a GPU. tf32 is faster, with 10 bits of mantissa."
     )
 
     def learning_rate(self, epoch: int) -> float:
@@ -118,19 +109,16 @@ class Attack(Frozen):
     step_size: Number | None = Field(None, gt=0, description="Length of a step, in norm. null: 2.5 · eps / steps.")
     direction: Literal["l2", "sign"] | None = Field(
         None,
-        description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for norm l2, sign for"
-        " norm linf.",
+        description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for l2, sign for linf.",
     )
     start: Literal["sphere", "ball"] = Field(
         "sphere",
-        description="Starting point. sphere: uniform random pixels, projected to the ball; most starts lie on its"
-        " surface. ball: uniform in the ball.",
+        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball.",
     )
     precision: Precision = Field(
         "float32",
-        description="Format of the network's multiplications while training attacks it. bfloat16 is less exact. It is"
-        " 1.4 to 1.8 times as fast on CPUs that multiply it fast (AMD EPYC), and slower on others (Intel Xeon without"
-        " AMX). Models are always judged in float32.",
+        description="Format of the network's products while training attacks it. bfloat16 is less exact, and 1.4 to 1.8"
+        " times as fast on CPUs that support it well (AMD EPYC). Models are judged in float32.",
     )
 
     @property
@@ -146,38 +134,27 @@ class Evaluation(Frozen):
     step_size: Number | None = Field(
         None,
         gt=0,
-        description="Length of a step of the evaluation's attack. null: attack.step_size if steps is the same there,"
-        " otherwise 2.5 · eps / steps.",
+        description="Length of a step. null: attack.step_size if steps equals attack.steps, else 2.5 · eps / steps.",
     )
-    restarts: Integer = Field(
-        1, ge=1, description="Random starts of the attack. An image counts as broken if one of them breaks it."
-    )
+    restarts: Integer = Field(1, ge=1, description="Random starts of the attack; an image is broken if one breaks it.")
     autoattack: Integer | None = Field(
-        None,
-        ge=1,
-        description="Number of test images that the AutoAttack ensemble attacks as well. Needs the extra autoattack."
-        " null: none.",
+        None, ge=1, description="Test images for the AutoAttack ensemble (extra autoattack). null: none."
     )
     batch_size: Integer = Field(500, ge=1, description="Images per batch.")
     adversarial_every: Integer = Field(
-        0, ge=0, description="Epochs between two adversarial validations in a training. 0: only after the last epoch."
+        0, ge=0, description="Epochs between two adversarial validations. 0: only after the last epoch."
     )
     gradient_samples: Integer | None = Field(
-        None, ge=1, description="Number of training images in the mean gradient norms of Table 3. null: all."
+        None, ge=1, description="Training images in the mean gradient norms of Table 3. null: all."
     )
 
 
 class Checks(Frozen):
     """Tests of each repeat's adversarial accuracy: eight checks of its model, nine with AutoAttack."""
 
-    images: Integer = Field(
-        100, ge=1, description="Number of validation images, a stratified subset; all if there are fewer."
-    )
+    images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
-        None,
-        ge=1,
-        description="Number of these images that the AutoAttack ensemble attacks as well. Needs the extra autoattack."
-        " null: none.",
+        None, ge=1, description="Images of these for the AutoAttack ensemble (extra autoattack). null: none."
     )
 
 
@@ -204,12 +181,9 @@ class MapSettings(Frozen):
     include_clean: Boolean = Field(False, description="Count the clean image as one more sample.")
     sign: Literal["abs", "signed"] = Field("abs", description="Average |g| (abs) or g (signed).")
     output: Literal["logits", "probabilities"] = Field(
-        "logits", description="g is the gradient of the label's logit, or of its probability."
+        "logits", description="Differentiate the label's logit, or its probability."
     )
-    precision: Precision = Field(
-        "float32",
-        description="Format of the teacher's multiplications, as in attack.precision. Maps are stored in float32.",
-    )
+    precision: Precision = Field("float32", description="As attack.precision, for the teacher; maps are float32.")
 
     @property
     def map_settings(self) -> MapSettings:
@@ -226,9 +200,7 @@ class Targets(MapSettings):
 
     teacher: str = Field(description="The arm that trains the teacher.")
     teachers: Literal["shared", "per_seed"] = Field(
-        "shared",
-        description="shared: all seeds of the arm use the teacher's first seed. per_seed: each seed uses the teacher's"
-        " model of the same seed.",
+        "shared", description="shared: the teacher's first seed, for all seeds. per_seed: a teacher for each seed."
     )
     permute: Annotated[Permutation | None, BeforeValidator(_permutation)] = Field(
         None,

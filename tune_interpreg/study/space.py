@@ -102,14 +102,13 @@ class Search(Frozen):
     """
 
     grid: Annotated[dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)] | None = Field(
-        None,
-        description="Values for each parameter. Every combination is one trial; the last parameter changes fastest.",
+        None, description="Values for each parameter. Every combination is a trial; the last parameter changes fastest."
     )
     space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(
         None, validate_default=True, description="A range for each parameter."
     )
     maximize: Selectable | tuple[Selectable, ...] | None = Field(
-        None, description="A validation metric, or a list of metrics; pick then takes a point of their Pareto front."
+        None, description="A validation metric, or a list of metrics; pick takes a point of their Pareto front."
     )
     pick: Pick | None = Field(None, description="Rule for the Pareto front of several metrics.")
     match_loss_of: str | None = Field(
@@ -120,8 +119,7 @@ class Search(Frozen):
         " validation data.",
     )
     loss: Literal["total", "ce"] = Field(
-        "total",
-        description="The loss to match, a mean over the last epoch. total: all terms. ce: only cross-entropy.",
+        "total", description="The loss to match, a mean over the last epoch: all terms, or only the cross-entropy."
     )
     tolerance: Annotated[float, Strict()] | None = Field(
         None,
@@ -130,12 +128,10 @@ class Search(Frozen):
         " arm's loss over its seeds.",
     )
     anchor: str | None = Field(
-        None,
-        description="An arm that trains as this one does at strength 0. Its loss gives the search the limit λ → 0."
-        " null: none.",
+        None, description="An arm that trains as this one does at strength 0; its loss is the limit λ → 0. null: none."
     )
     trials: Integer = Field(
-        12, ge=1, description="Number of trials. A match stops earlier once it is found. A grid needs no number."
+        12, ge=1, description="Number of trials. A match stops earlier once it is found; a grid needs no number."
     )
     sampler: Literal["tpe", "gp", "random"] = Field("tpe", description="Optuna's sampler, for maximize.")
     pruner: Literal["none", "median"] = Field("none", description="Optuna's pruner, for maximize with one metric.")
