@@ -102,7 +102,8 @@ class ArmSearch:
             return
         frozen = self._freeze(record)
         for name, value in frozen.user_attrs.items():
-            trial.set_user_attr(name, value)
+            if name != "number":  # set by the proposal
+                trial.set_user_attr(name, value)
         for epoch in sorted(frozen.intermediate_values.keys() - reports):
             trial.report(frozen.intermediate_values[epoch], epoch)
         self._study.tell(trial, frozen.values if frozen.state == TrialState.COMPLETE else None, state=frozen.state)

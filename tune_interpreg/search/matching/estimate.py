@@ -6,7 +6,6 @@ is [0, 1].
 """
 
 import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +80,7 @@ def estimate(
     lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
     _check_observations(lambda_N, r_N, bounds, noise)
     lambda_N, r_N = drop_collapsed(lambda_N, r_N, noise)
-    with single_threaded_blas():
+    with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
         u_N = to_position(lambda_N, bounds)
         posterior = RootPosterior(u_N, r_N, noise=noise, target=target, anchor=anchor_residual)
         u_M = posterior.roots(DRAWS, np.random.default_rng(0))
@@ -101,16 +100,6 @@ def to_position(lambdas: Array, bounds: tuple[float, float]) -> Array:
 def from_position(u: Array, bounds: tuple[float, float]) -> Array:
     """Return λ = low · (high / low)^u."""
     return np.asarray(bounds[0] * (bounds[1] / bounds[0]) ** u)
-
-
-def single_threaded_blas() -> AbstractContextManager[object]:
-    """Limit BLAS to one thread in this block.
-
-    The matrices are small. While workers keep the cores busy, BLAS threads wait for each other a hundred times longer
-    than the computation takes.
-    """
-    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
-    return limits
 
 
 def raise_broken(rules: dict[str, bool]) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from tune_interpreg.search.matching.estimate import (
     Match,
     estimate,
     from_position,
     raise_broken,
-    single_threaded_blas,
     to_position,
 )
 from tune_interpreg.search.matching.posterior import Array, RootPosterior
@@ -128,7 +128,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
             return _draw_in_widest_gap(running_R, rng)
         if number < self._startup or not r_N.size:
             return (_stratum(number % self._startup, self._startup) + _draw_middle(rng)) / self._startup
-        with single_threaded_blas():
+        with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
             u_N, anchor = to_position(lambda_N, bounds), self.anchor_residual
             posterior = RootPosterior(u_N, r_N, noise=self.noise, target=self.target, anchor=anchor)
             root = float(posterior.roots(PROPOSED, rng, running_R).mean())
