@@ -1,6 +1,12 @@
-"""Install a plugin of a single module for a test's processes: put the folder on their PYTHONPATH."""
+"""Install plugins of a single module in a folder, for other processes (PYTHONPATH) or for this one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from tune_interpreg import registry
 
 
 def install_plugin(site: Path, module: str, source: str, entry_points: str) -> Path:
@@ -11,3 +17,18 @@ def install_plugin(site: Path, module: str, source: str, entry_points: str) -> P
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.2\n")
     (metadata / "entry_points.txt").write_text(entry_points)
     return site
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[None]:
+    """In this block, import from ``folder`` and register its packages' names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        _clear_caches()
+        yield
+    _clear_caches()
+
+
+def _clear_caches() -> None:
+    for cached in (registry._entry_points, registry._packages, registry.resolve, registry.load_method):
+        cached.cache_clear()
