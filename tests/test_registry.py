@@ -11,7 +11,13 @@ from tune_interpreg.registry import BrokenPlugin, UnknownName
 from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.recipe import Recipe
 
-ONE = "[tune_interpreg.models]\nlab_net = lab_one:net\njacobian = lab_one:net\n[tune_interpreg.methods]\nodd = lab_one:f\n"
+ONE = """\
+[tune_interpreg.models]
+lab_net = lab_one:net
+jacobian = lab_one:net
+[tune_interpreg.methods]
+odd = lab_one:f
+"""
 TWO = "[tune_interpreg.methods]\njacobian = lab_two:Jacobian\nraises = lab_two:Method\n"
 
 
