@@ -1,10 +1,9 @@
-"""The maps that a trial reads: shared through the page cache, permuted where asked, refused where they are foreign.
+"""The maps that a trial reads: shared through the page cache, permuted if requested, and checked.
 
 Shapes: N training images, B previewed ones, C·H·W image.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +23,14 @@ from tune_interpreg.study.recipe import Maps, Recipe
 N = 40
 DATA = Data(name="digits", train_limit=N)
 IMAGES = load_dataset(DATA)
+REMEDY = "give the maps of these training images, in their order"
 RAW = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
 
 
 def study(
     folder: Path, permute: str | None = None, raw: np.ndarray = RAW, seeds: tuple[int, ...] = (0, 1)
 ) -> Assignment:
-    """A job of a study whose store holds the maps ``raw`` and previews of them."""
+    """Return the assignment of a study with the maps ``raw``, and previews of them, in its store."""
     store, maps = Store(folder), Maps(teacher="t", teacher_seed=0, samples=1, permute=permute)
     store.maps_file(maps.key).parent.mkdir(parents=True)
     np.save(store.maps_file(maps.key), raw)
@@ -41,7 +41,7 @@ def study(
 
 
 def plain(file: Path) -> Assignment:
-    """A job without a study."""
+    """Return an assignment without a study."""
     item = Item(arm="plain", role="search", recipe=Recipe(method="interpretation", data=DATA), seeds=(0,))
     return Assignment(item, "cpu", maps=file)
 
@@ -53,7 +53,7 @@ def refusal(file: Path) -> str:
 
 
 def file_behind(tensor: torch.Tensor) -> str:
-    """The file that the kernel has mapped where the tensor's values lie."""
+    """Return the file that the kernel has mapped to the tensor's memory."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         first, _, last = line.split()[0].partition("-")
         if int(first, 16) <= tensor.data_ptr() < int(last, 16):
@@ -64,8 +64,8 @@ def file_behind(tensor: torch.Tensor) -> str:
 # ------------------------------------------------------------------------ reading
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("permute", [None, "redrawn"])
-def test_maps_come_as_they_are_stored(permute: str | None, dtype: type, tmp_path: Path) -> None:
-    """The raw maps, in their own precision, one tensor for all seeds; who redraws permutations does so by the batch."""
+def test_maps_are_loaded_as_they_are_stored(permute: str | None, dtype: type, tmp_path: Path) -> None:
+    """The raw maps, in their stored precision, in one tensor for all seeds. The trainer redraws permutations."""
     raw = RAW.astype(dtype)
     maps = load_training_maps(study(tmp_path, permute, raw), IMAGES)
     assert maps.keys() == {0, 1}
@@ -74,30 +74,30 @@ def test_maps_come_as_they_are_stored(permute: str | None, dtype: type, tmp_path
     assert np.array_equal(maps[0].numpy(), raw)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not tell what is mapped")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc/self/maps")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_maps_are_the_mapped_file_and_no_copy(dtype: type, tmp_path: Path) -> None:
-    """Its pages are those of every worker on the machine; a permuted copy is the worker's own."""
-    job = study(tmp_path / "raw", raw=RAW.astype(dtype))
-    assert file_behind(load_training_maps(job, IMAGES)[0]) == str(job.maps)
+def test_maps_are_the_mapped_file_and_not_a_copy(dtype: type, tmp_path: Path) -> None:
+    """So all workers of a machine share its pages. Permuted maps are a copy."""
+    assignment = study(tmp_path / "raw", raw=RAW.astype(dtype))
+    assert file_behind(load_training_maps(assignment, IMAGES)[0]) == str(assignment.maps)
     permuted = study(tmp_path / "permuted", "fixed", RAW.astype(dtype))
     assert file_behind(load_training_maps(permuted, IMAGES)[0]) != str(permuted.maps)
 
 
 def test_a_worker_cannot_change_the_file(tmp_path: Path) -> None:
-    """What it writes is its own: a page is copied when it is written."""
-    job = study(tmp_path)
-    load_training_maps(job, IMAGES)[0].zero_()
-    assert np.array_equal(np.load(job.store.maps_file(job.item.recipe.maps.key)), RAW)
-    assert np.array_equal(load_training_maps(job, IMAGES)[0].numpy(), RAW)
+    """A page is copied on write."""
+    assignment = study(tmp_path)
+    load_training_maps(assignment, IMAGES)[0].zero_()
+    assert np.array_equal(np.load(assignment.store.maps_file(assignment.item.recipe.maps.key)), RAW)
+    assert np.array_equal(load_training_maps(assignment, IMAGES)[0].numpy(), RAW)
 
 
 # -------------------------------------------------------------------- permutations
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_fixed_permutations_are_made_once_by_the_seed(dtype: type, tmp_path: Path) -> None:
-    """Each map keeps its values and each seed has an order of its own, the same whenever the trial begins."""
-    job = study(tmp_path, "fixed", RAW.astype(dtype))
-    first, second = load_training_maps(job, IMAGES).values()
+def test_fixed_permutations_depend_on_the_seed_alone(dtype: type, tmp_path: Path) -> None:
+    """Each map keeps its values, and each seed has its own order, the same in every trial."""
+    assignment = study(tmp_path, "fixed", RAW.astype(dtype))
+    first, second = load_training_maps(assignment, IMAGES).values()
     raw = torch.from_numpy(RAW.astype(dtype))
     for maps in (first, second):
         assert maps.dtype == raw.dtype
@@ -105,23 +105,22 @@ def test_fixed_permutations_are_made_once_by_the_seed(dtype: type, tmp_path: Pat
         assert not torch.equal(maps, raw)
     assert not torch.equal(first, second)
     torch.manual_seed(99)
-    assert torch.equal(load_training_maps(job, IMAGES)[0], first)
+    assert torch.equal(load_training_maps(assignment, IMAGES)[0], first)
     assert torch.equal(saliency.permute(raw, seeding.generator(1, "permutation")), second)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("permute", [None, "fixed", "redrawn"])
-def test_previews_show_what_is_trained_on(permute: str | None, dtype: type, tmp_path: Path) -> None:
-    """In float32, permuted under both kinds of permutation."""
-    shown = load_preview_maps(study(tmp_path, permute, RAW.astype(dtype)))
+def test_previews_are_permuted_like_the_training_maps(permute: str | None, dtype: type, tmp_path: Path) -> None:
+    preview = load_preview_maps(study(tmp_path, permute, RAW.astype(dtype)))
     raw = torch.from_numpy(RAW[:8].astype(dtype)).float()
-    assert shown is not None
-    assert shown.dtype == torch.float32
-    assert torch.equal(shown.flatten(1).sort().values, raw.flatten(1).sort().values)
-    assert torch.equal(shown, raw) == (permute is None)
+    assert preview is not None
+    assert preview.dtype == torch.float32
+    assert torch.equal(preview.flatten(1).sort().values, raw.flatten(1).sort().values)
+    assert torch.equal(preview, raw) == (permute is None)
 
 
-def test_previews_are_of_a_studys_targets_only(tmp_path: Path) -> None:
+def test_a_plain_trial_has_no_previews(tmp_path: Path) -> None:
     np.save(tmp_path / "maps.npy", RAW)
     assert load_preview_maps(plain(tmp_path / "maps.npy")) is None
 
@@ -132,27 +131,23 @@ def test_previews_are_of_a_studys_targets_only(tmp_path: Path) -> None:
     [RAW[1:], RAW[:, :, 1:], RAW.reshape(N, 64), RAW.astype(np.float64), RAW.astype(">f4"), RAW.astype(np.int32)],
 )
 def test_maps_of_other_images_or_types_are_refused(foreign: np.ndarray, tmp_path: Path) -> None:
-    """With the file, the rule, what is there, and the remedy."""
+    """The message names the file, the expected and the actual shape and type, and the remedy."""
     file = tmp_path / "foreign.npy"
     np.save(file, foreign)
-    assert refusal(file) == (
-        f"{file}: maps are float32, or float16, one for each training image: shape [{N}, 1, 8, 8]; these are "
-        f"{foreign.dtype} of shape {list(foreign.shape)}; give the maps of these training images, in their order"
-    )
+    parts = (str(file), f"[{N}, 1, 8, 8]", f"{foreign.dtype} of shape {list(foreign.shape)}", REMEDY)
+    assert all(part in refusal(file) for part in parts)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_value_that_is_not_finite_is_refused(dtype: type, value: float, tmp_path: Path) -> None:
-    """Anywhere in the file; the map is named."""
     raw = RAW.astype(dtype)
     raw[17, 0, 3, 5] = value
     np.save(tmp_path / "maps.npy", raw)
-    told = "values of maps are finite numbers; one of map 17 is not; give the maps of these training images"
-    assert told in refusal(tmp_path / "maps.npy")
+    assert "map 17 has another value" in refusal(tmp_path / "maps.npy")
 
 
-def spoilt(file: Path, kind: str) -> None:
+def spoil(file: Path, kind: str) -> None:
     if kind == "truncated":
         np.save(file, RAW)
         file.write_bytes(file.read_bytes()[:-1])
@@ -164,22 +159,21 @@ def spoilt(file: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "several"])
-def test_a_file_that_holds_no_maps_is_refused(kind: str, tmp_path: Path) -> None:
-    """Whatever NumPy stumbles over, the message begins with the file and ends with what to do."""
+def test_a_file_without_maps_is_refused(kind: str, tmp_path: Path) -> None:
+    """The message begins with the file and ends with the remedy, whatever NumPy's error is."""
     file = tmp_path / "maps.npy"
-    spoilt(file, kind)
-    told = refusal(file)
-    assert told.startswith(f"{file}: is no .npy file of maps (")
-    assert told.endswith("; give the maps of these training images, in their order")
+    spoil(file, kind)
+    message = refusal(file)
+    assert message.startswith(str(file))
+    assert message.endswith(REMEDY)
 
 
-def test_a_study_is_told_how_to_make_its_maps_anew(tmp_path: Path) -> None:
-    """Its maps are made by a stage, whose record would keep it from running again."""
-    with pytest.raises(ValueError, match=r"remove it and the record of the stage .* and `run` makes both anew"):
+def test_the_remedy_for_a_studys_maps_is_to_run_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run again: the next start sets a damaged file aside and makes it again"):
         load_training_maps(study(tmp_path, raw=RAW[1:]), IMAGES)
 
 
-def test_a_method_that_needs_maps_says_so() -> None:
-    item: dict[str, Any] = {"arm": "interp", "role": "search", "recipe": {"method": "interpretation"}, "seeds": [0]}
+def test_a_method_that_needs_maps_asks_for_a_teacher() -> None:
+    item = Item(arm="interp", role="search", recipe=Recipe(method="interpretation"), seeds=(0,))
     with pytest.raises(ValueError, match="interpretation needs target maps, but the arm interp names no targets"):
-        load_training_maps(Assignment(Item.model_validate(item), "cpu"), IMAGES)
+        load_training_maps(Assignment(item, "cpu"), IMAGES)
