@@ -14,11 +14,11 @@ import yaml
 
 import tune_interpreg
 from tune_interpreg import guides
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import list_shipped_studies
 
 ROOT = Path(__file__).parents[1]
 DATA = {
-    *(f"search_spaces/{name}.yaml" for name in study_file.shipped()),
+    *(f"search_spaces/{name}.yaml" for name in list_shipped_studies()),
     *(f"tune_interpreg/guides/{name}.md" for name in guides.NAMES),
     *(f"{package}/py.typed" for package in ("tune_interpreg", "trainables", "analysis")),
     *(f"analysis/page/{name}" for name in ("template.html", "page.css", "page.js")),
