@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on this one machine, for tests: process groups that can be killed as machines are."""
+"""Ray clusters of several nodes on this machine. Each node is a process group that can be killed like a machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "0123456789abcdef" * 4
 
 
 class Node:
-    """A node of a cluster: ``ray start`` and all that it starts, which share its session."""
+    """A node of a cluster: ``ray start`` and all processes that it starts, which share its session."""
 
     def __init__(self, python: str, arguments: list[str], environment: dict[str, str], log: Path):
         command = [python, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
@@ -34,7 +34,7 @@ class Node:
             )
 
     def wait(self) -> None:
-        """Until it is part of the cluster."""
+        """Wait until the node has joined the cluster."""
         deadline = time.monotonic() + 90
         while "Ray runtime started" not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()
@@ -42,17 +42,17 @@ class Node:
             time.sleep(0.1)
 
     def pids(self) -> set[int]:
-        """Of all its processes that are alive, workers included."""
-        found = set()
+        """Return the pids of all living processes of the node, workers included."""
+        pids = set()
         for entry in Path("/proc").iterdir():
             with suppress(ValueError, OSError):
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 if os.getsid(int(entry.name)) == self.process.pid and state != "Z":
-                    found.add(int(entry.name))
-        return found
+                    pids.add(int(entry.name))
+        return pids
 
     def kill(self) -> None:
-        """As when a machine is switched off: nobody hears of it."""
+        """Kill the node without notice, like a machine that is switched off."""
         while pids := self.pids():
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -62,9 +62,9 @@ class Node:
 
 
 class Cluster:
-    """Its first node is the head. It asks for ``TOKEN``; its nodes see nothing of this process's environment.
+    """A cluster that requires ``TOKEN``. Its first node is the head; its nodes do not see this process's environment.
 
-    python: the interpreter that the nodes run, in a folder of their own.
+    python: the interpreter of the nodes.
     """
 
     def __init__(self, python: str = sys.executable):
@@ -75,21 +75,17 @@ class Cluster:
         self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.folder / "token")}
 
     def add(self, *, cpus: int = 1, gpus: int = 0) -> Node:
-        """Start one more node, which joins in a few seconds; the head must be there before others are added."""
-        port, number = self.address.rpartition(":")[2], len(self.nodes)
-        head = ["--head", f"--port={port}", f"--temp-dir={self.folder}", f"--ray-client-server-port={free_port()}"]
-        where = (
-            [f"--address={self.address}"]
-            if self.nodes
-            else [*head, "--include-dashboard=false", f"--dashboard-port={free_port()}"]
-        )
-        environment = self.access | {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-        arguments = [*where, f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-        self.nodes.append(Node(self.python, arguments, environment, self.folder / f"node-{number}.log"))
+        """Start a node, which joins within seconds. The head must have started before other nodes."""
+        arguments = [f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+        if self.nodes:
+            arguments += [f"--address={self.address}"]
+        else:
+            port = self.address.rpartition(":")[2]
+            arguments += ["--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+            arguments += [f"--ray-client-server-port={free_port()}", f"--dashboard-port={free_port()}"]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        log = self.folder / f"node-{len(self.nodes)}.log"
+        self.nodes.append(Node(self.python, arguments, environment | self.access, log))
         return self.nodes[-1]
 
     def stop(self) -> None:
@@ -99,20 +95,20 @@ class Cluster:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def bare_python(folder: Path, site: Path) -> str:
-    """The interpreter of a new virtual environment that sees all packages in ``site`` but this project."""
+    """Return the interpreter of a new virtual environment with all packages in ``site`` except this project."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True)
     packages = folder / "packages"
     packages.mkdir()
-    own = ("tune_interpreg", "__editable__", "trainables", "analysis", "search_spaces")
+    project = ("tune_interpreg", "__editable__", "trainables", "analysis", "search_spaces")
     for entry in site.iterdir():
-        if not entry.name.startswith(own):
+        if not entry.name.startswith(project):
             (packages / entry.name).symlink_to(entry)
-    (seen,) = (folder / "bare").glob("lib/python*/site-packages")
-    (seen / "packages.pth").write_text(f"{packages}\n")
+    (site_packages,) = (folder / "bare").glob("lib/python*/site-packages")
+    (site_packages / "packages.pth").write_text(f"{packages}\n")
     return str(folder / "bare" / "bin" / "python")
