@@ -89,7 +89,7 @@ def flip(content: bytes, bit: int) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("state", ["interrupted", "finished"])
 def test_after_any_damage_to_a_file_the_study_ends_the_same(
     state: str, stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

