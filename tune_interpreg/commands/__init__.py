@@ -1,1 +1,1 @@
-"""The commands of `tune-interpreg`, a module each; what they need of torch and Ray is imported when they run."""
+"""The commands of `tune-interpreg`, one per file. They import torch and Ray only when they run."""

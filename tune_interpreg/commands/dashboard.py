@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
-from tune_interpreg.commands.serving import PortOption, ServerError, serve
-from tune_interpreg.commands.shared import StoreArgument, report_errors
+from tune_interpreg.commands.shared import ProgramArguments, StoreArgument, hand_over, report_errors
 
 
-def dashboard(store: StoreArgument, port: PortOption = None) -> None:
-    """Show the searches of a STORE in optuna-dashboard, finished or not, until Ctrl-C.
+def dashboard(store: StoreArgument, arguments: ProgramArguments = None) -> None:
+    """Start optuna-dashboard on the searches of a STORE, finished or not.
 
-    It needs the extra: pip install 'tune-interpreg\\[dashboard]'
+    It needs an extra: pip install 'tune-interpreg\\[dashboard]'
 
-    It listens on this machine alone. From another one, with --port 8080: ssh -L 8080:127.0.0.1:8080 USER@HOST
+    Everything after -- goes to optuna-dashboard itself.
 
-    Example:  tune-interpreg dashboard runs/digits
+    It listens on this machine only. From another machine: ssh -L 8080:localhost:8080 USER@HOST
+
+    Example:  tune-interpreg dashboard runs/digits -- --port 8081
     """
-    from tune_interpreg.store.store import Store, StoreError
+    from tune_interpreg.store.files import StoreError
+    from tune_interpreg.store.store import Store
 
     with report_errors():
-        if find_spec("optuna_dashboard") is None:
-            raise ServerError("needs the package optuna-dashboard; install it: pip install 'tune-interpreg[dashboard]'")
-        place = Store(store)
-        place.study()
-        if not place.journal.exists():
-            raise StoreError(f"{place.journal}: is not there: no search of this study has begun; `run` begins them")
-        kind = ("--storage-class", "JournalFileStorage", "--quiet")
-        serve(("-m", "optuna_dashboard._cli", *kind, str(place.journal)), port, {"optuna-dashboard": ""})
+        opened = Store(store)
+        opened.load_study()
+        if not opened.journal.exists():
+            raise StoreError(f"{opened.journal}: does not exist, because no search of this study has begun; use `run`")
+        options = ["--storage-class", "JournalFileStorage", str(opened.journal)]
+        hand_over("optuna-dashboard", [*options, *(arguments or ())], "tune-interpreg[dashboard]")

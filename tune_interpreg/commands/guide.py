@@ -5,32 +5,51 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
 from tune_interpreg import guides
 from tune_interpreg.commands.shared import console
 
+#: The guide that is generated from the code.
+OPTIONS = "options"
+NAMES = (*guides.NAMES, OPTIONS)
 
-def _known(name: str | None) -> str | None:
-    if name is not None and name not in guides.NAMES:
-        raise typer.BadParameter(f"takes one of {', '.join(guides.NAMES)}, got {name!r}")
+
+def _check(name: str | None) -> str | None:
+    if name is not None and name not in NAMES:
+        raise typer.BadParameter(f"takes one of {', '.join(NAMES)}, got {name!r}")
     return name
 
 
 def guide(
     name: Annotated[
-        str | None, typer.Argument(metavar="[GUIDE]", callback=_known, help="Which one; without it all are listed.")
+        str | None,
+        typer.Argument(metavar="[GUIDE]", callback=_check, help="Name of a guide. Default: list them."),
     ] = None,
 ) -> None:
-    """Print a short guide that runs as it is written, or list them.
+    """Print a guide. Every guide but `options` is a short tutorial that runs as it is written.
+
+    `options` describes every key of a study file and every parameter of the methods.
 
     Example:  tune-interpreg guide first-study
     """
-    out = console()
+    screen = console()
     if name is None:
-        for one in guides.NAMES:
-            out.print(f"{one:12} {guides.title(one)}", highlight=False)
-    elif out.is_terminal:
-        out.print(Markdown(guides.text(name)))
+        for guide_name in guides.NAMES:
+            screen.print(f"{guide_name:12} {guides.title(guide_name)}", highlight=False)
+        screen.print(f"{OPTIONS:12} Every option of a study file", highlight=False)
+        return
+    text = _read(name)
+    if screen.is_terminal:
+        from rich.markdown import Markdown
+
+        screen.print(Markdown(text))
     else:
-        typer.echo(guides.text(name), nl=False)
+        typer.echo(text, nl=False)
+
+
+def _read(name: str) -> str:
+    if name != OPTIONS:
+        return guides.text(name)
+    from tune_interpreg.study.file.reference import options_table
+
+    return options_table().rstrip("\n") + "\n"

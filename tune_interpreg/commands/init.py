@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tune_interpreg import registry
-from tune_interpreg.commands import completing
-from tune_interpreg.commands.shared import report_errors
+from tune_interpreg.commands.shared import complete_dataset, report_errors
 
 
 def init(
@@ -18,31 +18,31 @@ def init(
         typer.Argument(
             metavar="DATASET",
             help=f"A registered data set: {', '.join(registry.names('datasets'))}.",
-            autocompletion=completing.datasets,
+            autocompletion=complete_dataset,
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Where to write it; default DATASET.yaml.")
+        Path | None, typer.Option("--output", metavar="FILE", help="File to write. Default: DATASET.yaml.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a study file on DATASET to begin with: every key with its default, and what it means.
+    """Write a study file for DATASET to start from. It lists every key with its default and its meaning.
 
     Example:  tune-interpreg init digits --output my-study.yaml
     """
-    from tune_interpreg.study.file.draft import draft
-    from tune_interpreg.study.file.yaml_lines import Problem, StudyError
+    from tune_interpreg.study.file.draft import draft_study
+    from tune_interpreg.study.problems import Problem, StudyError
 
     with report_errors():
-        text, path = draft(dataset), output or Path(f"{dataset}.yaml")
+        text, path = draft_study(dataset), output or Path(f"{dataset}.yaml")
         try:
             with path.open("w" if force else "x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            problem = Problem(str(path), "", "is there already; --force overwrites it, --output names another file")
-            raise StudyError([problem]) from None
+            message = "exists already; overwrite it with --force, or name another file with --output"
+            raise StudyError([Problem(str(path), "", message)]) from None
         except OSError as error:
-            raise StudyError(
-                [Problem(str(path), "", f"cannot be written ({error.strerror}); name another file")]
-            ) from None
-    typer.echo(f"{path}  (check it: tune-interpreg validate {path}; run it: tune-interpreg run {path})")
+            message = f"cannot be written ({error.strerror}); name another file with --output"
+            raise StudyError([Problem(str(path), "", message)]) from None
+    name = shlex.quote(str(path))
+    typer.echo(f"{path}  (check it: tune-interpreg validate {name}; run it: tune-interpreg run {name})")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 launch = typer.Typer(
     name="launch",
-    help="Print a file that starts a study on a cluster: `slurm`, `kuberay`, or `ray-cluster` for `ray up`.",
+    help="Print a file that starts a study on a cluster: `slurm`, `kuberay`, or `ray-cluster` for `ray up`.\n\n"
+    "The study is checked first. The file's comments say what the cluster needs, and how to submit it.\n\n"
+    "Example:  tune-interpreg launch slurm mnist --nodes 4 > job.sh",
     no_args_is_help=True,
     epilog=CHECKED,
 )

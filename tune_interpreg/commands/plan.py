@@ -34,8 +34,9 @@ def plan(
 ) -> None:
     """Estimate what is left of STUDY, how long it takes and what it costs. Nothing is run or written.
 
-    Each arm's training steps, attacks, maps and checks are timed on this machine for about a minute. If the store
-    holds records of an arm, their times are used instead.
+    Training steps, attacks, maps and checks are timed on this machine, which takes about a minute.
+
+    If the store holds records of an arm, their times are used instead.
 
     Example:  tune-interpreg plan digits --workers 8
     """

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def status(
     store: StoreArgument,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Look again and again, until the study is finished; leave with Ctrl-C.")
+        bool, typer.Option("--watch", help="Update until the study is finished. Leave with Ctrl-C.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates of --watch.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Tell how far the study of a STORE is: what is done, runs, failed, is best and is matched, and the time left.
+    """Show the progress of the study in STORE: finished, running and failed items, best trials, matches, time left.
 
-    At any time, from any terminal and machine that sees the folder; nothing is written, and no run is disturbed.
+    It works at any time, from any machine that sees the folder. It writes nothing and does not disturb a run.
 
     Example:  tune-interpreg status runs/digits --watch
     """
@@ -46,34 +46,36 @@ def status(
         if watch:
             _watch(observer, every)
         elif as_json:
-            typer.echo(json.dumps(asdict(observer.look()), indent=1, ensure_ascii=False))
+            typer.echo(json.dumps(asdict(observer.read_status()), indent=1, ensure_ascii=False))
         elif sys.stdout.isatty():
-            shown = console()
-            shown.print(text.tree(observer.look(), shown.width))
+            screen = console()
+            screen.print(text.tree(observer.read_status(), screen.width))
         else:
-            typer.echo("\n".join(text.lines(observer.look())))
+            typer.echo("\n".join(text.lines(observer.read_status())))
 
 
 def _watch(observer: Observer, every: float) -> None:
-    """Show each look, in place in a terminal, else below the last one, until nothing more can come."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the terminal's cursor comes back
+    """Show the status again and again: in place in a terminal, else below the last one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # restores the terminal's cursor
     from rich.live import Live
 
     from tune_interpreg.status import text
 
-    shown = console()
-    if not shown.is_terminal:
-        for now in _looks(observer, every):
-            typer.echo("\n".join(text.lines(now)) + "\n")
+    screen = console()
+    if not screen.is_terminal:
+        for current in _statuses(observer, every):
+            typer.echo("\n".join(text.lines(current)) + "\n")
         return
-    with Live(console=shown, auto_refresh=False) as live:
-        for now in _looks(observer, every):
-            live.update(text.tree(now, shown.width, shown.height), refresh=True)
+    with Live(console=screen, auto_refresh=False) as live:
+        for current in _statuses(observer, every):
+            live.update(text.tree(current, screen.width, screen.height), refresh=True)
 
 
-def _looks(observer: Observer, every: float) -> Iterator[Status]:
+def _statuses(observer: Observer, every: float) -> Iterator[Status]:
+    """Yield the status every few seconds, until the study has ended."""
     while True:
-        yield (now := observer.look())
-        if now.state in ("finished", "ended"):
+        current = observer.read_status()
+        yield current
+        if current.state in ("finished", "ended"):
             return
         time.sleep(every)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from tune_interpreg.commands.serving import PortOption, serve
-from tune_interpreg.commands.shared import StoreArgument, report_errors
-
-#: The Custom Scalars tab, unsmoothed, with the one run that its charts are made of: no trial's name is as short.
-BY_ARM = "#custom_scalars&_smoothingWeight=0&regexInput=%5E.%24"
+from tune_interpreg.commands.shared import ProgramArguments, StoreArgument, hand_over, report_errors
 
 
-def tensorboard(store: StoreArgument, port: PortOption = None) -> None:
-    """Show the curves, images and hyperparameters of a STORE in TensorBoard, finished or not, until Ctrl-C.
+def tensorboard(store: StoreArgument, arguments: ProgramArguments = None) -> None:
+    """Start TensorBoard on a STORE, finished or not: curves, images and hyperparameters of all trials.
 
-    TIME SERIES and SCALARS: each trial's curves by epoch. Type an arm's name into the runs' filter.
+    TIME SERIES and SCALARS show each trial's curves by epoch. Type an arm's name into the filter of the runs.
 
-    CUSTOM SCALARS: each arm's results by trial, of the run ".".
+    HPARAMS has one row per trial, with its parameters and accuracies.
 
-    HPARAMS: a line a trial, with its clean and adversarial accuracy.
+    Everything after -- goes to TensorBoard itself.
 
-    It listens on this machine alone. From another one, with --port 6006: ssh -L 6006:127.0.0.1:6006 USER@HOST
+    It listens on this machine only. From another machine: ssh -L 6006:localhost:6006 USER@HOST
 
-    Example:  tune-interpreg tensorboard runs/digits
+    Example:  tune-interpreg tensorboard runs/digits -- --port 6007
     """
     from tune_interpreg.store.store import Store
 
     with report_errors():
-        place = Store(store)
-        arguments = ("--logdir", str(place.tensorboard_dir), "--window_title", place.study().name)
-        serve(("-m", "tensorboard.main", *arguments), port, {"TensorBoard": "", "arm by arm": BY_ARM})
+        opened = Store(store)
+        title = opened.load_study().name
+        options = ["--logdir", str(opened.tensorboard_dir), "--window_title", title]
+        hand_over("tensorboard", [*options, *(arguments or ())], "tensorboard")

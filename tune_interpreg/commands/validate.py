@@ -5,34 +5,29 @@ from __future__ import annotations
 import typer
 
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, report_errors
-from tune_interpreg.study.file import read as study_file
-from tune_interpreg.study.file.read import StudyFile
+from tune_interpreg.study.file.read import StudyFile, read_study_file
 
 
 def validate(study: StudyArgument, overrides: SetOption = None, data_root: RootOption = None) -> None:
-    """Check STUDY without running it: all problems at once, each with file and line; nothing is written.
+    """Check STUDY without running it. Prints all problems at once, each with file and line. Writes nothing.
 
-    Where --data-root or data.root names a folder, the data set's files are looked for in it; none is read whole.
+    If --data-root or data.root names a folder, the data set's files are looked up in it, but not read.
 
     Example:  tune-interpreg validate my-study.yaml --set attack.eps=0.5
     """
     with report_errors():
-        file = study_file.read(study, overrides or (), data_root)
-        checked = file.study
-        if checked.data.root is not None:
-            _look_for_data(file)
-    arms = ", ".join(checked.arms)
-    untried = "; its data are looked for by plan and run, or here with --data-root" if checked.data.root is None else ""
-    typer.echo(f"{checked.name}: valid; {len(checked.arms)} arms ({arms}), {len(checked.seeds)} seeds{untried}")
+        file = read_study_file(study, overrides or (), data_root)
+        if file.study.data.root is not None:
+            _check_data(file)
+    name, arms, seeds = file.study.name, file.study.arms, file.study.seeds
+    note = "" if file.study.data.root else "; its data is checked by plan and run, or here with --data-root"
+    typer.echo(f"{name}: valid; {len(arms)} arms ({', '.join(arms)}), {len(seeds)} seeds{note}")
 
 
-def _look_for_data(file: StudyFile) -> None:
-    """Have the data set look into its root, as it does to tell how many images there are to test on.
-
-    Raises ``StudyError`` where it finds them wanting.
-    """
+def _check_data(file: StudyFile) -> None:
+    """Look up the data set's files in its folder. Raises ``StudyError`` if some are missing."""
     from tune_interpreg.data.dataset import DataError, count_test_images
-    from tune_interpreg.study.file.yaml_lines import StudyError
+    from tune_interpreg.study.problems import StudyError
 
     try:
         count_test_images(file.study.data.model_copy(update={"test_limit": None}))
