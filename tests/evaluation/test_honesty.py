@@ -111,7 +111,7 @@ def change_outputs(subject: Subject, change: Callable[[Tensor], Tensor]) -> Subj
 
 def assert_warns(check: Check, *words: str) -> None:
     assert check.state == "WARN", check
-    assert all(word in check.said for word in words), check.said
+    assert all(word in check.summary for word in words), check.summary
 
 
 # ------------------------------------------------------------------ a sound model
@@ -121,7 +121,7 @@ def test_a_sound_model_passes(check: Callable[[Subject], Check], sound: Subject)
     result = check(sound)
     assert (result.state, f"check_{result.check}") == ("PASS", check.__name__), result
     assert result.n == (0 if check is honesty.check_ensemble else IMAGES)
-    assert result.said
+    assert result.summary
     assert all(math.isfinite(value) for value in result.values.values())
 
 
@@ -248,7 +248,7 @@ def test_compats_dependence_on_the_batch_size_is_found(sound: Subject) -> None:
     """At these margins its floor, B·1e-6, decides whether it moves."""
     result = honesty.check_batch_size(change_outputs(sound, lambda z_BK: 6 * z_BK))
     assert_warns(result, "compat: ")
-    assert "strict" not in result.said
+    assert "strict" not in result.summary
     assert result.values["compat/2"] < result.values["compat/40"]
     assert result.values["strict/20"] == result.values["strict/40"]
 
@@ -312,5 +312,5 @@ def test_a_check_that_cannot_run_says_why_and_passes(sound: Subject, monkeypatch
         honesty.check_transfer(replace(sound, sources={})),
     )
     assert [(result.state, result.n) for result in (absent, alone)] == [("PASS", 0)] * 2
-    assert "needs the package pyautoattack" in absent.said
-    assert "no other model" in alone.said
+    assert "pyautoattack" in absent.summary
+    assert "no other model" in alone.summary

@@ -73,7 +73,7 @@ def expected() -> list[dict[str, Any]]:
     validation = load_dataset(Data()).validation
     rows = split_stratified(validation.y_N, CHECKED.images, "checks")[0]
     subject = Subject(network(0), validation.at(rows), ATTACK, 3, 20, 2, {"standard": network(1)})
-    return [vars(check(subject)) for check in honesty.CHECKS]
+    return [check(subject).as_record() for check in honesty.CHECKS]
 
 
 def test_the_record_holds_every_check_of_the_stored_model_by_seed(

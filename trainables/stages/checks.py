@@ -55,7 +55,7 @@ class ChecksTrainable(StageTrainable):
         started = time.perf_counter()
         if len(self.results) < len(CHECKS):  # not so if the stage died between its last check and its record
             check = CHECKS[len(self.results)](self.subject)
-            self.results.append(dict(vars(check)))
+            self.results.append(check.as_record())
             self.seconds += time.perf_counter() - started
             progress = {"checks": self.results, "seconds": self.seconds, "of": len(CHECKS)}
             self.store.write_checked(self._progress_file, progress)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.attacks.pgd import Form
-from tune_interpreg.data.dataset import DataError, Dataset, Split, load_test
+from tune_interpreg.data.dataset import DataError, Dataset, Split
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.study import metric_names
 from tune_interpreg.study.recipe import Recipe
@@ -30,6 +30,8 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     Adversarial accuracies use both forms of the attack and, if the recipe asks for it, AutoAttack on a stratified
     subset. Raises ``DataError`` if there are fewer test images than that.
     """
+    from tune_interpreg.data.dataset import load_test  # imported here, so that nothing else in this file can use it
+
     test, batch_size = load_test(recipe.data).to(dataset.train.y_N.device), recipe.evaluation.batch_size
     norm_images = dataset.train.subset(recipe.evaluation.gradient_samples, "grad_norm")
     norms = measure_gradient_norms(model, norm_images, batch_size)

@@ -41,16 +41,16 @@ def unbroken_fraction(broken_N: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. A record stores the fields under these names.
+    """The result of one check.
 
     check: its name. state: WARN if the accuracy may mislead. n: number of images, 0 if the check did not run.
-    said: the result in words. values: the numbers behind it; accuracies and shares are fractions in [0, 1].
+    summary: the result in words. values: the numbers behind it; accuracies and shares are fractions in [0, 1].
     """
 
     check: str
     state: Literal["PASS", "WARN"]
     n: int
-    said: str
+    summary: str
     values: dict[str, float]
 
     @classmethod
@@ -61,6 +61,10 @@ class Check:
         present = [fault for fault, holds in faults.items() if holds]
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         return cls(check, "WARN" if present else "PASS", n, "; ".join(present) or summary, finite)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the check under the keys of a record."""
+        return {"check": self.check, "state": self.state, "n": self.n, "said": self.summary, "values": self.values}
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Engine:
 
     @property
     def captured(self) -> bool:
-        """Whether steps are replayed."""
+        """True if steps are replayed."""
         return self._graph is not None
 
     def describe_failure(self, method: str) -> str | None:
