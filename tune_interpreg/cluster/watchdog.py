@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
@@ -13,6 +14,8 @@ import ray
 from tune_interpreg import stopping
 from tune_interpreg.cluster.connection import open_address
 from tune_interpreg.stopping import Stop
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two checks, and how long a head may be silent: a cluster needs time to restart its head.
 PERIOD, SILENCE = 1.0, 40.0
@@ -30,29 +33,11 @@ LOST = 2
 def watch_cluster(stop: Stop) -> Iterator[None]:
     """End the process with ``LOST`` if the cluster dies in this block, unless the run was asked to stop.
 
-    A signal to the whole process group also ends the raylet; then the run stops as it was asked.
-    """
-    context = ray.get_runtime_context()
-    node_id, head = context.get_node_id(), context.gcs_address
-    raylet = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == node_id), "")
-
-    def has_node() -> bool:
-        return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
-
-    with watch(head, raylet, has_node, stop):
-        yield
-
-
-@contextmanager
-def watch(head: str, raylet: str, has_node: Callable[[], bool], stop: Stop) -> Iterator[None]:
-    """Check the cluster in a thread, because the main thread may wait for an answer that never comes.
-
-    head: HOST:PORT of the cluster's head. raylet: path of the socket of this machine's raylet. It is closed as soon as
-    the raylet is dead, which the head notices ten seconds later. has_node: whether the cluster counts this machine as
-    alive; called only while the head answers.
+    A signal to the whole process group also ends the raylet; then the run stops as it was asked. A thread checks,
+    because the main thread may wait for an answer that never comes.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_check_until, args=(over, head, raylet, has_node, stop), daemon=True)
+    thread = threading.Thread(target=_check_until, args=(over, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -61,18 +46,23 @@ def watch(head: str, raylet: str, has_node: Callable[[], bool], stop: Stop) -> I
         thread.join(timeout=PATIENCE)
 
 
-def _check_until(over: threading.Event, head: str, raylet: str, has_node: Callable[[], bool], stop: Stop) -> None:
-    answered = time.monotonic()
+def _check_until(over: threading.Event, stop: Stop) -> None:
+    context = ray.get_runtime_context()
+    node_id, head, answered = context.get_node_id(), context.gcs_address, time.monotonic()
+    raylet = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == node_id), "")
     while not over.wait(PERIOD):
+        # A dead raylet's socket is closed at once, ten seconds before the head notices.
         loss = RAYLET_DIED if is_closed(raylet) else ""
         if not loss and is_answering(head):
             answered = time.monotonic()
-            loss = "" if has_node() else RAYLET_DIED
+            is_alive = any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+            loss = "" if is_alive else RAYLET_DIED
         elif not loss and time.monotonic() - answered > SILENCE:
             loss = f"the head of the Ray cluster at {head} does not answer any more"
         if stop.requested:
             return
         if loss:
+            logger.error(loss)
             stopping.exit_now(LOST, f"error: {loss}; finished work is stored: run the same command again to continue")
 
 

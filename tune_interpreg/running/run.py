@@ -63,40 +63,46 @@ def run(
         damaged = _check_store(file.study, store)  # again, because another driver may have made it in the meantime
         store.check_access()
         lock.sign(store)
-        logger.info("driver %d on %s starts %s --cluster %s", os.getpid(), socket.gethostname(), file.study.name, where)
-
-        def say(line: str) -> None:
-            logger.warning(line)
-            _print_line(console, line)
-
-        store.remove_leftovers()
-        if damaged:
-            say(f"{store.set_aside(damaged)}; it is written again")
-        if retry_failed:
-            say(f"{store.delete_failures()} failed items run again")
-        with pause_gc():
-            dispatcher = Dispatcher(file.study, store, fingerprint, say)
-        store.save_study(file.study)
-        stop, account = None, None
+        logger.info("driver %d on %s: %s --cluster %s", os.getpid(), socket.gethostname(), file.study.name, where)
         try:
+            dispatcher = _open_study(file.study, store, damaged, fingerprint, retry_failed, console)
+            stop, account = None, None
             if dispatcher.is_open():
                 stop, account = _drain(dispatcher, where, console, live=live and not debug, debug=debug)
                 store.remove_leftovers()  # of workers that died in this run
         except MissingLoss as error:
             raise StudyError([file.locate(error.place, error.message)]) from None
-        except Exception:
-            logger.exception("the run failed")
+        except BaseException:
+            logger.exception("the run ended early")
             raise
-        path = shlex.quote(str(store.path))
         if stop and dispatcher.is_open():
-            logger.warning(
-                "stopped by %s; %d of %d parts done", stop.signal.name, dispatcher.settled(), dispatcher.total()
-            )
+            logger.warning("stopped by %s", stop.signal.name)
+            path = shlex.quote(str(store.path))
             _print_line(console, f"{stopping.RUN_AGAIN}; tune-interpreg report {path} prints the tables so far")
             return stop.code
         with pause_gc():
             report()
         return _finish(dispatcher, account, console)
+
+
+def _open_study(
+    study: Study, store: Store, damaged: Damaged | None, fingerprint: str, retry_failed: bool, console: Console
+) -> Dispatcher:
+    """Repair the store, write the study to it, and return the dispatcher of what is open."""
+
+    def say(line: str) -> None:
+        logger.warning(line)
+        _print_line(console, line)
+
+    store.remove_leftovers()
+    if damaged:
+        say(f"{store.set_aside(damaged)}; it is written again")
+    if retry_failed:
+        say(f"{store.delete_failures()} failed items run again")
+    with pause_gc():
+        dispatcher = Dispatcher(study, store, fingerprint, say)
+    store.save_study(study)
+    return dispatcher
 
 
 def _check_store(study: Study, store: Store) -> Damaged | None:
