@@ -1,4 +1,4 @@
-"""PGD against foolbox's, and AutoAttack through its adapter, on a small net trained on the digits.
+"""PGD against foolbox, and the adapter to AutoAttack, on a small network trained on the digits.
 
 Shapes: B batch, N images, C·H·W image, K classes.
 """
@@ -20,8 +20,7 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.attacks import autoattack, balls
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import autoattack, balls, pgd
 from tune_interpreg.data import shipped as datasets
 from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.networks.build import initialize
@@ -29,7 +28,7 @@ from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack
 
 with warnings.catch_warnings():
-    # foolbox's blurring attack, which nothing here uses, imports it from where SciPy no longer wants it.
+    # foolbox imports it from a module that SciPy deprecates.
     warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
     import foolbox
 
@@ -47,7 +46,7 @@ def digits() -> Split:
 
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
-    """digits_cnn after six epochs: about 96% of the test images are right."""
+    """digits_cnn after six epochs, with about 96% test accuracy."""
     train, generator = datasets.digits(None).train(), seeding.generator(0, "order")
     model = initialize(digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
     optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), to_pixels(train.x_NCHW)
@@ -60,14 +59,14 @@ def trained() -> nn.Module:
 
 
 def linear(inputs: int, classes: int) -> nn.Sequential:
-    """f(x) = Wx + b."""
+    """Return f(x) = Wx + b."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
     initialize(net, seeding.generator(0, "initialisation"))
     return net
 
 
-def foolboxed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:
-    """The last iterates of foolbox's PGD from the given start."""
+def foolbox_pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:
+    """Return the last iterates of foolbox's PGD from this start."""
     theirs = PGD[attack.norm](abs_stepsize=attack.step_length, steps=attack.steps, random_start=True)
     theirs.get_random_start = lambda x0, epsilon: eagerpy.astensor(start)
     adv_BCHW: Tensor = theirs.run(foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), x, y, epsilon=attack.eps)
@@ -76,38 +75,38 @@ def foolboxed(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Att
 
 @pytest.mark.parametrize("start", ["sphere", "ball"])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_adversarial_images_are_foolboxs(trained: nn.Module, digits: Split, norm: str, start: str) -> None:
-    """Image by image from the same start, where no pixel meets the box: there the two projections coincide.
+def test_adversarial_images_equal_foolboxs(trained: nn.Module, digits: Split, norm: str, start: str) -> None:
+    """Image by image from the same start, in double precision because foolbox computes p_y − 1.
 
-    Pixels in [0.4, 0.6] are at least 0.4 from the box, and an iterate goes at most ε + step ≤ 0.4 from x. Ours clamps
-    before the ball and after it, theirs only after it. In double precision, because theirs computes p_y − 1.
+    Ours clamps before and after the projection, foolbox only after it. Pixels in [0.4, 0.6] move by at most
+    ε + step ≤ 0.4, so no pixel is clamped.
     """
     step_size = 0.1 if norm == "l2" else 0.04
     attack = Attack(norm=norm, eps=0.3, steps=10, step_size=step_size, start=start)
     x, y = (0.4 + 0.2 * to_pixels(digits.x_NCHW)).double()[:100], digits.y_N[:100]
     first, model = balls.draw_start(x, attack, seeding.generator(0, "start")), copy.deepcopy(trained).double()
-    ours = attacks.perturb_from(model, x, y, first, attack=attack, form="strict")
-    torch.testing.assert_close(ours, foolboxed(model, x, y, first, attack), rtol=0.0, atol=1e-6)
+    ours = pgd.perturb_from(model, x, y, first, attack=attack, form="strict")
+    torch.testing.assert_close(ours, foolbox_pgd(model, x, y, first, attack), rtol=0.0, atol=1e-6)
     assert (ours - first).abs().flatten(1).amax(1).min() > 0.05
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.4), ("l2", 0.8), ("linf", 0.08), ("linf", 0.12)])
 def test_strict_is_never_weaker_than_foolbox(trained: nn.Module, digits: Split, norm: str, eps: float) -> None:
-    """On 360 test images with all of the box, 20 steps from the same start: within 0.2 points at worst."""
+    """By more than 0.2 points, on 360 test images, with 20 steps from the same start."""
     attack, x, y = Attack(norm=norm, eps=eps, steps=20), to_pixels(digits.x_NCHW), digits.y_N
     first = balls.draw_start(x, attack, seeding.generator(0, "start"))
-    ours = attacks.find_broken(trained, x, y, first, attack=attack, form="strict")
-    theirs = trained(foolboxed(trained, x, y, first, attack)).argmax(1) != y
+    ours = pgd.find_broken(trained, x, y, first, attack=attack, form="strict")
+    theirs = trained(foolbox_pgd(trained, x, y, first, attack)).argmax(1) != y
     assert ours.sum() >= theirs.sum() - 0.002 * len(y)
     assert 0 < theirs.sum() < len(y)
 
 
-def test_autoattack_breaks_no_fewer_than_pgd(trained: nn.Module, digits: Split) -> None:
-    """At l2 0.9 on 40 images, to within one; where it breaks all of them before Square, it takes a second."""
+def test_autoattack_breaks_as_many_as_pgd(trained: nn.Module, digits: Split) -> None:
+    """At l2 0.9 on 40 images, within one image."""
     x, y, attack = to_pixels(digits.x_NCHW[:40]), digits.y_N[:40], Attack(norm="l2", eps=0.9, steps=40)
     adv, broken = autoattack.perturb(trained, x, y, attack=attack, seed=0, batch_size=25)
     start = balls.draw_start(x, attack, seeding.generator(0, "start"))
-    strict = attacks.find_broken(trained, x, y, start, attack=attack, form="strict")
+    strict = pgd.find_broken(trained, x, y, start, attack=attack, form="strict")
     assert broken.sum() >= strict.sum() - 1
     assert strict.sum() > 30
     assert torch.linalg.vector_norm((adv - x).flatten(1), dim=1).max() <= 0.9 * (1 + 1e-5)
@@ -116,8 +115,8 @@ def test_autoattack_breaks_no_fewer_than_pgd(trained: nn.Module, digits: Split) 
     assert torch.equal(trained(adv).argmax(1) != y, broken)
 
 
-def test_autoattack_breaks_the_margins_of_a_linear_model_up_to_eps_times_the_weights_distance() -> None:
-    """Inside the box: m ≤ ε‖w₁ − w₀‖₁ under linf. Square makes its 5,000 queries for what is left."""
+def test_autoattack_breaks_a_linear_model_up_to_the_exact_margin() -> None:
+    """Within the box: m ≤ ε‖w₁ − w₀‖₁ under linf."""
     x, net = 0.4 + 0.2 * torch.rand(20, 1, 4, 4, generator=seeding.generator(0, "x")), linear(16, 2)
     w, b = net[1].weight.detach(), net[1].bias.detach()
     b.copy_(-0.5 * w.sum(1))
@@ -131,13 +130,13 @@ def test_autoattack_breaks_the_margins_of_a_linear_model_up_to_eps_times_the_wei
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
-#: A radius at which the ensemble's first attack breaks every image of the net, so that it ends within a second.
+#: Radii at which the ensemble's first attack breaks every image, so that it ends within a second.
 WIDE = {"l2": Attack(norm="l2", eps=2.0), "linf": Attack(norm="linf", eps=0.4)}
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_autoattack_depends_on_its_seed_alone(trained: nn.Module, digits: Split, norm: str) -> None:
-    """The same images again from a disturbed global generator, others from another seed; none of them survives."""
+    """Not on the global generator."""
     x, y = to_pixels(digits.x_NCHW[:12]), digits.y_N[:12]
 
     def images(seed: int, disturbance: int) -> Tensor:
@@ -153,26 +152,26 @@ def test_autoattack_depends_on_its_seed_alone(trained: nn.Module, digits: Split,
 
 
 class Stops(nn.Module):
-    """A net that draws from every global generator and, after so many forwards, raises.
+    """A network that draws from every global generator and raises after a number of forwards.
 
-    It returns probabilities, of which the library warns.
+    It returns probabilities, about which the library warns.
     """
 
     def __init__(self, net: nn.Module, forwards: float) -> None:
         super().__init__()
-        self.net, self.forwards, self.seen = net, forwards, 0
+        self.net, self.forwards, self.count = net, forwards, 0
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        self.seen += 1
+        self.count += 1
         torch.rand(1), np.random.rand(), python_random.random()
-        if self.seen > self.forwards:
+        if self.count > self.forwards:
             raise RuntimeError("stop")
         p_BK: Tensor = self.net(x_BCHW).softmax(-1)
         return p_BK
 
 
-def world(model: nn.Module) -> list[object]:
-    """All that an attack must leave as it was."""
+def global_state(model: nn.Module) -> list[object]:
+    """Return everything that an attack must not change."""
     _, keys, *numbers = np.random.get_state()
     parameters = [
         (p.requires_grad, p.tolist(), None if p.grad is None else p.grad.tolist()) for p in model.parameters()
@@ -191,40 +190,40 @@ def world(model: nn.Module) -> list[object]:
 
 @pytest.fixture
 def tracer() -> Iterator[None]:
-    """A trace function, as debuggers set it; the library's checks set one of their own, then none."""
+    """A trace function, as debuggers set it. The library sets its own, then none."""
     before = sys.gettrace()
-    sys.settrace(lambda frame, event, given: None)
+    sys.settrace(lambda frame, event, arg: None)
     yield
     sys.settrace(before)
 
 
 @pytest.mark.usefixtures("tracer")
 @pytest.mark.parametrize("forwards", [float("inf"), 8, 30], ids=["whole", "in the checks", "in an attack"])
-def test_autoattack_leaves_the_world_as_it_was(
+def test_autoattack_restores_global_state(
     trained: nn.Module,
     digits: Split,
     forwards: float,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Generators, trace function, modes, requires_grad and grad, also when the model raises; and nothing is printed."""
+    """Generators, trace function, modes, requires_grad and grad, also if the model raises. It prints nothing."""
     model = Stops(copy.deepcopy(trained).train(), forwards)
     model.net.layers[0].eval()
     first, *others = model.parameters()
     first.requires_grad_(False)
     others[0].grad = torch.ones_like(others[0])
-    before = world(model)
+    before = global_state(model)
     with pytest.raises(RuntimeError, match="stop") if forwards < 99 else contextlib.nullcontext():
         autoattack.measure_adversarial_accuracy(model, digits.at(slice(6)), attack=WIDE["linf"], seed=0, batch_size=6)
-    assert world(model) == before
+    assert global_state(model) == before
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
-    assert model.seen > 8
+    assert model.count > 8
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
-def test_autoattack_takes_few_classes(classes: int) -> None:
-    """A linear net of two, three and four classes: without APGD-T, with APGD on DLR in its place, and with it."""
+def test_autoattack_supports_few_classes(classes: int) -> None:
+    """With two classes there is no APGD-T, with three APGD on DLR replaces it."""
     x_NCHW, net = torch.rand(8, 1, 6, 6, generator=seeding.generator(0, "x")), linear(36, classes)
     split = Split(x_NCHW, net(x_NCHW).argmax(1))
     attack = Attack(norm="l2", eps=3.0)
@@ -234,10 +233,9 @@ def test_autoattack_takes_few_classes(classes: int) -> None:
 
 
 @pytest.mark.parametrize(("shape", "fits"), [((1, 8, 8), True), ((3, 32, 32), True), ((1, 14, 14), False)])
-def test_square_takes_the_images_that_autoattack_says_it_does(shape: tuple[int, int, int], fits: bool) -> None:
-    """Under l2 its first grid is cut by the edge of an image of 14 pixels; under linf any image does."""
-    why = autoattack.find_problem(Attack(norm="l2"), shape)
-    assert (why is None) == fits
+def test_find_problem_agrees_with_square(shape: tuple[int, int, int], fits: bool) -> None:
+    """Under l2 its first grid does not fit into an image of 14 pixels; under linf any image works."""
+    assert (autoattack.find_problem(Attack(norm="l2"), shape) is None) == fits
     assert autoattack.find_problem(Attack(norm="linf"), shape) is None
     model = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 2))
     square = SquareAttack(model, norm="L2", n_queries=3, eps=1e-3, seed=0, device="cpu")
@@ -249,10 +247,9 @@ def test_square_takes_the_images_that_autoattack_says_it_does(shape: tuple[int, 
         square.perturb(x, model(x).argmax(1))
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(
+def test_without_the_extra_the_error_has_the_remedy(
     trained: nn.Module, digits: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is attacked."""
     assert autoattack.is_installed()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     assert not autoattack.is_installed()
