@@ -180,8 +180,8 @@ def _settings(study: Study, setup: Setup) -> dict[str, set[Any]]:
         "start": attack.start,
         "augmentation": _augmentation(training.augment),
     }
-    targets = [arm.targets for arm in study.arms.values() if arm.targets]
-    maps = {f"maps_{name}": {getattr(one, name) for one in targets} for name in MapSettings.model_fields}
+    all_targets = [arm.targets for arm in study.arms.values() if arm.targets]
+    maps = {f"maps_{name}": {getattr(targets, name) for targets in all_targets} for name in MapSettings.model_fields}
     return {field: {value} for field, value in settings.items()} | maps
 
 

@@ -8,22 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.canvas import (
-    FONT,
-    INK,
-    MANY,
-    MUTED,
-    Look,
-    NothingToDraw,
-    Options,
-    describe_n,
-    height_for,
-    label,
-    looks,
-    panels,
-    reach,
-    titles,
-)
+from analysis.figures import canvas
+from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
 from tune_interpreg.store import ledger
@@ -90,8 +76,8 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     trials, repeats = trial_accuracies(results), repeat_accuracies(results)
     if not trials and not repeats:
         raise NothingToDraw("no trial has both accuracies yet")
-    look = looks(results.study)
-    drawing, axes = panels(bool(trials) + bool(repeats), height=height_for(len(repeats), 3.3))
+    look = canvas.looks(results)
+    drawing, axes = canvas.panels(bool(trials) + bool(repeats), height=canvas.height_for(len(repeats), 3.3))
     caption = []
     if trials:
         draw_trials(axes[0], trials, look)
@@ -100,52 +86,53 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
             f"Search: {count} trials of {len(trials)} arms, one seed each, on validation images; line: Pareto front."
         )
     if repeats:
-        draw_repeats(axes[-1], repeats, look, titles(results))
+        draw_repeats(axes[-1], repeats, look)
         attack = results.study.evaluation_attack
+        n = canvas.describe_n({arm: of_arm.n for arm, of_arm in repeats.items()}, results)
         caption.append(
-            f"Repeats: means over {describe_n({arm: one.n for arm, one in repeats.items()}, results)} on test images"
+            f"Repeats: means over {n} on test images"
             f" with {_interval_names(repeats)}, strict attack, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps."
         )
     return drawing, " ".join([*caption, "Each arm has the same colour in all figures."])
 
 
-def draw_trials(axes: Axes, trials: dict[str, Array], look: dict[str, Look]) -> Axes:
-    """Draw search trials in their arms' colours and the Pareto front of all; return the axes."""
-    many = sum(map(len, trials.values())) > MANY
+def draw_trials(axes: Axes, trials: dict[str, Array], look: dict[str, Look]) -> None:
+    """Draw search trials in their arms' colours and the Pareto front of all."""
+    many = sum(map(len, trials.values())) > canvas.MANY
     dots: Options = {"linestyle": "", "markersize": 2.5 if many else 5, "markeredgewidth": 0, "alpha": 0.75}
     for arm, points_T2 in trials.items():
         axes.plot(*points_T2.T, color=look[arm].colour, marker=look[arm].marker, rasterized=many, **dots)
     points_T2 = np.concatenate(list(trials.values()))
     front_T2 = pareto_front(points_T2)
-    axes.step(*front_T2.T, where="pre", color=INK, linewidth=1, zorder=1)
-    spot: Options = {"textcoords": "offset points", "ha": "left", "fontsize": FONT - 1, "color": MUTED}
+    axes.step(*front_T2.T, where="pre", color=canvas.INK, linewidth=1, zorder=1)
+    spot: Options = {"textcoords": "offset points", "ha": "left", "fontsize": canvas.FONT - 1, "color": canvas.MUTED}
     axes.annotate("Pareto front", front_T2[0], (0, 5), **spot)
     clean, adversarial = (axis_limits(column_T) for column_T in points_T2.T)
     outside = int(((points_T2[:, 0] < clean[0]) | (points_T2[:, 1] < adversarial[0])).sum())
     if outside:
         text = f"{outside} trial{'s' * (outside > 1)} outside"
-        axes.text(0.02, 0.02, text, transform=axes.transAxes, color=MUTED, fontsize=FONT - 1)
+        axes.text(0.02, 0.02, text, transform=axes.transAxes, color=canvas.MUTED, fontsize=canvas.FONT - 1)
     axes.set(title="Search, validation images", xlabel="clean accuracy, %", ylabel="adversarial accuracy, %")
     axes.set(xlim=clean, ylim=adversarial)
-    return axes
 
 
-def draw_repeats(
-    axes: Axes, repeats: dict[str, RepeatAccuracies], look: dict[str, Look], names: dict[str, str]
-) -> Axes:
-    """Draw repeats as crosses of two intervals, named at the right; return the axes."""
-    for arm, one in repeats.items():
-        bars: Options = {"xerr": reach(one.clean), "yerr": reach(one.adversarial), "elinewidth": 1.1}
-        axes.errorbar(one.clean.mean, one.adversarial.mean, fmt=look[arm].marker, color=look[arm].colour, **bars)
+def draw_repeats(axes: Axes, repeats: dict[str, RepeatAccuracies], look: dict[str, Look]) -> None:
+    """Draw repeats as crosses of two intervals, named at the right."""
+    for arm, of_arm in repeats.items():
+        bars: Options = {
+            "xerr": canvas.reach(of_arm.clean),
+            "yerr": canvas.reach(of_arm.adversarial),
+            "elinewidth": 1.1,
+        }
+        axes.errorbar(of_arm.clean.mean, of_arm.adversarial.mean, fmt=look[arm].marker, color=look[arm].colour, **bars)
     axes.set(title="Repeats, test images", xlabel="clean accuracy, %", ylabel="adversarial accuracy, %")
     axes.margins(0.08)
     edge = axes.get_xlim()[1]
-    ends = [(edge, one.adversarial.mean) for one in repeats.values()]
-    return label(axes, ends, [names[arm] for arm in repeats], [look[arm].colour for arm in repeats])
+    canvas.label(axes, {arm: (edge, of_arm.adversarial.mean) for arm, of_arm in repeats.items()}, look)
 
 
 def _interval_names(repeats: dict[str, RepeatAccuracies]) -> str:
-    single = [one.n == 1 for one in repeats.values()]
+    single = [of_arm.n == 1 for of_arm in repeats.values()]
     if all(single):
         return "95% intervals of Wilson, of one model over its images"
     return "95% Student t intervals" + (", of a single seed Wilson's over its images" if any(single) else "")

@@ -19,7 +19,6 @@ from scipy.optimize import isotonic_regression
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Study
 
 Array = np.ndarray
 Options = dict[str, Any]  # keyword arguments of matplotlib
@@ -85,22 +84,26 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class Look:
-    """The colour and marker of an arm in all figures."""
+    """The colour, marker and name of an arm in all figures."""
 
     colour: str
     marker: str
+    name: str
 
 
-def looks(study: Study) -> dict[str, Look]:
+def looks(results: Results) -> dict[str, Look]:
     """Return each arm's look, in the study's order; arms of the same colour have different markers."""
-    turns = {arm: divmod(place, len(COLOURS)) for place, arm in enumerate(study.arms)}
-    return {arm: Look(COLOURS[colour], MARKERS[turn % len(MARKERS)]) for arm, (turn, colour) in turns.items()}
+    by_arm = {}
+    for place, arm in enumerate(results.study.arms):
+        turn, colour = divmod(place, len(COLOURS))
+        by_arm[arm] = Look(COLOURS[colour], MARKERS[turn % len(MARKERS)], short_title(results, arm))
+    return by_arm
 
 
-def titles(results: Results, longest: int = 32) -> dict[str, str]:
-    """Return each arm's title on one line, cut to ``longest`` characters."""
-    lines = {arm: " ".join(results.title(arm).split()) for arm in results.study.arms}
-    return {arm: line if len(line) <= longest else f"{line[: longest - 1]}…" for arm, line in lines.items()}
+def short_title(results: Results, arm: str, longest: int = 32) -> str:
+    """Return an arm's title on one line, cut to ``longest`` characters."""
+    line = " ".join(results.title(arm).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
@@ -108,8 +111,8 @@ def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
 
     n_by_arm: arm → n; if an arm's means have different n, the smallest.
     """
-    most, names = max(n_by_arm.values()), titles(results)
-    fewer = [f"{names[arm]} {n}" for arm, n in n_by_arm.items() if n < most]
+    most = max(n_by_arm.values())
+    fewer = [f"{short_title(results, arm)} {n}" for arm, n in n_by_arm.items() if n < most]
     of = f" of {results.seed_count}" if most < results.seed_count else ""
     return f"n = {most}{of} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
 
@@ -153,26 +156,25 @@ def reach(interval: Interval) -> Array | None:
     return np.asarray([[interval.mean - interval.low], [interval.high - interval.mean]])
 
 
-def label(axes: Axes, ends: Sequence[tuple[float, float]], texts: Sequence[str], colours: Sequence[str]) -> Axes:
-    """Name points to the right of the axes, with a thin line from the edge to each name; return the axes.
+def label(axes: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Look]) -> None:
+    """Name arms to the right of the axes, with a thin line from each arm's end to its name.
 
-    ends: (x, y) in data units. Call it when the limits are final.
+    ends: arm → (x, y) in data units. Call it when the limits are final.
     """
     axes.autoscale_view()
     to_fraction = axes.transAxes.inverted()
-    heights = [float(to_fraction.transform(axes.transData.transform(end))[1]) for end in ends]
+    heights = [float(to_fraction.transform(axes.transData.transform(end))[1]) for end in ends.values()]
     figure, grid = axes.get_figure(root=True), axes.get_subplotspec()
     assert figure is not None
     assert grid is not None
     points = 72 * 0.8 * figure.get_figheight() / grid.get_gridspec().nrows
     line: Options = {"arrowstyle": "-", "linewidth": 0.9, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
     spot: Options = {"textcoords": "axes fraction", "va": "center", "fontsize": FONT - 0.5}
-    for end, height, text, colour in zip(ends, spread(heights, 1.35 * FONT / points), texts, colours, strict=True):
-        axes.annotate(text, end, (1.07, height), arrowprops=line | {"color": colour}, **spot)
-    return axes
+    for (arm, end), height in zip(ends.items(), spread(heights, 1.35 * FONT / points), strict=True):
+        axes.annotate(look[arm].name, end, (1.07, height), arrowprops=line | {"color": look[arm].colour}, **spot)
 
 
-def log_ticks(axes: Axes, which: str) -> Axes:
+def log_ticks(axes: Axes, which: str) -> None:
     """Make an axis, ``x`` or ``y``, logarithmic with plain numbers at its ticks: 0.01, not 10⁻²."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -180,7 +182,6 @@ def log_ticks(axes: Axes, which: str) -> Axes:
     axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-    return axes
 
 
 def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:

@@ -1,28 +1,22 @@
-"""Learning curves of the repeats: means over seeds, in a band from the lowest to the highest seed."""
+"""Curves in bands: learning curves of the repeats, and accuracy by the radius of the attack."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.canvas import (
-    Look,
-    NothingToDraw,
-    Options,
-    describe_n,
-    height_for,
-    label,
-    log_ticks,
-    looks,
-    panels,
-    titles,
-)
+from analysis.figures import canvas
+from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results import rows
 from analysis.results.results import Results
+from analysis.statistics.intervals import student_t
+from analysis.tables.honesty import collect_checks
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.metric_names import TRAIN_LOSS, VAL_ACCURACY
 
@@ -34,77 +28,125 @@ PANELS = {VAL_ACCURACY: ("Validation accuracy, %", 100.0), TRAIN_LOSS: ("Trainin
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric per epoch, counted from 1: mean, lowest and highest of n seeds."""
+    """A mean over n seeds at P points, in a band; low_P and high_P are NaN where there is no band."""
 
-    epochs_E: Array
-    mean_E: Array
-    low_E: Array
-    high_E: Array
+    x_P: Array
+    mean_P: Array
+    low_P: Array
+    high_P: Array
     n: int
 
 
-def curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curve]:
-    """Return arm → the metric's curve over its finished repeats; epochs that a seed lacks are left out."""
+def learning_curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curve]:
+    """Return arm → the metric by epoch, counted from 1, in a band of all seeds; epochs that a seed lacks are left out.
+
+    factor: to the unit shown.
+    """
     by_arm: dict[str, Curve] = {}
     for arm, group in results.current.repeats.items():
         lines = []
         for seed, record in rows.finished_repeats(group, results.study.seeds).items():
             if str(seed) in record.get("curves", {}):
                 lines.append([epoch.get(metric, np.nan) for epoch in record["curves"][str(seed)]])
-        curve = _curve(lines, factor) if lines else None
-        if curve:
-            by_arm[arm] = curve
+        if not lines:
+            continue
+        length = min(map(len, lines))
+        values_SE = factor * np.asarray([line[:length] for line in lines], dtype=float)
+        complete_E = np.isfinite(values_SE).all(0)
+        if complete_E.any():
+            epochs_P, values_SP = 1 + np.flatnonzero(complete_E), values_SE[:, complete_E]
+            by_arm[arm] = Curve(epochs_P, values_SP.mean(0), values_SP.min(0), values_SP.max(0), len(lines))
     return by_arm
 
 
-def figure(results: Results, store: Store) -> tuple[Figure, str]:
+def radius_curves(results: Results) -> dict[str, Curve]:
+    """Return arm → accuracy in percent by radius in its 95% interval, at the radii that all checked seeds have."""
+    by_arm: dict[str, Curve] = {}
+    for arm, seeds in collect_checks(results).items():
+        by_seed = [accuracies for accuracies in map(_accuracy_by_radius, seeds.values()) if accuracies]
+        radii = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+        if radii:
+            intervals = [student_t([accuracies[radius] for accuracies in by_seed]) for radius in radii]
+            mean_P, low_P, high_P = (
+                np.asarray([getattr(interval, name) for interval in intervals], dtype=float)
+                for name in ("mean", "low", "high")
+            )
+            by_arm[arm] = Curve(np.asarray(radii), mean_P, low_P, high_P, len(by_seed))
+    return by_arm
+
+
+def learning_figure(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw one panel per metric."""
-    shown = {metric: curves(results, metric, factor) for metric, (_, factor) in PANELS.items()}
+    shown = {metric: learning_curves(results, metric, factor) for metric, (_, factor) in PANELS.items()}
     shown = {metric: by_arm for metric, by_arm in shown.items() if by_arm}
     if not shown:
         raise NothingToDraw("no finished repeat has curves")
-    look = looks(results.study)
-    drawing, axes = panels(len(shown), height=height_for(max(map(len, shown.values())), 2.9))
-    for panel, (metric, by_arm) in zip(axes, shown.items(), strict=True):
-        draw_curves(panel, by_arm, look)
-        panel.set(title=PANELS[metric][0], xlabel="epoch")
-    if spans_decades(shown.get(TRAIN_LOSS, {})):
-        log_ticks(axes[-1], "y")
-    ends = [(float(curve.epochs_E[-1]), float(curve.mean_E[-1])) for curve in by_arm.values()]
-    label(axes[-1], ends, [titles(results)[arm] for arm in by_arm], [look[arm].colour for arm in by_arm])
+    look = canvas.looks(results)
+    figure, axes = canvas.panels(len(shown), height=canvas.height_for(max(map(len, shown.values())), 2.9))
     n_by_arm: dict[str, int] = {}
-    for of_metric in shown.values():
-        for arm, curve in of_metric.items():
-            n_by_arm[arm] = min(curve.n, n_by_arm.get(arm, curve.n))
+    for panel, (metric, by_arm) in zip(axes, shown.items(), strict=True):
+        draw_curves(panel, by_arm, look, points_up_to=8)
+        panel.set(title=PANELS[metric][0], xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        n_by_arm |= {arm: min(curve.n, n_by_arm.get(arm, curve.n)) for arm, curve in by_arm.items()}
+    if spans_decades(shown.get(TRAIN_LOSS, {})):
+        canvas.log_ticks(axes[-1], "y")
+    _name_ends(axes[-1], by_arm, look)
     caption = (
-        f"Repeats by epoch: mean over {describe_n(n_by_arm, results)}, in a band from the lowest to the highest seed."
-        " The training loss includes each arm's own penalty, and in adversarial training the attack, so compare its"
-        " level only between matched arms."
+        f"Repeats by epoch: mean over {canvas.describe_n(n_by_arm, results)}, in a band from the lowest to the highest"
+        " seed. The training loss includes each arm's own penalty, and in adversarial training the attack, so compare"
+        " its level only between matched arms."
     )
-    return drawing, caption
+    return figure, caption
 
 
-def spans_decades(by_arm: dict[str, Curve]) -> bool:
+def radius_figure(results: Results, store: Store) -> tuple[Figure, str]:
+    """Draw one line per arm."""
+    curves = radius_curves(results)
+    if not curves:
+        raise NothingToDraw("no repeat was checked at several radii")
+    look, attack = canvas.looks(results), results.study.evaluation_attack
+    figure, (axes,) = canvas.panels(1, height=canvas.height_for(len(curves), 3.2))
+    draw_curves(axes, curves, look, points_up_to=1_000)
+    axes.set(xlabel="radius ε", ylabel="adversarial accuracy, %", ylim=(0, 100))
+    axes.set_xlim(left=0)
+    axes.axvline(attack.eps, color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    spot: Options = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+    axes.annotate(f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), color=canvas.MUTED, fontsize=canvas.FONT - 1, **spot)
+    _name_ends(axes, curves, look)
+    n_by_arm = {arm: curve.n for arm, curve in curves.items()}
+    single = ", of a single seed none" if 1 in n_by_arm.values() else ""
+    caption = (
+        f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps), on the validation"
+        f" images of the checks: means over {canvas.describe_n(n_by_arm, results)}, in a band of their 95% Student t"
+        f" interval{single}. Dashed: the radius of the tables."
+    )
+    return figure, caption
+
+
+def spans_decades(by_arm: Mapping[str, Curve]) -> bool:
     """Return True if the curves are positive and the highest value is at least eight times the lowest."""
-    lowest = min((float(curve.low_E.min()) for curve in by_arm.values()), default=0.0)
-    return lowest > 0 and max(float(curve.high_E.max()) for curve in by_arm.values()) >= 8 * lowest
+    lowest = min((float(curve.low_P.min()) for curve in by_arm.values()), default=0.0)
+    return lowest > 0 and max(float(curve.high_P.max()) for curve in by_arm.values()) >= 8 * lowest
 
 
-def draw_curves(axes: Axes, by_arm: dict[str, Curve], look: dict[str, Look]) -> Axes:
-    """Draw one line and band per arm; return the axes."""
+def draw_curves(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look], *, points_up_to: int) -> None:
+    """Draw one line and band per arm, with markers on curves of fewer points than ``points_up_to``."""
     for arm, curve in by_arm.items():
-        dot: Options = {"marker": look[arm].marker, "markersize": 3} if len(curve.epochs_E) < 8 else {}
-        axes.plot(curve.epochs_E, curve.mean_E, color=look[arm].colour, **dot)
-        axes.fill_between(curve.epochs_E, curve.low_E, curve.high_E, color=look[arm].colour, alpha=0.16, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return axes
+        marks: Options = {"marker": look[arm].marker, "markersize": 3.5} if len(curve.x_P) < points_up_to else {}
+        axes.plot(curve.x_P, curve.mean_P, color=look[arm].colour, **marks)
+        axes.fill_between(curve.x_P, curve.low_P, curve.high_P, color=look[arm].colour, alpha=0.16, linewidth=0)
 
 
-def _curve(lines: list[list[float]], factor: float) -> Curve | None:
-    length = min(map(len, lines))
-    values_SE = factor * np.asarray([line[:length] for line in lines], dtype=float)
-    complete_E = np.isfinite(values_SE).all(0)
-    if not complete_E.any():
-        return None
-    epochs_E, values_SE = 1 + np.flatnonzero(complete_E), values_SE[:, complete_E]
-    return Curve(epochs_E, values_SE.mean(0), values_SE.min(0), values_SE.max(0), len(lines))
+def _name_ends(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look]) -> None:
+    ends = {arm: (float(curve.x_P[-1]), float(curve.mean_P[-1])) for arm, curve in by_arm.items()}
+    canvas.label(axes, ends, look)
+
+
+def _accuracy_by_radius(checks: list[Mapping[str, Any]]) -> dict[float, float]:
+    """Return radius → accuracy in percent from one seed's checks, without the unbounded attack."""
+    accuracies: dict[str, float] = {}
+    for check in checks:
+        if check["check"] == "radius":
+            accuracies |= check["values"]
+    return {float(radius): 100 * float(value) for radius, value in accuracies.items() if radius != "inf"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.figures import accuracies, curves, gradients, maps, matching, radii
+from analysis.figures import accuracies, curves, gradients, maps, matching
 from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, folder, save
 from analysis.results.results import Results
 from analysis.results.rows import first_line
@@ -17,18 +17,18 @@ from tune_interpreg.store.store import Store
 #: Name → (title, function that returns the figure and its caption), in the report's order.
 FIGURES: dict[str, tuple[str, Callable[[Results, Store], tuple[Figure, str]]]] = {
     "accuracies": ("Clean and adversarial accuracy", accuracies.figure),
-    "radii": ("Accuracy by radius of the attack", radii.figure),
+    "radii": ("Accuracy by radius of the attack", curves.radius_figure),
     "gradients": ("Gradient norms", gradients.figure),
     "figure-1": ("Figure 1. Saliency maps of robust and non-robust teachers", maps.figure_1),
     "figure-2": ("Figure 2. SmoothGrad and simple gradient", maps.figure_2),
     "matching": ("Matched training losses", matching.figure),
-    "curves": ("Learning curves", curves.figure),
+    "curves": ("Learning curves", curves.learning_figure),
 }
 
 
-def draw(results: Results, store: Store) -> list[DrawnFigure]:
-    """Draw all figures to the store's report/figures. The caption of one without data says why."""
-    return [_draw(name, results, store) for name in FIGURES]
+def draw(results: Results, store: Store, names: Iterable[str] = tuple(FIGURES)) -> list[DrawnFigure]:
+    """Draw figures to the store's report/figures. The caption of one without data says why; names: keys of FIGURES."""
+    return [_draw(name, results, store) for name in names]
 
 
 def _draw(name: str, results: Results, store: Store) -> DrawnFigure:

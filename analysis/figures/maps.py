@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from analysis.figures.canvas import FONT, MUTED, WIDTH, NothingToDraw, Options, titles
+from analysis.figures import canvas
+from analysis.figures.canvas import NothingToDraw, Options
 from analysis.results.results import Results
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.recipe import Maps
@@ -123,8 +124,8 @@ def _settings(teachers: list[TeacherMaps]) -> str:
     return "; ".join(f"{title}: {text}" for title, text in by_title.items())
 
 
-def draw_rows(axes: Axes, shown: list[TileRow]) -> Axes:
-    """Draw rows of square tiles, the first on top, their names to the left; return the axes."""
+def draw_rows(axes: Axes, shown: list[TileRow]) -> None:
+    """Draw rows of square tiles, the first on top, their names to the left."""
     for place, row in enumerate(shown):
         top = -place * (1 + GAP)
         for column, tile in enumerate(row.tiles):
@@ -133,21 +134,20 @@ def draw_rows(axes: Axes, shown: list[TileRow]) -> Axes:
             axes.imshow(tile, extent=(left, left + 1, top - 1, top), interpolation="none", **colours)
         apart = 0.12 if row.name and row.detail else 0.0
         spot: Options = {"x": -0.15, "ha": "right", "va": "center"}
-        axes.text(y=top - 0.5 + apart, s=row.name, fontweight="bold", fontsize=FONT - 0.5, **spot)
-        axes.text(y=top - 0.5 - apart, s=row.detail, color=MUTED, fontsize=FONT - 1, **spot)
+        axes.text(y=top - 0.5 + apart, s=row.name, fontweight="bold", fontsize=canvas.FONT - 0.5, **spot)
+        axes.text(y=top - 0.5 - apart, s=row.detail, color=canvas.MUTED, fontsize=canvas.FONT - 1, **spot)
     columns = max(len(row.tiles) for row in shown)
     axes.set(xlim=(0, columns * (1 + GAP) - GAP), ylim=(-len(shown) * (1 + GAP) + GAP, 0))
     axes.set_axis_off()
-    return axes
 
 
 def _mosaic(shown: list[TileRow]) -> Figure:
     columns = max(len(row.tiles) for row in shown) * (1 + GAP) - GAP
     lines = len(shown) * (1 + GAP) - GAP
-    side = (WIDTH - LABELS - 0.08) / max(columns, SHOWN)
-    figure = Figure(figsize=(WIDTH, side * lines + 0.16))
+    side = (canvas.WIDTH - LABELS - 0.08) / max(columns, SHOWN)
+    figure = Figure(figsize=(canvas.WIDTH, side * lines + 0.16))
     low, high = 0.08 / figure.get_figheight(), side * lines / figure.get_figheight()
-    draw_rows(figure.add_axes((LABELS / WIDTH, low, side * columns / WIDTH, high)), shown)
+    draw_rows(figure.add_axes((LABELS / canvas.WIDTH, low, side * columns / canvas.WIDTH, high)), shown)
     return figure
 
 
@@ -169,15 +169,15 @@ def _read(results: Results, arm: str, maps: Maps, store: Store) -> TeacherMaps:
         arrays = [preview[name] for name in ("images_NCHW", "smoothgrad_NCHW", "gradient_NCHW")]
     except (OSError, SafetensorError, KeyError) as error:
         raise NothingToDraw(f"{path.name} cannot be read ({error!r})") from None
-    title = titles(results, longest=22)[arm]
+    title = canvas.short_title(results, arm, longest=22)
     return TeacherMaps(arm, title, maps, _phis(results, arm), *arrays)
 
 
 def _phis(results: Results, teacher: str) -> tuple[float, ...]:
     """Return the paper's φ and, if different, the φ of the first arm trained with these maps unpermuted."""
-    for arm, one in results.study.arms.items():
-        repeats = results.current.repeats[arm]
-        if one.targets and one.targets.teacher == teacher and repeats and not repeats[-1]["recipe"]["maps"]["permute"]:
+    for name, arm in results.study.arms.items():
+        repeats = results.current.repeats[name]
+        if arm.targets and arm.targets.teacher == teacher and repeats and not repeats[-1]["recipe"]["maps"]["permute"]:
             phi = repeats[-1]["recipe"]["params"].get("phi")
             return tuple(dict.fromkeys((PHI, float(phi)))) if isinstance(phi, (int, float)) else (PHI,)
     return (PHI,)

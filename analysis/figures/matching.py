@@ -11,20 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.canvas import (
-    FONT,
-    INK,
-    MANY,
-    MUTED,
-    Look,
-    NothingToDraw,
-    Options,
-    describe_n,
-    log_ticks,
-    looks,
-    panels,
-    titles,
-)
+from analysis.figures import canvas
+from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.tables.symbols import SYMBOLS, to_mathtext
 from tune_interpreg.store import ledger
@@ -61,12 +49,12 @@ class MatchingSearch:
 
 def matching_searches(results: Results) -> list[MatchingSearch]:
     """Return every search that matches a loss, has a target, and has a finished trial."""
-    found = [
+    searches = [
         _collect(results, name, arm.search, arm.search.match_loss_of)
         for name, arm in results.study.arms.items()
         if arm.search and arm.search.match_loss_of
     ]
-    return [search for search in found if search]
+    return [search for search in searches if search]
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
@@ -74,60 +62,61 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     searches = matching_searches(results)
     if not searches:
         raise NothingToDraw("no search has matched a training loss yet")
-    look, names = looks(results.study), titles(results)
-    drawing, axes = panels(len(searches), height=2.55)
+    look = canvas.looks(results)
+    drawing, axes = canvas.panels(len(searches), height=2.55)
     for search, panel in zip(searches, axes, strict=True):
-        draw_search(panel, search, look[search.arm], names[search.reference])
-        panel.set_title(names[search.arm])
+        draw_search(panel, search, look[search.arm], look[search.reference].name)
+        panel.set_title(look[search.arm].name)
     n_by_arm = {search.reference: search.n for search in searches}
     caption = (
         "Training loss (mean over the last epoch) of every search trial, one seed each, by strength. Dashed: the loss"
-        f" to match, the mean over {describe_n(n_by_arm, results)} of the reference, in a band of its standard error."
-        " Cross: the matched strength, with its 90% interval. Rings: the repeats at their strength. Paler: trials with"
-        " other parameters than the chosen ones. Ticks at the top: trials that diverged."
+        f" to match, the mean over {canvas.describe_n(n_by_arm, results)} of the reference, in a band of its standard"
+        " error. Cross: the matched strength, with its 90% interval. Rings: the repeats at their strength. Paler:"
+        " trials with other parameters than the chosen ones. Ticks at the top: trials that diverged."
     )
     return drawing, caption
 
 
-def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) -> Axes:
-    """Draw one search and its target, named after ``reference``; return the axes."""
+def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) -> None:
+    """Draw one search and its target, named after ``reference``."""
     _draw_trials(axes, search, look)
     _draw_target(axes, search, reference)
     if search.match:
         low, high = search.match[0] - search.interval[0], search.interval[1] - search.match[0]
         cross: Options = {"markersize": 7, "markeredgewidth": 1.8, "elinewidth": 1.6, "capsize": 3}
-        axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=INK, **cross)
+        axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=canvas.INK, **cross)
     if search.reason:
-        axes.text(0.99, 0.02, "no match", transform=axes.transAxes, ha="right", fontweight="bold", fontsize=FONT - 1)
+        axes.text(
+            0.99, 0.02, "no match", transform=axes.transAxes, ha="right", fontweight="bold", fontsize=canvas.FONT - 1
+        )
     losses = [loss for _, loss in search.trials + search.other_trials + search.repeats]
     if min(losses) > 0 and max(losses) / min(losses) > 8:
-        log_ticks(axes, "y")
-    log_ticks(axes, "x")
+        canvas.log_ticks(axes, "y")
+    canvas.log_ticks(axes, "x")
     axes.set_ylabel("training loss")
     axes.set_xlabel(to_mathtext(search.symbol), parse_math=True)
-    return axes
 
 
 def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
-    many = len(search.trials) + len(search.other_trials) > MANY
+    many = len(search.trials) + len(search.other_trials) > canvas.MANY
     dots: Options = {"color": look.colour, "markersize": 4.5, "markeredgewidth": 0, "rasterized": many}
     axes.plot(*_columns(search.other_trials), "o", alpha=0.25, **dots)
     axes.plot(*_columns(search.trials), "o", alpha=0.85, **dots)
     rings: Options = {"markerfacecolor": "none", "markersize": 8, "markeredgewidth": 0.9}
     axes.plot(*_columns(search.repeats), "o", color=look.colour, **rings)
-    if search.diverged:
-        top: Options = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-        axes.plot(
-            search.diverged, [1.0] * len(search.diverged), "|", color=INK, markersize=9, markeredgewidth=1.2, **top
-        )
+    ticks: Options = {"markersize": 9, "markeredgewidth": 1.2, "clip_on": False}
+    at_top = axes.get_xaxis_transform()
+    axes.plot(search.diverged, [1.0] * len(search.diverged), "|", color=canvas.INK, transform=at_top, **ticks)
 
 
 def _draw_target(axes: Axes, search: MatchingSearch, reference: str) -> None:
-    axes.axhspan(search.target - search.error, search.target + search.error, color=MUTED, alpha=0.25, linewidth=0)
-    axes.axhline(search.target, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
+    axes.axhspan(
+        search.target - search.error, search.target + search.error, color=canvas.MUTED, alpha=0.25, linewidth=0
+    )
+    axes.axhline(search.target, color=canvas.MUTED, linestyle=(0, (4, 3)), linewidth=1)
     spot: Options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "ha": "right"}
     text = f"loss of {reference}"
-    name = axes.annotate(text, (0.99, search.target), (0, -4), fontsize=FONT - 1, color=MUTED, **spot)
+    name = axes.annotate(text, (0.99, search.target), (0, -4), fontsize=canvas.FONT - 1, color=canvas.MUTED, **spot)
     name.set_in_layout(False)
 
 

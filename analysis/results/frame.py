@@ -49,6 +49,6 @@ def results(store: str | Path) -> pd.DataFrame:
 
 def _describe(study_results: Results, arm: str) -> dict[str, Any]:
     """Return a row with what the study says of an arm, and empty values for what a record says."""
-    known = {"arm": arm, "title": study_results.title(arm), "method": study_results.study.arms[arm].method}
+    described = {"arm": arm, "title": study_results.title(arm), "method": study_results.study.arms[arm].method}
     texts = dict.fromkeys(("metric", "key", "recipe_key", "device"), "")
-    return {**known, **texts, "images": 0, "value": math.nan, "seconds": math.nan, "finished": None}
+    return {**described, **texts, "images": 0, "value": math.nan, "seconds": math.nan, "finished": None}

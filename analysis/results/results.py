@@ -79,9 +79,9 @@ class Results:
 
     def title(self, arm: str) -> str:
         """Return an arm's printed name (see ``paper.title``), with its key if two arms share that name."""
-        titles = {name: paper.title(name, one) for name, one in self.study.arms.items()}
-        shared = list(titles.values()).count(titles[arm]) > 1
-        return f"{titles[arm]} ({arm})" if shared else titles[arm]
+        titles = [paper.title(name, self.study.arms[name]) for name in self.study.arms]
+        title = paper.title(arm, self.study.arms[arm])
+        return f"{title} ({arm})" if titles.count(title) > 1 else title
 
     def values(self, arm: str, metric: str) -> Mapping[int, float]:
         """Return seed → value of one metric of one arm, as recorded; only finite values."""

@@ -45,7 +45,7 @@ def collect_checks(results: Results) -> dict[str, SeedChecks]:
 
 
 def summarize_warnings(results: Results) -> list[str]:
-    """Return one line per check that warns: how many of the checked models, of which arms, and the remedy."""
+    """Return one line per check that warns: the number of models, their arms, and the remedy."""
     by_arm = collect_checks(results)
     models = sum(map(len, by_arm.values()))
     warnings: dict[str, list[tuple[str, str]]] = {}
@@ -83,10 +83,9 @@ def _notes(results: Results, by_arm: Mapping[str, SeedChecks]) -> Iterable[str]:
         f"PASS: in all {results.seed_count} seeds' models, or in (n=…) of them. WARN: explained below. {ABSENT}: did"
         " not run."
     )
-    images, of_ensemble = (
-        sorted({int(check["n"]) for _, _, check in _each(by_arm) if check["n"] and (check["check"] == ENSEMBLE) == own})
-        for own in (False, True)
-    )
+    counts = {(check["check"] == ENSEMBLE, int(check["n"])) for _, _, check in _each(by_arm) if check["n"]}
+    images = sorted(n for is_ensemble, n in counts if not is_ensemble)
+    of_ensemble = sorted(n for is_ensemble, n in counts if is_ensemble)
     ensemble = f" AutoAttack: {join_counts(of_ensemble)} of them." if of_ensemble else ""
     yield attack_note(results, f"{join_counts(images)} validation images") + ensemble
     widths = ", ".join(f"{50 * _width(n):.2g} points for {n} images" for n in sorted({*images, *of_ensemble}))

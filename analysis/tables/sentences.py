@@ -45,16 +45,19 @@ def _gain(results: Results, gain: Gain) -> str:
 
 
 def _robustness(ours: str, theirs: str, strict: Interval, compat: Interval) -> str:
-    """Compare two arms under strict, and under compat in brackets if it agrees."""
-    if not (_has_width(strict) or _has_width(compat)):
-        return f"{ours} − {theirs}: {_number(strict)} points (compat: {_number(compat)}), {_why_no_interval(strict)}"
-    if not (_has_width(strict) and _has_width(compat)) or strict.sign != compat.sign:
-        return f"{ours} against {theirs}: {_clause(strict)} under strict, but {_clause(compat)} under compat"
+    """Compare two arms under strict, with compat in brackets if both say the same."""
+    if strict.sign == compat.sign and _has_width(strict) == _has_width(compat):
+        compat_number = _size(compat) if compat.sign else _number(compat)
+        return _compare(ours, theirs, strict, f" (compat: {compat_number})")
+    return f"{ours} against {theirs}: {_clause(strict)} under strict, but {_clause(compat)} under compat"
+
+
+def _compare(ours: str, theirs: str, strict: Interval, compat: str = "") -> str:
+    if not _has_width(strict):
+        return f"{ours} − {theirs}: {_number(strict)} points{compat}, {_why_no_interval(strict)}"
     if strict.sign == 0:
-        difference = f"{_number(strict)} points (compat: {_number(compat)})"
-        return f"{ours} shows no difference in robustness from {theirs}: {difference}"
-    direction = "more" if strict.sign > 0 else "less"
-    return f"{ours} is {_size(strict)} points {direction} robust than {theirs} (compat: {_size(compat)})"
+        return f"{ours} shows no difference in robustness from {theirs}: {_number(strict)} points{compat}"
+    return f"{ours} is {_size(strict)} points {'more' if strict.sign > 0 else 'less'} robust than {theirs}{compat}"
 
 
 def _clause(interval: Interval) -> str:
@@ -104,15 +107,7 @@ def _match(results: Results, pair: MatchedPair, gains: list[Gain]) -> str:
         loss = "At matched training loss"
     else:
         loss = "At training losses that are not shown to be equal or different"
-    return f"{loss} ({residual}), {permuted} {_difference(strict, theirs)}{_share_of_gain(results, pair, gains)}."
-
-
-def _difference(strict: Interval, theirs: str) -> str:
-    if not _has_width(strict):
-        return f"differs in robustness from {theirs} by {_number(strict)} points, {_why_no_interval(strict)}"
-    if strict.sign == 0:
-        return f"shows no difference in robustness from {theirs} ({_number(strict)} points)"
-    return f"is {_size(strict)} points {'more' if strict.sign > 0 else 'less'} robust than {theirs}"
+    return f"{loss} ({residual}), {_compare(permuted, theirs, strict)}{_share_of_gain(results, pair, gains)}."
 
 
 def _share_of_gain(results: Results, pair: MatchedPair, gains: list[Gain]) -> str:

@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
-from analysis.figures import accuracies, curves, draw, gradients, maps, matching, radii
-from analysis.figures.canvas import NothingToDraw, looks, spread
+from analysis.figures import accuracies, curves, draw, gradients, maps, matching
+from analysis.figures.canvas import looks, spread
 from analysis.figures.draw import FIGURES
 from analysis.results.results import Results
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
-
-NAMES = ["accuracies", "radii", "gradients", "figure-1", "figure-2", "matching", "curves"]
 
 
 @pytest.fixture(scope="module")
@@ -124,21 +122,21 @@ def test_trials_with_other_parameters_are_apart(results):
 
 
 def test_a_curve_is_the_mean_of_its_seeds_in_their_band_from_epoch_1(results):
-    curve = curves.curves(results, "train/loss")["standard"]
-    assert curve.epochs_E.tolist() == [1, 2, 3]
-    assert curve.mean_E == pytest.approx([0.404, 0.202, 0.101])
-    assert curve.low_E == pytest.approx([0.4, 0.2, 0.1])
-    assert curve.high_E == pytest.approx([0.408, 0.204, 0.102])
+    curve = curves.learning_curves(results, "train/loss")["standard"]
+    assert curve.x_P.tolist() == [1, 2, 3]
+    assert curve.mean_P == pytest.approx([0.404, 0.202, 0.101])
+    assert curve.low_P == pytest.approx([0.4, 0.2, 0.1])
+    assert curve.high_P == pytest.approx([0.408, 0.204, 0.102])
     assert curve.n == 2
-    assert curves.curves(results, "val/none") == {}
+    assert curves.learning_curves(results, "val/none") == {}
 
 
 def test_accuracy_by_radius_leaves_out_the_unbounded_attack(results):
-    (fall,) = radii.radius_curves(results).values()
-    assert fall.radii_R.tolist() == [0, 0.25, 0.5]
-    assert fall.mean_R == pytest.approx([99.1, 69.55, 40])
-    assert fall.half_width_R == pytest.approx([0, 0, 0])
-    assert fall.n == 2
+    (curve,) = curves.radius_curves(results).values()
+    assert curve.x_P.tolist() == [0, 0.25, 0.5]
+    assert curve.mean_P == pytest.approx([99.1, 69.55, 40])
+    assert curve.low_P == pytest.approx(curve.high_P)
+    assert curve.n == 2
 
 
 def test_the_papers_gradient_norms_are_drawn_only_on_its_data(results):
@@ -156,87 +154,64 @@ def test_a_teacher_is_drawn_at_the_papers_threshold_and_its_students(results, st
     assert teacher.smoothgrad_NCHW.shape == (2, 1, 4, 4)
 
 
-# ------------------------------------------------------------------------ what is missing
+def test_trials_of_a_former_search_are_left_out(results):
+    search = {"space": {"lambda_g": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
+    changed = drawn.searching("jacobian", search, method="input_gradient")
+    assert matching.matching_searches(Results(changed, results.records, results.choices)) == []
+    narrowed = {"space": {"lambda": {"log_uniform": [0.001, 0.25]}}, "maximize": "val/adv_accuracy", "trials": 1}
+    (trials,) = accuracies.trial_accuracies(
+        Results(drawn.searching("interp_robust", narrowed), results.records)
+    ).values()
+    assert len(trials) == 1
+
+
+# ---------------------------------------------------------------------------- captions
 def without(results, *lost):
     """The results without the repeats of these (arm, seed)."""
     rest = [r for r in results.records if r["role"] != "repeat" or (r["arm"], r["seeds"][0]) not in lost]
     return Results(results.study, tuple(rest), results.choices)
 
 
-CAPTIONED = {"accuracies": accuracies, "gradients": gradients, "curves": curves}
+def with_one_seed(results):
+    return without(results, *((arm, 1) for arm in results.study.arms))
 
 
-@pytest.mark.parametrize("name", CAPTIONED)
-def test_captions_name_the_arms_with_fewer_seeds(results, store, name):
-    _, caption = CAPTIONED[name].figure(without(results, ("standard", 1)), store)
-    assert "over n = 2 seeds (but Std. Training 1)" in caption
-    of_one = without(results, *((arm, 1) for arm in results.study.arms))
-    assert "over n = 1 of 2 seeds" in CAPTIONED[name].figure(of_one, store)[1]
+@pytest.mark.parametrize("figure", [accuracies.figure, gradients.figure, curves.learning_figure])
+def test_captions_name_the_arms_with_fewer_seeds(results, store, figure):
+    assert "over n = 2 seeds (but Std. Training 1)" in figure(without(results, ("standard", 1)), store)[1]
+    assert "over n = 1 of 2 seeds" in figure(with_one_seed(results), store)[1]
 
 
 def test_the_caption_names_the_interval_of_a_single_seed(results, store):
-    some, one = without(results, ("standard", 1)), without(results, *((arm, 1) for arm in results.study.arms))
+    some, single = without(results, ("standard", 1)), with_one_seed(results)
     assert "Student t intervals, of a single seed Wilson's over its images" in accuracies.figure(some, store)[1]
-    assert "with 95% intervals of Wilson" in accuracies.figure(one, store)[1]
-    assert "Student" not in accuracies.figure(one, store)[1]
+    assert "with 95% intervals of Wilson" in accuracies.figure(single, store)[1]
+    assert "Student" not in accuracies.figure(single, store)[1]
     assert "Student t intervals, of a single seed none" in gradients.figure(some, store)[1]
 
 
-def test_the_caption_of_the_radii_counts_checked_seeds(results, store):
+def test_captions_of_radii_and_matches_count_checked_seeds_and_those_of_the_reference(results, store):
     rest = [r for r in results.records if (r["role"], r["seeds"]) != ("checks", [1])]
-    assert "over n = 1 of 2 seeds" in radii.figure(Results(results.study, tuple(rest)), store)[1]
-
-
-def test_the_caption_of_the_matches_counts_the_references_seeds(results, store):
+    assert "over n = 1 of 2 seeds" in curves.radius_figure(Results(results.study, tuple(rest)), store)[1]
     caption = matching.figure(without(results, ("interp_robust", 1)), store)[1]
     assert "the mean over n = 1 of 2 seeds of the reference" in caption
 
 
-def test_teachers_with_different_maps_have_a_caption_each(results, tmp_path):
-    study = Study.model_validate(results.study.model_dump())
-    arms = {**study.model_dump()["arms"]}
+def test_teachers_with_different_maps_have_their_settings_each(results, tmp_path):
+    arms = results.study.model_dump()["arms"]
     arms["interp_plain"] = {"method": "interpretation", "targets": {"teacher": "standard", "sigma": 0.3}, "lambda": 1.0}
     plain = drawn.maps().model_copy(update={"teacher": drawn.item("standard").key, "sigma": 0.3})
     made = drawn.record(drawn.item("standard", role="targets", maps=plain))
     store = drawn.store_at(tmp_path / "store")
     save_file(drawn.preview(), store.preview_file(plain.key))
-    both = Results(Study.model_validate(study.model_dump() | {"arms": arms}), (*results.records, made))
+    both = Results(Study.model_validate(results.study.model_dump() | {"arms": arms}), (*results.records, made))
     caption = maps.figure_1(both, store)[1]
     assert "Adv. Training: σ = 0.15, N = 50, seed 0; Std. Training: σ = 0.3, N = 50, seed 0" in caption
 
 
-def test_trials_of_a_former_search_are_in_no_figure(results, store):
-    search = {"space": {"lambda_g": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
-    changed = Results(drawn.searching("jacobian", search, method="input_gradient"), results.records, results.choices)
-    assert matching.matching_searches(changed) == []
-    narrowed = {"space": {"lambda": {"log_uniform": [0.001, 0.25]}}, "maximize": "val/adv_accuracy", "trials": 1}
-    assert (
-        len(
-            accuracies.trial_accuracies(Results(drawn.searching("interp_robust", narrowed), results.records))[
-                "interp_robust"
-            ]
-        )
-        == 1
-    )
-    assert {figure.name: figure.caption for figure in draw(changed, store)}["matching"].startswith(
-        "Left out: no search"
-    )
-
-
-def test_an_error_in_one_figure_does_not_stop_the_others(results, store, monkeypatch):
-    def broken(*_):
-        raise KeyError("lambda_g")
-
-    monkeypatch.setitem(FIGURES, "curves", ("Learning curves", broken))
-    found = {figure.name: figure for figure in draw(results, store)}
-    assert found["curves"].caption == "Left out: it could not be drawn (KeyError('lambda_g'))."
-    assert found["curves"].paths == ()
-    assert found["gradients"].paths
-
-
 # ------------------------------------------------------------------------------ files
-def test_every_figure_is_drawn_as_png_and_svg(figures, store):
-    assert [figure.name for figure in figures] == NAMES
+def test_every_figure_is_drawn_as_png_and_svg(figures):
+    assert [figure.name for figure in figures] == list(FIGURES)
     for figure in figures:
         png, svg = figure.paths
         assert (png.name, svg.name) == (f"{figure.name}.png", f"{figure.name}.svg")
@@ -246,30 +221,25 @@ def test_every_figure_is_drawn_as_png_and_svg(figures, store):
         assert ET.parse(svg).getroot().tag.endswith("svg")
 
 
-@pytest.mark.parametrize("name", ["accuracies", "gradients", "curves"])
-def test_captions_state_n_and_the_words_of_a_figure_are_text(figures, name):
-    figure = next(figure for figure in figures if figure.name == name)
-    assert "n = 2" in figure.caption
-    assert "Adv. Training" in figure.paths[1].read_text(encoding="utf-8")
-
-
-def test_the_index_of_a_strength_is_set_low(figures):
-    svg = next(figure for figure in figures if figure.name == "matching").paths[1].read_text(encoding="utf-8")
-    assert "λ_J" not in svg
-    assert "λ" in svg
+def test_the_words_of_a_figure_are_text_and_indices_are_set_low(figures):
+    by_name = {figure.name: figure.paths[1].read_text(encoding="utf-8") for figure in figures}
+    assert all("Adv. Training" in by_name[name] for name in ("accuracies", "gradients", "curves"))
+    assert "λ" in by_name["matching"]
+    assert "λ_J" not in by_name["matching"]
 
 
 def test_the_same_ledger_makes_the_same_bytes(figures, results, store):
-    before = {path: path.read_bytes() for figure in figures for path in figure.paths}
-    after = {path: path.read_bytes() for figure in draw(results, store) for path in figure.paths}
+    names = ("matching", "figure-2")
+    before = {path: path.read_bytes() for figure in figures if figure.name in names for path in figure.paths}
+    after = {path: path.read_bytes() for figure in draw(results, store, names) for path in figure.paths}
     assert before == after
 
 
 def test_figures_without_data_are_left_out_with_a_reason(tmp_path):
     store = Store(tmp_path / "empty")
-    found = draw(Results(drawn.STUDY, ()), store)
-    assert [figure.name for figure in found] == NAMES
-    assert all(figure.paths == () and figure.caption.startswith("Left out: ") for figure in found)
+    figures = draw(Results(drawn.STUDY, ()), store)
+    assert [figure.name for figure in figures] == list(FIGURES)
+    assert all(figure.paths == () and figure.caption.startswith("Left out: ") for figure in figures)
     assert not (store.report_dir / "figures").exists()
 
 
@@ -278,37 +248,39 @@ def test_a_figure_without_data_removes_its_old_picture(tmp_path):
     old = store.report_dir / "figures" / "figure-1.png"
     store.write_bytes(old, b"drawn before")
     store.preview_file(drawn.maps().key).write_bytes(b"no tensors")
-    found = {figure.name: figure for figure in draw(Results.from_store(store), store)}
-    assert "cannot be read" in found["figure-1"].caption
+    (figure,) = draw(Results.from_store(store), store, ["figure-1"])
+    assert "cannot be read" in figure.caption
     assert not old.exists()
-    assert found["curves"].paths
 
 
+def test_an_error_in_one_figure_does_not_stop_the_others(results, store, monkeypatch):
+    def broken(*_):
+        raise KeyError("lambda_g")
+
+    monkeypatch.setitem(FIGURES, "curves", ("Learning curves", broken))
+    curve, gradient = draw(results, store, ["curves", "gradients"])
+    assert curve.caption == "Left out: it could not be drawn (KeyError('lambda_g'))."
+    assert curve.paths == ()
+    assert gradient.paths
+
+
+# ------------------------------------------------------------------------------- names
 def test_arms_beyond_the_palette_have_other_markers():
-    study = Study(arms={f"arm{place}": {"method": "standard"} for place in range(15)})
-    assert len(set(looks(study).values())) == 15
+    study = Study(arms={f"arm{place}": {"method": "standard", "title": "x"} for place in range(15)})
+    assert len({(look.colour, look.marker) for look in looks(Results(study, ())).values()}) == 15
 
 
 def test_an_arms_title_is_no_formula_and_one_short_line(results, tmp_path):
-    arms = {
-        **drawn.STUDY.model_dump()["arms"],
-        "standard": {"method": "standard", "title": r"$\frac$" + "\n" + 99 * "x"},
-    }
+    arms = drawn.STUDY.model_dump()["arms"]
+    arms["standard"] = {"method": "standard", "title": r"$\frac$" + "\n" + 99 * "x"}
     study = Study.model_validate({**drawn.STUDY.model_dump(), "arms": arms})
-    (gradient,) = [
-        figure for figure in draw(Results(study, results.records), Store(tmp_path)) if figure.name == "gradients"
-    ]
-    shown = gradient.paths[1].read_text(encoding="utf-8")
-    assert r"$\frac$ xxx" in shown
-    assert 40 * "x" not in shown
+    (gradient,) = draw(Results(study, results.records), Store(tmp_path), ["gradients"])
+    svg = gradient.paths[1].read_text(encoding="utf-8")
+    assert r"$\frac$ xxx" in svg
+    assert 40 * "x" not in svg
 
 
-def test_without_a_teacher_there_is_no_figure(results, tmp_path):
-    with pytest.raises(NothingToDraw, match="no teacher's maps"):
-        maps.teacher_maps(results, Store(tmp_path))
-
-
-def test_figures_hold_no_global_state():
+def test_figures_use_neither_pyplot_nor_torch():
     code = "import sys, analysis.figures; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

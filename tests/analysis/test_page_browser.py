@@ -19,7 +19,7 @@ ESCAPE, ENTER, TAB = "\ue00c", "\ue007", "\ue004"
 def written(tmp_path_factory):
     store = drawn.store_at(tmp_path_factory.mktemp("page") / "store")
     results = Results.from_store(store)
-    return page.write(build(store.path), results, store, draw(results, store))
+    return page.write(build(store.path), results, store, draw(results, store, ["curves", "figure-1"]))
 
 
 @pytest.fixture(scope="module")
