@@ -24,7 +24,7 @@ class Parameter(Frozen):
     integer: bool = Field(False, description="Take whole numbers only.")
     choices: tuple[str, ...] = Field((), description="The allowed texts, for a parameter that is no number.")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(allow_inf_nan=True)
 
     def find_problem(self, value: Any) -> str | None:
         """Return why ``value`` is refused, or None."""
