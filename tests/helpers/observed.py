@@ -1,4 +1,4 @@
-"""Stores as `status` finds them, with a driver at work or finished, and what it tells of them."""
+"""Stores of running and finished studies, and the `status` of them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tune_interpreg.study.config import Study
 
 
 @contextmanager
-def driving(store: Store, of: Study, fingerprint: str = "f") -> Iterator[Dispatcher]:
-    """This process as the driver of a study."""
+def driving(store: Store, study: Study, fingerprint: str = "f") -> Iterator[Dispatcher]:
+    """Make this process the driver of a study in this block."""
     with lock.hold(store):
         lock.sign(store)
-        dispatcher = Dispatcher(of, store, fingerprint)
-        store.save_study(of)
+        dispatcher = Dispatcher(study, store, fingerprint)
+        store.save_study(study)
         yield dispatcher
 
 
-def finished(store: Store, of: Study) -> Status:
-    with driving(store, of):
-        drain(of, store)
+def finished(store: Store, study: Study) -> Status:
+    with driving(store, study):
+        drain(study, store)
     return Observer(store).read_status()
 
 
 def arm(status: Status, name: str) -> ArmStatus:
-    return next(one for one in status.arms if one.name == name)
+    return next(arm for arm in status.arms if arm.name == name)
 
 
-def told(*arguments: str) -> Result:
+def run_status(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["status", *arguments])

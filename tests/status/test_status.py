@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study
-from helpers.observed import arm, driving, finished, told
+from helpers.observed import arm, driving, finished, run_status
 
 from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.schedule import graph, stages
@@ -129,7 +129,7 @@ def test_failures_are_counted_with_the_first_line_of_the_first_error(store: Stor
     troubles = arm(Observer(store).read_status(), "robust").troubles
     found = [(one.role, one.state, one.count, one.error) for one in troubles]
     assert found == [("search", "diverged", 2, "no 1"), ("search", "failed", 1, "no 0")]
-    assert "robust: 2 diverged of search: no 1" in told(str(store.path)).stdout.splitlines()
+    assert "robust: 2 diverged of search: no 1" in run_status(str(store.path)).stdout.splitlines()
 
 
 # ----------------------------------------------------------------------- time left
@@ -205,7 +205,9 @@ def test_a_running_item_has_epoch_loss_and_place(store: Store, monkeypatch: pyte
         assert (running.epoch, running.of, running.loss) == (2, 3, pytest.approx(result["train/loss"]))
         assert (running.host, running.pid) == (socket.gethostname(), os.getpid())
         assert 0 < running.seconds == pytest.approx(result["seconds"], rel=0.5)
-        assert f"a: repeat, seed 0: 2 of 3 epochs, loss {running.loss:.3g}, process" in told(str(store.path)).stdout
+        assert (
+            f"a: repeat, seed 0: 2 of 3 epochs, loss {running.loss:.3g}, process" in run_status(str(store.path)).stdout
+        )
         trainable.cleanup()
     stopped = Observer(store).read_status()
     assert stopped.state == "stopped"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import steps, study
-from helpers.observed import arm, driving, finished, told
+from helpers.observed import arm, driving, finished, run_status
 from rich.console import Console
 
 from tune_interpreg.schedule.stages import STAGE_NAMES
@@ -30,8 +30,8 @@ def test_json_and_text_agree(store: Store) -> None:
         for count, _ in enumerate(steps(dispatcher, workers=2)):
             if count == 28:
                 break
-        known = json.loads(told(str(store.path), "--json").stdout)
-        plain = told(str(store.path)).stdout.splitlines()
+        known = json.loads(run_status(str(store.path), "--json").stdout)
+        plain = run_status(str(store.path)).stdout.splitlines()
         status = Observer(store).read_status()
     assert json.dumps(known["arms"]) == json.dumps(asdict(status)["arms"])
     assert plain[0].startswith(f"{known['study']}: running; {known['settled']} of {known['total']} parts settled")
@@ -59,7 +59,7 @@ def test_a_terminal_shows_a_tree_that_fits_its_height(store: Store) -> None:
 @pytest.mark.parametrize("form", [[], ["--json"], ["--watch"]])
 def test_a_folder_that_is_no_store_is_refused_in_one_line(store: Store, form: list[str]) -> None:
     def refused() -> str:
-        result = told(str(store.path), *form)
+        result = run_status(str(store.path), *form)
         assert (result.exit_code, result.stdout) == (2, "")
         assert len(result.stderr.splitlines()) == 1
         return result.stderr
@@ -80,7 +80,7 @@ def test_damaged_files_are_named_and_left_alone(store: Store) -> None:
     status = Observer(store).read_status()
     assert [str(path) in line for path, line in zip((record, store.choice_file("robust")), status.damaged, strict=True)]
     assert arm(status, "standard").stages[0].done == 1
-    shown = told(str(store.path))
+    shown = run_status(str(store.path))
     assert shown.exit_code == 0
     assert f"2 damaged files, the first: {record}: " in shown.stdout
     assert record.read_text() == "{"
@@ -90,7 +90,7 @@ def test_nothing_is_written_and_a_watch_ends_with_the_study(store: Store) -> Non
     finished(store, study("standard"))
     before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}
     for form in ([], ["--json"], ["--watch", "--every", "0.1"]):
-        shown = told(str(store.path), *form)
+        shown = run_status(str(store.path), *form)
         assert shown.exit_code == 0
     assert shown.stdout.count("2 of 2 parts settled") == 1
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
@@ -98,7 +98,7 @@ def test_nothing_is_written_and_a_watch_ends_with_the_study(store: Store) -> Non
 
 @pytest.mark.parametrize("arguments", [("--watch", "--json"), ("--every", "0")])
 def test_options_that_contradict_are_refused(store: Store, arguments: tuple[str, ...]) -> None:
-    assert told(str(store.path), *arguments).exit_code == 2
+    assert run_status(str(store.path), *arguments).exit_code == 2
 
 
 def test_ctrl_c_ends_a_watch_quietly_and_no_large_package_is_loaded(store: Store) -> None:

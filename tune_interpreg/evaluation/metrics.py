@@ -5,11 +5,13 @@ Only ``final`` reads test data.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import nn
 
 from tune_interpreg.attacks import autoattack
-from tune_interpreg.attacks.pgd import Form
-from tune_interpreg.data.dataset import DataError, Dataset, Split
+from tune_interpreg.data.dataset import DataError, Dataset
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.study import metric_names
 from tune_interpreg.study.recipe import Recipe
@@ -20,7 +22,10 @@ def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, a
     accuracy = measure_accuracy(model, dataset.validation, recipe.evaluation.batch_size)
     metrics: dict[str, float] = {metric_names.VAL_ACCURACY: accuracy}
     if adversarial:
-        metrics[metric_names.VAL_ADV_ACCURACY] = _attack(model, dataset.validation, recipe, seed, "strict")
+        settings = _attack_settings(recipe, seed) | {"restarts": recipe.evaluation.restarts}
+        metrics[metric_names.VAL_ADV_ACCURACY] = measure_adversarial_accuracy(
+            model, dataset.validation, form="strict", **settings
+        )
     return metrics
 
 
@@ -32,40 +37,28 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     """
     from tune_interpreg.data.dataset import load_test  # imported here, so that nothing else in this file can use it
 
-    test, batch_size = load_test(recipe.data).to(dataset.train.y_N.device), recipe.evaluation.batch_size
-    norm_images = dataset.train.subset(recipe.evaluation.gradient_samples, "grad_norm")
-    norms = measure_gradient_norms(model, norm_images, batch_size)
+    settings, evaluation = _attack_settings(recipe, seed), recipe.evaluation
+    test = load_test(recipe.data).to(dataset.train.y_N.device)
+    norm_images = dataset.train.subset(evaluation.gradient_samples, "grad_norm")
+    norms = measure_gradient_norms(model, norm_images, evaluation.batch_size)
+    pgd = partial(measure_adversarial_accuracy, model, test, restarts=evaluation.restarts, **settings)
     metrics = {
-        metric_names.TEST_ACCURACY: measure_accuracy(model, test, batch_size),
-        metric_names.TEST_COMPAT: _attack(model, test, recipe, seed, "compat"),
-        metric_names.TEST_STRICT: _attack(model, test, recipe, seed, "strict"),
+        metric_names.TEST_ACCURACY: measure_accuracy(model, test, evaluation.batch_size),
+        metric_names.TEST_COMPAT: pgd(form="compat"),
+        metric_names.TEST_STRICT: pgd(form="strict"),
         metric_names.GRAD_NORM_LABEL: norms["label"],
         metric_names.GRAD_NORM_OTHER: norms["other"],
     }
-    counts = {"test": len(test), "grad_norm": len(norm_images)}
-    images = recipe.evaluation.autoattack
+    counts, images = {"test": len(test), "grad_norm": len(norm_images)}, evaluation.autoattack
     if images is not None:
         if images > len(test):
             rule = f"there are {len(test):,} test images, got {images:,}; lower it or drop it"
             raise DataError(f"evaluation.autoattack: {rule}")
-        metrics[metric_names.TEST_AUTOATTACK] = autoattack.measure_adversarial_accuracy(
-            model,
-            test.subset(images, "autoattack"),
-            attack=recipe.evaluation_attack,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        subset = test.subset(images, "autoattack")
+        metrics[metric_names.TEST_AUTOATTACK] = autoattack.measure_adversarial_accuracy(model, subset, **settings)
         counts["autoattack"] = images
     return metrics, counts
 
 
-def _attack(model: nn.Module, split: Split, recipe: Recipe, seed: int, form: Form) -> float:
-    return measure_adversarial_accuracy(
-        model,
-        split,
-        attack=recipe.evaluation_attack,
-        form=form,
-        seed=seed,
-        batch_size=recipe.evaluation.batch_size,
-        restarts=recipe.evaluation.restarts,
-    )
+def _attack_settings(recipe: Recipe, seed: int) -> dict[str, Any]:
+    return {"attack": recipe.evaluation_attack, "seed": seed, "batch_size": recipe.evaluation.batch_size}
