@@ -1,4 +1,4 @@
-"""Whole studies through the dispatcher, with the closed form of ``closed_form`` in place of trainings."""
+"""Whole studies through the dispatcher, with closed-form workers in place of trainings."""
 
 import math
 import shutil
@@ -17,9 +17,9 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 
 
-def settled(of: Study, store: Store, role: str, arm: str) -> dict[int, Record]:
+def searched(of: Study, store: Store, arm: str) -> dict[int, Record]:
     records = Dispatcher(of, store, "f").records.values()
-    return {record["number"]: record for record in records if (record["role"], record["arm"]) == (role, arm)}
+    return {record["number"]: record for record in records if (record["role"], record["arm"]) == ("search", arm)}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_matched_arms_train_at_the_loss_of_their_reference(store: Store) -> None
         assert all(not item.adversarial for item in ran if (item.arm, item.role) == (arm, "search"))
 
 
-def test_a_finished_study_runs_nothing_and_leaves_the_journal_closed(store: Store) -> None:
+def test_a_finished_study_runs_nothing_and_writes_nothing(store: Store) -> None:
     of = study(**TWINS)
     drain(of, store)
     store.journal.unlink()
@@ -57,9 +57,10 @@ def test_a_finished_study_runs_nothing_and_leaves_the_journal_closed(store: Stor
     assert sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*")) == files
 
 
-def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_study(store: Store, tmp_path: Path) -> None:
-    twins = TWINS["one"].replace("trials: 8", "trials: 4").replace("standard", "adversarial")
-    of = study("adversarial", "robust", "permuted", one=twins, seeds="[3]")
+def test_a_study_killed_anywhere_and_resumed_is_the_uninterrupted_study(store: Store, tmp_path: Path) -> None:
+    twins = TWINS["one"].replace("trials: 8", "trials: 3").replace("standard", "adversarial")
+    arms = {name: ARMS[name].replace("trials: 6", "trials: 4").replace("trials: 5", "trials: 4") for name in ARMS}
+    of = study("adversarial", robust=arms["robust"], permuted=arms["permuted"], one=twins, seeds="[3]")
     answer = failing(lambda item: item.number == 3 and item.arm == "robust", "diverged")
     whole = []
     for count, item in enumerate(steps(Dispatcher(of, store, "f"), answer)):
@@ -71,10 +72,8 @@ def test_killed_anywhere_and_resumed_it_is_the_uninterrupted_study(store: Store,
 
 
 @pytest.mark.parametrize("workers", [2, 5])
-def test_what_was_begun_comes_back_first_and_nothing_settled_runs_again(
-    store: Store, tmp_path: Path, workers: int
-) -> None:
-    of = study()
+def test_interrupted_items_run_first_and_nothing_settled_runs_again(store: Store, tmp_path: Path, workers: int) -> None:
+    of = study("adversarial", "robust", "jacobian")
     started = []
     for count, item in enumerate(steps(Dispatcher(of, store, "f"), workers=workers)):
         started.append(item)
@@ -82,23 +81,23 @@ def test_what_was_begun_comes_back_first_and_nothing_settled_runs_again(
             continue
         killed = Store(shutil.copytree(store.path, tmp_path / str(count)))
         before = {record["key"] for record in killed.records()}
-        begun = [one for one in started if one.key not in before]
+        interrupted = [one for one in started if one.key not in before]
         again = drain(of, killed, workers=workers)
-        assert {one.key for one in again[: len(begun)]} == {one.key for one in begun}
+        assert {one.key for one in again[: len(interrupted)]} == {one.key for one in interrupted}
         assert before.isdisjoint(one.key for one in again)
         assert len(again) == graph.count_parts(of) - len(before)
 
 
-def test_a_record_whose_driver_died_before_taking_it_counts(store: Store) -> None:
+def test_a_record_counts_that_no_driver_has_taken(store: Store) -> None:
     of = study("standard")
     item = next(steps(Dispatcher(of, store, "f")))
     store.write_record(worker(item))
     assert [one.seeds for one in drain(of, store)] == [(1,)]
-    assert store.started_items() == []
+    assert store.read_notes()[0] == []
 
 
-def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> None:
-    """Be it that the run died between the deletion of the note and that of the checkpoint."""
+def test_leftovers_of_a_settled_item_are_deleted(store: Store) -> None:
+    """A run may die after it deleted the note and before it deleted the checkpoint."""
     of = study("standard")
     items = drain(of, store)
     for item, name in zip(items, ("item.json", "epoch.safetensors"), strict=True):
@@ -109,7 +108,7 @@ def test_what_a_killed_run_left_of_a_settled_item_is_dropped(store: Store) -> No
     assert store.checkpoint_keys() == set()
 
 
-def test_a_new_arm_new_seeds_and_new_trials_run_only_what_is_new(store: Store) -> None:
+def test_new_arms_seeds_and_trials_run_nothing_else(store: Store) -> None:
     drain(study("standard", "adversarial", "robust"), store)
     new = drain(study(), store)
     assert {item.arm for item in new} == {"permuted", "jacobian"}
@@ -121,14 +120,14 @@ def test_a_new_arm_new_seeds_and_new_trials_run_only_what_is_new(store: Store) -
     assert {item.arm for item in new} == {"jacobian"}
 
 
-def test_more_trials_that_choose_the_same_rerun_nothing_downstream(store: Store) -> None:
+def test_more_trials_with_the_same_choice_repeat_nothing_downstream(store: Store) -> None:
     drain(study(), store)
     worse = failing(lambda item: item.role == "search")
     new = drain(study(robust=ARMS["robust"].replace("trials: 6", "trials: 8")), store, worse)
     assert [(item.arm, item.role, item.number) for item in new] == [("robust", "search", 6), ("robust", "search", 7)]
 
 
-def test_a_reference_that_chose_anew_is_matched_anew(store: Store) -> None:
+def test_a_reference_with_another_choice_is_matched_again(store: Store) -> None:
     drain(study(), store)
     weak = study(robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.005, 0.02]"))
     new = drain(weak, store)
@@ -138,7 +137,7 @@ def test_a_reference_that_chose_anew_is_matched_anew(store: Store) -> None:
     assert chosen["permuted"] < 0.05
 
 
-def test_a_changed_range_leaves_out_what_no_longer_belongs(store: Store) -> None:
+def test_trials_outside_of_a_changed_range_do_not_count_until_it_is_back(store: Store) -> None:
     before = {n: r["key"] for n, r in _trials(store, study("adversarial", "robust")).items()}
     narrow = study("adversarial", robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.08, 0.2]"))
     trials = _trials(store, narrow)
@@ -152,10 +151,10 @@ def test_a_changed_range_leaves_out_what_no_longer_belongs(store: Store) -> None
 
 def _trials(store: Store, of: Study) -> dict[int, Record]:
     drain(of, store)
-    return settled(of, store, "search", "robust")
+    return searched(of, store, "robust")
 
 
-def test_a_choice_grown_by_a_value_goes_on(store: Store) -> None:
+def test_a_search_continues_after_its_choices_got_one_more_value(store: Store) -> None:
     of = study("adversarial", "robust")
     for item in steps(Dispatcher(of, store, "f")):
         if item.number == 3:
@@ -164,7 +163,7 @@ def test_a_choice_grown_by_a_value_goes_on(store: Store) -> None:
     assert [item.number for item in drain(grown, store) if item.role == "search"] == [3, 4, 5]
 
 
-def test_a_trial_that_fails_costs_only_itself_and_one_that_diverges_was_too_strong(store: Store) -> None:
+def test_lost_trials_leave_the_other_trials_to_choose_from(store: Store) -> None:
     def answer(item: Item) -> Record:
         lost: ledger.RecordState = "diverged" if strength(item) > 0.17 else "failed"
         return failing(lambda one: one.role == "search" and (one.number == 2 or strength(one) > 0.17), lost)(item)
@@ -178,7 +177,7 @@ def test_a_trial_that_fails_costs_only_itself_and_one_that_diverges_was_too_stro
     assert chosen["permuted"] == pytest.approx(chosen["robust"], rel=0.5)
 
 
-def test_where_all_trials_fail_the_arms_behind_them_wait_and_say_so(store: Store) -> None:
+def test_an_arm_without_a_done_trial_blocks_the_arms_that_need_it(store: Store) -> None:
     of = study()
     ran = drain(of, store, failing(lambda item: (item.arm, item.role) == ("robust", "search")))
     assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "adversarial"}
@@ -190,7 +189,7 @@ def test_where_all_trials_fail_the_arms_behind_them_wait_and_say_so(store: Store
     assert len(drain(of, store)) == graph.count_parts(of) - len(ran) + 6
 
 
-def test_a_failed_teacher_holds_back_its_pupils_until_it_is_retried(store: Store) -> None:
+def test_a_failed_teacher_blocks_its_pupils_until_it_is_retried(store: Store) -> None:
     of = study()
     ran = drain(of, store, failing(lambda item: item.arm == "adversarial" and item.seeds == (0,)))
     assert sorted({item.arm for item in ran}) == ["adversarial", "standard"]
@@ -200,7 +199,7 @@ def test_a_failed_teacher_holds_back_its_pupils_until_it_is_retried(store: Store
 
 
 @pytest.mark.parametrize("workers", [1, 8])
-def test_equal_proposals_run_once_and_all_count(store: Store, workers: int) -> None:
+def test_equal_items_run_once_and_count_for_each_arm(store: Store, workers: int) -> None:
     of = study("standard", **TWINS, two=TWINS["one"], again="{method: standard}")
     ran = drain(of, store, workers=workers)
     assert len({item.key for item in ran}) == len(ran)
@@ -209,12 +208,12 @@ def test_equal_proposals_run_once_and_all_count(store: Store, workers: int) -> N
     dispatcher = Dispatcher(of, store, "f")
     assert dispatcher.settled() == dispatcher.total() == len(store.records())
     for arm in ("one", "two"):
-        assert set(settled(of, store, "search", arm)) == set(range(8))
+        assert set(searched(of, store, arm)) == set(range(8))
         trials = open_journal(store.journal).get_all_trials(open_journal(store.journal).get_study_id_from_name(arm))
         assert sorted(trial.user_attrs["number"] for trial in trials) == list(range(8))
 
 
-def test_a_gpu_repeats_all_seeds_in_one_item_and_adds_only_missing_ones(store: Store) -> None:
+def test_on_a_gpu_one_item_repeats_all_missing_seeds(store: Store) -> None:
     ran = drain(study(gpus=1), store)
     assert [item.seeds for item in ran if item.role == "repeat"] == [(0, 1)] * 5
     assert all(item.seeds == (0,) for item in ran if item.role != "repeat")
@@ -224,7 +223,7 @@ def test_a_gpu_repeats_all_seeds_in_one_item_and_adds_only_missing_ones(store: S
     assert [(item.role, item.seeds) for item in drain(study(seeds="[0, 1, 2, 5, 6]"), store)] == [("repeat", (6,))] * 5
 
 
-def test_a_pruned_trial_is_settled_where_it_stood(store: Store) -> None:
+def test_a_pruned_trial_is_settled_with_its_last_metrics(store: Store) -> None:
     pruned = "trials: 8, pruner: median"
     of = study("adversarial", robust=ARMS["robust"].replace("trials: 6", pruned))
     dispatcher = Dispatcher(of, store, "f")
@@ -241,19 +240,19 @@ def test_a_pruned_trial_is_settled_where_it_stood(store: Store) -> None:
 MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")
 
 
-def told_epochs(item: Item) -> Record:
-    """As the closed form answers, with a curve that rises to .6 in the second epoch."""
+def with_curve(item: Item) -> Record:
+    """The closed form with a curve that rises to 0.6 in the second epoch."""
     curve = [{"val/adv_accuracy": value} for value in (0.5, 0.6, 0.6)]
     return worker(item) | {"curves": {str(seed): curve for seed in item.seeds}}
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_pruner_hears_of_all_epochs_whoever_reported_them(store: Store, interrupted: bool) -> None:
-    """A trial whose best epoch lies before a kill goes on; one that a kill saved from its pruner is stopped there."""
+def test_a_pruner_gets_all_epochs_of_an_interrupted_trial(store: Store, interrupted: bool) -> None:
+    """A trial with its best epoch before a kill continues; a trial that a kill saved from its pruner is stopped."""
     of = study("adversarial", robust=MEDIAN)
     dispatcher = Dispatcher(of, store, "f")
     trials = {
-        item.number: item for item in islice(steps(dispatcher, told_epochs, workers=2), 11) if item.role == "search"
+        item.number: item for item in islice(steps(dispatcher, with_curve, workers=2), 11) if item.role == "search"
     }
     good, bad = max(trials), max(trials) - 1
     first, second = ({"epoch": epoch, "val/adv_accuracy": value} for epoch, value in ((1, 0.9), (2, 0.3)))
@@ -272,7 +271,7 @@ def test_a_pruner_hears_of_all_epochs_whoever_reported_them(store: Store, interr
 
 
 def pruned(of: Study, store: Store, count: int) -> list[Item]:
-    """The trials of ``robust`` that the study begins with, of which every second is stopped early."""
+    """Run the first trials of ``robust``, and prune every second one."""
     dispatcher = Dispatcher(of, store, "f")
     trials = []
     while len(trials) < count and isinstance(item := dispatcher.next(), Item):
@@ -285,42 +284,42 @@ def pruned(of: Study, store: Store, count: int) -> list[Item]:
     return trials
 
 
-def test_without_a_pruner_trials_that_stopped_early_run_again(store: Store) -> None:
+def test_pruned_trials_run_again_without_the_pruner(store: Store) -> None:
     before = pruned(study("adversarial", robust=MEDIAN), store, 6)
     of = study("adversarial", robust=MEDIAN.replace(", pruner: median", ""))
     again = next(item for item in steps(Dispatcher(of, store, "f")) if item.role == "search")
     assert again.number == 1
     assert [item.number for item in drain(of, store) if item.role == "search"] == [1, 3, 5, 6, 7]
-    assert {record["state"] for record in settled(of, store, "search", "robust").values()} == {"done"}
+    assert {record["state"] for record in searched(of, store, "robust").values()} == {"done"}
     kept = {item.number: item.key for item in before if item.number % 2 == 0}
-    assert kept.items() <= {n: one["key"] for n, one in settled(of, store, "search", "robust").items()}.items()
+    assert kept.items() <= {n: one["key"] for n, one in searched(of, store, "robust").items()}.items()
     assert drain(of, store) == []
 
 
 GRID = "{method: jacobian, search: {maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.1]}%s}}"
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_a_trial_that_stopped_early_is_no_result_of_an_arm_without_a_pruner(store: Store, at_once: bool) -> None:
+@pytest.mark.parametrize("running", [False, True])
+def test_a_pruned_trial_is_no_result_of_an_equal_arm_without_a_pruner(store: Store, running: bool) -> None:
     of = study("standard", early=GRID % ", pruner: median", late=GRID % "", seeds="[0]")
     dispatcher = Dispatcher(of, store, "f")
     items = [item for item in (dispatcher.next() for _ in range(3)) if isinstance(item, Item)]
     assert [item.arm for item in items] == ["standard", "early", "early"]
-    if at_once:
-        assert dispatcher.next() is Pause.WAIT  # the other arm's trials are the same
+    if running:
+        assert dispatcher.next() is Pause.WAIT  # the other arm has equal trials
     for item in items[1:]:
         dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.9})
     store.write_record(worker(items[0]))
     dispatcher.finish(items[0], worker(items[0]))
-    if not at_once:
+    if not running:
         dispatcher = Dispatcher(of, store, "f")
     again = [item for item in steps(dispatcher) if item.role == "search"]
     assert [(item.arm, item.number, item.key) for item in again] == [("late", n, items[1 + n].key) for n in (0, 1)]
-    assert {record["state"] for record in settled(of, store, "search", "late").values()} == {"done"}
+    assert {record["state"] for record in searched(of, store, "late").values()} == {"done"}
     assert drain(of, store) == []
 
 
-def test_a_record_of_another_format_is_left_alone(store: Store) -> None:
+def test_records_of_another_format_are_ignored(store: Store) -> None:
     of = study("standard")
     drain(of, store)
     store.write_record(store.records()[0] | {"format": 0, "recipe": "of old"})

@@ -1,4 +1,4 @@
-"""The graph of arms: what may start when, and that every study drains whatever happens to it."""
+"""The graph of arms: what can start when, and every study drains under any failures."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import State, StageParts, Task
+from tune_interpreg.schedule.graph import StageParts, State, Task
 from tune_interpreg.study.config import Arm, Checks, Study, Targets
 from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.space import Search
@@ -26,20 +26,12 @@ def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
     return parse_study(text, where="test.yaml")
 
 
-def tally(state: State, task: Task, of: Study) -> StageParts:
-    if task.role == "targets":
-        key = graph.maps_key(of.arms[task.arm])
-        assert key is not None
-        return state.maps[key]
-    return {"search": state.searches, "repeat": state.repeats, "checks": state.checks}[task.role][task.arm]
-
-
 def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(task.arm, task.role, task.parts) for task in graph.ready_tasks(of, state)]
 
 
 # ------------------------------------------------------------- what starts when
-def test_arms_without_needs_start_with_all_their_seeds() -> None:
+def test_arms_without_needs_start_with_all_seeds() -> None:
     of = study(TEACHER, "  other: {method: standard}\n")
     state = State.empty(of)
     assert ready(of, state) == [("teacher", "repeat", (s,)) for s in (5, 6)] + [
@@ -61,7 +53,7 @@ def test_on_a_gpu_the_open_seeds_of_an_arm_are_one_task() -> None:
     assert ready(of, state) == []
 
 
-def test_maps_wait_for_the_teachers_first_seed_alone_and_come_before_all_else() -> None:
+def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     of = study(PUPIL, TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done.add(6)
@@ -76,7 +68,7 @@ def test_maps_wait_for_the_teachers_first_seed_alone_and_come_before_all_else() 
     assert ready(of, state) == [("teacher", "repeat", (6,)), ("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
 
 
-def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
+def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps() -> None:
     own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
     for gpus in (0, 1):
         of = study(TEACHER, own, gpus=gpus)
@@ -91,14 +83,16 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_maps_of_its_own() -> None:
         maps.running.clear()
         maps.lost.add(5)
         state.repeats["pupil"].done.add(6)
-        assert graph.blocked_arms(of, state) == {"pupil": "has no target maps for seed 5: the teacher teacher gave none"}
+        assert graph.blocked_arms(of, state) == {
+            "pupil": "has no target maps for seed 5: the teacher teacher gave none"
+        }
         maps.done.add(5)
         maps.lost.clear()
         state.repeats["pupil"].done.clear()
         assert ready(of, state) == [("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
 
 
-def test_a_match_does_not_wait_for_a_seed_of_its_reference_that_has_no_teacher() -> None:
+def test_a_match_does_not_wait_for_a_seed_of_its_reference_without_a_teacher() -> None:
     own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
     of = study(TEACHER, own, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
     state = State.empty(of)
@@ -114,7 +108,7 @@ def test_a_match_does_not_wait_for_a_seed_of_its_reference_that_has_no_teacher()
     assert ready(of, state) == [("match", "search", (0,))]
 
 
-def test_a_shared_and_an_own_teacher_make_no_maps_twice() -> None:
+def test_shared_and_per_seed_pupils_use_the_same_maps() -> None:
     own = PUPIL.replace("pupil", "own").replace("teacher}", "teacher, teachers: per_seed}")
     of = study(TEACHER, PUPIL, own)
     state = State.empty(of)
@@ -129,7 +123,7 @@ def test_a_shared_and_an_own_teacher_make_no_maps_twice() -> None:
     ]
 
 
-def test_pupils_share_maps_that_are_made_alike() -> None:
+def test_pupils_with_equal_map_settings_share_maps() -> None:
     second = PUPIL.replace("pupil", "second")
     shared = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, permute: true}"))
     apart = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, samples: 3}"))
@@ -137,7 +131,7 @@ def test_pupils_share_maps_that_are_made_alike() -> None:
     assert (graph.count_parts(shared), graph.count_parts(apart)) == (7, 8)
 
 
-def test_a_match_waits_for_all_repeats_of_its_reference_and_one_that_was_done() -> None:
+def test_a_match_waits_for_all_repeats_of_its_reference_and_needs_one_that_is_done() -> None:
     of = study(MATCH, TEACHER)
     state = State.empty(of)
     repeats = state.repeats["teacher"]
@@ -152,7 +146,7 @@ def test_a_match_waits_for_all_repeats_of_its_reference_and_one_that_was_done() 
     assert graph.blocked_arms(of, state) == {"match": "has no loss to match: no seed of teacher finished"}
 
 
-def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them() -> None:
+def test_trials_run_at_once_and_repeats_wait_for_all_of_them() -> None:
     of = study(MATCH, TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
@@ -174,7 +168,7 @@ def test_a_search_runs_several_trials_at_a_time_and_repeats_wait_for_all_of_them
     assert graph.blocked_arms(of, state) == {"match": "no trial of its search finished"}
 
 
-def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> None:
+def test_after_a_match_only_interrupted_trials_run() -> None:
     of = study(MATCH.replace("trials: 3", "trials: 9"), TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
@@ -190,23 +184,22 @@ def test_of_a_search_that_found_what_it_sought_only_what_was_begun_goes_on() -> 
     assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
 
 
-def test_a_search_that_is_over_and_chose_nothing_is_told() -> None:
+def test_a_search_without_a_choice_blocks_its_arm() -> None:
     of = study(MATCH, TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
     state.searches["match"].done |= {0, 1, 2}
-    told = "its search chose nothing: no trial that finished has train/loss"
-    assert graph.blocked_arms(of, state) == {"match": told}
+    assert "train/loss" in graph.blocked_arms(of, state)["match"]
 
 
-def test_what_most_arms_wait_for_comes_first() -> None:
+def test_arms_that_most_others_need_come_first() -> None:
     deeper = MATCH.replace("match:", "deeper:").replace("match_loss_of: teacher", "match_loss_of: match")
     of = study("  alone: {method: standard}\n", deeper, MATCH, TEACHER)
     assert graph.dependents(of, "teacher") == {"match", "deeper"}
     assert [task.arm for task in graph.ready_tasks(of, State.empty(of))] == ["teacher", "teacher", "alone", "alone"]
 
 
-def test_dependents_of_a_deep_ladder_are_found_at_once() -> None:
+def test_dependents_of_a_deep_chain_take_no_exponential_time() -> None:
     arms = {"a0": Arm(method="m"), "a1": Arm(method="m")}
     for n in range(2, 60):
         search = Search(space={"x": {"log_uniform": (1, 2)}}, match_loss_of=f"a{n - 2}")
@@ -214,17 +207,17 @@ def test_dependents_of_a_deep_ladder_are_found_at_once() -> None:
     assert len(graph.dependents(Study(arms=arms), "a0")) == 58
 
 
-def test_waiting_names_the_teacher_that_gave_no_maps() -> None:
+def test_a_blocked_arm_names_the_teacher_without_maps() -> None:
     of = study(PUPIL, TEACHER)
     state = State.empty(of)
     state.repeats["teacher"] = StageParts(done={6}, lost={5})
     assert graph.blocked_arms(of, state) == {"pupil": "has no target maps: the teacher teacher gave none"}
 
 
-# ------------------------------------------------------------ whatever happens
+# ------------------------------------------------------------ any study, any failures
 @st.composite
 def studies(draw: st.DrawFn) -> Study:
-    """Any acyclic study of up to six arms, in any order."""
+    """Draw an acyclic study of up to six arms, in any order."""
     arms: dict[str, Arm] = {}
     for n in range(draw(st.integers(1, 6))):
         earlier = st.none() | st.sampled_from(sorted(arms)) if arms else st.none()
@@ -275,34 +268,34 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
 @given(of=studies(), seed=st.integers(0, 2**32), failures=st.sampled_from([0.0, 0.1, 0.5]))
 def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, failures: float, workers: int) -> None:
     rng, state = random.Random(seed), State.empty(of)
-    under_way: list[Task] = []
+    running: list[Task] = []
     seen: Counter[tuple[object, ...]] = Counter()
     while True:
-        while len(under_way) < workers and (task := next(graph.ready_tasks(of, state), None)):
+        while len(running) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
             maps = graph.maps_key(of.arms[task.arm]) if task.role == "targets" else task.arm
             seen.update((maps, task.role, part) for part in task.parts)
-            tally(state, task, of).running.update(task.parts)
-            under_way.append(task)
-        assert state.running == sum(len(task.parts) for task in under_way)
-        if not under_way:
+            state.stage_of(of, task).running.update(task.parts)
+            running.append(task)
+        assert state.running == sum(len(task.parts) for task in running)
+        if not running:
             break
-        task = under_way.pop(rng.randrange(len(under_way)))
-        of_task = tally(state, task, of)
+        task = running.pop(rng.randrange(len(running)))
+        of_task = state.stage_of(of, task)
         of_task.running.difference_update(task.parts)
         (of_task.lost if rng.random() < failures else of_task.done).update(task.parts)
     assert set(seen.values()) <= {1}
     assert state.settled == len(seen)
     unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
     assert graph.blocked_arms(of, state).keys() == unfinished
-    assert_truthful(of, state)
+    assert_reasons_hold(of, state)
     assert all(state.checks[name].settled == (state.repeats[name].done if of.checks else set()) for name in of.arms)
     if not failures:
         assert state.settled == graph.count_parts(of)
 
 
-def assert_truthful(of: Study, state: State) -> None:
-    """Each reason that an arm waits for is a part that was given up, or an arm that waits itself."""
+def assert_reasons_hold(of: Study, state: State) -> None:
+    """The reason of each blocked arm is a lost part, or an arm that is blocked itself."""
     for name, why in graph.blocked_arms(of, state).items():
         arm = of.arms[name]
         if "maps" in why:

@@ -1,4 +1,4 @@
-"""A teacher for each seed: maps, keys and repeats go by the seed, through the whole dispatcher."""
+"""Studies with a teacher per seed: maps, keys and repeats depend on the seed."""
 
 import pytest
 from helpers.closed_form import drain, failing, steps, study
@@ -41,7 +41,7 @@ def test_a_search_uses_the_first_seeds_teacher(tmp_path) -> None:
     assert {item.recipe.maps.teacher_seed for item in ran if (item.arm, item.role) == ("own", "repeat")} == {3, 4}
 
 
-def test_a_seed_without_a_teacher_is_told_and_holds_up_nothing_else(tmp_path) -> None:
+def test_a_seed_without_a_teacher_blocks_nothing_else(tmp_path) -> None:
     of, store = study("adversarial", own=OWN, matched=MATCHED, seeds="[3, 4]"), Store(tmp_path)
     lost = failing(lambda item: item.arm == "adversarial" and item.seeds == (4,))
     ran = drain(of, store, lost)
@@ -51,8 +51,8 @@ def test_a_seed_without_a_teacher_is_told_and_holds_up_nothing_else(tmp_path) ->
     assert {item.seeds for item in ran if (item.arm, item.role) == ("matched", "repeat")} == {(3,), (4,)}
 
 
-def test_from_one_teacher_a_seed_to_a_shared_one_the_other_seeds_train_anew(tmp_path) -> None:
-    """The maps of the other seeds are no part of the study any more, and count for nothing."""
+def test_from_a_teacher_per_seed_to_a_shared_one_the_other_seeds_train_again(tmp_path) -> None:
+    """The maps of the other seeds no longer count."""
     store, of = Store(tmp_path), study("adversarial", own=OWN.replace(", teachers: per_seed", ""), seeds="[3, 4, 5]")
     drain(study("adversarial", own=OWN, seeds="[3, 4, 5]"), store)
     dispatcher = Dispatcher(of, store, "f")
@@ -65,17 +65,17 @@ def test_from_one_teacher_a_seed_to_a_shared_one_the_other_seeds_train_anew(tmp_
     assert not Dispatcher(of, store, "f").is_open()
 
 
-def test_maps_that_were_begun_come_before_others(tmp_path) -> None:
+def test_interrupted_maps_run_first(tmp_path) -> None:
     of, store = study("adversarial", own=OWN, seeds="[3, 4]"), Store(tmp_path)
     for item in steps(Dispatcher(of, store, "f"), workers=4):
         if item.role == "targets" and item.seeds == (4,):
             break
-    (first,) = [one for one in store.started_items() if one.role == "targets" and one.seeds == (3,)]
+    (first,) = [one for one in store.read_notes()[0] if one.role == "targets" and one.seeds == (3,)]
     store.drop_checkpoint(first.key)
     assert [item.seeds for item in drain(of, store) if item.role == "targets"] == [(4,), (3,)]
 
 
-def test_from_one_shared_teacher_to_one_a_seed_only_what_changes_runs(tmp_path) -> None:
+def test_from_a_shared_teacher_to_one_per_seed_only_the_other_seeds_run(tmp_path) -> None:
     store = Store(tmp_path)
     drain(study("adversarial", own=OWN.replace(", teachers: per_seed", ""), seeds="[3, 4]"), store)
     more = drain(study("adversarial", own=OWN, seeds="[3, 4]"), store)

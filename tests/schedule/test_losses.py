@@ -1,0 +1,160 @@
+"""Lost trials and lost seeds: no study stalls, and the results that are left count."""
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.closed_form import drain, failing, losing, steps, strength, study, worker
+from helpers.contract import data
+from torch import Tensor, nn
+
+from trainables import StandardTrainable
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.store import ledger
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.config import Attack, Data, Evaluation, Study, Training
+from tune_interpreg.study.items import Item
+from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.training.trainer import Batch
+
+# ------------------------------------------------------------------------ lost trials
+SPACE = "space: {lambda_j: {log_uniform: [0.001, 1.0]}, norm: {choice: [batch, sample]}}"
+METRICS = "maximize: [val/accuracy, val/adv_accuracy], pick: {best: val/adv_accuracy, within: {val/accuracy: 0.1}}"
+SEARCHES = {
+    "match": "match_loss_of: reference, trials: 9, space: {lambda_j: {log_uniform: [0.001, 1.0]}}, tolerance: 1.0e-9",
+    "match of choices": f"match_loss_of: reference, trials: 12, {SPACE}, tolerance: 1.0e-9",
+    "tpe": f"maximize: val/adv_accuracy, trials: 12, {SPACE}",
+    "median": f"maximize: val/adv_accuracy, trials: 12, pruner: median, {SPACE}",
+    "gp": f"maximize: val/adv_accuracy, trials: 9, sampler: gp, {SPACE}",
+    "pareto": f"{METRICS}, trials: 12, {SPACE}",
+    "grid": "maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.03, 0.1, 0.3, 1.0], norm: [batch, sample]}",
+}
+
+
+def searching(kind: str) -> Study:
+    arm = f"{{method: jacobian, search: {{{SEARCHES[kind]}}}}}"
+    return study("standard", reference="{method: jacobian, lambda_j: 0.1}", arm=arm)
+
+
+def state_of(number: int, strength: float) -> ledger.RecordState:
+    """Every third trial is lost: above the reference's strength it diverges, below it its worker dies."""
+    return "done" if number % 3 != 1 else "diverged" if strength > 0.1 else "failed"
+
+
+def losing_trials(item: Item) -> Record:
+    state = state_of(item.number, strength(item)) if item.role == "search" else "done"
+    return worker(item) if state == "done" else ledger.make_record(item, state, error="as asked")
+
+
+def searched(of: Study, store: Store) -> list[Record]:
+    return [record for record in Dispatcher(of, store, "f").records.values() if record["role"] == "search"]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_study_that_loses_a_third_of_its_trials_drains(kind: str, workers: int, tmp_path: Path) -> None:
+    """Every trial runs once, and the arm is repeated with the choice from the done trials."""
+    of, store = searching(kind), Store(tmp_path)
+    ran = drain(of, store, losing_trials, workers=workers)
+    assert len(ran) == len({item.key for item in ran})
+    records, search = searched(of, store), of.arms["arm"].search
+    assert search is not None
+    assert sorted(record["number"] for record in records) == list(range(search.trials))
+    for record in records:
+        assert record["state"] == state_of(record["number"], record["recipe"]["params"]["lambda_j"])
+    assert [item.seeds for item in ran if (item.arm, item.role) == ("arm", "repeat")] == [(0,), (1,)]
+    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
+    assert drain(of, store, losing_trials) == []
+
+
+@pytest.mark.parametrize("kind", ["match", "tpe", "pareto", "grid"])
+def test_a_driver_killed_among_lost_trials_continues_as_if_it_had_not_been(kind: str, tmp_path: Path) -> None:
+    whole = drain(searching(kind), Store(tmp_path / "whole"), losing_trials)
+    store = Store(tmp_path / "killed")
+    started = list(islice(steps(Dispatcher(searching(kind), store, "f"), losing_trials), 11))
+    assert started[:-1] + drain(searching(kind), store, losing_trials) == whole
+
+
+@pytest.mark.parametrize("state", ["diverged", "failed"])
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_an_arm_without_a_done_trial_is_blocked_and_the_others_are_done(
+    kind: str, state: ledger.RecordState, tmp_path: Path
+) -> None:
+    of, store = searching(kind), Store(tmp_path)
+    ran = drain(of, store, failing(lambda item: item.role == "search", state), workers=3)
+    assert {record["state"] for record in searched(of, store)} == {state}
+    assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "reference"}
+    blocked = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
+    assert blocked == {"arm": "no trial of its search finished"}
+
+
+def test_maps_that_are_not_finite_block_only_their_pupils(tmp_path: Path) -> None:
+    """They are not made again, because the teacher would give the same."""
+    of, store = study(), Store(tmp_path)
+    ran = drain(of, store, failing(lambda item: item.role == "targets", "diverged"))
+    assert [(item.arm, item.role) for item in ran if item.role != "repeat"] == [("adversarial", "targets")]
+    assert sorted(item.arm for item in ran if item.role == "repeat") == ["adversarial"] * 2 + ["standard"] * 2
+    blocked = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
+    assert blocked["robust"] == blocked["permuted"] == "has no target maps: the teacher adversarial gave none"
+    assert blocked["jacobian"] == "has no loss to match: no seed of robust finished"
+    assert drain(of, store) == []
+    assert store.delete_failures() == 0
+
+
+# ------------------------------------------------------------------------- lost seeds
+LOST = r"the term ce was inf in epoch 2 (seed 1), step 1 of 2"
+
+
+class Fragile(StandardTrainable):
+    """Seed 1 diverges in the second epoch."""
+
+    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        diverges = self.trainer.epoch > 0 and model is self.trainer.replicas[1].model
+        return {name: term / (not diverges) for name, term in super().terms(model, batch).items()}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_record_of_a_repeat_says_which_seed_diverged(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has metrics, curves and models of the other seeds; an interrupted training remembers the loss."""
+    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
+    recipe = Recipe(
+        method="standard",
+        data=Data(**data()),
+        training=Training(epochs=3, batch_size=32, lr=0.05),
+        evaluation=Evaluation(gradient_samples=20),
+        evaluation_attack=Attack(eps=0.5, steps=2),
+    )
+    item, store = Item(arm="arm", role="repeat", recipe=recipe, seeds=(0, 1, 2)), Store(tmp_path / "store")
+    config: dict[str, Any] = {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
+    trainable = Fragile(config)
+    trainable.step()
+    assert "record" not in trainable.step()
+    if interrupted:
+        trainable = Fragile(config)
+        assert trainable.trainer.diverged == {1: LOST}
+    record = json.loads(trainable.step()["record"])
+    assert (record["state"], record["error"], record["seeds"], record["epochs"]) == ("done", LOST, [0, 1, 2], 3)
+    assert record["metrics"].keys() == record["curves"].keys() == {"0", "2"}
+    assert {store.path / name for name in record["files"]} == {store.model_file(record["key"], seed) for seed in (0, 2)}
+    assert ledger.lost_seeds(record) == {1}
+
+
+def test_a_lost_teacher_seed_gives_no_maps(tmp_path: Path) -> None:
+    """The first of the teacher's two seeds makes the maps."""
+    of, store = study("adversarial", "robust", gpus=1), Store(tmp_path)
+    assert {item.arm for item in drain(of, store, losing(0))} == {"adversarial"}
+    assert graph.blocked_arms(of, Dispatcher(of, store, "f").state).keys() == {"robust"}
+
+
+def test_only_a_done_repeat_can_have_lost_seeds() -> None:
+    whole = worker(Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0, 1)))
+    assert ledger.lost_seeds(whole) == set()
+    assert ledger.lost_seeds(whole | {"metrics": {"1": {}}}) == {0}
+    assert ledger.lost_seeds(whole | {"state": "failed", "metrics": {}}) == set()
+    assert ledger.lost_seeds(whole | {"role": "checks", "metrics": {}}) == set()
