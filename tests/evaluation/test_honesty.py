@@ -82,27 +82,20 @@ def random_direction(x_BCHW: Tensor, g: Tensor) -> Tensor:
     return torch.randn(g.shape[-3:], generator=random(1)).expand_as(g)
 
 
-class Quantized(nn.Module):
-    """A network on pixels rounded to multiples of 1/8, so that its derivative is 0 almost everywhere."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        z_BK: Tensor = self.net((8 * x_BCHW).round() / 8)
-        return z_BK
-
-
 class Changed(nn.Module):
-    """A network with its outputs changed by a function."""
+    """A network with its inputs or outputs changed by a function."""
 
-    def __init__(self, net: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, net: nn.Module, change: Callable[[Tensor], Tensor], *, inputs: bool = False) -> None:
         super().__init__()
-        self.net, self.change = net, change
+        self.net, self.change, self.inputs = net, change, inputs
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.change(self.net(x_BCHW))
+        return self.net(self.change(x_BCHW)) if self.inputs else self.change(self.net(x_BCHW))
+
+
+def quantize_inputs(net: nn.Module) -> nn.Module:
+    """Round pixels to multiples of 1/8, so that the derivative is 0 almost everywhere."""
+    return Changed(net, lambda x_BCHW: (8 * x_BCHW).round() / 8, inputs=True)
 
 
 def change_outputs(subject: Subject, change: Callable[[Tensor], Tensor]) -> Subject:
@@ -146,13 +139,12 @@ def test_checks_change_nothing_and_are_reproducible(sound: Subject) -> None:
 
 def test_the_own_accuracy_equals_the_evaluations(sound: Subject) -> None:
     """Several checks attack with the images, starts and settings of `measure_adversarial_accuracy`."""
-    own = measure_adversarial_accuracy(
-        sound.model, sound.images, attack=ATTACK, form="strict", seed=0, batch_size=500, restarts=1
-    )
+    settings = {"attack": ATTACK, "form": "strict", "seed": 0, "batch_size": 500, "restarts": 1}
+    expected = measure_adversarial_accuracy(sound.model, sound.images, **settings)
     accuracies = [honesty.check_radius(sound).values["0.5"], honesty.check_order(sound).values["pgd"]]
     accuracies += [honesty.check_transfer(sound).values["own"], honesty.check_batch_size(sound).values["strict/40"]]
-    assert accuracies == pytest.approx([own] * 4)
-    assert 0 < own < 1
+    assert accuracies == pytest.approx([expected] * 4)
+    assert 0 < expected < 1
     assert [float(eps) for eps in honesty.check_radius(sound).values] == [0.0, 0.125, 0.25, 0.5, 0.75, 1.0, math.inf]
 
 
@@ -230,7 +222,7 @@ def test_a_wrong_projection_is_found(perturb: Callable[..., Tensor], fault: str,
 
 def test_a_masked_gradient_is_found(sound: Subject, net: nn.Module) -> None:
     """A zero backward or a quantizer masks it."""
-    for masked in (Masked(net, zero), Quantized(net)):
+    for masked in (Masked(net, zero), quantize_inputs(net)):
         result = honesty.check_gradient(replace(sound, model=masked.eval()))
         assert_warns(result, f"masks its gradient at {IMAGES} images")
         assert result.values["zero"] == result.values["masked"] == 1.0
@@ -297,7 +289,7 @@ def test_an_attack_that_loses_its_first_step_is_found(sound: Subject) -> None:
 def test_the_ensemble_breaks_images_that_pgd_cannot(net: nn.Module, sound: Subject) -> None:
     """Square needs no gradient. Two classes keep the ensemble small."""
     rows = (sound.images.y_N < 2).nonzero().squeeze(1)[:5]
-    two = Quantized(Changed(net, lambda z: z[:, :2])).eval()
+    two = quantize_inputs(Changed(net, lambda z_BK: z_BK[:, :2])).eval()
     few = replace(sound, model=two, images=sound.images.at(rows), attack=Attack(eps=4.0, steps=4, start="ball"))
     result = honesty.check_ensemble(replace(few, ensemble=100))
     assert_warns(result, "AutoAttack breaks")
