@@ -1,4 +1,4 @@
-"""The shipped nets, and `build`: whatever a builder returns is initialized from one seed, linearized, and vetted."""
+"""The shipped networks, and `build`: networks are initialized from one seed, linearized and checked."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.adjoints import NETS
 from torch import Tensor, nn
 
 from tune_interpreg import registry, seeding
@@ -15,7 +16,6 @@ from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Model
 
-NETS = {"digits_cnn": (1, 8, 8), "mnist_cnn": (1, 12, 12), "cifar_cnn": (3, 16, 16)}
 SHAPE, CLASSES = (2, 6, 6), 4
 
 Build = Callable[[Callable[[], nn.Module]], nn.Module]
@@ -23,7 +23,7 @@ Build = Callable[[Callable[[], nn.Module]], nn.Module]
 
 @pytest.fixture
 def build_user(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Build:
-    """`build` of a user's network, for images of SHAPE; it is registered under the test's name."""
+    """Build a user's network for images of SHAPE; its registered name is the test's."""
 
     def build_one(make: Callable[[], nn.Module]) -> nn.Module:
         monkeypatch.setattr(registry, "resolve", lambda group, name: lambda shape, classes: make())
@@ -38,33 +38,32 @@ def linear() -> nn.Linear:
 
 @pytest.mark.parametrize("name", NETS)
 def test_initialization_is_pytorchs_own(name: str) -> None:
-    """The draws are those of PyTorch's constructors from an equally seeded generator, up to rounding."""
+    """The draws are those of PyTorch's constructors with the same seed, up to rounding."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         reference = getattr(zoo, name)(NETS[name], CLASSES)
     net = initialize(getattr(zoo, name)(NETS[name], CLASSES), torch.Generator().manual_seed(7))
-    for one, two in zip(net.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(one, two)
+    torch.testing.assert_close(list(net.parameters()), list(reference.parameters()))
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_build_depends_on_its_generator_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal seeds give equal bits whatever the global generator; it is left as it was; other seeds differ."""
+    """Equal seeds give equal bits, other seeds differ, and the global generator is not changed."""
     monkeypatch.setattr(registry, "resolve", lambda group, name: getattr(zoo, name))
-    one = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    first = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
     torch.rand(1)
     state = torch.get_rng_state()
-    two = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
+    second = build(Model(name=name), NETS[name], CLASSES, seeding.generator(0, "weights"))
     other = build(Model(name=name), NETS[name], CLASSES, seeding.generator(1, "weights"))
     assert torch.equal(state, torch.get_rng_state())
-    assert one.training
-    for a, b, c in zip(one.parameters(), two.parameters(), other.parameters(), strict=True):
+    assert first.training
+    for a, b, c in zip(first.parameters(), second.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c)
 
 
-def test_initialize_refuses_what_it_does_not_know() -> None:
-    """A layer with weights that has no scheme is an error that names it, never uninitialized memory."""
+def test_initialize_refuses_layers_without_a_scheme() -> None:
+    """Otherwise their weights would be uninitialized memory."""
     with pytest.raises(TypeError, match=r"1: Embedding"):
         initialize(nn.Sequential(nn.Linear(2, 2), nn.Embedding(2, 2)), seeding.generator(0, "weights"))
 
@@ -72,7 +71,7 @@ def test_initialize_refuses_what_it_does_not_know() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "count"), [("mnist_cnn", (1, 28, 28), 3_274_634), ("cifar_cnn", (3, 32, 32), 1_147_978)]
 )
-def test_the_papers_nets_have_their_size(name: str, shape: tuple[int, int, int], count: int) -> None:
+def test_the_papers_networks_have_their_size(name: str, shape: tuple[int, int, int], count: int) -> None:
     """Parameters: Σ (inputs·k² + 1)·outputs over the layers, at the data sets' own sizes."""
     with torch.device("meta"):
         net = getattr(zoo, name)(shape, 10)
@@ -82,14 +81,13 @@ def test_the_papers_nets_have_their_size(name: str, shape: tuple[int, int, int],
 
 @pytest.mark.parametrize("name", NETS)
 def test_too_small_images_are_refused(name: str) -> None:
-    """An image that the pools shrink to nothing is an error when the net is built."""
     with pytest.raises(ValueError, match="too small"):
         getattr(zoo, name)((1, 3, 3), CLASSES)
 
 
 @pytest.mark.parametrize("fc_relu", [True, False])
-def test_the_cifar_nets_fully_connected_part_is_linear_without_relu(fc_relu: bool) -> None:
-    """h(u + v) − h(0) = (h(u) − h(0)) + (h(v) − h(0)) in eval mode; the option changes no weight's shape."""
+def test_the_fully_connected_part_of_cifar_cnn_is_linear_without_relu(fc_relu: bool) -> None:
+    """h(u + v) − h(0) = (h(u) − h(0)) + (h(v) − h(0)) in eval mode. The option does not change the weights."""
     model = Model.model_validate({"name": "cifar_cnn", "fc_relu": fc_relu})
     net = build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")).double().eval()
     kinds = [type(layer) for layer in net.layers]
@@ -100,12 +98,12 @@ def test_the_cifar_nets_fully_connected_part_is_linear_without_relu(fc_relu: boo
     assert excess > 1e-3 if fc_relu else excess < 1e-12
     assert kinds.count(nn.ReLU) == (6 if fc_relu else 4)
     whole = build(Model(name="cifar_cnn"), NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init"))
-    for one, two in zip(net.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(one, two.double())
+    for ours, default in zip(net.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, default.double())
 
 
 def test_a_sequential_becomes_piecewise_linear(build_user: Build) -> None:
-    """Nested, with PyTorch's dropout, a shared layer, or of a class of its own: the same function in the same order."""
+    """Also nested, with PyTorch's dropout, with a layer used twice, or as a subclass. The function is the same."""
 
     class Named(nn.Sequential):
         pass
@@ -124,7 +122,7 @@ def test_a_sequential_becomes_piecewise_linear(build_user: Build) -> None:
 
 
 class Residual(nn.Module):
-    """A network of a class of its own."""
+    """A network that is not a Sequential."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,25 +147,25 @@ class Doubled(nn.Sequential):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (Residual, ["Residual has no rule"]),
-        (Hooked, ["Hooked must have no hooks"]),
-        (lambda: Doubled(nn.Flatten(), linear()), ["Doubled has no rule"]),
+        (Residual, ["Residual has neither a rule"]),
+        (Hooked, ["Hooked must have no forward hooks"]),
+        (lambda: Doubled(nn.Flatten(), linear()), ["Doubled has neither a rule"]),
         (lambda: nn.Sequential(nn.Flatten(), linear(), nn.Tanh(), nn.Softplus()), ["2: ", "Tanh", "3: ", "Softplus"]),
         (lambda: nn.Sequential(nn.Sequential(nn.BatchNorm2d(2)), nn.Flatten(), linear()), ["0.0: ", "BatchNorm2d"]),
         (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, 1, 1, padding_mode="reflect"), nn.Flatten(), linear()), ["reflect"]),
     ],
     ids=["residual", "hooked", "doubled", "smooth", "normalized", "reflecting"],
 )
-def test_other_networks_are_as_exact_and_said_once_to_be_slower(
+def test_other_networks_are_exact_and_warn_once(
     make: Callable[[], nn.Module], words: list[str], build_user: Build, request: pytest.FixtureRequest
 ) -> None:
-    """The warning names model, place, type and remedy; the gradients are autograd's, under one dropout mask."""
-    with pytest.warns(SlowGradients) as said:
+    """The warning names model, place, type and remedy. The gradients are autograd's, under one dropout mask."""
+    with pytest.warns(SlowGradients) as warned:
         net = build_user(make)
-    assert len(said) == 1
-    assert said[0].filename == __file__
-    assert all(word in str(said[0].message) for word in [*words, request.node.name, "linearize(x)"])
-    assert type(build_user(make)) is type(net)  # and without another warning
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert all(word in str(warned[0].message) for word in [*words, request.node.name, "linearize(x)"])
+    assert type(build_user(make)) is type(net)  # without another warning
     generator, x = torch.Generator(), torch.rand(3, *SHAPE, requires_grad=True)
     layers.set_dropout_generator(net, generator.manual_seed(1))
     _, adjoint = linearize(net, x)
@@ -176,19 +174,18 @@ def test_other_networks_are_as_exact_and_said_once_to_be_slower(
     torch.testing.assert_close(adjoint(e), *torch.autograd.grad(net(x), x, e))
 
 
-def test_a_network_with_its_own_linearize_is_left_alone(build_user: Build) -> None:
-    """Nothing is said, and nothing changed."""
+def test_a_network_with_linearize_is_not_changed(build_user: Build) -> None:
 
-    class Own(nn.Sequential):
+    class Linearized(nn.Sequential):
         def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, layers.Adjoint]:
             return self(x_BCHW), lambda e: (e @ self[1].weight).unflatten(-1, SHAPE)
 
-    assert type(build_user(lambda: Own(nn.Flatten(), linear()))) is Own
+    assert type(build_user(lambda: Linearized(nn.Flatten(), linear()))) is Linearized
 
 
 @pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
-def test_dropout_within_any_network_draws_from_the_given_generator(build_user: Build) -> None:
-    """Equal seeds, equal outputs in train mode, whatever the global generator, which stays as it was."""
+def test_dropout_inside_any_network_draws_from_the_given_generator(build_user: Build) -> None:
+    """Not from the global generator, which is not changed."""
     net, outputs = build_user(Residual), []
     for _ in range(2):
         layers.set_dropout_generator(net, torch.Generator().manual_seed(3))
@@ -207,12 +204,12 @@ class Functional(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
 def test_layers_that_draw_from_the_global_generator_are_refused(build_user: Build) -> None:
-    """All of them, and no layer around them, with the remedy; the global generator stays as it was."""
+    """The error names all of them, but not the layers around them. The global generator is not changed."""
     state = torch.get_rng_state()
     inner = [nn.AlphaDropout(), nn.RReLU(), nn.Dropout3d(), Functional(), nn.Dropout()]
     with pytest.raises(ValueError, match=r"global random generator") as error:
         build_user(lambda: nn.Sequential(nn.Sequential(*inner), nn.Flatten(), linear()))
-    assert "0.0 (AlphaDropout), 0.1 (RReLU), 0.2 (Dropout3d), 0.3 (Functional); take torch.nn.Dropout" in str(error)
+    assert "0.0 (AlphaDropout), 0.1 (RReLU), 0.2 (Dropout3d), 0.3 (Functional); use torch.nn.Dropout" in str(error)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -225,14 +222,13 @@ def test_layers_that_draw_from_the_global_generator_are_refused(build_user: Buil
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(make: Callable[[], nn.Module], words: str, build_user: Build) -> None:
-    """Images that its layers do not take, or an output that is not one logit a class."""
+    """Its layers do not take the images, or its output is not one logit per class."""
     with pytest.raises((ValueError, RuntimeError), match=words):
         build_user(make)
 
 
 @pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
-def test_vetting_leaves_the_statistics_of_normalization(build_user: Build) -> None:
-    """The network that is returned has seen no image."""
+def test_checking_does_not_change_the_statistics_of_normalization(build_user: Build) -> None:
     net = build_user(lambda: nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), linear()))
     assert net[0].num_batches_tracked == 0
     assert net.training
