@@ -1,13 +1,17 @@
-"""Each penalty against its closed form, and no NaN where it has a corner."""
+"""Each penalty against its closed form; its gradients against finite differences; no NaN at corners."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tune_interpreg import seeding
 from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 NORMS = list(penalties.PENALTY_NORMS)
@@ -26,7 +30,7 @@ def linear(inputs: int = 4, classes: int = 3) -> tuple[PiecewiseLinear, nn.Linea
 
 @given(SHAPES, st.integers(0, 1000))
 def test_norms_are_their_formulas(shape: list[int], seed: int) -> None:
-    """√Σ d², the mean of √Σ d_b², the mean of Σ d_b², for any shape (B, ...), contiguous or not."""
+    """√Σ d², mean √Σ d_b², mean Σ d_b², for any shape (B, ...), contiguous or not."""
     d = torch.randn(shape, generator=seeding.generator(seed, "d"), dtype=torch.float64)
     rows = [float(sum(value**2 for value in row.flatten().tolist())) for row in d]
     expected = {
@@ -52,7 +56,7 @@ def test_norms_scale(shape: list[int], factor: float, seed: int) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("zeros", [1, 2])
 def test_gradient_at_zero_is_zero(norm: str, zeros: int) -> None:
-    """Where a sample, or the whole batch, is exactly zero, so is its gradient."""
+    """For one sample, or the whole batch."""
     d = torch.ones(2, 3, 2, 2)
     d[:zeros] = 0
     d.requires_grad_()
@@ -63,8 +67,8 @@ def test_gradient_at_zero_is_zero(norm: str, zeros: int) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_interpretation_vanishes_on_its_target(norm: str) -> None:
-    """‖I − |g|‖ = 0 at I = |g| for "abs" and at I = g for "signed", with zero gradient."""
+def test_interpretation_is_zero_at_its_target(norm: str) -> None:
+    """I = |g| for "abs", I = g for "signed"; the gradient is zero as well."""
     g = torch.randn(2, 1, 3, 3, generator=seeding.generator(0, "g")).requires_grad_()
     for sign, target in (("abs", g.detach().abs()), ("signed", g.detach())):
         penalty = penalties.interpretation(target, g, norm=norm, sign=sign)
@@ -72,8 +76,8 @@ def test_interpretation_vanishes_on_its_target(norm: str) -> None:
         assert (torch.autograd.grad(penalty, g)[0] == 0).all()
 
 
-def test_interpretation_of_known_numbers() -> None:
-    """I = (3, 0), g = (0, −4): both signs give 5; I = (3, 4), g = (0, −4): "abs" 3, "signed" √73."""
+def test_interpretation_of_small_numbers() -> None:
+    """g = (0, −4). I = (3, 0): both signs give 5. I = (3, 4): "abs" gives 3, "signed" √73."""
     g = torch.tensor([[[[0.0, -4.0]]]])
     near, far = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[3.0, 0.0]]]])
     assert penalties.interpretation(far, g) == penalties.interpretation(far, g, sign="signed") == 5
@@ -82,20 +86,12 @@ def test_interpretation_of_known_numbers() -> None:
 
 
 def test_jacobian_of_a_linear_map() -> None:
-    """f(x) = Wx: ‖J‖_F is √B‖W‖_F over the batch, ‖W‖_F a sample, ‖W‖_F² squared."""
+    """f(x) = Wx: batch √B‖W‖_F, sample ‖W‖_F, squared ‖W‖_F²."""
     net, layer = linear()
     z, adjoint = net.linearize(torch.rand(5, 1, 2, 2, dtype=torch.float64))
     size = layer.weight.square().sum().sqrt().item()
     for norm, expected in {"batch": 5**0.5 * size, "sample": size, "squared": size**2}.items():
         assert penalties.jacobian(adjoint, z, norm=norm).item() == pytest.approx(expected)
-
-
-def test_jacobian_penalty_decays_the_weights() -> None:
-    """∂‖W‖_F²/∂W = 2W: the gradient reaches the parameters by one backward."""
-    net, layer = linear()
-    z, adjoint = net.linearize(torch.rand(5, 1, 2, 2, dtype=torch.float64))
-    penalties.jacobian(adjoint, z, norm="squared").backward()
-    torch.testing.assert_close(layer.weight.grad, 2 * layer.weight.detach())
 
 
 def test_label_gradient_of_a_linear_map_is_the_labels_row() -> None:
@@ -106,33 +102,23 @@ def test_label_gradient_of_a_linear_map_is_the_labels_row() -> None:
     assert torch.equal(penalties.label_gradient(adjoint, y, z).flatten(1), layer.weight[y])
 
 
-def test_jacobian_collects_all_label_gradients() -> None:
-    """‖J‖_F² = Σ_k ‖J_k‖², each row by label_gradient with the label k."""
-    net, _ = linear()
-    net.layers.append(nn.ReLU())
-    z, adjoint = net.linearize(torch.randn(5, 1, 2, 2, generator=seeding.generator(0, "x"), dtype=torch.float64))
-    rows = [penalties.label_gradient(adjoint, torch.full((5,), k), z).square().sum() for k in range(3)]
-    assert penalties.jacobian(adjoint, z).item() == pytest.approx(sum(rows).item() ** 0.5)
-
-
 def test_unknown_options_are_refused() -> None:
-    """The error states the rule, then the value."""
     g = torch.zeros(1, 1, 2, 2)
-    with pytest.raises(ValueError, match="norm must be one of batch, sample, squared; it is 'l2'"):
+    with pytest.raises(ValueError, match="norm must be one of batch, sample, squared"):
         penalties.interpretation(g, g, norm="l2")
-    with pytest.raises(ValueError, match="sign must be one of abs, signed; it is 'plus'"):
+    with pytest.raises(ValueError, match="sign must be one of abs, signed"):
         penalties.interpretation(g, g, sign="plus")
     with pytest.raises(ValueError, match="norm must be one of batch"):
         penalties.jacobian(lambda e: e, torch.zeros(1, 2), norm="l2")
     with pytest.raises(ValueError, match="norm must be one of batch"):
         penalties.magnitude(g, norm="l2")
-    with pytest.raises(ValueError, match="output must be one of logits, probabilities; it is 'p'"):
+    with pytest.raises(ValueError, match="output must be one of logits, probabilities"):
         penalties.select_output(torch.zeros(1, 2), lambda e: e, "p")
 
 
 # ------------------------------------------------------------------- probabilities
-def test_probabilities_of_a_linear_map_have_its_jacobian_times_that_of_softmax() -> None:
-    """p = softmax(Wx): ∂p/∂x = (diag(p) − ppᵀ)W; its rows sum to zero, for probabilities sum to one."""
+def test_jacobian_of_the_probabilities_of_a_linear_map() -> None:
+    """p = softmax(Wx): ∂p/∂x = (diag(p) − ppᵀ)W. Its rows sum to zero, because probabilities sum to one."""
     net, layer = linear()
     z, logits_adjoint = net.linearize(normal(5, 1, 2, 2))
     p, adjoint = penalties.select_output(z, logits_adjoint, "probabilities")
@@ -146,18 +132,18 @@ def test_probabilities_of_a_linear_map_have_its_jacobian_times_that_of_softmax()
 
 # ------------------------------------------------------------------ input gradient
 def test_input_gradient_of_a_linear_map() -> None:
-    """f(x) = Wx: ∂CE/∂x = Wᵀ(softmax(Wx) − e_c), sample by sample, whatever the batch."""
+    """f(x) = Wx: ∂CE/∂x = Wᵀ(softmax(Wx) − e_c) for each sample, independent of the batch."""
     net, layer = linear()
     x, y = normal(4, 1, 2, 2), torch.tensor([0, 2, 1, 2])
     z, adjoint = net.linearize(x)
     d = penalties.cross_entropy_gradient(adjoint, y, z)
     torch.testing.assert_close(d.flatten(1), (z.softmax(-1) - torch.eye(3, dtype=torch.float64)[y]) @ layer.weight)
-    alone, own = net.linearize(x[:1])
-    torch.testing.assert_close(penalties.cross_entropy_gradient(own, y[:1], alone), d[:1])
+    z, adjoint = net.linearize(x[:1])
+    torch.testing.assert_close(penalties.cross_entropy_gradient(adjoint, y[:1], z), d[:1])
 
 
-def test_input_gradient_keeps_the_labels_row_of_a_confident_sample() -> None:
-    """At a margin of 25, where softmax(z)_c rounds to 1 in float32, float32 agrees with float64."""
+def test_input_gradient_of_a_confident_sample_is_exact() -> None:
+    """At a margin of 25 softmax(z)_c rounds to 1 in float32, but the gradient agrees with float64."""
     z, y, weight = torch.tensor([[25.0, 0.0, -1.0]]), torch.tensor([0]), normal(3, 4)
     single, double = (
         penalties.cross_entropy_gradient(lambda e: e @ weight.to(e.dtype), y, z.to(kind))
@@ -166,20 +152,10 @@ def test_input_gradient_keeps_the_labels_row_of_a_confident_sample() -> None:
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=0)
 
 
-def test_input_gradient_depends_on_the_weights_through_the_softmax_too() -> None:
-    """Two classes, f(x) = (wx, 0), label 0: ∂CE/∂x = −wσ(−wx), whose derivative by w is −σ(−wx)(1 − wxσ(wx))."""
-    w, x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True), 1.3
-    z = torch.stack([w * x, torch.zeros_like(w)])[None]
-    d = penalties.cross_entropy_gradient(lambda e: e[:, :1] * w, torch.tensor([0]), z)
-    below, above = torch.sigmoid(-w * x).item(), torch.sigmoid(w * x).item()
-    assert d.item() == pytest.approx(-0.7 * below)
-    assert torch.autograd.grad(d, w)[0].item() == pytest.approx(-below * (1 - 0.7 * x * above))
-
-
 # -------------------------------------------------------------------------- cosine
 @given(st.floats(0.01, 100), st.integers(0, 1000))
 def test_cosine_distance_of_parallel_opposite_and_orthogonal_maps(scale: float, seed: int) -> None:
-    """0 for I ∝ g, 2 for I ∝ −g, 1 where I ⊥ g; lengths play no part."""
+    """0 for I ∝ g, 2 for I ∝ −g, 1 for I ⊥ g; lengths have no effect."""
     g = torch.randn(3, 1, 2, 2, generator=seeding.generator(seed, "g"), dtype=torch.float64)
     turned = torch.stack([-g[..., 1], g[..., 0]], -1)
     for target, expected in ((g, 0.0), (-g, 2.0), (turned, 1.0)):
@@ -193,8 +169,8 @@ def test_cosine_distance_is_a_mean_over_samples() -> None:
     assert penalties.cosine(target, g).item() == pytest.approx(1 - 0.6 / 3)
 
 
-def test_cosine_distance_where_a_map_or_a_gradient_is_zero() -> None:
-    """cos := 0 there, with the gradient 0; the other samples are not disturbed."""
+def test_cosine_distance_of_zeros() -> None:
+    """The cosine and its gradient are 0 if I or g is; other samples are not affected."""
     target = torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]).view(4, 1, 1, 2)
     g = torch.tensor([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0], [1.0, 1.0]]).view(4, 1, 1, 2).requires_grad_()
     distance = penalties.cosine(target, g)
@@ -205,8 +181,8 @@ def test_cosine_distance_where_a_map_or_a_gradient_is_zero() -> None:
 
 
 # --------------------------------------------------------------------- projections
-def test_an_orthonormal_basis_projects_exactly() -> None:
-    """n = K orthonormal vectors: (K/n) Σ ‖Jᵀv_i‖² = ‖J‖², in every norm."""
+def test_projections_on_an_orthonormal_basis_are_exact() -> None:
+    """(K/n) Σ ‖Jᵀv_i‖² = ‖J‖² for n = K, in every norm."""
     net, _ = linear()
     z, adjoint = net.linearize(normal(5, 1, 2, 2))
     basis = torch.linalg.qr(normal(5, 3, 3)).Q.transpose(0, 1)
@@ -215,8 +191,8 @@ def test_an_orthonormal_basis_projects_exactly() -> None:
         assert penalties.projected_jacobian(adjoint, basis, norm=norm).item() == pytest.approx(expected)
 
 
-def test_one_class_projects_exactly() -> None:
-    """K = 1: the unit sphere is {−1, 1}, and one projection is the whole Jacobian."""
+def test_one_projection_of_one_class_is_exact() -> None:
+    """K = 1: the unit sphere is {−1, 1}."""
     net, layer = linear(classes=1)
     z, adjoint = net.linearize(normal(5, 1, 2, 2))
     v = penalties.unit_vectors(z, 1, seeding.generator(0, "v"))
@@ -238,28 +214,71 @@ def test_unit_vectors_are_uniform_on_the_sphere() -> None:
 
 
 @pytest.mark.parametrize("projections", [1, 2, 8])
-def test_projections_are_unbiased_and_their_variance_falls_with_their_number(projections: int) -> None:
-    """f(x) = Wx, A = WWᵀ: mean tr A within 4 standard errors, variance 2(K tr A² − (tr A)²)/((K + 2)n)."""
+def test_projections_are_unbiased_with_a_variance_of_one_over_n(projections: int) -> None:
+    """f(x) = Wx, A = WWᵀ: mean tr A (4 standard errors), variance 2(K tr A² − (tr A)²)/((K + 2)n)."""
     net, layer = linear()
     z, adjoint = net.linearize(normal(1, 1, 2, 2))
     generator, draws = seeding.generator(projections, "v"), 4000
     with torch.no_grad():
         vectors = (penalties.unit_vectors(z, projections, generator) for _ in range(draws))
-        found = torch.stack([penalties.projected_jacobian(adjoint, v, norm="squared") for v in vectors])
+        estimates = torch.stack([penalties.projected_jacobian(adjoint, v, norm="squared") for v in vectors])
         a = layer.weight @ layer.weight.T
         exact, variance = a.trace(), 2 * (3 * (a @ a).trace() - a.trace() ** 2) / (5 * projections)
-    assert abs(found.mean() - exact) <= 4 * (variance / draws) ** 0.5
-    assert found.var().item() == pytest.approx(variance.item(), rel=0.1)
+    assert abs(estimates.mean() - exact) <= 4 * (variance / draws) ** 0.5
+    assert estimates.var().item() == pytest.approx(variance.item(), rel=0.1)
 
 
 # ------------------------------------------------------------------------- repeats
-def test_repeats_are_the_jacobian_where_there_is_no_dropout() -> None:
-    """Row k of sample b at its k-th repeat: the same norms as all rows at once."""
+def test_repeated_jacobian_without_dropout_is_the_jacobian() -> None:
+    """With row k of a sample at its k-th repeat."""
     net, _ = linear()
     net.layers.insert(0, nn.ReLU())
     x = normal(5, 1, 2, 2)
     z, adjoint = net.linearize(x)
-    repeated, own = net.linearize(x.repeat_interleave(3, 0))
+    repeated, repeated_adjoint = net.linearize(x.repeat_interleave(3, 0))
     for norm in NORMS:
         expected = penalties.jacobian(adjoint, z, norm=norm)
-        torch.testing.assert_close(penalties.repeated_jacobian(own, repeated, norm=norm), expected)
+        torch.testing.assert_close(penalties.repeated_jacobian(repeated_adjoint, repeated, norm=norm), expected)
+
+
+# ---------------------------------------------------------------------- gradients
+Penalty = Callable[[Tensor, Adjoint, Tensor], Tensor]
+Y = torch.tensor([0, 2])
+MAPS, VECTORS = normal(2, 1, 4, 4, purpose="maps"), nn.functional.normalize(normal(2, 2, 3, purpose="v"), dim=-1)
+
+PENALTIES: dict[str, Penalty] = {
+    "cosine": lambda z, adjoint, g: penalties.cosine(MAPS, g),
+    "input_gradient": lambda z, adjoint, g: penalties.magnitude(penalties.cross_entropy_gradient(adjoint, Y, z)),
+    **{f"magnitude/{n}": lambda z, adjoint, g, n=n: penalties.magnitude(g, norm=n) for n in NORMS},
+    **{f"interpretation/{n}": lambda z, adjoint, g, n=n: penalties.interpretation(MAPS, g, norm=n) for n in NORMS},
+    "interpretation/signed": lambda z, adjoint, g: penalties.interpretation(MAPS, g, sign="signed"),
+    **{f"jacobian/{n}": lambda z, adjoint, g, n=n: penalties.jacobian(adjoint, z, norm=n) for n in NORMS},
+    "projections": lambda z, adjoint, g: penalties.projected_jacobian(adjoint, VECTORS),
+}
+
+
+class Penalized(nn.Module):
+    """A network with every kind of kink, and a penalty as its output."""
+
+    def __init__(self, penalty: Penalty, output: str) -> None:
+        super().__init__()
+        self.penalty, self.output = penalty, output
+        layers = [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)]
+        self.net = PiecewiseLinear(layers).double()
+        for index, weight in enumerate(self.net.parameters()):
+            nn.init.normal_(weight, generator=seeding.generator(index, "weights"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, adjoint = penalties.select_output(*self.net.linearize(x), self.output)
+        return self.penalty(z, adjoint, penalties.label_gradient(adjoint, Y, z))
+
+
+@pytest.mark.parametrize("output", penalties.OUTPUTS)
+@pytest.mark.parametrize("name", PENALTIES)
+def test_gradients_of_every_penalty_equal_finite_differences(name: str, output: str) -> None:
+    """∂penalty/∂w in float64, by central differences."""
+    net, x = Penalized(PENALTIES[name], output), normal(2, 1, 4, 4, purpose="x")
+    keys, weights = zip(*net.named_parameters(), strict=True)
+    assert torch.autograd.gradcheck(
+        lambda *now: functional_call(net, dict(zip(keys, now, strict=True)), (x,)), weights, atol=1e-8, rtol=1e-6
+    )
