@@ -231,8 +231,7 @@ class Dispatcher:
         keys = set()
         for error in damaged:
             self.say(f"{self.store.set_aside(error)}; its item runs again")
-            is_note = error.path.name == "item.json"
-            keys.add(error.path.parent.name if is_note else error.path.stem.partition("-")[0])
+            keys.add(self.store.key_of(error.path))
         return keys
 
     def _set_aside_damaged_files(self) -> bool:

@@ -33,9 +33,9 @@ from tune_interpreg.status.facts import (
 )
 from tune_interpreg.status.remaining import estimate_remaining
 from tune_interpreg.store import lock
-from tune_interpreg.store.files import Damaged, read_checked
+from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.ledger import mean_metric
-from tune_interpreg.store.store import FIELDS, Record, Store
+from tune_interpreg.store.store import Record, Store, read_record_file
 from tune_interpreg.store.workers import read_worker
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Role
@@ -72,14 +72,14 @@ class Observer:
 
     def _read_ledger(self) -> list[Record | Damaged]:
         files = {}
-        for path in sorted((self.store.path / "ledger").glob("*/*.json")):
+        for path in self.store.record_files():
             try:
                 info = path.stat()
             except FileNotFoundError:  # set aside just now
                 continue
             stamp = info.st_mtime_ns, info.st_ino, info.st_size
-            known = self._files.get(path)
-            files[path] = known if known and known[0] == stamp else (stamp, _read_record(path))
+            earlier = self._files.get(path)
+            files[path] = earlier if earlier and earlier[0] == stamp else (stamp, _read_record(path))
         self._files = files
         return [content for _, content in files.values()]
 
@@ -122,7 +122,7 @@ class _Snapshot:
 
     def _is_of_driver(self, item: Item) -> bool:
         """Return whether the present driver started the item, and not an earlier one."""
-        return _mtime(self.store.checkpoint_dir(item.key) / "item.json") >= _mtime(self.store.driver_file)
+        return _mtime(self.store.note_file(item.key)) >= _mtime(self.store.driver_file)
 
     def _describe(self, item: Item) -> RunningItem:
         checkpoint, worker = read_checkpoint(self.store, item), read_worker(self.store, item.key)
@@ -310,11 +310,9 @@ def _read_header(path: Path) -> Any:
 
 def _read_record(path: Path) -> Record | Damaged:
     try:
-        record = read_checked(path)
+        return read_record_file(path)
     except Damaged as error:
         return error
-    missing = [name for name in FIELDS if name not in record]
-    return Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}") if missing else record
 
 
 def _read_driver(store: Store) -> DriverStatus:

@@ -90,6 +90,11 @@ class Layout:
         """Return the keys of all items with a checkpoint folder, complete or not."""
         return {folder.name for folder in (self.path / "checkpoints").glob("*/")}
 
+    def key_of(self, path: Path) -> str:
+        """Return the key of the item that a record file or a note belongs to."""
+        is_note = path == self.note_file(path.parent.name)
+        return path.parent.name if is_note else path.stem.partition("-")[0]
+
     def input_files(self, role: Role, source: Maps | CheckedModel | None) -> tuple[Path, ...]:
         """Return the files of other items that an item reads: a teacher's model, maps, or the models to check."""
         if source is None:

@@ -183,7 +183,7 @@ class Store(Layout):
 
     def read_ledger(self) -> tuple[list[Record], list[Damaged]]:
         """Return all intact records, sorted as in ``records``, and the damaged files."""
-        records, damaged = _read_all(self.record_files(), _read_record)
+        records, damaged = _read_all(self.record_files(), read_record_file)
         return sorted(
             records, key=lambda record: tuple(record[name] for name in ("arm", "role", "number", "seeds"))
         ), damaged
@@ -191,7 +191,7 @@ class Store(Layout):
     def read_record(self, item: Item) -> Record | None:
         """Return the record that the item's worker has written, or None if it is missing or damaged."""
         try:
-            return _read_record(self.record_file(item.arm, item.key))
+            return read_record_file(self.record_file(item.arm, item.key))
         except Damaged:
             return None
 
@@ -210,7 +210,7 @@ class Store(Layout):
 
     def delete_failures(self) -> int:
         """Delete the records of failed items, so that they run again. Return their number."""
-        states, _ = _read_all(self.record_files(), lambda path: (path, _read_record(path)["state"]))
+        states, _ = _read_all(self.record_files(), lambda path: (path, read_record_file(path)["state"]))
         failed = [path for path, state in states if state == "failed"]
         for path in failed:
             path.unlink()
@@ -219,7 +219,7 @@ class Store(Layout):
     def set_aside_records(self, key: str) -> None:
         """Set aside the records of the item ``key``, because a file that it made is damaged."""
         for path in self.record_files():
-            if path.stem.partition("-")[0] == key:
+            if self.key_of(path) == key:
                 self.set_aside(Damaged(path, "is of an item with damaged files"))
 
     def read_choice(self, arm: str) -> dict[str, Any] | None:
@@ -259,7 +259,8 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T]
     return contents, damaged
 
 
-def _read_record(path: Path) -> Record:
+def read_record_file(path: Path) -> Record:
+    """Return the record in a file. Raise ``Damaged`` if it differs from what was written, or is no record."""
     record = files.read_checked(path)
     if missing := [name for name in FIELDS if name not in record]:
         raise Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}")
