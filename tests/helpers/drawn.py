@@ -1,4 +1,4 @@
-"""A store that holds, hand-made, all that figures and page show; its arms' numbers are told apart at a glance."""
+"""A hand-made store with everything that figures and the page show; each arm has its own numbers."""
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -146,8 +146,8 @@ def records():
         made.append(record(work, metrics={"0": {"val/accuracy": clean, "val/adv_accuracy": adversarial}}))
     for number, (strength, loss) in enumerate(MATCHING):
         work = item("jacobian", role="search", number=number, params={"lambda_j": strength})
-        told = {"state": "diverged"} if loss is None else {"metrics": {"0": {"train/loss": loss}}}
-        made.append(record(work, **told))
+        result = {"state": "diverged"} if loss is None else {"metrics": {"0": {"train/loss": loss}}}
+        made.append(record(work, **result))
     return made
 
 

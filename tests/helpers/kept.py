@@ -1,4 +1,4 @@
-"""What a store holds after its study is finished, to be compared with another run of the same study."""
+"""The contents of a finished store, to be compared with another run of the same study."""
 
 from __future__ import annotations
 

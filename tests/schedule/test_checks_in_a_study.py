@@ -45,7 +45,7 @@ def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() ->
     assert checks_ready(of, state) == []
 
 
-def test_checks_come_after_all_that_others_wait_for() -> None:
+def test_checks_come_last() -> None:
     of = study("standard", "adversarial")
     state = State.empty(of)
     for name in of.arms:
@@ -84,8 +84,8 @@ def test_the_key_of_checks_holds_the_model_the_sources_and_the_settings(tmp_path
     assert found["other", 1] == {"standard": keys["standard", 1]}
 
 
-def test_other_checks_are_made_anew_and_nothing_else(tmp_path: Path) -> None:
-    """They are no part of a study's setting, nor of a repeat's key."""
+def test_other_checks_run_again_and_nothing_else(tmp_path: Path) -> None:
+    """They belong neither to a study's setting nor to a repeat's key."""
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     store.save_study(of)
     drain(of, store)
@@ -95,7 +95,7 @@ def test_other_checks_are_made_anew_and_nothing_else(tmp_path: Path) -> None:
     assert drain(study("standard", "adversarial", checks="null"), store) == []
 
 
-def test_a_failed_check_holds_nothing_up_and_runs_again_on_demand(tmp_path: Path) -> None:
+def test_failed_checks_block_nothing_and_run_again_on_request(tmp_path: Path) -> None:
     of, store = study(), Store(tmp_path / "store")
     ran = drain(of, store, failing(lambda item: item.role == "checks"))
     assert len(ran) == graph.count_parts(of)
@@ -104,8 +104,8 @@ def test_a_failed_check_holds_nothing_up_and_runs_again_on_demand(tmp_path: Path
     assert {item.role for item in drain(of, store)} == {"checks"}
 
 
-def test_killed_anywhere_no_check_runs_twice(tmp_path: Path) -> None:
-    """What a former driver settled is adopted, checks after the repeats that they are of."""
+def test_no_check_runs_twice_after_kills(tmp_path: Path) -> None:
+    """A new driver takes over what an earlier one settled: repeats first, then their checks."""
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     whole = []
     for _ in range(graph.count_parts(of)):
@@ -117,8 +117,7 @@ def test_killed_anywhere_no_check_runs_twice(tmp_path: Path) -> None:
     assert drain(of, store) == []
 
 
-def test_damaged_models_are_made_anew_before_they_are_checked(tmp_path: Path) -> None:
-    """The item's inputs are the models of all that it compares."""
+def test_checks_read_the_models_of_all_sources(tmp_path: Path) -> None:
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     drain(of, store, failing(lambda item: item.role == "checks"))
     progress = Dispatcher(of, store, "f").progress
@@ -137,7 +136,7 @@ def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
         assert not Dispatcher(other, store, "f").progress.belongs(made)
 
 
-def test_a_log_tells_how_many_warn_of_those_that_were_made() -> None:
+def test_the_line_of_checks_counts_the_warnings_among_those_that_ran() -> None:
     states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
     found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     checked = CheckedModel(model="model", seed=3, images=12)

@@ -3,7 +3,7 @@
 import pytest
 from helpers.closed_form import ARMS, drain, losing, study
 from helpers.ledgers import STANDARD, STUDY, accuracies, current, item, record, results
-from helpers.observed import told
+from helpers.observed import run_status
 
 from analysis.results import rows
 from analysis.results.results import Results
@@ -209,5 +209,5 @@ def test_a_seed_that_diverged_next_to_others_is_lost_for_driver_status_and_table
     ] * 2
     status = Observer(store).read_status()
     assert (status.state, status.settled, status.total) == ("finished", 6, 6)
-    shown = told(str(store.path), "--watch", "--every", "0.1")
+    shown = run_status(str(store.path), "--watch", "--every", "0.1")
     assert (shown.exit_code, shown.stdout.count("6 of 6 parts settled")) == (0, 1)

@@ -109,7 +109,8 @@ class Current:
 
     def model_key(self, arm: str, seed: int) -> str | None:
         """Return the key of the repeat that trained the arm's model of this seed, the latest one; None without one."""
-        trained = [record for record in self._done_repeats(arm) if seed in set(record["seeds"]) - lost_seeds(record)]
+        repeats = [one for one in self._settled[arm, "repeat"] if one["state"] == "done" and seed in one["seeds"]]
+        trained = [record for record in repeats if seed not in lost_seeds(record)]
         return max(trained, key=_age)["key"] if trained else None
 
     def _done_repeats(self, arm: str) -> list[Record]:
@@ -164,10 +165,11 @@ class Current:
 
     def _counts_maps(self, record: Mapping[str, Any]) -> bool:
         maps = _read_maps(record)
-        if maps is None or (key := (record["arm"], maps.map_settings)) not in self.state.maps:
+        if maps is None:
             return False
-        wanted = maps.teacher_seed in graph.maps_seeds(self.study, key)
-        return wanted and maps.teacher == self.model_key(record["arm"], maps.teacher_seed)
+        key, seed = (record["arm"], maps.map_settings), maps.teacher_seed
+        is_needed = key in self.state.maps and seed in graph.maps_seeds(self.study, key)
+        return is_needed and maps.teacher == self.model_key(record["arm"], seed)
 
     def _counts_checks(self, record: Mapping[str, Any]) -> bool:
         name, (seed,) = record["arm"], record["seeds"]
@@ -216,7 +218,7 @@ class Current:
 
     # ------------------------------------------------------------------ searches
     def choice(self, name: str) -> Mapping[str, Any] | None:
-        """Return the fields of the arm's stored choice if it counts: the search is over, and rests on these trials."""
+        """Return the fields of the arm's stored choice if the search is over and its trials are those of the choice."""
         search, stored = self.study.arms[name].search, self._stored_choices.get(name)
         if search is None or stored is None:
             return None

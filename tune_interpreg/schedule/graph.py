@@ -144,16 +144,16 @@ def ready_tasks(study: Study, state: State) -> Iterator[Task]:
 
 def dependents(study: Study, name: str) -> set[str]:
     """Return all arms that need ``name``, directly or through other arms."""
-    found: set[str] = set()
+    needing: set[str] = set()
     new = {name}
     while new:
-        new = {other for other, arm in study.arms.items() if not new.isdisjoint(arm.needs)} - found
-        found |= new
-    return found
+        new = {other for other, arm in study.arms.items() if not new.isdisjoint(arm.needs)} - needing
+        needing |= new
+    return needing
 
 
 def count_parts(study: Study, state: State | None = None) -> int:
-    """Return how many parts the whole study has, as far as ``state`` tells; a part is one trial or one seed.
+    """Return how many parts the whole study has, as far as ``state`` shows it; a part is one trial or one seed.
 
     A finished match has no further trials, and a repeat that was given up has no checks.
     """

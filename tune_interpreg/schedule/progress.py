@@ -165,10 +165,10 @@ class Progress(Current):
         target = self.target(name)
         if search.match_loss_of and target is None:
             return None
-        made = choose(search, self.records_of(name, "search"), target)
-        if made is None:
+        new = choose(search, self.records_of(name, "search"), target)
+        if new is None:
             return None
-        content = made.model_dump(mode="json")
+        content = new.model_dump(mode="json")
         self._stored_choices[name] = content
         self.store.write_checked(self.store.choice_file(name), content)
         return content

@@ -127,7 +127,7 @@ class Status:
             continue it; ``ended`` if parts are missing that cannot run.
         settled, running, total: numbers of parts.
         seconds_left: estimate, without the ``untimed`` parts.
-        untimed: parts left per role, of roles of which nothing has been timed yet.
+        untimed: parts left per role, for roles without a time so far.
     """
 
     study: str

@@ -27,7 +27,7 @@ def estimate_remaining(
     driver: DriverStatus,
     now: datetime | None = None,
 ) -> tuple[float | None, dict[Role, int]]:
-    """Return the seconds until the rest is done, and the parts left per role of which nothing has been timed.
+    """Return the seconds until the rest is done, and the parts left per role for roles without a time so far.
 
     The rest is what runs and what can still run. A part costs the mean of its arm and role, else of its role; a running
     item costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all workers
@@ -37,7 +37,7 @@ def estimate_remaining(
         now: in UTC; the present by default.
 
     Returns:
-        seconds: None if nothing is left, or nothing that is left has been timed.
+        seconds: None if nothing is left, or no role that is left has a time.
         untimed: role → parts that ``seconds`` leaves out.
     """
     records = current.all_records()
