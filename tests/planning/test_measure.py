@@ -12,8 +12,8 @@ from tune_interpreg.planning.costs import probe_item
 from tune_interpreg.planning.measure import (
     LEAST,
     LONG,
+    Hardware,
     MeasurementError,
-    Resources,
     _Bench,
     _measure_here,
     measure,
@@ -21,7 +21,7 @@ from tune_interpreg.planning.measure import (
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.file.read import parse_study
 
-HERE = Resources(threads=1, device="cpu")
+HERE = Hardware(threads=1, device="cpu")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.ray
 def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread: None) -> None:
-    """Compare with an epoch that spends most of its time on validation, all in processor time."""
+    """Compare processor times, for an epoch with 10 short steps and 1,000 images of validation."""
     study = parse_study(
         "data: {name: digits, train_limit: 320, validation: 1000}\n"
         "training: {batch_size: 32}\narms: {standard: {method: standard}}\n",
@@ -43,7 +43,7 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
     pieces = {piece.kind: piece for piece in all_pieces(study).values()}
     bench = _Bench(Store(tmp_path), probe_item(study), HERE)
     training, judging = bench.measure(pieces["training"]), bench.measure(pieces["judging"])
-    estimate = training["epoch"] + 10 * training["step"] + 1000 * judging["clean"]
+    estimate = 10 * training["step"] + 1000 * judging["clean"]  # without the log and the checkpoint
 
     real = bench._start(pieces["training"].item)
     epochs = []
@@ -51,7 +51,7 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
         started = time.thread_time()
         real.step()
         epochs.append(time.thread_time() - started)
-    assert estimate == pytest.approx(min(epochs), rel=0.4)
+    assert 0.5 < estimate / min(epochs) < 1.25
 
 
 @pytest.mark.ray

@@ -18,7 +18,7 @@ from tune_interpreg.cluster.drain import count_slots
 from tune_interpreg.data.dataset import Dataset, count_test_images
 from tune_interpreg.networks.build import build
 from tune_interpreg.planning.costs import CostModel, Piece, Sizes, probe_item
-from tune_interpreg.planning.measure import Measurement, Resources, measure
+from tune_interpreg.planning.measure import Hardware, Measurement, measure
 from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
@@ -125,9 +125,9 @@ def _measure(study: Study, pieces: Mapping[str, Piece], workers: int, console: C
     """Measure here, with as many processes as ``workers``, but no more than this machine has room for."""
     processes = min(workers, count_slots(study, "local"))
     message = f"measuring {len(pieces)} pieces of work in {processes} process{'es' if processes > 1 else ''}"
-    resources = Resources(max(1, int(study.resources.cpus)), "cuda" if study.resources.gpus else "cpu")
+    hardware = Hardware(max(1, int(study.resources.cpus)), "cuda" if study.resources.gpus else "cpu")
     with console.status(message) if console.is_terminal else nullcontext():
-        return measure(pieces, probe_item(study), resources, workers=processes)
+        return measure(pieces, probe_item(study), hardware, workers=processes)
 
 
 def _count_bytes(study: Study, images: Dataset, tasks: Iterable[Task]) -> int:

@@ -43,8 +43,8 @@ from tune_interpreg.study.config import Attack
 from tune_interpreg.study.items import Item
 from tune_interpreg.training.trainer import Diverged, Trainer
 
-#: Repeat a measurement LEAST times and for SECONDS, unless its first run takes more than LONG seconds.
-LEAST, SECONDS, LONG = 3, 0.6, 3.0
+#: Repeat a measurement for SECONDS and LEAST times, but not for longer than LONG seconds.
+SECONDS, LEAST, LONG = 0.6, 3, 2.0
 
 #: Seconds of training per repetition: a single step may be too short for the clock.
 TRAINING = 0.1
@@ -52,11 +52,14 @@ TRAINING = 0.1
 #: Batches that the probe learns, and the seconds that it has for that.
 BATCHES, PATIENCE = 16, 4.0
 
+#: Seconds up to which the checks of all images are timed, instead of those of a few.
+WHOLE = 8.0
+
 #: Images per measurement: of PGD on a CPU, which takes this many at once; of AutoAttack; of maps; of checks.
-PGD, AUTOATTACK, MAPS, CHECKED = 128, 4, 512, (20, 60)
+PGD, AUTOATTACK, MAPS, CHECKED = 128, 4, 512, (20, 40)
 
 #: Noisy copies per measured map, and the radius at which an attack breaks no image, relative to its own.
-COPIES, HARMLESS = 4, 1e-3
+COPIES, HARMLESS = 2, 1e-3
 
 #: Seconds by unit, as ``Piece`` names them.
 Seconds = dict[str, float]
@@ -67,7 +70,7 @@ class MeasurementError(StoreError):
 
 
 @dataclass(frozen=True)
-class Resources:
+class Hardware:
     """What a worker has: threads on a CPU, and its device."""
 
     threads: int
@@ -92,7 +95,7 @@ class Measurement:
     load: float | None
 
 
-def measure(pieces: Mapping[str, Piece], probe: Item, resources: Resources, *, workers: int) -> Measurement:
+def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, workers: int) -> Measurement:
     """Measure every piece in ``workers`` processes at once and return the means over these.
 
     Args:
@@ -103,7 +106,7 @@ def measure(pieces: Mapping[str, Piece], probe: Item, resources: Resources, *, w
     load, started = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, time.time()
     with _open_pool(workers) as pool:
         turns = [n / workers for n in range(workers)]
-        futures = [pool.submit(_measure_here, [*pieces.values()], probe, resources, turn) for turn in turns]
+        futures = [pool.submit(_measure_here, [*pieces.values()], probe, hardware, turn) for turn in turns]
         try:
             reports = [future.result() for future in futures]
         except BrokenProcessPool:
@@ -146,13 +149,13 @@ class _Report:
     gpu_memory: int
 
 
-def _measure_here(pieces: list[Piece], probe: Item, resources: Resources, turn: float) -> _Report:
+def _measure_here(pieces: list[Piece], probe: Item, hardware: Hardware, turn: float) -> _Report:
     """Measure the pieces in turn, beginning at the fraction ``turn`` of the list."""
-    torch.set_num_threads(resources.threads)
+    torch.set_num_threads(hardware.threads)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     first = int(turn * len(pieces))
     with TemporaryDirectory() as folder:
-        bench = _Bench(Store(folder), probe, resources)
+        bench = _Bench(Store(folder), probe, hardware)
         ready, seconds = time.time(), {}
         bench.train_probe()
         for piece in [*pieces[first:], *pieces[:first]]:
@@ -163,7 +166,7 @@ def _measure_here(pieces: list[Piece], probe: Item, resources: Resources, turn: 
                     f"{piece.title} cannot be measured: {type(error).__name__}: {error}; "
                     "run the study with --cluster in-process to see where it fails"
                 ) from None
-    gpu_memory = torch.cuda.max_memory_reserved() if resources.device == "cuda" else 0
+    gpu_memory = torch.cuda.max_memory_reserved() if hardware.device == "cuda" else 0
     return _Report(seconds, ready, _peak_memory(), gpu_memory)
 
 
@@ -177,9 +180,9 @@ def _peak_memory() -> int:
 class _Bench:
     """Times pieces of work on the study's images, with a model that is trained first."""
 
-    def __init__(self, store: Store, probe: Item, resources: Resources):
-        self.store, self.resources = store, resources
-        alone = resources.device == "cpu" and resources.threads == 1
+    def __init__(self, store: Store, probe: Item, hardware: Hardware):
+        self.store, self.hardware = store, hardware
+        alone = hardware.device == "cpu" and hardware.threads == 1
         self.clock = time.thread_time if alone else time.perf_counter
         self.probe = self._start(probe)
         self.data = self.probe.data
@@ -218,21 +221,33 @@ class _Bench:
 
         self._limit(training, 1)
         first = self._time(lambda: _run_epoch(training), time.perf_counter)  # a GPU captures its steps here
-        one = self._shortest(lambda: _run_epoch(training), time.perf_counter)
-        epoch = self._shortest(training.step, time.perf_counter) - one
+        one = self._time(lambda: _run_epoch(training), time.perf_counter)
+        epoch = self._time_overhead(training)
         batches = round(min(max(1.0, TRAINING / one), len(self.data.train) // item.recipe.training.batch_size))
-        self._limit(training, batches)
+        if batches > 1:
+            self._limit(training, batches)
         step = self._shortest(lambda: _run_epoch(training)) / batches
         self._stop(training)
-        capture = first - one if self.resources.device == "cuda" else 0.0
-        return {"setup": setup + max(0.0, capture), "epoch": max(0.0, epoch), "step": step}
+        capture = first - one if self.hardware.device == "cuda" else 0.0
+        return {"setup": setup + max(0.0, capture), "epoch": epoch, "step": step}
+
+    @staticmethod
+    def _time_overhead(training: Any) -> float:
+        """Return the least seconds that an epoch spends outside of its steps: on the log and the checkpoint."""
+        seconds: list[float] = []
+        started = time.perf_counter()
+        while len(seconds) < LEAST and time.perf_counter() - started < LONG:
+            before = training.seconds - training.spent["train"]
+            training.step()
+            seconds.append(training.seconds - training.spent["train"] - before)
+        return min(seconds)
 
     def _start(self, item: Item) -> Any:
         """Return the Trainable of a training as a worker starts it, with a log of its own."""
         item = item.model_copy(update={"arm": f"{MODEL}-{time.monotonic_ns()}"})
         self.store.drop_checkpoint(item.key)
         self.store.note_start(item)
-        return registry.load_method(item.recipe.method)(worker_config(item, self.store, self.resources.device))
+        return registry.load_method(item.recipe.method)(worker_config(item, self.store, self.hardware.device))
 
     def _limit(self, training: Any, batches: int) -> None:
         """Let a training's epoch have this many batches, and one image to validate."""
@@ -246,7 +261,7 @@ class _Bench:
             terms=training.terms,
             seeds=training.item.seeds,
             guidance=training.trainer.guidance,
-            device=self.resources.device,
+            device=self.hardware.device,
         )
 
     def _stop(self, training: Any) -> None:
@@ -269,7 +284,7 @@ class _Bench:
     def _measure_judging(self, item: Item) -> Seconds:
         evaluation, attack = item.recipe.evaluation, item.recipe.evaluation_attack
         batch = self._rows(evaluation.batch_size)
-        images = batch if self.resources.device == "cuda" else self._rows(min(PGD, evaluation.batch_size))
+        images = batch if self.hardware.device == "cuda" else self._rows(min(PGD, evaluation.batch_size))
 
         def attack_images(form: str) -> float:
             settings: dict[str, Any] = {"attack": attack, "seed": 0, "restarts": evaluation.restarts}
@@ -300,7 +315,7 @@ class _Bench:
         maps, rows = item.recipe.maps, self._rows(MAPS)
         assert maps is not None
         few = maps.model_copy(update={"samples": min(maps.samples, COPIES)})
-        x_BCHW, generator = to_pixels(rows.x_NCHW), seeding.generator(0, "smoothgrad", self.resources.device)
+        x_BCHW, generator = to_pixels(rows.x_NCHW), seeding.generator(0, "smoothgrad", self.hardware.device)
         seconds = self._shortest(
             lambda: smoothgrad(self.model, x_BCHW, rows.y_N, settings=few, generator=generator, chunk=1).cpu()
         )
@@ -332,10 +347,10 @@ class _Bench:
 
         def check_images(attack: Attack) -> float:
             few, more = (min(n, images) for n in CHECKED)
-            seconds = check_all(more, attack)
-            if more == images:
-                return seconds
-            return seconds + (images - more) * max(0.0, seconds - check_all(few, attack)) / (more - few)
+            base = check_all(few, attack)
+            if more == images or base * images / few < WHOLE:
+                return check_all(images, attack)
+            return base + (images - few) * max(0.0, check_all(more, attack) - base) / (more - few)
 
         return {"model": self._mean_of_extremes(check_images, recipe.evaluation_attack)}
 
@@ -356,7 +371,7 @@ class _Bench:
         if first > LONG:
             return first
         times: list[float] = []
-        while len(times) < LEAST or sum(times) < SECONDS:
+        while sum(times) < SECONDS or (len(times) < LEAST and sum(times) < LONG):
             times.append(self._time(work, clock))
         return min(times)
 
