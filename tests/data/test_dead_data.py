@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from helpers.data_files import data_error, write_images, write_mnist
-from trainables.base.assignment import Assignment
 
+from trainables.base.assignment import Assignment
 from tune_interpreg.cluster import worker
 from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.store.store import Store
