@@ -1,4 +1,4 @@
-"""Shell completion, by the script that a shell would install, in a real bash."""
+"""Check shell completion in bash, with the script that a shell installs."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tune_interpreg import registry
-from tune_interpreg.study.file import read as study_file
+from tune_interpreg.study.file.read import list_shipped_studies
 
 BASH = shutil.which("bash")
 PROGRAM = str(Path(sys.executable).with_name("tune-interpreg"))
 
-#: As bash does at a tab: words go to the function, which answers in COMPREPLY. $1 is the script, the rest the words.
+#: What bash does at a tab: it calls the function, which answers in COMPREPLY. $1 is the script, the rest are words.
 TAB = """\
 eval "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.skipif(BASH is None, reason="needs bash")
 
 @pytest.fixture(scope="module")
 def script() -> str:
-    """What ``--show-completion`` prints, without its guess at the shell that it is called from."""
-    asked = os.environ | {"_TUNE_INTERPREG_COMPLETE": "source_bash"}
-    shown = subprocess.run([PROGRAM], env=asked, capture_output=True, text=True, check=True)
-    assert "complete -o default -F" in shown.stdout
-    return shown.stdout
+    """Return what ``--show-completion`` prints, without its guess at the calling shell."""
+    environment = os.environ | {"_TUNE_INTERPREG_COMPLETE": "source_bash"}
+    ran = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert "complete -o default -F" in ran.stdout
+    return ran.stdout
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two stores in ``runs``, a study file, and a folder that is no store."""
+    """Return a folder with two stores in ``runs``, a study file, and a folder that is no store."""
     for name in ("runs/digits", "runs/mine", "notes"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("runs/digits/study.yaml", "runs/mine/study.yaml", "mine.yaml"):
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     ("words", "offered"),
     [
         (["ten"], ["tensorboard"]),
-        (["run", ""], [*study_file.shipped(), "mine.yaml"]),
+        (["run", ""], [*list_shipped_studies(), "mine.yaml"]),
         (["validate", "mn"], ["mnist", "mnist-small"]),
         (["report", ""], ["runs/digits", "runs/mine"]),
         (["tensorboard", "runs/d"], ["runs/digits"]),

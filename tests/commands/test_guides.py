@@ -1,4 +1,4 @@
-"""The guides run as they are written: their files are written, their commands executed, their outputs seen."""
+"""Run the guides as they are written: write their files, execute their commands, compare the output."""
 
 import os
 import re
@@ -8,15 +8,14 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from helpers.cli import output, refusal
 
 from tune_interpreg import guides
-from tune_interpreg.cli import app
 
-#: What stands between two fences: the language, the file it is of, if any, and the text.
+#: A fenced block: its language, the name of its file if it is one, and its text.
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-#: pip as in the guide, but without a network and into a folder of the test's own.
+#: Lets pip install as in the guide, but without a network and into a folder of the test.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
@@ -35,15 +34,16 @@ def run(script: str, folder: Path) -> str:
 
 
 def pattern(shown: str) -> str:
-    """A regular expression for an output of which a guide leaves parts out, as …"""
+    """Return a regular expression for an output; a guide abbreviates outputs with …"""
     return ".*".join(map(re.escape, shown.strip().split("…")))
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", guides.NAMES)
 def test_a_guide_runs_as_it_is_written(tmp_path: Path, name: str) -> None:
-    printed, done = "", []
+    printed, languages = "", set()
     for language, file, text in BLOCK.findall(guides.text(name)):
         if file:
             (tmp_path / file).write_text(text)
@@ -52,31 +52,35 @@ def test_a_guide_runs_as_it_is_written(tmp_path: Path, name: str) -> None:
         else:
             assert language == "text", "a block is a file, a script or what the script before it prints"
             assert re.search(pattern(text), printed, re.DOTALL), printed
-        done.append(language)
-    assert "sh" in done
+        languages.add(language)
+    assert "sh" in languages
 
 
-def test_no_ray_is_started_in_the_guide_on_clusters_before_there_is_a_token_to_ask_for() -> None:
-    made, *uses = [text for language, _, text in BLOCK.findall(guides.text("cluster")) if language == "sh"]
-    assert made.startswith("ray get-auth-token --generate ")
-    for script in uses:
+def test_guide_on_clusters_creates_a_token_before_it_starts_ray() -> None:
+    first, *rest = [text for language, _, text in BLOCK.findall(guides.text("cluster")) if language == "sh"]
+    assert first.startswith("ray get-auth-token --generate ")
+    for script in rest:
         if "ray start" in script or "--cluster" in script:
             assert script.startswith("export RAY_AUTH_MODE=token\n")
 
 
 def test_all_guides_are_listed_and_printed() -> None:
-    listed = CliRunner().invoke(app, ["guide"])
-    assert [line.split()[0] for line in listed.output.splitlines()] == list(guides.NAMES)
+    listed = [line.split()[0] for line in output("guide").splitlines()]
+    assert listed == [*guides.NAMES, "options"]
     assert {path.stem for path in Path(guides.__file__).parent.glob("*.md")} == set(guides.NAMES)
     for name in guides.NAMES:
-        assert CliRunner().invoke(app, ["guide", name]).output == guides.text(name)
+        assert output("guide", name) == guides.text(name)
 
 
-def test_an_unknown_guide_names_the_known_ones() -> None:
-    refused = CliRunner().invoke(app, ["guide", "frist-study"])
-    assert refused.exit_code == 2
-    assert "first-study" in refused.output
+def test_guide_to_the_options_describes_sections_methods_and_networks() -> None:
+    text = output("guide", "options")
+    for name in ("adversarial_every", "log_uniform", "lambda_j", "mnist_cnn", "image_folder"):
+        assert f"`{name}`" in text or f"# {name}" in text, name
 
 
-def test_the_running_python_is_the_one_that_the_guides_call() -> None:
+def test_an_unknown_guide_is_refused_with_the_names_of_all() -> None:
+    assert "first-study" in refusal("guide", "frist-study")
+
+
+def test_guides_call_the_running_python() -> None:
     assert Path(sysconfig.get_path("scripts"), "python").resolve() == Path(sys.executable).resolve()
