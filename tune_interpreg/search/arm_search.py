@@ -85,7 +85,7 @@ class ArmSearch:
         if number not in self._live:
             fixed = self.search.fixed_params(number) if params is None else params
             fixed = {name: fixed[name] for name in self.search.ranges if name in fixed}
-            if not self._is_complete(fixed) and self._may_repeat_failed():
+            if not self._is_complete(fixed):
                 fixed = self._avoid_failed(number, fixed)
             self._live[number] = self._ask(self._study, number, fixed)
         return dict(self._live[number].params)
@@ -125,12 +125,12 @@ class ArmSearch:
         """Load the arm's study from the journal, or rebuild it if it differs from the ledger."""
         if self.arm not in optuna.get_all_study_names(self._storage):
             return self._rebuild()
-        study = optuna.load_study(study_name=self.arm, storage=self._storage, pruner=self._pruner())
+        study = optuna.load_study(study_name=self.arm, storage=self._storage, pruner=self._make_pruner())
         stored = study.get_trials(deepcopy=False)
         for trial in stored:
             self.journaled.setdefault(trial.user_attrs.get("number", -1), []).append(trial.params)
         same = study.directions == self._directions()
-        if same and [_summarize(trial) for trial in stored] == [_summarize(trial) for trial in self._settled_trials()]:
+        if same and [_summarize(trial) for trial in stored] == [_summarize(trial) for trial in self._freeze_all()]:
             return study
         return self._rebuild()
 
@@ -140,9 +140,9 @@ class ArmSearch:
         if self.arm in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=self.arm, storage=self._storage)
         study = optuna.create_study(
-            study_name=self.arm, storage=self._storage, directions=self._directions(), pruner=self._pruner()
+            study_name=self.arm, storage=self._storage, directions=self._directions(), pruner=self._make_pruner()
         )
-        study.add_trials(self._settled_trials())
+        study.add_trials(self._freeze_all())
         for number, params in live.items():
             self._live[number] = self._ask(study, number, params)
             for epoch, value in self._reports.get(number, {}).items():
@@ -152,12 +152,12 @@ class ArmSearch:
     def _directions(self) -> list[StudyDirection]:
         return [StudyDirection.MAXIMIZE] * len(self.search.goals) or [StudyDirection.MINIMIZE]
 
-    def _pruner(self) -> optuna.pruners.BasePruner:
+    def _make_pruner(self) -> optuna.pruners.BasePruner:
         median = self.search.pruner == "median"
         return optuna.pruners.MedianPruner(n_startup_trials=4) if median else optuna.pruners.NopPruner()
 
-    def _settled_trials(self) -> list[FrozenTrial]:
-        points = [self._goal_values(record) for record in self._records.values() if record["state"] == "done"]
+    def _freeze_all(self) -> list[FrozenTrial]:
+        points = [self._read_goals(record) for record in self._records.values() if record["state"] == "done"]
         self._worst = [min(values) for values in zip(*filter(None, points), strict=True)]
         return [self._freeze(self._records[number]) for number in sorted(self._records)]
 
@@ -165,7 +165,7 @@ class ArmSearch:
         """Return whether a record changes the view of other trials: a new worst value, or reports to be forgotten."""
         if record["state"] == "diverged":
             return bool(reports)  # the median of a pruner must not hold them
-        values = self._goal_values(record) if record["state"] == "done" else None
+        values = self._read_goals(record) if record["state"] == "done" else None
         if not values or (self._worst and all(a >= b for a, b in zip(values, self._worst, strict=True))):
             return False
         self._worst = [min(pair) for pair in zip(values, self._worst or values, strict=True)]
@@ -174,7 +174,7 @@ class ArmSearch:
     def _freeze(self, record: Record) -> FrozenTrial:
         """Return the record as a finished trial of Optuna."""
         attributes: dict[str, Any] = {name: record[name] for name in ("number", "key", "state")}
-        values = self._goal_values(record)
+        values = self._read_goals(record)
         if self.target is not None:
             residual = self.target.residual(record)
             values = None if residual is None or math.isinf(residual) else [abs(residual)]
@@ -185,23 +185,23 @@ class ArmSearch:
         state = _STATES[record["state"]]
         if state == TrialState.COMPLETE and values is None:
             state = TrialState.FAIL
-        params = self._searched(record)
+        params = self._read_params(record)
         return optuna.create_trial(
             state=state,
             values=values if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
             params=params,
-            distributions=self._distributions | self._widened(record["number"], params),
+            distributions=self._distributions | self._widen_strength(record["number"], params),
             user_attrs=attributes,
-            intermediate_values=self._curve(record),
+            intermediate_values=self._read_curve(record),
         )
 
-    def _goal_values(self, record: Record) -> list[float] | None:
+    def _read_goals(self, record: Record) -> list[float] | None:
         """Return the metrics to maximize, or None if the search has none or the record lacks one."""
         values = [ledger.mean_metric(record, goal) for goal in self.search.goals]
         present = [value for value in values if value is not None]
         return present if present and len(present) == len(values) else None
 
-    def _curve(self, record: Record) -> dict[int, float]:
+    def _read_curve(self, record: Record) -> dict[int, float]:
         """Return the metric to maximize by epoch: the record's curve, or else its last value. Diverged trials: none."""
         if len(self.search.goals) != 1 or record["state"] == "diverged":
             return {}
@@ -212,31 +212,31 @@ class ArmSearch:
         last = ledger.mean_metric(record, goal)
         return {} if last is None else {record["epochs"]: last}
 
-    def _searched(self, record: Record) -> dict[str, Scalar]:
+    def _read_params(self, record: Record) -> dict[str, Scalar]:
         return {name: record["recipe"]["params"][name] for name in self.search.ranges}
 
     # --------------------------------------------------------------- proposals
     def _ask(self, study: optuna.Study, number: int, fixed: Mapping[str, Scalar]) -> optuna.Trial:
         """Ask Optuna for trial ``number`` with some or all of its parameters fixed."""
         # A sampler would compute a proposal even if every parameter is fixed.
-        study.sampler = optuna.samplers.RandomSampler() if self._is_complete(fixed) else self._sampler(number)
+        study.sampler = optuna.samplers.RandomSampler() if self._is_complete(fixed) else self._make_sampler(number)
         if fixed:
             study.enqueue_trial(dict(fixed))
-        trial = study.ask(self._distributions | self._widened(number, fixed))
+        trial = study.ask(self._distributions | self._widen_strength(number, fixed))
         trial.set_user_attr("number", number)
         return trial
 
     def _is_complete(self, fixed: Mapping[str, Scalar]) -> bool:
         return fixed.keys() >= self.search.ranges.keys()
 
-    def _may_repeat_failed(self) -> bool:
-        """Return whether the sampler may propose a failed trial again. TPE and random search draw by the number."""
-        return self.target is not None or self.search.sampler == "gp"
-
     def _avoid_failed(self, number: int, fixed: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Return a proposal that equals no failed trial. Equal trials run once, so every later one would fail too."""
-        failed = [self._searched(record) for record in self._records.values() if record["state"] == "failed"]
-        if not failed:
+        """Return ``fixed``, or after a failure a whole proposal that equals no failed trial.
+
+        A Gaussian process may propose one point for ever. Equal trials run once, so all later ones would fail, too. TPE
+        and random search draw with another seed per trial and need no such care.
+        """
+        failed = [self._read_params(record) for record in self._records.values() if record["state"] == "failed"]
+        if not failed or (self.target is None and self.search.sampler != "gp"):
             return dict(fixed)
         copy = optuna.create_study(directions=self._directions())
         copy.add_trials(self._study.get_trials(deepcopy=False))
@@ -246,7 +246,7 @@ class ArmSearch:
         share = 0.02 * np.random.default_rng(seeding.number(self.seed, "beside", self.arm, number)).random()
         return {name: _shift(value, trial.distributions[name], share) for name, value in trial.params.items()}
 
-    def _widened(self, number: int, params: Mapping[str, Scalar]) -> dict[str, BaseDistribution]:
+    def _widen_strength(self, number: int, params: Mapping[str, Scalar]) -> dict[str, BaseDistribution]:
         """Return the distribution of a matched strength, which may be wider than the study file's."""
         if self.target is None:
             return {}
@@ -255,7 +255,7 @@ class ArmSearch:
         value = float(params.get(strength, low))  # a trial of an earlier study file may lie outside of the range
         return {strength: FloatDistribution(min(low, value), max(high, value), log=True)}
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _make_sampler(self, number: int) -> optuna.samplers.BaseSampler:
         if self.target is not None:
             return LossMatchSampler(
                 self.search.strength_name,
