@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from helpers.closed_form import ARMS, TWINS, drain, failing, steps, strength, study, worker
+from helpers.closed_form import ARMS, TWINS, Leaving, drain, failing, steps, strength, study, worker
 
+from tune_interpreg.planning.forecast import read_progress
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.search.journal import open_journal
@@ -106,6 +107,18 @@ def test_leftovers_of_a_settled_item_are_deleted(store: Store) -> None:
         (store.checkpoint_dir(item.key) / name).unlink()
     assert drain(of, store) == []
     assert store.checkpoint_keys() == set()
+
+
+def test_a_read_only_store_counts_what_a_damaged_file_opens_again(store: Store) -> None:
+    """`plan` looks at a store while a driver may use it: nothing changes, and the loop over damaged files ends."""
+    of = study("adversarial", "robust", seeds="[0]")
+    store.save_study(of)
+    next(item for item in steps(Dispatcher(of, store, "f"), Leaving(store)) if item.role == "targets")
+    (model,) = store.path.glob("models/*/*")
+    model.write_bytes(b"damaged")
+    assert read_progress(of, store, "f").settled() == 0
+    assert model.read_bytes() == b"damaged"
+    assert len(store.records()) == 1
 
 
 def test_new_arms_seeds_and_trials_run_nothing_else(store: Store) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from tune_interpreg import seeding
@@ -18,6 +19,7 @@ from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.search.arm_search import ArmSearch
 from tune_interpreg.search.journal import open_journal
+from tune_interpreg.search.target import check_loss
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study.config import Study
@@ -56,6 +58,7 @@ class Dispatcher:
         self._running: set[str] = set()  # keys
         self._duplicates: dict[str, list[Item]] = {}  # items that wait for a running item of the same key
         self._damaged: set[str] = set()  # keys of items with a damaged record or note
+        self._dropped: set[str] = set()  # keys of items that run again because of a damaged model or maps
         self._load()
         while self._set_aside_damaged_files():
             self._load()
@@ -154,9 +157,7 @@ class Dispatcher:
     def fail(self, item: Item, error: str) -> Record:
         """Settle an item that is given up. If a file that it reads is damaged, its error says so."""
         damaged = self._inputs.damaged_of(item)
-        if damaged:
-            reasons = "; ".join(map(str, damaged))
-            error = f"{reasons}; run again: the next start sets damaged files aside and makes them again"
+        error = "; ".join(map(str, damaged)) or error
         return self._write(item, ledger.make_record(item, "failed", error=error))
 
     def _write(self, item: Item, record: Record) -> Record:
@@ -175,9 +176,12 @@ class Dispatcher:
         self.records: dict[tuple[str, str, int], Record] = {}
         self._inputs = Inputs(self.store)
         self._results: dict[str, Record] = {}  # by key
-        self._pending = [(item, record) for record in records if (item := self.store.item_of(record))]
-        for _, record in self._pending:
-            self._remember(record)
+        self._pending: list[tuple[Item, Record]] = []
+        for record in records:
+            item = self.store.item_of(record)
+            if item and item.key not in self._dropped:
+                self._pending.append((item, record))
+                self._remember(record)
         self.progress.interrupted = self._unfinished(notes)
         self._adopt()
 
@@ -195,7 +199,8 @@ class Dispatcher:
                 self.progress.update_matches()
 
     def _settle(self, item: Item, record: Record) -> None:
-        self.progress.settle_item(item, record)
+        check_loss(self.study, item, record)
+        self.progress.settle(record)
         self.records[item.arm, record["key"], item.number] = record
         self._remember(record)
         self._inputs.add(record)
@@ -240,22 +245,25 @@ class Dispatcher:
         Returns:
             whether there were any. Their items are then open again.
         """
-        damaged: dict[Any, Damaged] = {}
-        makers = set()
+        damaged: dict[Path, Damaged] = {}
+        keys = set()
         for record in self.records.values():
             errors = self._inputs.damaged_outputs(record) if self.progress.is_read(record) else []
-            makers |= {record["key"] for _ in errors}
             damaged |= {error.path: error for error in errors}
-        readers = set()
+            if errors:
+                keys.add(record["key"])
+        if not damaged:
+            return False
         for record in self.records.values():
-            item = self.store.item_of(record) if record["state"] == "failed" and damaged else None
+            item = self.store.item_of(record) if record["state"] == "failed" else None
             if item and not damaged.keys().isdisjoint(self._inputs.paths_of(item)):
-                readers.add(item.key)
+                keys.add(item.key)
         for error in damaged.values():
             self.say(f"{self.store.set_aside(error)}; it is made again")
-        for key in sorted(makers | readers):
+        for key in sorted(keys):
             self.store.set_aside_records(key)
-        return bool(damaged)
+        self._dropped |= keys
+        return True
 
     # ------------------------------------------------------------------------ items
     def _make_item(self, task: Task) -> Item:

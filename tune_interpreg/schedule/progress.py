@@ -11,7 +11,6 @@ from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.search.choice import load_choice
 from tune_interpreg.search.choosing import choose, may_stop_early
-from tune_interpreg.search.target import check_loss
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
@@ -39,11 +38,6 @@ class Progress(Current):
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from
 
     # ------------------------------------------------------------------- records
-    def settle_item(self, item: Item, record: Record) -> None:
-        """Take the record of an item; raise ``MissingLoss`` if it lacks a loss that is matched."""
-        check_loss(self.study, item, record)
-        self.settle(record)
-
     def requeue(self, item: Item) -> None:
         """Note that an item does not run after all and starts again later."""
         stage = self._stage_of(item.arm, item.role, item.recipe.maps)

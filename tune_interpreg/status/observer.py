@@ -125,17 +125,15 @@ class _Snapshot:
         return _mtime(self.store.note_file(item.key)) >= _mtime(self.store.driver_file)
 
     def _describe(self, item: Item) -> RunningItem:
-        checkpoint, worker = read_checkpoint(self.store, item), read_worker(self.store, item.key)
-        is_present = worker is not None and worker.driver == self.store.read_driver().get("id")
+        worker = read_worker(self.store, item.key)
+        if worker and worker.driver != self.store.read_driver().get("id"):
+            worker = None  # of an earlier driver
         return RunningItem(
             name=item.title,
-            arm=item.arm,
-            role=item.role,
-            number=item.number,
-            seeds=item.seeds,
-            **vars(checkpoint),
-            host=worker.host if worker and is_present else None,
-            pid=worker.pid if worker and is_present else None,
+            **item.model_dump(include={"arm", "role", "number", "seeds"}),
+            **vars(read_checkpoint(self.store, item)),
+            host=worker.host if worker else None,
+            pid=worker.pid if worker else None,
         )
 
     # -------------------------------------------------------------------- status
@@ -220,25 +218,15 @@ class _Snapshot:
         search = self.study.arms[name].search
         if search is None or search.match_loss_of is None:
             return None
-        target = self.current.target(name)
+        choice, target = self.choices.get(name), self.current.target(name)
         match = MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name)
-        choice = self.choices[name] if self.current.choice(name) else None
-        if choice is not None and choice.target is not None:
-            return replace(
-                match,
-                target=choice.target,
-                tolerance=choice.tolerance,
-                params=choice.params,
-                low=choice.low,
-                high=choice.high,
-                residual=choice.expected_residual,
-                feasible=choice.feasible,
-                reason=choice.reason,
-            )
+        if choice is not None and self.current.choice(name):
+            names = {"target", "tolerance", "params", "low", "high", "feasible", "reason"}
+            return replace(match, residual=choice.expected_residual, **choice.model_dump(include=names))
         if target is None:
             return match
         match = replace(match, target=target.loss)
-        if search.combinations() != [{}]:  # with further choices, each combination has its own match
+        if search.combinations() != [{}]:  # each combination of further choices has its own match
             return match
         tried = []
         for record in self.current.records_of(name, "search"):
