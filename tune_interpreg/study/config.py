@@ -213,7 +213,7 @@ class Arm(Frozen):
     """A row of the tables: a method, its targets and its search. Additional keys are the method's parameters."""
 
     method: str = Field(description="A training method, such as standard. Methods are combined with +.")
-    title: str | None = Field(None, description="Name in tables and figures. null: the arm's name.")
+    title: str | None = Field(None, description="Name in tables and figures. null: the paper's, or the arm's key.")
     targets: Targets | None = Field(None, description="Target maps, for methods that need them.")
     search: Search | None = Field(None, description="Search for parameters before the repeats. null: none.")
     params: dict[str, Scalar] = Field(default_factory=dict)
@@ -239,7 +239,7 @@ class Arm(Frozen):
 class Study(Frozen):
     """A study: one setting, and the arms that are compared under it."""
 
-    name: str = Field("study", description="Name of the study and of its results' folder. Default: the file's name.")
+    name: str = Field("study", description="Name of the study and its folder. Without it, the file's name counts.")
     data: Data = Field(Data(), description="The data set.")
     model: Model = Field(Model(), description="The network.")
     training: Training = Field(Training(), description="Settings of every training.")
