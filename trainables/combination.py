@@ -1,7 +1,5 @@
 """Train several methods at once: the cross-entropy of the one that attacks the images, and the penalties of all."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Interpretation regularization by direction and magnitude, as in the authors' journal version."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -18,13 +16,13 @@ from tune_interpreg.training.trainer import Batch
 class CosineTrainable(MethodTrainable):
     """CE + λ_cs·(1 − mean cos(I(x), g)) + λ_gm·‖g‖, g = J_c(x) with its sign, I(x) the teacher's signed map.
 
-    The map's values within φ·std of its mean are set to 0.
+    Values of the map within φ·std of its mean are set to 0.
     """
 
     needs_targets: ClassVar[bool] = True
     signed_targets: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
-        "lambda_cs": Parameter(help="strength λ_cs of 1 − cos(I, g), averaged over the batch", low=0),
+        "lambda_cs": Parameter(help="strength λ_cs of the batch mean of 1 − cos(I, g)", low=0),
         "lambda_gm": Parameter(help="strength λ_gm of ‖g‖", low=0),
         "phi": PHI,
         "threshold": THRESHOLD.model_copy(update={"default": "two_sided"}),

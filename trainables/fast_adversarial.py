@@ -1,7 +1,5 @@
 """Adversarial training in one step from a random start (Wong, Rice and Kolter, 2020), in the study's norm."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 
 from trainables.adversarial import MODE, MODES
 from trainables.base.trainable import MethodTrainable
-from tune_interpreg.attacks import pgd as attacks
+from tune_interpreg.attacks import pgd
 from tune_interpreg.study.config import Attack
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
@@ -21,18 +19,18 @@ class FastAdversarialTrainable(MethodTrainable):
 
     attacks_images: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Parameter]] = {
-        "alpha": Parameter(help="length α of the one step, in radii ε of the study's attack", default=1.25, low=0),
+        "alpha": Parameter(help="length α of the step, in radii ε of the study's attack", default=1.25, low=0),
         "mode": MODE,
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         with MODES[self.params["mode"]](model):
-            x_BCHW = attacks.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
+            x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
         return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}
 
     @property
     def attack(self) -> Attack:
-        """The study's attack, but for its start and its one step."""
+        """The study's attack with one step from a start in the ball."""
         study = self.recipe.attack
         one_step = {"start": "ball", "steps": 1, "step_size": self.params["alpha"] * study.eps}
         return study.model_copy(update=one_step)

@@ -1,7 +1,5 @@
 """Input gradient regularization by double backpropagation (Drucker and LeCun, 1992; Ross and Doshi-Velez, 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,6 +1,4 @@
-"""Interpretation regularization (Eq. 3): robust, permuted or non-robust, as the targets say."""
-
-from __future__ import annotations
+"""Interpretation regularization (Eq. 3): robust, permuted or non-robust, depending on the targets."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -13,14 +11,14 @@ from tune_interpreg.gradients import penalties, saliency
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
-#: Which of a map's values become 0: those below mean + φ·std, or those within φ·std of the mean.
+#: Set values of a map to 0: below mean + φ·std, or within φ·std of the mean.
 THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "one_sided": saliency.threshold,
     "two_sided": saliency.two_sided_threshold,
 }
 PHI = Parameter(help="threshold φ of the target maps, in standard deviations from the mean", default=1.0)
 THRESHOLD = Parameter(
-    help="which values of a target map become 0: below mean + φ·std, or within φ·std of the mean",
+    help="values of a target map that become 0: below mean + φ·std, or within φ·std of the mean",
     default="one_sided",
     choices=tuple(THRESHOLDS),
 )
@@ -34,9 +32,7 @@ class InterpretationTrainable(MethodTrainable):
         "lambda": Parameter(help="strength λ of the penalty", low=0),
         "phi": PHI,
         "threshold": THRESHOLD,
-        "sign": Parameter(
-            help="whether |g| or g is compared with the target", default="abs", choices=("abs", "signed")
-        ),
+        "sign": Parameter(help="compare |g| or g with the target", default="abs", choices=("abs", "signed")),
         "norm": NORM,
         "output": OUTPUT,
     }

@@ -1,7 +1,5 @@
 """Jacobian regularization (Eq. 7)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -16,14 +14,14 @@ from tune_interpreg.training.trainer import Batch
 
 
 class JacobianTrainable(MethodTrainable):
-    """CE + λ_J·‖J(x)‖_F (Eq. 7), J exact, of the cross-entropy's own forward or of one with masks of its own."""
+    """CE + λ_J·‖J(x)‖_F (Eq. 7), J exact, with the dropout masks of the cross-entropy or with one mask per row."""
 
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "lambda_j": Parameter(help="strength λ_J of the penalty", low=0),
         "norm": NORM,
         "output": OUTPUT,
         "dropout": Parameter(
-            help="masks of J: shared with the cross-entropy, or independent, one for each row of each sample's J",
+            help="dropout masks of J: shared with the cross-entropy, or independent, one per row of each sample's J",
             default="shared",
             choices=("shared", "independent"),
         ),
@@ -41,7 +39,7 @@ def _shared(model: nn.Module, batch: Batch, norm: str, output: str) -> Tensor:
 
 
 def _independent(model: nn.Module, batch: Batch, norm: str, output: str) -> Tensor:
-    """One more forward, in which each sample stands K times."""
+    """Take J from another forward with each sample repeated K times."""
     classes = batch.linearize(model)[0].shape[-1]
     z_RK, logits_adjoint = linearize(model, batch.x_BCHW.repeat_interleave(classes, dim=0))
     o_RK, adjoint = penalties.select_output(z_RK, logits_adjoint, output)

@@ -1,7 +1,5 @@
 """Jacobian regularization by random projections (Hoffman, Roberts and Yaida, 2019)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Standard training (Eq. 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -7,8 +7,6 @@ A test module subclasses ``MethodContract`` and pytest runs its checks::
         params = {"strength": 0.1}
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

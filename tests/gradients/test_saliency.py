@@ -110,10 +110,8 @@ def test_smoothgrad_is_the_mean_of_absolute_gradients_of_noisy_images() -> None:
     copies = noisy(x, 0.3, 5, seed=7)
     expected = torch.stack([saliency.simple_gradient(model, x_i, y).abs() for x_i in copies]).mean(0)
     for chunk, sizes in {2: [6, 6, 3], 5: [15], 50: [15]}.items():
-        images_per_forward: list[int] = []
-        hook = model[0].register_forward_pre_hook(
-            lambda _, args, record=images_per_forward: record.append(len(args[0]))
-        )
+        counts: list[int] = []
+        hook = model[0].register_forward_pre_hook(lambda _, args, counts=counts: counts.append(len(args[0])))
         ours = smoothgrad(model, x, y, sigma=0.3, samples=5, seed=7, chunk=chunk)
         hook.remove()
         torch.testing.assert_close(ours, expected)

@@ -1,7 +1,5 @@
 """The checkpoint of an epoch: a safetensors file. Its metadata hold the progress and a checksum of everything."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

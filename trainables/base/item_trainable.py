@@ -1,7 +1,5 @@
 """The base of all Trainables that run an item: methods, and the stages around them."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Mapping

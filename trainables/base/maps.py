@@ -3,8 +3,6 @@
 Shapes: N training images, B previewed ones, C·H·W image.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ One step is one epoch. Within a study each epoch ends with a checkpoint in the s
 run resumes from it. The last epoch ends with the final evaluation and the record.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The stage that runs the honesty checks of a trained model: can its adversarial accuracy be believed?"""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: N training images, B images of a block, C·H·W image.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

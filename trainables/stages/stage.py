@@ -1,7 +1,5 @@
 """The base of the stages of a study: work on trained models of its store."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from safetensors import SafetensorError

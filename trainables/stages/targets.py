@@ -1,7 +1,5 @@
 """The stage that makes target maps: SmoothGrad of a trained teacher for every training image (Section 3.1)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

@@ -3,6 +3,8 @@
 Shapes: B batch, C·H·W image, K classes, P projections, R = B·K repeats. J = ∂o/∂x is the Jacobian of the output o (the
 logits or the probabilities, see OUTPUTS) with respect to the pixels. g = J_c is its row of the correct label c. One
 ordinary backward differentiates every penalty with respect to the parameters.
+
+The options `norm`, `sign` and `output` are keys of PENALTY_NORMS, SIGNS and OUTPUTS; other values raise ValueError.
 """
 
 import math
@@ -21,8 +23,7 @@ Entry = TypeVar("Entry")
 def batch_norm(d: Tensor) -> Tensor:
     """Return ‖d‖ = √Σ d², the Frobenius norm over the whole batch; its gradient at d = 0 is 0.
 
-    Args:
-        d: shape (B, ...).
+    d has the shape (B, ...).
     """
     norm: Tensor = torch.linalg.vector_norm(d)
     return norm
@@ -31,8 +32,7 @@ def batch_norm(d: Tensor) -> Tensor:
 def sample_norm(d: Tensor) -> Tensor:
     """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient is 0 if d_b = 0.
 
-    Args:
-        d: shape (B, ...).
+    d has the shape (B, ...).
     """
     norm_B: Tensor = torch.linalg.vector_norm(d, dim=tuple(range(1, d.dim())))
     return norm_B.mean()
@@ -41,8 +41,7 @@ def sample_norm(d: Tensor) -> Tensor:
 def squared_norm(d: Tensor) -> Tensor:
     """Return (1/B) Σ_b ‖d_b‖₂², the mean of the samples' squared norms.
 
-    Args:
-        d: shape (B, ...).
+    d has the shape (B, ...).
     """
     return d.square().sum() / len(d)
 
@@ -65,9 +64,6 @@ def select_output(z_BK: Tensor, adjoint: Adjoint, output: str) -> tuple[Tensor, 
     Args:
         z_BK, adjoint: the logits and their adjoint, from `networks.linearize`.
         output: "logits" for o = z, "probabilities" for o = softmax(z).
-
-    Raises:
-        ValueError: an unknown output.
     """
     return _choose("output", output, OUTPUTS)(z_BK, adjoint)
 
@@ -76,7 +72,7 @@ def label_gradient(adjoint: Adjoint, y_B: Tensor, o_BK: Tensor) -> Tensor:
     """Return g_BCHW = Jᵀe_c, the gradient of each sample's output of its label c with respect to its pixels.
 
     Args:
-        adjoint: e ↦ Jᵀe, from `output_of`.
+        adjoint: e ↦ Jᵀe, from `select_output`.
         y_B: labels, integers in [0, K).
         o_BK: the output; only its shape, type and device matter.
     """
@@ -101,10 +97,6 @@ def magnitude(g: Tensor, *, norm: str = "batch") -> Tensor:
 
     Args:
         g: shape (B, ...).
-        norm: a key of PENALTY_NORMS.
-
-    Raises:
-        ValueError: an unknown norm.
     """
     return _choose("norm", norm, PENALTY_NORMS)(g)
 
@@ -115,11 +107,7 @@ def interpretation(target_BCHW: Tensor, g_BCHW: Tensor, *, norm: str = "batch", 
     Args:
         target_BCHW: I, the thresholded maps of the teacher.
         g_BCHW: the label gradient.
-        norm: a key of PENALTY_NORMS.
         sign: "abs" for |g|, "signed" for g itself.
-
-    Raises:
-        ValueError: an unknown norm or sign.
     """
     distance = _choose("norm", norm, PENALTY_NORMS)
     return distance(target_BCHW - _choose("sign", sign, SIGNS)(g_BCHW))
@@ -142,12 +130,8 @@ def jacobian(adjoint: Adjoint, o_BK: Tensor, *, norm: str = "batch") -> Tensor:
     One call of the adjoint with the K one-hots gives the K rows of each sample's J. A sample's norm is over K, C, H, W.
 
     Args:
-        adjoint: e ↦ Jᵀe, from `output_of`.
+        adjoint: e ↦ Jᵀe, from `select_output`.
         o_BK: the output; only its shape, type and device matter.
-        norm: a key of PENALTY_NORMS.
-
-    Raises:
-        ValueError: an unknown norm.
     """
     batch, classes = o_BK.shape
     e_KBK = _onehots(o_BK)[:, None].expand(classes, batch, classes)
@@ -162,10 +146,6 @@ def repeated_jacobian(adjoint: Adjoint, o_RK: Tensor, *, norm: str = "batch") ->
     Args:
         adjoint: e ↦ Jᵀe at R = B·K images, with the K repeats of a sample in a row.
         o_RK: the output; only its shape, type and device matter.
-        norm: a key of PENALTY_NORMS.
-
-    Raises:
-        ValueError: an unknown norm.
     """
     repeats, classes = o_RK.shape
     j_RCHW = adjoint(_onehots(o_RK).repeat(repeats // classes, 1))
@@ -179,12 +159,8 @@ def projected_jacobian(adjoint: Adjoint, v_PBK: Tensor, *, norm: str = "batch") 
     norms of the estimate are exact only in the limit of large P.
 
     Args:
-        adjoint: e ↦ Jᵀe, from `output_of`.
+        adjoint: e ↦ Jᵀe, from `select_output`.
         v_PBK: P unit vectors per sample, from `unit_vectors`.
-        norm: a key of PENALTY_NORMS.
-
-    Raises:
-        ValueError: an unknown norm.
     """
     projections, _, classes = v_PBK.shape
     return magnitude(math.sqrt(classes / projections) * adjoint(v_PBK).transpose(0, 1), norm=norm)

@@ -33,19 +33,16 @@ _CHECKED: set[tuple[str, tuple[int, int, int], int]] = set()
 def build(model: Model, shape: tuple[int, int, int], classes: int, generator: torch.Generator) -> nn.Module:
     """Return the network that `model` names, initialized, in train mode, on the generator's device.
 
-    A Sequential of supported layers becomes a PiecewiseLinear. A network that has neither supported layers nor a
-    `linearize` method is returned unchanged, with one SlowGradients warning per process. Dropout layers are replaced
-    by ones that draw from a generator of their own.
+    A Sequential of supported layers becomes a PiecewiseLinear. Other networks without `linearize` are not changed and
+    give one SlowGradients warning per process. Dropout draws from its own generator.
 
     Args:
         model: registered name of a builder (shape, classes, **options) -> network, and its options.
-        shape: C, H, W of an image.
-        classes: K.
-        generator: source of the weights. The global generator is neither used nor changed.
+        shape, classes: (C, H, W) of an image, and K.
+        generator: only source of the weights.
 
     Raises:
-        TypeError: a layer with parameters or buffers has no initialization scheme (see `initialize`).
-        ValueError, RuntimeError: the network does not fit these images and classes (see `check_network`).
+        TypeError, ValueError, RuntimeError: see `initialize` and `check_network`.
     """
     builder = registry.resolve("models", model.name)
     with torch.device("meta"):  # allocates and draws nothing; `initialize` fills the weights
@@ -59,17 +56,10 @@ def build(model: Model, shape: tuple[int, int, int], classes: int, generator: to
 
 
 def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """Draw the weights and biases of every layer from U(−1/√fan_in, 1/√fan_in), PyTorch's default scheme.
-
-    Args:
-        model: changed in place. Its layers with parameters or buffers are Conv2d, Linear or NORMALIZATIONS.
-        generator: only source of randomness, on the model's device.
-
-    Returns:
-        The model.
+    """Draw all weights and biases from U(−1/√fan_in, 1/√fan_in), PyTorch's default scheme; return the model.
 
     Raises:
-        TypeError: another type of layer has parameters or buffers.
+        TypeError: a layer other than Conv2d, Linear and NORMALIZATIONS has parameters or buffers.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -86,14 +76,9 @@ def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
 def check_network(network: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
     """Run a copy of the network, in train mode, on two black images, and check the result.
 
-    Args:
-        network: left unchanged, as is the global generator.
-        shape: C, H, W of an image.
-        classes: K.
-
     Raises:
-        RuntimeError: the network's own error, for example if the images do not fit its layers.
-        ValueError: the result is not z_BK, or layers draw from the global generator; names all of them.
+        RuntimeError: from the network, for example because the images do not fit its layers.
+        ValueError: the result is not z_BK, or layers draw from the global generator.
     """
     network = deepcopy(network).train().cpu()
     set_dropout_generator(network, torch.Generator())

@@ -140,27 +140,13 @@ def _max_pool2d(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     return y, adjoint
 
 
-def _avg_pool2d(layer: nn.AvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
-    shape = x.shape[-3:]
-    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
-    options = (layer.ceil_mode, layer.count_include_pad, layer.divisor_override)
-
-    def adjoint(e: Tensor) -> Tensor:
-        batch = e.flatten(0, -4)
-        like = e.new_empty(len(batch), *shape)  # only its shape is read
-        out = torch.ops.aten.avg_pool2d_backward(batch, like, kernel, stride, padding, *options)
-        return out.view(*e.shape[:-3], *shape)
-
-    return layer(x), adjoint
-
-
-def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
+def _average(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
     shape = x.shape[-3:]
 
     def adjoint(e: Tensor) -> Tensor:
         batch = e.flatten(0, -4)
         differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():  # PyTorch has no public operator for this backward alone
+        with torch.enable_grad():  # the layer is linear, so its backward is the same at all inputs
             zeros = e.new_zeros(len(batch), *shape, requires_grad=True)
             out = torch.autograd.grad(layer(zeros), zeros, batch, create_graph=differentiable)[0]
         return out.view(*e.shape[:-3], *shape)
@@ -190,8 +176,8 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.ReLU: _relu,
     nn.LeakyReLU: _leaky_relu,
     nn.MaxPool2d: _max_pool2d,
-    nn.AvgPool2d: _avg_pool2d,
-    nn.AdaptiveAvgPool2d: _adaptive_avg_pool2d,
+    nn.AvgPool2d: _average,
+    nn.AdaptiveAvgPool2d: _average,
     nn.Flatten: _flatten,
     nn.Identity: _identity,
     Dropout: _dropout,

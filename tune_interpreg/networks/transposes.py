@@ -86,13 +86,7 @@ def _transposed(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str,
 def choose_transpose(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> ConvAdjoint:
     """Return the fastest function for Wᵀe.
 
-    PyTorch's own transposed convolution is slow on a CPU: several times slower with few input channels, else up to
-    twice.
-
-    Args:
-        layer: the convolution W.
-        size: C, H, W of the images.
-        geometry: stride, padding, dilation and groups.
+    PyTorch's own is up to twice slower on a CPU, and several times with few input channels. size is (C, H, W).
     """
     weight = layer.weight
     if weight.device.type != "cpu" or layer.groups > 1:

@@ -1,7 +1,4 @@
-"""The shipped networks: small convolutional networks for digits, MNIST and CIFAR-10.
-
-Each builder takes the images' shape (C, H, W) and the number of classes K.
-"""
+"""The shipped networks: builders from the images' shape (C, H, W) and the number of classes K."""
 
 from torch import nn
 
@@ -12,9 +9,7 @@ from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 def digits_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
     """Return a small network for 8×8 digits: two 3×3 convolutions of 16 and 32 channels, 64 hidden units.
 
-    Args:
-        shape: C, H, W, with H and W at least 4.
-        classes: K.
+    H and W are at least 4.
     """
     channels, height, width = shape
     return PiecewiseLinear(
@@ -30,11 +25,8 @@ def digits_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
 def mnist_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
     """Return the paper's network for MNIST: two padded 5×5 convolutions of 32 and 64 channels, 1024 hidden units.
 
-    Max pooling comes before ReLU: both orders give the same values and derivatives, and this one costs a quarter.
-
-    Args:
-        shape: C, H, W, with H and W at least 4.
-        classes: K.
+    H and W are at least 4. Max pooling comes before ReLU: the other order has the same values and derivatives, at four
+    times the cost of ReLU.
     """
     channels, height, width = shape
     return PiecewiseLinear(
@@ -50,10 +42,7 @@ def mnist_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
 def cifar_cnn(shape: tuple[int, int, int], classes: int, *, fc_relu: bool = True) -> PiecewiseLinear:
     """Return the paper's network for CIFAR-10: unpadded 3×3 convolutions of 64, 64, 128, 128 channels, then 256, 256.
 
-    Args:
-        shape: C, H, W, with H and W at least 16.
-        classes: K.
-        fc_relu: put a ReLU after each hidden fully connected layer; the authors' code has none there.
+    H and W are at least 16. With fc_relu, a ReLU follows each hidden fully connected layer; the authors' code has none.
     """
     relu = [nn.ReLU()] if fc_relu else []
     channels, height, width = shape
