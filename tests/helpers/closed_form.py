@@ -1,7 +1,7 @@
-"""A worker that answers by closed form instead of training, and whole studies drained with it.
+"""A worker that computes records by closed form instead of training, and studies drained with it.
 
-Its loss is 1 + √λ (+ 0.001 a seed) and its adversarial accuracy peaks at λ = 0.1, so every search has a known
-answer: a robust arm at λ = 0.1 has loss 1.316, and so has any arm matched to it.
+The loss is 1 + √λ + 0.001·seed, and the adversarial accuracy peaks at λ = 0.1. So every search has a known result: the
+robust arm gets λ = 0.1 and loss 1.316, and so does any arm matched to it.
 """
 
 import math
@@ -71,17 +71,17 @@ def losing(seed: int) -> Worker:
 
 
 def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) -> Iterator[Item]:
-    """Every item as it starts; a driver killed while ``workers`` items run is one that is not iterated further."""
-    under_way: list[Item] = []
+    """Yield every item as it starts. To kill the driver while ``workers`` items run, stop iterating."""
+    running: list[Item] = []
     while True:
-        while len(under_way) < workers and isinstance(item := dispatcher.next(), Item):
-            under_way.append(item)
+        while len(running) < workers and isinstance(item := dispatcher.next(), Item):
+            running.append(item)
             yield item
-        if not under_way:
+        if not running:
             assert dispatcher.next() is Pause.DRAINED
             assert not dispatcher.is_open()
             return
-        item = under_way.pop(0)
+        item = running.pop(0)
         record = answer(item)
         dispatcher.store.write_record(record)
         dispatcher.finish(item, record)
@@ -92,7 +92,10 @@ def drain(of: Study, store: Store, answer: Worker = worker, *, workers: int = 1)
 
 
 class Leaving:
-    """Answers by closed form, and leaves what real workers leave: a model a repeat, maps and a preview."""
+    """A worker that also leaves the files of real workers: a model per repeat, maps and a preview.
+
+    Files with ``spoils`` in their names are damaged after their checksums are taken.
+    """
 
     def __init__(self, store: Store, spoils: str = "nothing"):
         self.store, self.spoils = store, spoils
@@ -116,6 +119,6 @@ class Leaving:
 
 
 def outcome(store: Store) -> list[tuple]:
-    """All that is settled, and how."""
+    """Return everything that the records say about the results."""
     names = ("arm", "role", "number", "seeds", "key", "state", "metrics", "files")
     return [tuple(str(record[name]) for name in names) for record in store.records()]
