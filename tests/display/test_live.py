@@ -10,7 +10,6 @@ from helpers.closed_form import steps, study, worker
 from rich.console import Console
 from rich.text import Text
 
-from tune_interpreg.cluster import drain as cluster
 from tune_interpreg.display import console
 from tune_interpreg.display.console import Live, summarize
 from tune_interpreg.display.tree import Branch, arm_lines, draw_tree
@@ -52,16 +51,19 @@ def drawn(tree: object, height: int = 20) -> list[str]:
 
 
 # ------------------------------------------------------------------ a study
+@pytest.mark.ray
 def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tune_interpreg.cluster.drain import drain
+
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     monkeypatch.setattr(console, "INTERVAL", 0.01)
     dispatcher = Dispatcher(parse_study(TINY, where="t.yaml"), Store(tmp_path / "store"), "")
     shown = terminal()
     dispatcher.listener = live = Live(shown, dispatcher.study, dispatcher.state)
     with live:
-        cluster.drain(dispatcher, "in-process")
+        drain(dispatcher, "in-process")
     frames = printed(shown)
     assert [frames.count(f"{arm}: repeat, seed {seed}:") for arm in ("teacher", "pupil") for seed in (0, 1)] == [1] * 4
     assert re.search(r"── repeat, seed 0 +━+─* [12]/3  loss [\d.]+  0:0\d", frames)

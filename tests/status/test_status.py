@@ -11,7 +11,6 @@ import pytest
 from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study
 from helpers.observed import arm, driving, finished, run_status
 
-from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import text
@@ -189,7 +188,10 @@ def test_parts_of_a_role_without_a_time_are_counted_apart(store: Store) -> None:
 
 
 # ------------------------------------------------------------------ running items
+@pytest.mark.ray
 def test_a_running_item_has_epoch_loss_and_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tune_interpreg.cluster.worker import StudyTrainable, worker_config
+
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(store.path.parent / "logs"))
     arms = {"a": {"method": "standard"}}
     of = Study.model_validate({"data": {"name": "digits", "train_limit": 64}, "training": {"epochs": 3}, "arms": arms})
