@@ -17,15 +17,15 @@ FLAGS = (
 
 
 class Browser:
-    """One window; keys and clicks go to it as a user's would. Close it after use."""
+    """A window that receives keys and clicks like a user's. Close it after use."""
 
     def __init__(self, profile: Path):
         self.process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
         started = next(line for line in self.process.stdout if "started successfully on port" in line)
         self.root = f"http://127.0.0.1:{started.rstrip().rstrip('.').split()[-1]}"
         options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self.root += f"/session/{session['sessionId']}"
 
     def close(self) -> None:
@@ -38,17 +38,17 @@ class Browser:
         self._ask("POST", "/url", {"url": path.as_uri()})
 
     def run(self, script: str, *arguments: object) -> object:
-        """What a script returns, as JSON; its arguments are ``arguments[0]`` and so on."""
+        """Return the result of a script, as JSON; its arguments are ``arguments[0]`` and so on."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     def click(self, selector: str) -> None:
         centred = {"block": "center", "behavior": "instant"}
         self.run("document.querySelector(arguments[0]).scrollIntoView(arguments[1])", selector, centred)
-        found = self._ask("POST", "/element", {"using": "css selector", "value": selector})
-        self._ask("POST", f"/element/{next(iter(found.values()))}/click", {})
+        element = self._ask("POST", "/element", {"using": "css selector", "value": selector})
+        self._ask("POST", f"/element/{next(iter(element.values()))}/click", {})
 
     def press(self, key: str) -> None:
-        """One key on whatever has the focus."""
+        """Press a key in the focused element."""
         actions = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
@@ -56,12 +56,12 @@ class Browser:
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
 
     def prefer(self, scheme: str) -> None:
-        """The system's colours: light or dark."""
+        """Set the system's colours: light or dark."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.devtools("Emulation.setEmulatedMedia", {"features": features})
 
     def log(self) -> list[str]:
-        """What the console has said since the last call: errors and warnings too."""
+        """Return the messages of the console since the last call, with errors and warnings."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def devtools(self, command: str, parameters: dict[str, object]) -> object:

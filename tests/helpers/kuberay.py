@@ -1,4 +1,4 @@
-"""What KubeRay 1.5.1 documents of a RayJob (ray.io/v1), of the fields that are used, as a JSON schema."""
+"""The fields of a RayJob (ray.io/v1) that are used, as a JSON schema, from the documentation of KubeRay 1.5.1."""
 
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 POD = {

@@ -26,7 +26,7 @@ arms:
     method: jacobian
     search: {space: {lambda_j: {log_uniform: [0.01, 0.1]}}, match_loss_of: robust, trials: 3}
 """
-SIZES = Sizes(train=64, validation=24, test=16)
+SIZES = Sizes(train=64, validation=24, evaluated=16)
 
 #: Seconds by kind of piece and unit.
 UNITS = {

@@ -29,7 +29,7 @@ launch = typer.Typer(
 #: EC2 instance types by number of GPUs, used if no type is named.
 INSTANCES = {0: "m6i.2xlarge", 1: "g5.2xlarge", 4: "g5.12xlarge", 8: "g5.48xlarge"}
 
-#: Where Ray looks for the cluster's token.
+#: Ray's file for the cluster's token.
 TOKEN = "~/.ray/auth_token"
 
 

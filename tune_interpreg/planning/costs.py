@@ -52,11 +52,11 @@ class Piece(Frozen):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of images per split."""
+    """Numbers of images. evaluated: in the final evaluation."""
 
     train: int
     validation: int
-    test: int
+    evaluated: int
 
 
 def pieces_of(study: Study, task: Task) -> dict[str, Piece]:
@@ -168,7 +168,7 @@ class CostModel:
         judged = self.sizes.validation * validation
         if task.role == "repeat":
             norms = min(study.evaluation.gradient_samples or self.sizes.train, self.sizes.train)
-            judged += self.sizes.test * (judging["clean"] + judging["compat"] + judging["strict"])
+            judged += self.sizes.evaluated * (judging["clean"] + judging["compat"] + judging["strict"])
             judged += norms * judging["norms"] + (study.evaluation.autoattack or 0) * judging["autoattack"]
         seeds = len(task.parts) if task.role == "repeat" else 1
         return training["setup"] + epochs + seeds * judged

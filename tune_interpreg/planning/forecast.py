@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left of a study, its time and its cost.
+    """The rest of a study, its time and its cost.
 
     workers_from: source of the worker count. schedule: of these workers. chain: seconds of the longest chain of items
     that wait for each other. overhead: seconds before and after all items. disk: bytes that the store grows by.

@@ -71,7 +71,7 @@ class MeasurementError(StoreError):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a worker has: threads on a CPU, and its device."""
+    """The threads of a worker, and its device: cpu or cuda."""
 
     threads: int
     device: str
@@ -221,14 +221,14 @@ class _Bench:
 
         self._limit(training, 1)
         first = self._time(lambda: _run_epoch(training), time.perf_counter)  # a GPU captures its steps here
-        one = self._time(lambda: _run_epoch(training), time.perf_counter)
+        repeated = self._time(lambda: _run_epoch(training), time.perf_counter)
         epoch = self._time_overhead(training)
-        batches = round(min(max(1.0, TRAINING / one), len(self.data.train) // item.recipe.training.batch_size))
+        batches = round(min(max(1.0, TRAINING / repeated), len(self.data.train) // item.recipe.training.batch_size))
         if batches > 1:
             self._limit(training, batches)
         step = self._shortest(lambda: _run_epoch(training)) / batches
         self._stop(training)
-        capture = first - one if self.hardware.device == "cuda" else 0.0
+        capture = first - repeated if self.hardware.device == "cuda" else 0.0
         return {"setup": setup + max(0.0, capture), "epoch": epoch, "step": step}
 
     @staticmethod
