@@ -32,10 +32,10 @@ from helpers.kept import Kept, epochs
 EPOCHS = 6
 STUDY = f"""
 name: kills
-data: {{name: digits, train_limit: 600, validation: 60, test_limit: 120}}
+data: {{name: digits, train_limit: 400, validation: 60, test_limit: 60}}
 training: {{epochs: {EPOCHS}, batch_size: 16, lr: 0.05}}
-attack: {{eps: 0.5, steps: 5}}
-evaluation: {{steps: 10}}
+attack: {{eps: 0.5, steps: 3}}
+evaluation: {{steps: 5}}
 resources: {{cpus: CPUS}}
 seeds: [0]
 checks: null
@@ -43,7 +43,7 @@ arms:
   adversarial: {{method: adversarial}}
   robust:
     method: interpretation
-    targets: {{teacher: adversarial, samples: 40}}
+    targets: {{teacher: adversarial, samples: 20}}
     search:
       space: {{lambda: {{log_uniform: [0.01, 1.0]}}, phi: {{choice: [0.0, 1.0]}}}}
       maximize: val/adv_accuracy
@@ -58,6 +58,12 @@ MAX_HANG = 60  # seconds that a driver may outlive its raylet
 RAY_GAVE_UP = 1  # exit code if the raylet dies during Ray's start: Ray itself ends the process
 STUCK = 240  # seconds without progress
 PATIENCE = 15  # seconds to wait for a moment, before any other will do
+
+
+#: Workers have as many threads as their trial has cores, unless this variable says otherwise; and threads that wait
+#: leave their core to other tests.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 # ------------------------------------------------------------------ processes
@@ -92,7 +98,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},  # threads that wait leave their core to other tests
+                env=ENVIRONMENT,
             )
 
     def workers(self) -> list[int]:
@@ -246,10 +252,11 @@ class Round:
     def check(self, reference: Kept, *, in_order: bool) -> None:
         """Check that the store equals the reference's."""
         kept = Kept(self.store)
-        assert kept.difference(reference, in_order=in_order) == []
-        assert kept.shape() == reference.shape()
-        assert kept.leftovers() == []
-        assert self.ran_after_record() == []
+        difference = kept.difference(reference, in_order=in_order)
+        assert difference == [], difference
+        assert kept.shape() == reference.shape(), kept.shape()
+        leftovers, late = kept.leftovers(), self.ran_after_record()
+        assert (leftovers, late) == ([], []), (leftovers, late)
 
 
 def run_rounds(folder: Path, kills: int, seed: int) -> list[Round]:
