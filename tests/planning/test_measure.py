@@ -1,5 +1,6 @@
 """Check measured times against the times of real epochs, and how repetitions are counted."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tune_interpreg.planning.measure import (
     MeasurementError,
     _Bench,
     _measure_here,
+    load_of_others,
     measure,
 )
 from tune_interpreg.store.store import Store
@@ -52,6 +54,13 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
         real.step()
         epochs.append(time.thread_time() - started)
     assert 0.5 < estimate / min(epochs) < 1.25
+
+
+@pytest.mark.parametrize(("before", "others", "seconds"), [(0.0, 0.0, 30.0), (0.2, 1.0, 60.0), (5.0, 0.5, 20.0)])
+def test_load_of_others_solves_the_equation_of_the_load_average(before: float, others: float, seconds: float) -> None:
+    decay = math.exp(-seconds / 60)
+    after = before * decay + (2 + others) * (1 - decay)
+    assert load_of_others(before, after, seconds, threads=2) == pytest.approx(others)
 
 
 @pytest.mark.ray

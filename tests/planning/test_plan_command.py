@@ -69,7 +69,7 @@ def test_a_measurement_under_load_says_so(
 ) -> None:
     monkeypatch.setattr(forecast, "measure", lambda pieces, *_, workers: round_measurement(pieces.values(), 1, load))
     text = output("plan", "tiny.yaml", "--cluster", "in-process")
-    assert f"load average before {load}" in text
+    assert f"load of other processes {load}" in text
     assert ("measured under load" in text) == warns
 
 

@@ -8,6 +8,7 @@ does not count. Test images are not touched: the final evaluation is timed on tr
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -83,7 +84,7 @@ class Measurement:
 
     seconds: key of a piece → unit → seconds. start: seconds until a worker has loaded its libraries and images.
     memory, gpu_memory: bytes of the largest process. took: seconds of the measurement. workers: processes at once.
-    load: load average of the machine before the measurement, None if unknown.
+    load: cores that other processes kept busy meanwhile.
     """
 
     seconds: dict[str, Seconds]
@@ -92,7 +93,7 @@ class Measurement:
     gpu_memory: int
     took: float
     workers: int
-    load: float | None
+    load: float
 
 
 def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, workers: int) -> Measurement:
@@ -103,7 +104,7 @@ def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, wor
     Raises:
         MeasurementError: a piece of work fails.
     """
-    load, started = os.getloadavg()[0] if hasattr(os, "getloadavg") else None, time.time()
+    before, started = os.getloadavg()[0], time.time()
     with _open_pool(workers) as pool:
         turns = [n / workers for n in range(workers)]
         futures = [pool.submit(_measure_here, [*pieces.values()], probe, hardware, turn) for turn in turns]
@@ -111,6 +112,7 @@ def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, wor
             reports = [future.result() for future in futures]
         except BrokenProcessPool:
             raise MeasurementError("a process of the measurement was killed; free memory, or lower --workers") from None
+    took = time.time() - started
     return Measurement(
         seconds={
             key: {unit: fmean(report.seconds[key][unit] for report in reports) for unit in reports[0].seconds[key]}
@@ -119,10 +121,20 @@ def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, wor
         start=min(report.ready for report in reports) - started,
         memory=max(report.memory for report in reports),
         gpu_memory=max(report.gpu_memory for report in reports),
-        took=time.time() - started,
+        took=took,
         workers=workers,
-        load=load,
+        load=load_of_others(before, os.getloadavg()[0], took, workers * hardware.threads),
     )
+
+
+def load_of_others(before: float, after: float, seconds: float, threads: int) -> float:
+    """Return the mean number of threads of other processes that were ready to run, from load averages.
+
+    A load average L follows the number n of such threads with a time constant of a minute. After t seconds at n, it is
+    L_after = L_before·e^(−t/60) + n·(1 − e^(−t/60)); ``threads`` of the n are our own.
+    """
+    decay = math.exp(-seconds / 60)
+    return max(0.0, (after - decay * before) / (1 - decay) - threads)
 
 
 @contextmanager

@@ -98,10 +98,8 @@ def _at_most(plan: Plan) -> str:
 
 
 def _describe(measurement: Measurement) -> str:
-    text = f"measured here in {format_duration(measurement.took)}, {_count(measurement.workers, 'process')} at once"
-    if measurement.load is None:
-        return text
-    text += f", load average before {measurement.load:.1f}"
+    processes, took = _count(measurement.workers, "process"), format_duration(measurement.took)
+    text = f"measured here in {took}, {processes} at once, load of other processes {measurement.load:.1f}"
     if measurement.load < BUSY:
         return text
     return f"{text}: measured under load; the time is that of an idle machine, a run under the same load takes longer"
