@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from analysis.formats import latex
@@ -155,16 +155,14 @@ def _short_accuracies(results: Results) -> Table:
     return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=notes)
 
 
-def _print_list(console: Console, lines: tuple[str, ...] | list[str]) -> None:
-    """Print one dash per line; long lines wrap behind it."""
-    grid = RichTable.grid(padding=(0, 1, 0, 0))
-    for line in lines:
-        grid.add_row("-", Text(line))
-    console.print(grid)
+def _print_list(console: Console, lines: Iterable[str]) -> None:
+    """Print a dash per line; long lines wrap behind it."""
+    wrapper = textwrap.TextWrapper(console.width, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
+    _print_lines(console, map(wrapper.fill, lines))
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:
-    """Print lines unwrapped, so that paths in them can be copied."""
+    """Print lines as they are, so that paths in them can be copied."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 

@@ -154,17 +154,6 @@ def test_a_teacher_is_drawn_at_the_papers_threshold_and_its_students(results, st
     assert teacher.smoothgrad_NCHW.shape == (2, 1, 4, 4)
 
 
-def test_trials_of_a_former_search_are_left_out(results):
-    search = {"space": {"lambda_g": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
-    changed = drawn.searching("jacobian", search, method="input_gradient")
-    assert matching.matching_searches(Results(changed, results.records, results.choices)) == []
-    narrowed = {"space": {"lambda": {"log_uniform": [0.001, 0.25]}}, "maximize": "val/adv_accuracy", "trials": 1}
-    (trials,) = accuracies.trial_accuracies(
-        Results(drawn.searching("interp_robust", narrowed), results.records)
-    ).values()
-    assert len(trials) == 1
-
-
 # ---------------------------------------------------------------------------- captions
 def without(results, *lost):
     """The results without the repeats of these (arm, seed)."""

@@ -7,23 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.ledgers import STANDARD, STUDY, accuracies, item, record
+from helpers.ledgers import STANDARD, STUDY, accuracies, item, record, store_with
 
 import tune_interpreg
 from analysis.results import frame
 from tune_interpreg.store.files import StoreError
-from tune_interpreg.store.store import Store
 
 README = Path(__file__).parents[2] / "README.md"
-
-
-def store_with(path, records, study=STUDY):
-    """A store with these records."""
-    store = Store(path)
-    store.save_study(study)
-    for content in records:
-        store.write_record({"seconds": 12.5} | content)
-    return store
 
 
 def test_there_is_a_row_for_each_arm_seed_and_metric(tmp_path):

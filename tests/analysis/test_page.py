@@ -11,7 +11,6 @@ from helpers import drawn
 
 from analysis import page
 from analysis.figures import DrawnFigure, draw
-from analysis.page.provenance import provenance
 from analysis.page.write import inline_svg, to_html
 from analysis.report import build
 from analysis.results.results import Results
@@ -151,12 +150,6 @@ def test_an_arm_has_its_parameters_and_search(data):
     assert arm["params"]["lambda_j"] == 0.03
     assert arm["search"] == {"trials": {"done": 3, "diverged": 1}, "chosen": {"lambda_j": 0.03}}
     assert data["arms"]["standard"]["search"] is None
-
-
-def test_trials_of_a_former_search_are_left_out(store):
-    narrowed = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 2}
-    results = replace(Results.from_store(store), study=drawn.searching("jacobian", narrowed))
-    assert provenance(results)["arms"]["jacobian"]["search"]["trials"] == {"done": 2}
 
 
 def test_every_measured_cell_names_sources_that_the_page_holds(document, data):

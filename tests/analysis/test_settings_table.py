@@ -106,14 +106,6 @@ def test_one_seed_shows_no_match():
     assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Match"] == "NOT SHOWN (±0)"
 
 
-def test_trials_of_an_earlier_search_are_not_counted():
-    ledger = [
-        record(item("jacobian", (0,), params, "search", number=number), {0: {"train/loss": 0.9}})
-        for number, params in enumerate([{"lambda_j": 0.1}, {"lambda_g": 0.1}, *({"lambda_j": 0.2},) * 7])
-    ]
-    assert row_of(settings_table(results(ledger)), "Jacobian Reg.")["Trials"] == "3 of 4"
-
-
 def test_options_that_are_words_are_in_the_notes():
     arms = {
         name: arm.model_copy(update={"params": {"norm": "batch", **arm.params}}) for name, arm in STUDY.arms.items()

@@ -36,23 +36,6 @@ def test_a_record_of_several_seeds_gives_a_row_for_each():
     assert results([together]).values("standard", "test/accuracy") == {0: 0.9, 1: 0.8}
 
 
-def test_only_finished_repeats_of_the_studys_seeds_and_arms_count():
-    search = record(item("standard", (0,), role="search"), {0: accuracies(0.1)})
-    failed = record(item("standard", (1,)), {1: accuracies(0.1)}, state="failed")
-    unasked = record(item("standard", (7,)), {7: accuracies(0.1)})
-    stranger = record(item("standard", (2,)), {2: accuracies(0.1)}) | {"arm": "removed"}
-    frame = rows.tabulate(current([search, failed, unasked, stranger]))
-    assert frame.empty
-    assert tuple(frame.columns) == rows.COLUMNS
-
-
-def test_repeats_of_two_recipes_are_never_mixed():
-    old = [record(item("jacobian", (s,), {"lambda_j": 0.1}), {s: accuracies(0.1)}, day=1) for s in range(5)]
-    new = [record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: accuracies(0.9)}, day=2)]
-    assert results(old + new).values("jacobian", "test/accuracy") == {0: 0.9}
-    assert current(old + new).outdated == {"jacobian": 5}
-
-
 def test_missing_seeds_have_a_reason():
     ledger = [
         *STANDARD[:2],
@@ -100,14 +83,6 @@ def test_a_lost_seed_shows_in_the_cell_and_in_the_notes(state):
     assert f"standard: seed 4 {state}: why." in table.notes
 
 
-def test_a_seed_that_failed_and_was_then_repeated_counts():
-    failed = record(item("standard", (1,)), state="failed", error="why", day=1)
-    again = record(item("standard", (1,)), {1: accuracies(0.991)}, day=2)
-    table = accuracy_table(results([STANDARD[0], failed, again, *STANDARD[2:]]))
-    assert str(row_of(table, STD)["Std. Acc."]) == "99.20 ± 0.20"
-    assert not any("seed 1" in note for note in table.notes)
-
-
 def test_damaged_records_are_named_under_the_tables_of_their_arm():
     file = "ledger/standard/0123.json: is damaged"
     damaged = Results(STUDY, tuple(STANDARD[:4]), damaged={"standard": [file]})
@@ -152,21 +127,6 @@ def test_table_3_by_hand():
     assert str(cells["‖∇f_c‖ label"]) == "4.50 ± 6.35 (n=2)"
     assert str(cells["‖∇f_c‖ label, paper"]) == "7.43 ± 0.04"
     assert str(cells["‖∇f_k‖ other, paper"]) == "3.93 ± 0.02"
-
-
-def test_repeats_with_a_teacher_per_seed_are_one_row():
-    teachers = [record(item("adversarial", (seed,)), {seed: accuracies(0.9)}) for seed in range(2)]
-    pupils = [
-        record(
-            item("interp_robust", (seed,), {"lambda": 0.1, "phi": 1.0}, teacher=teacher["key"], teacher_seed=seed),
-            {seed: accuracies(0.9)},
-        )
-        for seed, teacher in enumerate(teachers)
-    ]
-    assert pupils[0]["recipe_key"] != pupils[1]["recipe_key"]
-    for teacher, n in (("shared", 1), ("per_seed", 2)):
-        row = row_of(accuracy_table(Results(with_teachers(teacher), (*teachers, *pupils))), "Interp. Reg. R.")
-        assert row["Std. Acc."].interval.n == n
 
 
 @pytest.mark.parametrize(("teachers", "noted"), [("shared", True), ("per_seed", False)])

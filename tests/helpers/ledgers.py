@@ -2,6 +2,7 @@
 
 from analysis.results.results import Results
 from tune_interpreg.schedule.current import Current
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import FORMAT, Maps, Recipe
@@ -71,3 +72,12 @@ def current(records, study=STUDY, choices=None):
 
 def results(records):
     return Results(STUDY, tuple(records))
+
+
+def store_with(path, records, study=STUDY):
+    """A store with these records."""
+    store = Store(path)
+    store.save_study(study)
+    for content in records:
+        store.write_record({"seconds": 12.5} | content)
+    return store
