@@ -3,12 +3,12 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
 
-  /* ---- theme: the system's until the reader chooses */
+  /* ---- theme: that of the system, until the reader chooses */
   const theme = document.getElementById("theme");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const remembered = (() => { try { return localStorage.getItem("theme"); } catch { return null; } })();
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const tell = () => {
+  const showTheme = () => {
     theme.textContent = isDark() ? "Light" : "Dark";
     theme.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
     theme.setAttribute("aria-pressed", String(isDark()));
@@ -16,21 +16,21 @@
   if (remembered) root.dataset.theme = remembered;
   theme.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* a page from a file may keep nothing */ }
-    tell();
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* a page opened from a file may have no storage */ }
+    showTheme();
   });
-  system.addEventListener("change", tell);
-  tell();
+  system.addEventListener("change", showTheme);
+  showTheme();
 
-  /* ---- print: what is folded on the screen is open on paper */
+  /* ---- print: open what is folded */
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not([open])")];
-    folded.forEach((one) => { one.open = true; });
+    folded.forEach((details) => { details.open = true; });
   });
-  addEventListener("afterprint", () => folded.forEach((one) => { one.open = false; }));
+  addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
 
-  /* ---- sorting: ascending, descending, as written; what has no number stays last */
+  /* ---- sorting: ascending, descending, original order; empty cells stay last */
   const next = { none: "ascending", ascending: "descending", descending: "none" };
   const valueOf = (row, place) => {
     const cell = row.cells[place];
@@ -45,7 +45,7 @@
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     const body = table.tBodies[0];
-    const written = [...body.rows];
+    const original = [...body.rows];
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, place) => head.firstElementChild.addEventListener("click", () => {
       const order = next[head.ariaSort];
@@ -53,13 +53,13 @@
       head.ariaSort = order;
       const sign = order === "descending" ? -1 : 1;
       const by = (a, b) => compare(valueOf(a, place), valueOf(b, place), sign);
-      body.append(...(order === "none" ? written : [...written].sort(by)));
+      body.append(...(order === "none" ? original : [...original].sort(by)));
     }));
   }
 
-  /* ---- provenance: the trials behind a number */
+  /* ---- provenance: the trainings behind a number */
   const panel = document.getElementById("panel");
-  let asked = null;
+  let opener = null;
   const make = (tag, text, parent) => {
     const element = document.createElement(tag);
     if (text !== undefined) element.textContent = text;
@@ -80,9 +80,9 @@
     }
   };
   const trialsOf = (arm) => Object.entries(data.arms[arm].trials);
-  const tellVersions = (arms) => {
-    const used = new Set(arms.flatMap((arm) => trialsOf(arm).map(([, trial]) => trial.versions)));
-    for (const place of used) make("p", listed(data.versions[place]), panel);
+  const addVersions = (arms) => {
+    const indices = new Set(arms.flatMap((arm) => trialsOf(arm).map(([, trial]) => trial.versions)));
+    for (const index of indices) make("p", listed(data.versions[index]), panel);
   };
   const together = (trial) => (trial.seeds > 1 ? ` for ${trial.seeds} seeds together` : "");
   const showNumber = (sources) => {
@@ -94,7 +94,7 @@
       return [seed, ...(arms.length > 1 ? [data.arms[arm].title] : []), ...(metrics.length > 1 ? [metric] : []), digits(value * scale), trial.key, `${trial.seconds} s${together(trial)}`, trial.device];
     }));
     grid(["Seed", ...(arms.length > 1 ? ["Arm"] : []), ...(metrics.length > 1 ? ["Metric"] : []), "Value", "Trial", "Time", "Device"], lines);
-    tellVersions(arms);
+    addVersions(arms);
   };
   const showArm = (name) => {
     const arm = data.arms[name];
@@ -104,22 +104,22 @@
     if (arm.search) facts.push(["Search trials", listed(arm.search.trials) || "none"], ["Chosen", listed(arm.search.chosen) || "nothing yet"]);
     if (arm.recipe) facts.push(["Recipe", arm.recipe]);
     trialsOf(name).forEach(([seed, trial]) => facts.push([`Seed ${seed}`, `${trial.key}, ${trial.seconds} s${together(trial)} on ${trial.device}, ${trial.finished}`]));
-    grid(["What", "Which"], facts);
-    tellVersions([name]);
+    grid(["Property", "Value"], facts);
+    addVersions([name]);
   };
   const close = (back) => {
-    if (!asked) return;
-    asked.setAttribute("aria-expanded", "false");
-    if (back) asked.focus();
+    if (!opener) return;
+    opener.setAttribute("aria-expanded", "false");
+    if (back) opener.focus();
     panel.hidden = true;
-    asked = null;
+    opener = null;
   };
   const open = (button) => {
     close(false);
     panel.replaceChildren();
     if (button.dataset.arm) showArm(button.dataset.arm); else showNumber(JSON.parse(button.dataset.from));
     panel.hidden = false;
-    asked = button;
+    opener = button;
     button.setAttribute("aria-expanded", "true");
     const box = button.getBoundingClientRect();
     const room = document.documentElement.clientWidth - panel.offsetWidth - 16;
@@ -133,7 +133,7 @@
   }
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".from");
-    if (button) { if (button === asked) close(true); else open(button); } else if (!panel.contains(event.target)) close(false);
+    if (button) { if (button === opener) close(true); else open(button); } else if (!panel.contains(event.target)) close(false);
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") close(true); });
 })();

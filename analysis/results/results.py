@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -83,9 +84,10 @@ class Results:
         title = paper.title(arm, self.study.arms[arm])
         return f"{title} ({arm})" if titles.count(title) > 1 else title
 
-    def values(self, arm: str, metric: str) -> Mapping[int, float]:
+    def values(self, arm: str, metric: str) -> dict[int, float]:
         """Return seed → value of one metric of one arm, as recorded; only finite values."""
-        return self._values.get((arm, metric), {})
+        by_seed = self._by_seed.get((arm, metric), {})
+        return {seed: value for seed, (value, _) in by_seed.items() if math.isfinite(value)}
 
     def estimate(self, arm: str, metric: str, scale: float = 1.0, decimals: int | None = 2) -> Estimate:
         """Return the mean of a metric over the arm's seeds, times scale.
@@ -103,24 +105,17 @@ class Results:
 
     def images(self, arm: str, metric: str) -> int:
         """Return the smallest number of images that a value of the metric was measured on; 0 if not recorded."""
-        return min(self._images.get((arm, metric), {0: 0}).values())
+        return min((images for _, images in self._by_seed.get((arm, metric), {}).values()), default=0)
 
     def compare(self, arm: str, other: str, metric: str) -> Comparison:
         """Return arm − other on a metric, paired by seed."""
         return Comparison.from_seeds(self.values(arm, metric), self.values(other, metric))
 
     @cached_property
-    def _values(self) -> dict[tuple[str, str], dict[int, float]]:
-        return _by_seed(self.frame.dropna(subset=["value"]), "value")
-
-    @cached_property
-    def _images(self) -> dict[tuple[str, str], dict[int, int]]:
-        return _by_seed(self.frame, "images")
-
-
-def _by_seed(frame: pd.DataFrame, column: str) -> dict[tuple[str, str], dict[int, Any]]:
-    """Return (arm, metric) → seed → value of a column."""
-    by_seed: dict[tuple[str, str], dict[int, Any]] = {}
-    for arm, metric, seed, value in zip(*(frame[name] for name in ("arm", "metric", "seed", column)), strict=True):
-        by_seed.setdefault((arm, metric), {})[int(seed)] = value
-    return by_seed
+    def _by_seed(self) -> dict[tuple[str, str], dict[int, tuple[float, int]]]:
+        """(arm, metric) → seed → (value, images)."""
+        by_seed: dict[tuple[str, str], dict[int, tuple[float, int]]] = {}
+        columns = [self.frame[name].tolist() for name in ("arm", "metric", "seed", "value", "images")]
+        for arm, metric, seed, value, images in zip(*columns, strict=True):
+            by_seed.setdefault((arm, metric), {})[seed] = (value, images)
+        return by_seed
