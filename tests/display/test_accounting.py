@@ -9,7 +9,6 @@ from rich.console import Console
 from tune_interpreg.display.account import IDLE, OTHER, OVERHEAD, Account, format_duration
 from tune_interpreg.display.console import Lines
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.items import Item
 
@@ -92,9 +91,3 @@ def test_a_run_without_items_has_no_account(items: list[Item], account: Account)
 )
 def test_durations_have_the_precision_that_matters(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-def test_a_record_says_what_its_seconds_were_spent_on(items: list[Item]) -> None:
-    record = ledger.make_record(items[0], "done", seconds=3.0, spent={"train": 2.00049, "evaluate": 1.0})
-    assert record["spent"] == {"train": 2.0, "evaluate": 1.0}
-    assert ledger.make_record(items[0], "failed")["spent"] == {}

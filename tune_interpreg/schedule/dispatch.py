@@ -267,15 +267,11 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------ items
     def _make_item(self, task: Task) -> Item:
-        if task.role == "targets":
-            return self.progress.maps_item(task.arm, *task.parts)
-        if task.role == "checks":
-            return self.progress.checks_item(task.arm, *task.parts)
-        if task.role == "repeat":
-            return self.progress.repeat_item(task.arm, task.parts)
+        if task.role != "search":
+            return self.progress.item_for(task)
         (number,) = task.parts
         params = self._earlier_proposal(task, number)
-        return self.progress.trial_item(task.arm, number, self._search(task.arm).propose(number, params))
+        return self.progress.item_for(task, self._search(task.arm).propose(number, params))
 
     def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
         """Return the parameters of a trial that an earlier run proposed, from its note or from Optuna's journal."""
@@ -284,7 +280,7 @@ class Dispatcher:
                 return item.recipe.params
         if self._damaged:
             for params in self._search(task.arm).journaled.get(number, ()):
-                if self.progress.trial_item(task.arm, number, params).key in self._damaged:
+                if self.progress.item_for(task, params).key in self._damaged:
                     return params
         return None
 

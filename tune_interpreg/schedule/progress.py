@@ -9,8 +9,7 @@ from tune_interpreg import registry
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import Task
-from tune_interpreg.search.choice import load_choice
-from tune_interpreg.search.choosing import choose, may_stop_early
+from tune_interpreg.search.choice import choose, load_choice, may_stop_early
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
@@ -49,7 +48,7 @@ class Progress(Current):
         """Return whether the study as it is now would make exactly this item, and accept its record."""
         if not self.counts(item.model_dump(mode="json") if record is None else record):
             return False
-        expected = self._expected(item)
+        expected = self.item_for(self.task_of(item), item.recipe.params)
         return expected == item or expected.key == item.key  # computing a key takes ten times as long
 
     def accepts(self, item: Item, record: Record) -> bool:
@@ -73,9 +72,8 @@ class Progress(Current):
         return False
 
     def _is_done(self, name: str) -> bool:
-        return graph.is_search_over(self.study, self.state, name) and self.state.repeats[name].done >= set(
-            self.study.seeds
-        )
+        is_repeated = set(self.study.seeds) <= self.state.repeats[name].done
+        return is_repeated and graph.is_search_over(self.study, self.state, name)
 
     # --------------------------------------------------------------------- items
     def can_start(self, task: Task) -> bool:
@@ -91,17 +89,24 @@ class Progress(Current):
         arm = graph.consumer(self.study, key) if key in self.state.maps else item.arm
         return Task(arm, item.role, item.parts)
 
+    def item_for(self, task: Task, params: Mapping[str, Scalar] | None = None) -> Item:
+        """Return the item of a task. For a trial, ``params`` holds the searched parameters, among others."""
+        if task.role == "targets":
+            return self.maps_item(task.arm, *task.parts)
+        if task.role == "checks":
+            return self.checks_item(task.arm, *task.parts)
+        if task.role == "repeat":
+            return self.repeat_item(task.arm, task.parts)
+        (number,) = task.parts
+        return self.trial_item(task.arm, number, params or {})
+
     def trial_item(self, arm: str, number: int, params: Mapping[str, Scalar]) -> Item:
-        """Return trial ``number`` of the arm's search with these searched parameters."""
+        """Return trial ``number`` of the arm's search."""
         search = self.study.arms[arm].search
-        return Item(
-            arm=arm,
-            role="search",
-            recipe=self._recipe(arm, params, self.study.seeds[0]),
-            seeds=self.study.seeds[:1],
-            number=number,
-            adversarial=search is None or search.attacks_trials,
-        )
+        assert search is not None
+        recipe = self._recipe(arm, {name: params[name] for name in search.ranges}, self.study.seeds[0])
+        seeds, attacks = self.study.seeds[:1], search.attacks_trials
+        return Item(arm=arm, role="search", recipe=recipe, seeds=seeds, number=number, adversarial=attacks)
 
     def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:
         """Return the arm's final training with ``seeds``, after its search if it has one."""
@@ -123,19 +128,6 @@ class Progress(Current):
         """Return the checks of the model that the arm's repeat trained with ``seed``."""
         recipe = self._recipe_with_data(method="checks", checked=self.checked_model(arm, seed))
         return Item(arm=arm, role="checks", recipe=recipe, seeds=(seed,))
-
-    def _expected(self, item: Item) -> Item:
-        """Return the item that the study as it is now makes for the same task."""
-        task = self.task_of(item)
-        if task.role == "targets":
-            return self.maps_item(task.arm, *task.parts)
-        if task.role == "checks":
-            return self.checks_item(task.arm, *task.parts)
-        if task.role == "repeat":
-            return self.repeat_item(task.arm, task.parts)
-        search = self.study.arms[task.arm].search
-        assert search is not None
-        return self.trial_item(task.arm, item.number, {name: item.recipe.params[name] for name in search.ranges})
 
     def _recipe(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Recipe:
         """Return the recipe of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
