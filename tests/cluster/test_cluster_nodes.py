@@ -124,8 +124,8 @@ def start(
 
 def records(store: Path) -> dict[tuple[int, ...], Record]:
     """Return each seed's record, without time and place."""
-    found = [json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")]
-    return {tuple(record["seeds"]): record | dict.fromkeys((*kept.INCIDENTAL, "host")) for record in found}
+    ledger = [json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")]
+    return {tuple(record["seeds"]): record | dict.fromkeys((*kept.INCIDENTAL, "host")) for record in ledger}
 
 
 def refusal(folder: Path, *arguments: str, cluster: Cluster | None = None) -> str:
@@ -163,13 +163,13 @@ def test_a_study_survives_a_lost_node_uses_a_new_one_and_gives_the_numbers_of_on
     assert all(1 < epochs[-1][0] <= EPOCHS for epochs in moved.values())
 
     seeds = f"seeds={[*moved, SEEDS - 1]}"
-    alone = start(folder, "run", "--set", seeds, "--store", "alone", "--cluster", "in-process")
-    output = alone.communicate(timeout=240)[0]
-    assert alone.returncode == 0, output
-    expected, found = records(folder / "alone"), records(run.store)
-    assert len(found) == SEEDS
-    assert len(expected) == len(moved) + 1
-    assert expected == {seed: found[seed] for seed in expected}
+    process = start(folder, "run", "--set", seeds, "--store", "alone", "--cluster", "in-process")
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    alone, together = records(folder / "alone"), records(run.store)
+    assert len(together) == SEEDS
+    assert len(alone) == len(moved) + 1
+    assert alone == {seed: together[seed] for seed in alone}
 
     more = ("--set", f"seeds={list(range(SEEDS + 6))}", "--store", "store", "--cluster", cluster.address)
     plan = start(folder, "plan", *more, cluster=cluster)

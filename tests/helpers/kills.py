@@ -251,11 +251,11 @@ class Round:
 
     def check(self, reference: Kept, *, in_order: bool) -> None:
         """Check that the store equals the reference's."""
-        kept = Kept(self.store)
-        difference = kept.difference(reference, in_order=in_order)
+        content = Kept(self.store)
+        difference = content.difference(reference, in_order=in_order)
         assert difference == [], difference
-        assert kept.shape() == reference.shape(), kept.shape()
-        leftovers, late = kept.leftovers(), self.ran_after_record()
+        assert content.shape() == reference.shape(), content.shape()
+        leftovers, late = content.leftovers(), self.ran_after_record()
         assert (leftovers, late) == ([], []), (leftovers, late)
 
 
@@ -264,7 +264,7 @@ def run_rounds(folder: Path, kills: int, seed: int) -> list[Round]:
     rng, cores = random.Random(seed), os.cpu_count() or 1
     references: dict[int, Kept] = {}
     rounds: list[Round] = []
-    while (left := kills - sum(len(one.kills) for one in rounds)) > 0:
+    while (left := kills - sum(len(finished.kills) for finished in rounds)) > 0:
         in_order = len(rounds) % 2 == 0
         cpus = cores if in_order else max(1, cores // 2)
         if cpus not in references:

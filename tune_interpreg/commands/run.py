@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pdb
 import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -78,43 +78,60 @@ def run(
 
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
-    if debug:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C interrupts the debugger's commands
-    listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
     try:
-        with listening as stop, report_errors(stop):
-            with pause_gc():
-                from tune_interpreg.running.logs import log_to_stderr
-                from tune_interpreg.running.run import run as run_study
-                from tune_interpreg.store.store import Store
-
-                file = read_study_file(study, overrides or (), data_root)
-            folder, screen = Store(store or Path("runs") / file.study.name), console()
-
-            def report() -> None:
-                from analysis.report import print_summary
-
-                print_summary(folder.path, screen)
-
-            with log_to_stderr(verbose):
-                code = run_study(
-                    file,
-                    folder,
-                    where="in-process" if debug else cluster,
-                    console=screen,
-                    report=report,
-                    retry_failed=retry_failed,
-                    live=not verbose,
-                    debug=debug,
-                )
-            if stop.requested:
-                exit_stopped(code)
+        code = _run(study, store, overrides or (), data_root, cluster, retry_failed, debug, verbose)
     except typer.Exit:
         raise
     except Exception as error:
         if not (debug and sys.stdin.isatty() and sys.stdout.isatty()):
             raise
+        import pdb
+
         traceback.print_exc()
         pdb.post_mortem(error.__traceback__)
         code = 1
     raise typer.Exit(code)
+
+
+def _run(
+    study: str,
+    store: Path | None,
+    overrides: Iterable[str],
+    data_root: Path | None,
+    cluster: str,
+    retry_failed: bool,
+    debug: bool,
+    verbose: int,
+) -> int:
+    """Run a study and print its results. Returns the exit code, or ends a process that was asked to stop."""
+    if debug:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C interrupts the debugger's commands
+    listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
+    with listening as stop, report_errors(stop):
+        with pause_gc():
+            from tune_interpreg.running.logs import log_to_stderr
+            from tune_interpreg.running.run import run as run_study
+            from tune_interpreg.store.store import Store
+
+            file = read_study_file(study, overrides, data_root)
+        folder, screen = Store(store or Path("runs") / file.study.name), console()
+
+        def report() -> None:
+            from analysis.report import print_summary
+
+            print_summary(folder.path, screen)
+
+        with log_to_stderr(verbose):
+            code = run_study(
+                file,
+                folder,
+                where="in-process" if debug else cluster,
+                console=screen,
+                report=report,
+                retry_failed=retry_failed,
+                live=not verbose,
+                debug=debug,
+            )
+        if stop.requested:
+            exit_stopped(code)
+    return code
