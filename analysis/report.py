@@ -89,6 +89,7 @@ def print_summary(store: str | Path, console: Console | None = None, *, pictures
     if warnings:
         console.print()
         _print_lines(console, warnings)
+    console.print()
     return report
 
 
@@ -149,8 +150,8 @@ def _short_accuracies(results: Results) -> Table:
     """Return Table 1 without the paper's columns, under short headings that its notes explain."""
     table, attack = accuracy_table(results), results.study.evaluation_attack
     notes = (
-        f"Percent of test images, mean ± 95% Student t interval over n = {results.seed_count} seeds. compat, strict:"
-        f" two forms of PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps.",
+        f"Mean ± 95% t interval, n = {results.seed_count} seeds. compat, strict: PGD {attack.norm}, ε = {attack.eps:g},"
+        f" {attack.steps} steps.",
     )
     return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=notes)
 
@@ -158,7 +159,8 @@ def _short_accuracies(results: Results) -> Table:
 def _print_list(console: Console, lines: Iterable[str]) -> None:
     """Print a dash per line; long lines wrap behind it."""
     wrapper = textwrap.TextWrapper(console.width, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
-    _print_lines(console, map(wrapper.fill, lines))
+    unbroken = (line.replace(" ± ", "\0±\0") for line in lines)
+    _print_lines(console, (wrapper.fill(line).replace("\0", " ") for line in unbroken))
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:
