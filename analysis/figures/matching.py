@@ -106,7 +106,8 @@ def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
     axes.plot(*_columns(search.repeats), "o", color=look.colour, **rings)
     ticks: Options = {"markersize": 9, "markeredgewidth": 1.2, "clip_on": False}
     at_top = axes.get_xaxis_transform()
-    axes.plot(search.diverged, [1.0] * len(search.diverged), "|", color=canvas.INK, transform=at_top, **ticks)
+    for strength in search.diverged:
+        axes.plot(strength, 1.0, "|", color=canvas.INK, transform=at_top, **ticks)
 
 
 def _draw_target(axes: Axes, search: MatchingSearch, reference: str) -> None:

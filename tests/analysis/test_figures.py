@@ -210,6 +210,13 @@ def test_every_figure_is_drawn_as_png_and_svg(figures):
         assert ET.parse(svg).getroot().tag.endswith("svg")
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_search_without_diverged_trials_is_drawn_without_a_warning(results, tmp_path):
+    records = tuple(record for record in results.records if record["state"] != "diverged")
+    (figure,) = draw(Results(results.study, records, results.choices), Store(tmp_path), ["matching"])
+    assert figure.paths
+
+
 def test_the_words_of_a_figure_are_text_and_indices_are_set_low(figures):
     by_name = {figure.name: figure.paths[1].read_text(encoding="utf-8") for figure in figures}
     assert all("Adv. Training" in by_name[name] for name in ("accuracies", "gradients", "curves"))
