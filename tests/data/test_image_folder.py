@@ -11,7 +11,7 @@ from helpers.data_files import data_error, save_image, write_images
 from PIL import Image
 
 from tune_interpreg.data.dataset import Dataset, load_dataset, load_test
-from tune_interpreg.data.image_folder import IMAGES_PER_TASK, image_folder
+from tune_interpreg.data.image_folder import image_folder
 from tune_interpreg.study.config import Data
 
 CLASSES = ("ant", "bee", "cat")
@@ -57,19 +57,7 @@ def test_a_folder_is_split_like_every_data_set(root: Path) -> None:
     dataset = load(root, validation=3, train_limit=6)
     assert (len(dataset.train), len(load_test(data(root, test_limit=3)))) == (6, 3)
     assert dataset.validation.y_N.tolist() == [0, 1, 2]
-    for number in range(4, 20):
-        for name in CLASSES:
-            save_image(root / "train" / name / f"{number}.png", np.zeros((4, 6, 3), np.uint8))
-    assert (len(load(root).train), len(load(root).validation)) == (54, 6)
-
-
-def test_images_of_many_tasks_stay_in_order(root: Path) -> None:
-    """Image n of one class has brightness n mod 251."""
-    images = 2 * IMAGES_PER_TASK + 7
-    for number in range(images):
-        save_image(root / "train" / "ant" / f"n{number:04}.png", np.full((4, 6, 3), number % 251, np.uint8))
-    x_NCHW = train_images(root)[4 : 4 + images]
-    assert x_NCHW[:, 0, 0, 0].tolist() == [number % 251 for number in range(images)]
+    assert (len(load(root).train), len(load(root).validation)) == (11, 1)
 
 
 def test_other_numbers_of_channels_become_rgb(root: Path) -> None:
@@ -94,17 +82,6 @@ def test_an_image_with_the_right_shorter_side_is_only_cropped(root: Path, height
     assert torch.equal(train_images(root, 4)[0], centre_HWC.permute(2, 0, 1))
 
 
-def test_resizing_keeps_proportions_and_the_centre(root: Path) -> None:
-    """A 24×48 image with a white right half becomes 8×16, then its centre is half black, half white."""
-    half_HWC = np.zeros((24, 48, 3), np.uint8)
-    half_HWC[:, 24:] = 255
-    save_image(root / "train" / "ant" / "0.png", half_HWC)
-    x_CHW = train_images(root, 8)[0]
-    assert x_CHW.shape == (3, 8, 8)
-    assert (x_CHW[:, :, :3] == 0).all()
-    assert (x_CHW[:, :, 5:] == 255).all()
-
-
 def test_resizing_is_antialiased(root: Path) -> None:
     """Stripes one pixel wide become grey at a third of their size. Sampling pixel centres would keep stripes."""
     stripes_HWC = np.zeros((36, 36, 3), np.uint8)
@@ -125,28 +102,23 @@ def test_a_missing_root_or_split_is_named(root: Path) -> None:
     assert f"{root} lacks train and test" in data_error(lambda: load(root))
 
 
-def test_different_classes_in_the_splits_are_refused(root: Path) -> None:
+def test_wrong_classes_are_named(root: Path, tmp_path: Path) -> None:
+    """Different classes in the splits, a class without images, a single class."""
     (root / "test" / "bee").rename(root / "test" / "wasp")
-    assert f"{root / 'test'} lacks bee; {root / 'train'} lacks wasp" in data_error(lambda: load(root))
-
-
-def test_a_folder_without_images_is_refused(root: Path) -> None:
+    message = data_error(lambda: load(root))
+    assert message.startswith(f"{root}: ")
+    assert "bee, wasp" in message
     (root / "train" / "dog").mkdir()
     message = data_error(lambda: load(root))
     assert message.startswith(f"{root / 'train'}: ")
     assert "classes dog" in message
-
-
-def test_one_class_is_refused(tmp_path: Path) -> None:
-    root = write_images(tmp_path / "one", ("ant",), "png")
-    assert data_error(lambda: load(root)).startswith(f"{root / 'train'}: must hold two classes or more, got ant alone")
+    alone = write_images(tmp_path / "one", ("ant",), "png")
+    assert "two classes or more, got ant alone" in data_error(lambda: load(alone))
 
 
 @pytest.mark.parametrize("size", [0, -32])
 def test_a_size_below_one_is_refused(root: Path, size: int) -> None:
-    assert data_error(lambda: load(root, size=size)).startswith(
-        f"data.size: takes a whole number of at least 1, got {size}"
-    )
+    assert data_error(lambda: load(root, size=size)).startswith("data.size: ")
 
 
 def test_the_first_image_of_another_size_is_named_with_the_remedy(root: Path) -> None:
@@ -174,7 +146,7 @@ def test_an_unreadable_image_is_named(root: Path, content: bytes, number: int) -
     assert message.endswith("fetch it again, or delete it")
 
 
-@pytest.mark.parametrize("gone", ["train/ant/0.png", "train/cat/2.png", "train/ant", "train", "."])
+@pytest.mark.parametrize("gone", ["train/cat/2.png", "train/ant", "."])
 def test_images_that_disappear_before_they_are_read_are_named(root: Path, gone: str) -> None:
     """The message names the first missing image."""
     source, path = image_folder(root), root / gone

@@ -3,13 +3,11 @@
 On a machine with a GPU the engine replays captured steps, and the same tests compare those. Shapes: see ``engines``.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers.contract import METHODS, Make, making
+from helpers.contract import METHODS, Make
 from helpers.engines import (
     CUDA,
     DEVICE,
@@ -22,7 +20,6 @@ from helpers.engines import (
     assert_same_bits,
     copy_state,
     drawing,
-    images,
     train,
     trainer,
 )
@@ -32,11 +29,6 @@ from tune_interpreg import seeding
 from tune_interpreg.networks.build import build
 from tune_interpreg.training.capture import Engine, Lane
 from tune_interpreg.training.trainer import STREAMS, Trainer, build_optimizer
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    yield from making(tmp_path, monkeypatch)
 
 
 # --------------------------------------------------------------------- a step
@@ -62,7 +54,7 @@ def test_a_lane_follows_its_order_and_sums_its_terms() -> None:
     assert total == 17
     assert lane.sums["rows"] is total
     engine.run(2)
-    assert steps[5:] == [[9, 9], [1, 1]]  # so a rehearsal may take more steps than an epoch has
+    assert steps[5:] == [[9, 9], [1, 1]], "a rehearsal may take more steps than an epoch has"
 
 
 # ------------------------------------------------------------------- an epoch
@@ -158,21 +150,3 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     rehearsed._undo_rehearsal(before)
     assert train(rehearsed, 2) == train(plain, 2)
     assert_same_bits(rehearsed.state(), plain.state())
-
-
-# ----------------------------------------------------------------- the update
-def test_the_fused_update_follows_a_rate_on_the_device() -> None:
-    """Fused SGD equals SGD up to rounding while the tensor of its rate changes."""
-    models = [build(MODEL, SHAPE, 10, seeding.generator(0, "init")).to(DEVICE).eval() for _ in range(2)]
-    plain = torch.optim.SGD(models[0].parameters(), lr=0.1, momentum=TRAINING.momentum)
-    fused = build_optimizer(models[1], TRAINING)
-    data = images().train
-    for lr in (0.1, 0.03, 0.03):
-        plain.param_groups[0]["lr"] = lr
-        fused.param_groups[0]["lr"].fill_(lr)
-        for model, sgd in zip(models, (plain, fused), strict=True):
-            sgd.zero_grad(set_to_none=True)
-            F.cross_entropy(model(data.x_NCHW), data.y_N).backward()
-            sgd.step()
-    for weight, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
-        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)

@@ -1,22 +1,16 @@
 """An engine with a diverged seed, or with steps that cannot be captured. See ``engines``."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 import torch
-from helpers.contract import Make, making
+from helpers.contract import Make
 from helpers.engines import DEVICE, T, assert_same_bits, drawing, on_a_gpu, train, trainer, without_a_gpu
 from torch import Tensor, nn
 
 from tune_interpreg.training.capture import Engine
 from tune_interpreg.training.trainer import Batch, Diverged, Terms, Trainer
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    yield from making(tmp_path, monkeypatch)
 
 
 # ------------------------------------------------------------- diverged seeds

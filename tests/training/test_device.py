@@ -4,23 +4,17 @@ import ctypes
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
-from helpers.contract import Make, making
+from helpers.contract import Make
 from helpers.engines import DEVICE, TRAINING, drawing, on_a_gpu, train, trainer
 from torch import Tensor, nn
 
 from tune_interpreg.training.device import use_exact_float32
 from tune_interpreg.training.trainer import Batch
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    yield from making(tmp_path, monkeypatch)
 
 
 def test_a_training_sets_its_precision_and_restores_float32() -> None:

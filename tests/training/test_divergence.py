@@ -15,7 +15,7 @@ from helpers.engines import cross_entropy as ce_terms
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.training.divergence import find_first_fault, is_finite
+from tune_interpreg.training.divergence import find_first_fault
 from tune_interpreg.training.trainer import Batch, Diverged, Trainer
 
 MARKED = N - 1
@@ -49,10 +49,9 @@ def divergence_of(engine: Trainer) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("seed", "value"), [(0, "nan"), (1, "inf"), (0, "-inf")])
 def test_the_step_and_the_term_of_a_non_finite_loss_are_named(seed: int, value: str) -> None:
-    """One image spoils the penalty. The cross-entropy of the next step suffers too, but later."""
+    """The cross-entropy of the next step suffers too, but later."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         spoilt = torch.where(is_marked(batch), float(value), 0.0)
@@ -62,16 +61,15 @@ def test_the_step_and_the_term_of_a_non_finite_loss_are_named(seed: int, value: 
     assert divergence_of(engine) == f"the term penalty was {value} {first_marked_place(seed)}"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_term_of_a_non_finite_gradient_is_named_with_its_value(seed: int) -> None:
+def test_the_term_of_a_non_finite_gradient_is_named_with_its_value() -> None:
     """At √0 the value is 0 and the gradient is nan."""
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         norm = (weights_of(model).square().sum() * torch.where(is_marked(batch), 0.0, 1.0)).sqrt()
         return {"ce": cross_entropy(model, batch), "constant": torch.ones(()), "norm": 0.1 * norm}
 
-    expected = f"the gradient of the term norm was nan {first_marked_place(seed)}; its value was 0"
-    assert divergence_of(plain_trainer(terms, seeds=(seed,))) == expected
+    expected = f"the gradient of the term norm = 0 was nan {first_marked_place(1)}"
+    assert divergence_of(plain_trainer(terms, seeds=(1,))) == expected
 
 
 def test_gradients_that_only_overflow_in_sum_are_attributed_to_the_loss() -> None:
@@ -81,7 +79,7 @@ def test_gradients_that_only_overflow_in_sum_are_attributed_to_the_loss() -> Non
         steep = 2e38 * (weights_of(model)[0] - weights_of(model)[0].detach())
         return {"one": steep, "other": steep}
 
-    expected = f"the gradient of the loss was inf in epoch 1 (seed 0), step 1 of {T}; that of each term was finite"
+    expected = f"the gradient of the loss, but of no single term, was inf in epoch 1 (seed 0), step 1 of {T}"
     assert divergence_of(plain_trainer(terms)) == expected
 
 
@@ -119,21 +117,6 @@ def test_the_repeated_epoch_takes_the_same_course(model: str) -> None:
     assert step == wrong % T + 1 if "the term" in message else step <= wrong % T + 1
 
 
-def test_only_the_diverged_seed_is_trained_again() -> None:
-    calls: list[int] = []
-    engine: Trainer
-
-    def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        (seed,) = (replica.seed for replica in engine.replicas if replica.model is model)
-        calls.append(seed)
-        return {"ce": cross_entropy(model, batch) / (seed != 5)}
-
-    engine = plain_trainer(terms, seeds=(3, 5, 7))
-    assert engine.run_epoch().keys() == {3, 7}
-    assert engine.diverged == {5: f"the term ce was inf in epoch 1 (seed 5), step 1 of {T}"}
-    assert calls == [3] * T + [5] * T + [7] * T + [5]
-
-
 def test_a_resumed_training_diverges_with_the_same_message() -> None:
     """Weights that grow tenfold per step overflow after some epochs."""
 
@@ -164,5 +147,3 @@ def test_a_training_that_stays_finite_has_no_fault() -> None:
     model = nn.Linear(2, 1)
     losses = ({"one": model(torch.ones(1, 2)).sum().square()} for _ in range(3))
     assert find_first_fault(losses, model, torch.optim.SGD(model.parameters(), lr=0.01)) is None
-    assert is_finite(model.parameters())
-    assert not is_finite([torch.zeros(2), torch.tensor([0.0, math.nan])])

@@ -14,14 +14,12 @@ from tune_interpreg.study.config import Augment
 def augment(
     x_BCHW: Tensor, target_BCHW: Tensor | None, settings: Augment, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """Flip and shift each image, and its target map in the same way.
+    """Flip and shift each image, and its target map in the same way. Capture-safe.
 
     A crop of the image padded by p zeros is a shift by up to p pixels that fills with 0.
 
     Args:
-        x_BCHW: pixels in [0, 1]. target_BCHW: maps of the same shape, or None.
-        settings: whether to flip, and the padding p of the crop. generator: on x's device.
-    Returns: new tensors of the same shapes. Capture-safe.
+        x_BCHW: pixels in [0, 1]. target_BCHW: maps of the same shape, or None. generator: on x's device.
     """
     batch, _, height, width = x_BCHW.shape
     rows_BH = _draw_shift(height, batch, settings.crop, generator)

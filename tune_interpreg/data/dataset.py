@@ -39,7 +39,6 @@ class Split:
         return len(self.y_N)
 
     def at(self, rows: Tensor | slice) -> Split:
-        """Return the images at these rows, in this order."""
         return Split(self.x_NCHW[rows], self.y_N[rows])
 
     def subset(self, size: int | None, purpose: str) -> Split:
@@ -49,7 +48,6 @@ class Split:
         return self.at(split_stratified(self.y_N.cpu(), size, purpose)[0].to(self.y_N.device))
 
     def to(self, device: torch.device | str) -> Split:
-        """Return the same images on ``device``."""
         return Split(self.x_NCHW.to(device), self.y_N.to(device))
 
 
@@ -68,9 +66,8 @@ class Dataset:
 class Source:
     """The result of a registered data set's function, ``(root: Path | None, **options) -> Source``.
 
-    classes: K. shape: (C, H, W). validation: default number of images held out of ``train()``.
-    train, test: functions that read the images. Only the final evaluation calls ``test``.
-    tests: number of test images, if it is known without reading them.
+    classes: K. shape: (C, H, W). validation: default number of images held out of ``train()``. train, test: read the
+    images; only the final evaluation calls ``test``. tests: number of test images, if known without reading them.
     """
 
     classes: int
@@ -94,10 +91,13 @@ def load_dataset(data: config.Data) -> Dataset:
     Raises ``DataError``: missing or damaged files, images or labels out of range, limits that are too large.
     """
     source = _open_source(data)
-    _check_test_limit(data, source.tests)
+    if source.tests is not None:
+        _check_test_limit(data, source.tests)
     pool = _check_split(source.train(), source, f"data {data.name}, training images")
-    held_out = source.validation if data.validation is None else data.validation
-    _check_train_limits(data, len(pool), held_out)
+    images, held_out = len(pool), source.validation if data.validation is None else data.validation
+    _check_limit("validation", held_out, images - 1, f"must be less than the {images:,} training images")
+    rest = f"{images - held_out:,} images are left of {images:,} after {held_out:,} for validation"
+    _check_limit("train_limit", data.train_limit, images - held_out, rest)
     validation_M, rest_M = split_stratified(pool.y_N, held_out, "validation")
     if data.train_limit is not None:
         rest_M = rest_M[split_stratified(pool.y_N[rest_M], data.train_limit, "train_limit")[0]]
@@ -122,11 +122,9 @@ def count_test_images(data: config.Data) -> int | None:
 
 
 def split_stratified(y_N: Tensor, size: int, purpose: str) -> tuple[Tensor, Tensor]:
-    """Choose ``size`` of N images with |chosen of class k − size·N_k/N| < 1.
+    """Choose ``size`` of N images with |chosen of class k − size·N_k/N| < 1. Return (chosen, rest) in ascending order.
 
     The choice depends only on (y, size, purpose). A smaller choice is part of every larger one.
-
-    Returns: (chosen, rest), rows in ascending order.
     """
     # NumPy keeps the raw stream of a bit generator the same in every version, but not that of a permutation.
     key_N = np.random.PCG64(seeding.number(0, "data", purpose)).random_raw(len(y_N))
@@ -179,19 +177,13 @@ def _check_split(split: Split, source: Source, place: str) -> Split:
     return split
 
 
-def _check_test_limit(data: config.Data, images: int | None) -> None:
-    if data.test_limit is not None and images is not None and data.test_limit > images:
-        raise DataError(f"there are {images:,} test images, got {data.test_limit:,}; lower it or drop it", "test_limit")
+def _check_test_limit(data: config.Data, images: int) -> None:
+    _check_limit("test_limit", data.test_limit, images, f"there are {images:,} test images")
 
 
-def _check_train_limits(data: config.Data, images: int, held_out: int) -> None:
-    rest = images - held_out
-    if rest < 1:
-        rule = f"must be less than the {images:,} training images, got {held_out:,}"
-        raise DataError(f"{rule}; lower it or drop it", "validation")
-    if data.train_limit is not None and data.train_limit > rest:
-        rule = f"{rest:,} images are left of {images:,} after {held_out:,} for validation, got {data.train_limit:,}"
-        raise DataError(f"{rule}; lower it or drop it", "train_limit")
+def _check_limit(key: str, limit: int | None, largest: int, rule: str) -> None:
+    if limit is not None and limit > largest:
+        raise DataError(f"{rule}, got {limit:,}; lower it or drop it", key)
 
 
 def _fingerprint(train: Split, validation: Split, data: config.Data) -> str:

@@ -25,10 +25,9 @@ Step = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 class Lane:
-    """The steps of one seed, with fixed places for their rows and terms.
+    """The steps of one seed, with fixed places for their rows (``order_TB``) and terms.
 
-    step: of this seed. generators: those that it draws from. order_TB: the rows of each step of the epoch.
-    sums: per term, the sum over the steps since ``begin``.
+    generators: those that ``step`` draws from. sums: per term, the sum over the steps since ``begin``.
     """
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator], order_TB: Tensor):
@@ -37,7 +36,6 @@ class Lane:
         self._next_1 = torch.zeros(1, dtype=torch.long, device=order_TB.device)
 
     def begin(self, order_TB: Tensor) -> None:
-        """Begin an epoch in this order."""
         self.order_TB.copy_(order_TB)
         self._next_1.zero_()
         for total in self.sums.values():
@@ -60,7 +58,7 @@ _ISSUED: set[str] = set()
 class Engine:
     """Run the steps of all lanes. Lanes share nothing that a step writes, so a NaN stays in its lane.
 
-    device: of all lanes. capture: whether to capture steps; needs a GPU. reason: why the capture failed, or None.
+    capture: whether to capture steps; needs a GPU. reason: why the capture failed, or None.
     """
 
     def __init__(self, lanes: Sequence[Lane], device: torch.device, *, capture: bool):
@@ -71,7 +69,6 @@ class Engine:
 
     @property
     def captured(self) -> bool:
-        """True if steps are replayed."""
         return self._graph is not None
 
     def describe_failure(self, method: str) -> str | None:
@@ -102,7 +99,6 @@ class Engine:
         return True
 
     def run(self, steps: int) -> None:
-        """Run ``steps`` steps of every lane."""
         if self._graph is None:
             for lane in self.lanes:
                 for _ in range(steps):
@@ -164,8 +160,7 @@ def _find_reason(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     message = (str(error).splitlines() or [type(error).__name__])[0]
-    torch_folder = os.path.dirname(torch.__file__)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(torch_folder)
-    ]
-    return f"{message} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else message
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(os.path.dirname(torch.__file__)):
+            return f"{message} ({os.path.basename(frame.filename)}:{frame.lineno})"
+    return message

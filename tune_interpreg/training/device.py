@@ -46,7 +46,7 @@ def _set_backends(precisions: Sequence[str], deterministic: bool = True, benchma
 
 
 def reset_peak_memory(device: str) -> None:
-    """Restart the measurement of ``read_peak_memory``, without what earlier trainings of this process reserved."""
+    """Restart the measurement of ``read_peak_memory``."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -66,9 +66,7 @@ def keep_freed_memory() -> None:
     By default glibc returns blocks of 32 MB and more to the system, which must clear their pages before the next use.
     That took a quarter of each step with an exact Jacobian.
     """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

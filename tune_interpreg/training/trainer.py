@@ -1,10 +1,9 @@
 """The training engine: trains one or several seeds of one recipe, one epoch at a time. No Ray.
 
-Data lies in memory on the device and is indexed by a seeded permutation. A step has fixed shapes, reads nothing back
-and draws only from its seed's generators, so that it can be captured (see ``capture``). At the start of each epoch
-every generator is seeded by (seed, purpose, epoch). A checkpoint therefore needs no random state, a resumed training
-gives the same bits as an uninterrupted one, and an epoch that diverged can be repeated to find the step.
-A seed that diverges does not stop the others.
+A step has fixed shapes, reads nothing back and draws only from its seed's generators, so that it can be captured (see
+``capture``). At the start of each epoch every generator is seeded by (seed, purpose, epoch). A checkpoint therefore
+needs no random state, a resumed training gives the same bits as an uninterrupted one, and an epoch that diverged can be
+repeated to find the step. A seed that diverges does not stop the others.
 
 Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 """
@@ -37,10 +36,9 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of a method's ``terms``.
+    """The input of a method's ``terms``: pixels in [0, 1], labels, and the method's target maps or None.
 
-    x_BCHW: pixels in [0, 1], augmented. y_B: labels. target_BCHW: the method's target maps of these images, augmented
-    in the same way, or None. noise: the seed's generator for the method's own draws.
+    Images and maps are augmented in the same way. noise: the seed's generator for the method's own draws.
     """
 
     x_BCHW: Tensor
@@ -62,9 +60,8 @@ Terms = Callable[[nn.Module, Batch], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Guidance:
-    """The maps that a method trains towards.
+    """The raw maps of all training images by seed, and the method's function of them (a threshold).
 
-    raw_NCHW: per seed, the raw maps of all training images. target: the method's function of raw maps (a threshold).
     redraw: permute each map's values again whenever a batch is drawn.
     """
 
@@ -88,12 +85,10 @@ class Replica:
         self.reset_generators()
 
     def reset_generators(self) -> None:
-        """Create new generators. ``begin_epoch`` seeds them."""
         self.streams = {purpose: torch.Generator(self.device) for purpose in STREAMS}
         set_dropout_generator(self.model, self.streams["dropout"])
 
     def begin_epoch(self, epoch: int, lr: float) -> None:
-        """Set train mode and the learning rate, and seed the random streams for ``epoch``."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
@@ -116,28 +111,22 @@ class Replica:
 
 
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
-    """Return SGD with momentum, in one fused kernel that reads the learning rate from a tensor.
-
-    A captured step then follows the rate from epoch to epoch and needs only one capture.
-    """
+    """Return SGD in one fused kernel that reads the learning rate from a tensor, so that a captured step follows it."""
     parameters = list(model.parameters())
     lr = torch.tensor(training.lr, dtype=torch.float32, device=parameters[0].device)
     return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, fused=True)
 
 
 class Trainer:
-    """Train the replicas of one recipe.
+    """Train one replica per seed of one recipe.
 
     ``diverged`` maps each diverged seed to a description. Diverged seeds keep training, but are not reported.
 
     Args:
-        model, training: as in the study. terms: the method. seeds: one replica each.
-        data: its training split is used, already on ``device``.
-        guidance: the target maps, for methods that need them.
+        data: its training split is used, already on ``device``. guidance: for methods that need target maps.
         capture: whether a GPU captures and replays steps; no effect on a CPU.
 
-    Raises:
-        ValueError: there are fewer images than one batch takes.
+    Raises ``ValueError`` if there are fewer images than one batch takes.
     """
 
     def __init__(
@@ -158,35 +147,24 @@ class Trainer:
                 "to train on; lower it, or raise data.train_limit"
             )
         self.training, self.data, self.terms, self.guidance = training, data, terms, guidance
+        # Only whole batches count, so that shapes are fixed.
+        self.steps = len(data.train) // training.batch_size
+        self.images_per_epoch = self.steps * training.batch_size
         self.epoch = 0
         self.diverged: dict[int, str] = {}
-        self.replicas = [
-            Replica(seed, build(model, data.shape, data.classes, seeding.generator(seed, "init")).to(device), training)
-            for seed in seeds
-        ]
+        networks = [build(model, data.shape, data.classes, seeding.generator(seed, "init")) for seed in seeds]
+        self.replicas = [Replica(seed, net.to(device), training) for seed, net in zip(seeds, networks, strict=True)]
         device = self.replicas[0].device
         lanes = [self._lane(replica) for replica in self.replicas]
         self.engine = Engine(lanes, device, capture=capture and device.type == "cuda")
 
     @property
     def finite_replicas(self) -> list[Replica]:
-        """The replicas that have not diverged."""
         return [replica for replica in self.replicas if replica.seed not in self.diverged]
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next epoch."""
         return self.training.learning_rate(self.epoch)
-
-    @property
-    def steps(self) -> int:
-        """The steps per epoch. Only whole batches count, so that shapes are fixed."""
-        return len(self.data.train) // self.training.batch_size
-
-    @property
-    def images_per_epoch(self) -> int:
-        """The number of images that a replica sees per epoch."""
-        return self.steps * self.training.batch_size
 
     def run_epoch(self) -> dict[int, dict[str, float]]:
         """Train one epoch and return, per finite seed, each term's mean over the batches and their sum ``loss``.
@@ -205,8 +183,7 @@ class Trainer:
                 for replica, lane in zip(self.replicas, self.engine.lanes, strict=True)
             }
             for replica in self.finite_replicas:
-                if fault := self._describe_fault(replica, means[replica.seed], before):
-                    self.diverged[replica.seed] = fault
+                self._check_finite(replica, means[replica.seed], before)
         finite = [replica.seed for replica in self.finite_replicas]
         if not finite:
             raise Diverged("; ".join(self.diverged.values()))
@@ -245,39 +222,35 @@ class Trainer:
         return {name: term.detach() for name, term in terms.items()}
 
     def make_batch(self, replica: Replica, index_B: Tensor) -> Batch:
-        """Return the training images of these rows and their target maps, augmented together."""
-        x_BCHW = to_pixels(self.data.train.x_NCHW[index_B])
-        target_BCHW = self._target(replica, index_B)
+        """Return the images of these rows and their target maps, augmented together."""
+        x_BCHW, target_BCHW = to_pixels(self.data.train.x_NCHW[index_B]), None
+        if self.guidance is not None:
+            raw_BCHW = self.guidance.raw_NCHW[replica.seed][index_B].to(torch.float32)
+            if self.guidance.redraw:
+                raw_BCHW = saliency.permute(raw_BCHW, replica.streams["permutation"])
+            target_BCHW = self.guidance.target(raw_BCHW)
         if self.training.augment is not None:
-            x_BCHW, target_BCHW = augment(
-                x_BCHW, target_BCHW, self.training.augment, generator=replica.streams["augmentation"]
-            )
+            generator = replica.streams["augmentation"]
+            x_BCHW, target_BCHW = augment(x_BCHW, target_BCHW, self.training.augment, generator=generator)
         return Batch(x_BCHW, self.data.train.y_N[index_B], target_BCHW, replica.streams["noise"])
 
-    def _target(self, replica: Replica, index_B: Tensor) -> Tensor | None:
-        if self.guidance is None:
-            return None
-        raw_BCHW = self.guidance.raw_NCHW[replica.seed][index_B].to(torch.float32)
-        if self.guidance.redraw:
-            raw_BCHW = saliency.permute(raw_BCHW, replica.streams["permutation"])
-        return self.guidance.target(raw_BCHW)
-
-    def _describe_fault(self, replica: Replica, means: Mapping[str, float], before: Mapping[str, Tensor]) -> str | None:
-        """Return what was not finite, or None. Repeats a faulty epoch without capture to find the step."""
+    def _check_finite(self, replica: Replica, means: Mapping[str, float], before: Mapping[str, Tensor]) -> None:
+        """Enter a diverged seed in ``diverged``. Repeats a faulty epoch without capture to find the step."""
         faults = [f"the mean of the term {name} was {mean}" for name, mean in means.items() if not math.isfinite(mean)]
         if not is_finite(replica.model.state_dict().values()):
             faults.append("a weight was not finite")
         if not faults:
-            return None
+            return
         replica.load_state(before)
         replica.begin_epoch(self.epoch, self.lr)
         losses = (self.terms(replica.model, self.make_batch(replica, index_B)) for index_B in self._draw_order(replica))
-        fault = find_first_fault(losses, replica.model, replica.optimizer)
+        first = find_first_fault(losses, replica.model, replica.optimizer)
         place = f"in epoch {self.epoch + 1} (seed {replica.seed})"
-        if fault is not None:
-            return f"{fault.description} {place}, step {fault.step} of {self.steps}{fault.detail}"
-        # The sum over the steps can overflow by itself, and a user's method may be nondeterministic.
-        return f"{faults[0]} {place}; no step showed it when the epoch was repeated"
+        if first is not None:
+            step, description = first
+            self.diverged[replica.seed] = f"{description} {place}, step {step} of {self.steps}"
+        else:  # the sum over the steps can overflow by itself, and a user's method may be nondeterministic
+            self.diverged[replica.seed] = f"{faults[0]} {place}; no step showed it when the epoch was repeated"
 
     def state(self) -> dict[str, Tensor]:
         """Return weights and momenta of all replicas by name. A checkpoint adds ``epoch`` and ``diverged``."""
