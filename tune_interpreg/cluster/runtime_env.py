@@ -7,7 +7,6 @@ from importlib.metadata import Distribution, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
-from tune_interpreg import registry
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.recipe import Recipe
 
@@ -18,7 +17,7 @@ EXCLUDED = ("__pycache__", "*.pyc")
 def study_packages(study: Study) -> list[str]:
     """Return the names of the installed packages that a study needs: this one, and its plugins."""
     plugins = {name for arm in study.arms.values() for name in Recipe.from_study(study, method=arm.method).plugins}
-    return [registry.OWN_PACKAGE, *sorted(plugins)]
+    return ["tune-interpreg", *sorted(plugins)]
 
 
 def collect_modules(packages: Iterable[str], scratch: Path) -> list[str]:
