@@ -26,6 +26,8 @@ from tune_interpreg.store.files import Refused, raise_refused
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 
+logger = logging.getLogger(__name__)
+
 #: Environment variables of Ray and Tune, unless the user has set them.
 SETTINGS = ray_internals.VARIABLES | {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -139,6 +141,7 @@ def _close(worker: StudyTrainable | None) -> None:
 
 # ------------------------------------------------------------------------- on Ray
 def _connect(study: Study, where: str) -> None:
+    logger.info("connect to Ray: %s", where)
     if where == "local":
         connection.start_local()
         return
@@ -164,7 +167,7 @@ class _StopOnRequest(tune.Stopper):
 
 def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     resources = dispatcher.study.resources
-    nodes.require_slots(nodes.living_nodes(), resources)
+    logger.info("nodes can run %d trials at once", nodes.require_slots(nodes.living_nodes(), resources))
     searcher = GraphSearcher(dispatcher, device)
     scratch = dispatcher.store.tune_dir
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
