@@ -122,13 +122,11 @@ def listening_addresses(pids: set[int]) -> list[str]:
     return [address for socket, address in sockets.items() if socket in files]
 
 
-def test_every_server_of_a_local_ray_listens_on_loopback_only(local: set[int]) -> None:
+def test_a_local_ray_is_closed_to_other_machines(local: set[int]) -> None:
+    """Every server listens on loopback only. There is no dashboard, and no usage statistics are sent."""
     addresses = listening_addresses(local)
     assert len(addresses) >= 4
     assert set(addresses) <= LOOPBACK
-
-
-def test_a_local_ray_has_no_dashboard_and_sends_no_usage_statistics(local: set[int]) -> None:
     commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in local}
     servers = {pid for pid, command in commands.items() if b"gcs_server" in command or b"raylet/raylet" in command}
     assert len(servers) == 2

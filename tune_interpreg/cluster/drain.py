@@ -167,7 +167,8 @@ class _StopOnRequest(tune.Stopper):
 
 def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     resources = dispatcher.study.resources
-    logger.info("nodes can run %d trials at once", nodes.require_slots(nodes.living_nodes(), resources))
+    slots = nodes.require_slots(nodes.living_nodes(), resources)
+    logger.info("the nodes can run %d trials at once", slots)
     searcher = GraphSearcher(dispatcher, device)
     scratch = dispatcher.store.tune_dir
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
