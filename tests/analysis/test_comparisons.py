@@ -45,12 +45,12 @@ def test_a_pair_by_hand():
     ledger = [*STANDARD, *arm("adversarial", CLEAN), *arm("jacobian", [0.97] * 4 + [0.96], {"lambda_j": 0.1})]
     row = row_of(clean_table(ledger), "Adv. Training − Std. Training")
     standard = [0.99, 0.991, 0.992, 0.993, 0.994]
-    known = stats.ttest_rel(CLEAN, standard)
+    expected = stats.ttest_rel(CLEAN, standard)
     assert row["Difference, points"].interval.mean == pytest.approx(100 * (sum(CLEAN) - sum(standard)) / 5)
-    assert row["p"].p == pytest.approx(known.pvalue)
+    assert row["p"].p == pytest.approx(expected.pvalue)
     p_values = [cells[2].p for cells in clean_table(ledger).rows if cells[2].p is not None]
     assert len(p_values) == 3
-    assert row["p (Holm)"].p == pytest.approx(max(known.pvalue, *(3 * p for p in p_values if p == min(p_values))))
+    assert row["p (Holm)"].p == pytest.approx(max(expected.pvalue, *(3 * p for p in p_values if p == min(p_values))))
     assert (row["n"], row["g_z"].interval.n) == ("5", 5)
 
 

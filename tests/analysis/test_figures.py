@@ -94,14 +94,14 @@ def test_accuracies_are_percent_of_the_search_on_validation_and_of_repeats_on_te
 
 
 def test_a_matched_search_has_its_trials_target_and_match(results):
-    (found,) = matching.matching_searches(results)
-    assert found.trials == [(0.01, 0.3), (0.1, 0.8), (0.03, 0.5)]
-    assert found.diverged == [1.0]
-    assert found.target == 0.501
-    assert found.error == pytest.approx(0.001)  # s / √2 of losses 0.500 and 0.502
-    assert found.match == (0.03, pytest.approx(0.506))
-    assert found.interval == (0.02, 0.04)
-    assert found.repeats == [(0.03, pytest.approx(0.51)), (0.03, pytest.approx(0.512))]
+    (search,) = matching.matching_searches(results)
+    assert search.trials == [(0.01, 0.3), (0.1, 0.8), (0.03, 0.5)]
+    assert search.diverged == [1.0]
+    assert search.target == 0.501
+    assert search.error == pytest.approx(0.001)  # s / √2 of losses 0.500 and 0.502
+    assert search.match == (0.03, pytest.approx(0.506))
+    assert search.interval == (0.02, 0.04)
+    assert search.repeats == [(0.03, pytest.approx(0.51)), (0.03, pytest.approx(0.512))]
 
 
 def test_trials_with_other_parameters_are_apart(results):
@@ -116,9 +116,9 @@ def test_trials_with_other_parameters_are_apart(results):
         for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")])
     ]
     others = [record for record in results.records if (record["arm"], record["role"]) != ("jacobian", "search")]
-    (found,) = matching.matching_searches(Results(study, (*others, *tried), {"jacobian": choice}))
-    assert found.trials == [(0.2, 0.7)]
-    assert found.other_trials == [(0.1, 0.7), (0.3, 0.7)]
+    (search,) = matching.matching_searches(Results(study, (*others, *tried), {"jacobian": choice}))
+    assert search.trials == [(0.2, 0.7)]
+    assert search.other_trials == [(0.1, 0.7), (0.3, 0.7)]
 
 
 def test_a_curve_is_the_mean_of_its_seeds_in_their_band_from_epoch_1(results):
@@ -140,9 +140,9 @@ def test_accuracy_by_radius_leaves_out_the_unbounded_attack(results):
 
 
 def test_the_papers_gradient_norms_are_drawn_only_on_its_data(results):
-    found = gradients.gradient_norms(results)["standard"]
-    assert found.ours["grad_norm/label"].mean == pytest.approx(4.01)
-    assert found.theirs == {}
+    norms = gradients.gradient_norms(results)["standard"]
+    assert norms.ours["grad_norm/label"].mean == pytest.approx(4.01)
+    assert norms.theirs == {}
     mnist = Study.model_validate({**results.study.model_dump(), "data": "mnist"})
     printed = gradients.gradient_norms(Results(mnist, results.records))["standard"].theirs
     assert [one.mean for one in printed.values()] == [7.43, 3.93]

@@ -45,14 +45,14 @@ PLAIN = [0.60, 0.61, 0.62, 0.63, 0.64]
 LOSS = [1.0, 1.1, 1.2, 1.3, 1.4]
 
 
-def repeat(arm, seed, metrics=None, **own):
+def repeat(arm, seed, metrics=None, **fields):
     targets, maps = STUDY.arms[arm].targets, None
     if targets:
         settings = targets.map_settings.model_dump()
         maps = Maps(**settings, teacher=TEACHER.key, teacher_seed=0, permute=targets.permute)
     recipe = Recipe.from_study(STUDY, method=STUDY.arms[arm].method, params=PARAMS.get(arm, {}), maps=maps)
     item = Item(arm=arm, role="repeat", recipe=recipe, seeds=(seed,))
-    return record(item, {seed: metrics} if metrics else None, **own)
+    return record(item, {seed: metrics} if metrics else None, **fields)
 
 
 def repeats(arm, strict, *, compat=None, clean=(0.99,) * 5, loss=LOSS):
@@ -78,8 +78,8 @@ NEAR, FAR = above(LOSS, 0.01, -0.01, 0.0, 0.02, -0.02), above(LOSS, 0.42, -0.08,
 CHOICE = {"flat": {"params": PARAMS["flat"], "tolerance": 0.05}}
 
 
-def against_plain(strict, **own):
-    return results(STANDARD, repeats("taught", strict, **own))
+def against_plain(strict, **fields):
+    return results(STANDARD, repeats("taught", strict, **fields))
 
 
 SCENARIOS = {
@@ -138,21 +138,21 @@ def test_the_wording_of_reports_and_sentences(tmp_path):
             f"- {line}" for line in write_sentences(scenario) if "no seed has" not in line or not scenario.records
         ]
         parts += [f"# Sentences: {name}\n", *sentences, ""]
-    made = tmp_path / GOLDEN.name
-    made.write_text("\n".join(parts), encoding="utf-8")
-    assert made.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), f"compare {made} with {GOLDEN}"
+    written = tmp_path / GOLDEN.name
+    written.write_text("\n".join(parts), encoding="utf-8")
+    assert written.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), f"compare {written} with {GOLDEN}"
 
 
 # ----------------------------------------------------------------------------- gains
 def test_a_gain_by_hand():
-    found = SCENARIOS["a gain at equal clean accuracy, larger under compat"]
-    row = row_of(gain_table(found), "taught")
+    scenario = SCENARIOS["a gain at equal clean accuracy, larger under compat"]
+    row = row_of(gain_table(scenario), "taught")
     assert str(row["Gain (strict)"]) == "12.0 ± 2.0"
     assert row["Gain (strict)"].interval.half_width == pytest.approx(T4 * math.sqrt(2.5) / math.sqrt(5))
     assert row["Gain (compat)"].interval.mean == pytest.approx(12.2)
     assert row["Strict − compat"].interval.mean == pytest.approx(-0.2)
     assert (row["Within ±1"], str(row["Std. Acc."])) == ("yes", "0.000 ± 0.088")
-    gain = next(gain for gain in compute_gains(found) if gain.arm == "taught")
+    gain = next(gain for gain in compute_gains(scenario) if gain.arm == "taught")
     assert row["p, strict"].p == pytest.approx(2 * gain.strict.p), "two tests, corrected by Holm"
 
 
@@ -183,9 +183,9 @@ def test_a_p_above_its_level_is_printed_above_its_level():
 
 # -------------------------------------------------------------- at matched training loss
 def test_permuted_maps_are_found_by_their_targets():
-    found = SCENARIOS["matched: permuted maps"]
-    assert [pair.permuted for pair in compute_matches(found)] == [True, False]
-    row = row_of(match_table(found), "shuffled")
+    scenario = SCENARIOS["matched: permuted maps"]
+    assert [pair.permuted for pair in compute_matches(scenario)] == [True, False]
+    row = row_of(match_table(scenario), "shuffled")
     assert (row["Reference"], row["Match"], str(row["Residual"])) == ("taught", "PASS (±0.071)", "0.000 ± 0.020")
     assert row["Adv. Acc. (strict)"].interval.mean == pytest.approx(-6.0)
 

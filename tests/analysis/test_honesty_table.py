@@ -21,8 +21,8 @@ def checked(seed, *checks, arm="standard", day=1, state="done", params=None):
     return record(work, state=state, day=day) | {"checks": {str(seed): list(checks)}}
 
 
-def all_checked(*checks, seeds=range(5), **own):
-    return [checked(seed, *checks, **own) for seed in seeds]
+def all_checked(*checks, seeds=range(5), **fields):
+    return [checked(seed, *checks, **fields) for seed in seeds]
 
 
 def notes_of(table, word):

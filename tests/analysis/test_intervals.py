@@ -74,8 +74,8 @@ def test_an_interval_without_width_shows_nothing(interval):
 
 @pytest.mark.parametrize(("share", "images"), [(0.0, 50), (1.0, 50), (0.37, 7), (0.9, 100), (0.99, 10_000)])
 def test_wilson_is_scipys(share, images):
-    known = stats.binomtest(round(share * images), images).proportion_ci(0.95, "wilson")
-    assert wilson(round(share * images) / images, images) == pytest.approx((known.low, known.high), abs=1e-12)
+    expected = stats.binomtest(round(share * images), images).proportion_ci(0.95, "wilson")
+    assert wilson(round(share * images) / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_wilsons_interval_covers_95_percent_at_1000_images():

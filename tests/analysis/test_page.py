@@ -209,13 +209,13 @@ def test_an_inline_figure_has_the_pages_colours_and_its_own_ids():
         '<?xml version="1.0"?><svg width="5pt" viewBox="0 0 5 5"><metadata>who</metadata><style>*{}</style>'
         '<g id="a" style="fill: #1F2328; stroke: #d1d9e0"/><use xlink:href="#a"/><g clip-path="url(#p)"/></svg>'
     )
-    made = inline_svg(drawing, "one", "A < B", 'says "so"')
-    assert '<g id="one-a" style="fill: currentColor; stroke: var(--line)"/>' in made
-    assert 'xlink:href="#one-a"' in made
-    assert "url(#one-p)" in made
-    assert "A &lt; B" in made
-    assert "who" not in made
-    assert "width=" not in made
+    svg = inline_svg(drawing, "one", "A < B", 'says "so"')
+    assert '<g id="one-a" style="fill: currentColor; stroke: var(--line)"/>' in svg
+    assert 'xlink:href="#one-a"' in svg
+    assert "url(#one-p)" in svg
+    assert "A &lt; B" in svg
+    assert "who" not in svg
+    assert "width=" not in svg
 
 
 def test_the_same_ledger_makes_the_same_page(store):
