@@ -27,7 +27,6 @@ from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Study
 
 CSV_FIELDS = ("table", "row", "column", "text", *NUMBERS)
 
@@ -36,24 +35,22 @@ SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "s
 SUMMARY_SETTINGS = {"Arm": "Arm", "Chosen": "Setting", "Residual": "Residual", "Match": "Loss match"}
 
 
-def build(store: str | Path, study: Study | None = None, *, pictures: bool = False) -> Report:
+def build(store: str | Path, *, pictures: bool = False) -> Report:
     """Compute a study's tables from its store and write them to the store's folder report/.
 
     tables.md, tables.tex (booktabs, for \\input), tables.csv (one line per cell) and tables.json hold the same cells;
     rows.json holds the values of every seed and what is missing.
 
-    store: the folder; it may be in use, or empty. study: None for the store's own. pictures: also write figures/ and
-    index.html. Raises ``StoreError`` if study is None and the folder is no store, or if the report cannot be written.
+    store: the folder; it may be in use, or empty. pictures: also write figures/ and index.html. Raises ``StoreError``
+    if the folder is no store or the report cannot be written.
     """
-    return _build(Store(store), study, pictures)[0]
+    return _build(Store(store), pictures)[0]
 
 
-def print_tables(
-    store: str | Path, study: Study | None = None, console: Console | None = None, *, pictures: bool = False
-) -> Report:
+def print_tables(store: str | Path, console: Console | None = None, *, pictures: bool = False) -> Report:
     """Build the report of a store and print all but its long tables; arguments and errors as in ``build``."""
     console = console or Console()
-    report = build(store, study, pictures=pictures)
+    report = build(store, pictures=pictures)
     _print_lines(console, report.status)
     for table in report.tables:
         if not table.long:
@@ -69,13 +66,13 @@ def print_tables(
     return report
 
 
-def print_summary(store: str | Path, console: Console | None = None, *, pictures: bool = False) -> Report:
+def print_summary(store: str | Path, console: Console | None = None) -> Report:
     """Build the report of a store and print what fits on one screen; arguments and errors as in ``build``.
 
     Prints the accuracies, the chosen settings with their match, the answer in sentences, and one line per warning.
     """
     console = console or Console()
-    report, results = _build(Store(store), None, pictures)
+    report, results = _build(Store(store), pictures=False)
     _print_lines(console, report.status)
     console.print()
     console.print(to_rich(_short_accuracies(results), console.width))
@@ -93,8 +90,8 @@ def print_summary(store: str | Path, console: Console | None = None, *, pictures
     return report
 
 
-def _build(store: Store, study: Study | None, pictures: bool) -> tuple[Report, Results]:
-    results = Results.from_store(store, study)
+def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
+    results = Results.from_store(store)
     report = Report(results.study, _status(results), _tables(results), write_sentences(results))
     texts = {
         "tables.md": _markdown(report),
