@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from tune_interpreg import seeding
 from tune_interpreg.search.arm_search import ArmSearch, to_distribution
-from tune_interpreg.search.choosing import choose
+from tune_interpreg.search.choice import choose
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger

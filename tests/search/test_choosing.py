@@ -7,8 +7,7 @@ from helpers.trials import trial_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_interpreg.search.choice import Choice, digest_trials
-from tune_interpreg.search.choosing import choose
+from tune_interpreg.search.choice import Choice, choose, digest_trials
 from tune_interpreg.search.matching.estimate import estimate
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger

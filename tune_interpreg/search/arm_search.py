@@ -17,10 +17,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import seeding
-from tune_interpreg.search.choosing import STARTUP, proposal_bounds
+from tune_interpreg.search.choice import STARTUP, proposal_bounds, read_goals
 from tune_interpreg.search.matching.sampler import LossMatchSampler
 from tune_interpreg.search.target import Target
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.space import Range, Search
@@ -39,16 +38,12 @@ _STATES = {
 class ArmSearch:
     """The search of one arm.
 
-    Samplers ignore a trial without a value and would keep proposing where trainings diverge. So in a search that
-    maximizes, a diverged trial is complete, with a value just below the worst of all done trials. This keeps the ranks,
-    and the scale of a Gaussian process. A new worst value changes finished trials, so the study is rebuilt. Until a
-    trial is done, diverged trials have no value.
+    Samplers ignore a trial without a value, so they would keep proposing where trainings diverge. In a search that
+    maximizes, a diverged trial therefore gets a value just below the worst of all done trials. A new worst value
+    changes these finished trials, so the study is rebuilt. Until a trial is done, diverged trials have no value.
 
     Args:
         arm: name of the arm, and of its Optuna study.
-        search: the arm's section of the study file.
-        seed: seed of the samplers.
-        storage: Optuna's storage.
         target: the loss to match, for a search with ``match_loss_of``.
         records: the settled trials of the arm.
 
@@ -74,21 +69,21 @@ class ArmSearch:
         self._live: dict[int, optuna.Trial] = {}
         self._reports: dict[int, dict[int, float]] = {}  # of live trials: value by epoch
         self._distributions = {name: to_distribution(span) for name, span in search.ranges.items()}
+        self._directions = [StudyDirection.MAXIMIZE] * len(search.goals) or [StudyDirection.MINIMIZE]
+        self._pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if search.pruner == "median":
+            self._pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
         self._study = self._open()
 
     def propose(self, number: int, params: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
-        """Return the searched parameters of trial ``number``.
-
-        Args:
-            params: parameters of a trial that an earlier run started, to be proposed again.
-        """
+        """Return the searched parameters of trial ``number``: ``params`` again if an earlier run started it."""
         if number not in self._live:
             fixed = self.search.fixed_params(number) if params is None else params
             fixed = {name: fixed[name] for name in self.search.ranges if name in fixed}
-            if not self._is_complete(fixed):
+            if len(fixed) < len(self.search.ranges):
                 fixed = self._avoid_failed(number, fixed)
             self._live[number] = self._ask(self._study, number, fixed)
-        return dict(self._live[number].params)
+        return self._live[number].params
 
     def tell(self, record: Record) -> None:
         """Give a settled trial to Optuna, if it was proposed since this search was opened."""
@@ -125,11 +120,11 @@ class ArmSearch:
         """Load the arm's study from the journal, or rebuild it if it differs from the ledger."""
         if self.arm not in optuna.get_all_study_names(self._storage):
             return self._rebuild()
-        study = optuna.load_study(study_name=self.arm, storage=self._storage, pruner=self._make_pruner())
+        study = optuna.load_study(study_name=self.arm, storage=self._storage, pruner=self._pruner)
         stored = study.get_trials(deepcopy=False)
         for trial in stored:
             self.journaled.setdefault(trial.user_attrs.get("number", -1), []).append(trial.params)
-        same = study.directions == self._directions()
+        same = study.directions == self._directions
         if same and [_summarize(trial) for trial in stored] == [_summarize(trial) for trial in self._freeze_all()]:
             return study
         return self._rebuild()
@@ -140,7 +135,7 @@ class ArmSearch:
         if self.arm in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=self.arm, storage=self._storage)
         study = optuna.create_study(
-            study_name=self.arm, storage=self._storage, directions=self._directions(), pruner=self._make_pruner()
+            study_name=self.arm, storage=self._storage, directions=self._directions, pruner=self._pruner
         )
         study.add_trials(self._freeze_all())
         for number, params in live.items():
@@ -149,15 +144,8 @@ class ArmSearch:
                 self._live[number].report(value, epoch)
         return study
 
-    def _directions(self) -> list[StudyDirection]:
-        return [StudyDirection.MAXIMIZE] * len(self.search.goals) or [StudyDirection.MINIMIZE]
-
-    def _make_pruner(self) -> optuna.pruners.BasePruner:
-        median = self.search.pruner == "median"
-        return optuna.pruners.MedianPruner(n_startup_trials=4) if median else optuna.pruners.NopPruner()
-
     def _freeze_all(self) -> list[FrozenTrial]:
-        points = [self._read_goals(record) for record in self._records.values() if record["state"] == "done"]
+        points = [read_goals(self.search, record) for record in self._records.values() if record["state"] == "done"]
         self._worst = [min(values) for values in zip(*filter(None, points), strict=True)]
         return [self._freeze(self._records[number]) for number in sorted(self._records)]
 
@@ -165,7 +153,7 @@ class ArmSearch:
         """Return whether a record changes the view of other trials: a new worst value, or reports to be forgotten."""
         if record["state"] == "diverged":
             return bool(reports)  # the median of a pruner must not hold them
-        values = self._read_goals(record) if record["state"] == "done" else None
+        values = read_goals(self.search, record) if record["state"] == "done" else ()
         if not values or (self._worst and all(a >= b for a, b in zip(values, self._worst, strict=True))):
             return False
         self._worst = [min(pair) for pair in zip(values, self._worst or values, strict=True)]
@@ -174,43 +162,38 @@ class ArmSearch:
     def _freeze(self, record: Record) -> FrozenTrial:
         """Return the record as a finished trial of Optuna."""
         attributes: dict[str, Any] = {name: record[name] for name in ("number", "key", "state")}
-        values = self._read_goals(record)
+        values = read_goals(self.search, record)
         if self.target is not None:
             residual = self.target.residual(record)
-            values = None if residual is None or math.isinf(residual) else [abs(residual)]
-            if residual is not None:
-                attributes |= {"sign": 1} if math.isinf(residual) else {"residual": residual}
+            if residual == math.inf:
+                attributes["sign"] = 1
+            elif residual is not None:
+                attributes["residual"], values = residual, (abs(residual),)
         elif record["state"] == "diverged":
-            values = [math.nextafter(worst, -math.inf) for worst in self._worst] or None
+            values = tuple(math.nextafter(worst, -math.inf) for worst in self._worst)
         state = _STATES[record["state"]]
-        if state == TrialState.COMPLETE and values is None:
+        if state == TrialState.COMPLETE and not values:
             state = TrialState.FAIL
         params = self._read_params(record)
         return optuna.create_trial(
             state=state,
-            values=values if state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+            values=values if values and state != TrialState.FAIL else None,
             params=params,
             distributions=self._distributions | self._widen_strength(record["number"], params),
             user_attrs=attributes,
             intermediate_values=self._read_curve(record),
         )
 
-    def _read_goals(self, record: Record) -> list[float] | None:
-        """Return the metrics to maximize, or None if the search has none or the record lacks one."""
-        values = [ledger.mean_metric(record, goal) for goal in self.search.goals]
-        present = [value for value in values if value is not None]
-        return present if present and len(present) == len(values) else None
-
     def _read_curve(self, record: Record) -> dict[int, float]:
-        """Return the metric to maximize by epoch: the record's curve, or else its last value. Diverged trials: none."""
+        """Return the single metric to maximize by epoch: the record's curve, or its last value; for a pruner."""
         if len(self.search.goals) != 1 or record["state"] == "diverged":
             return {}
         (goal,) = self.search.goals
         if "curves" in record:
             (curve,) = record["curves"].values()
             return {epoch: metrics[goal] for epoch, metrics in enumerate(curve, start=1) if goal in metrics}
-        last = ledger.mean_metric(record, goal)
-        return {} if last is None else {record["epochs"]: last}
+        values = read_goals(self.search, record)
+        return {record["epochs"]: values[0]} if values else {}
 
     def _read_params(self, record: Record) -> dict[str, Scalar]:
         return {name: record["recipe"]["params"][name] for name in self.search.ranges}
@@ -219,26 +202,24 @@ class ArmSearch:
     def _ask(self, study: optuna.Study, number: int, fixed: Mapping[str, Scalar]) -> optuna.Trial:
         """Ask Optuna for trial ``number`` with some or all of its parameters fixed."""
         # A sampler would compute a proposal even if every parameter is fixed.
-        study.sampler = optuna.samplers.RandomSampler() if self._is_complete(fixed) else self._make_sampler(number)
+        is_fixed = len(fixed) == len(self.search.ranges)
+        study.sampler = optuna.samplers.RandomSampler() if is_fixed else self._make_sampler(number)
         if fixed:
             study.enqueue_trial(dict(fixed))
         trial = study.ask(self._distributions | self._widen_strength(number, fixed))
         trial.set_user_attr("number", number)
         return trial
 
-    def _is_complete(self, fixed: Mapping[str, Scalar]) -> bool:
-        return fixed.keys() >= self.search.ranges.keys()
-
     def _avoid_failed(self, number: int, fixed: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Return ``fixed``, or after a failure a whole proposal that equals no failed trial.
 
-        A Gaussian process may propose one point for ever. Equal trials run once, so all later ones would fail, too. TPE
-        and random search draw with another seed per trial and need no such care.
+        A Gaussian process may propose the same point for ever. Equal trials run only once, so all later ones would
+        fail, too. TPE and random search draw with another seed per trial.
         """
         failed = [self._read_params(record) for record in self._records.values() if record["state"] == "failed"]
         if not failed or (self.target is None and self.search.sampler != "gp"):
             return dict(fixed)
-        copy = optuna.create_study(directions=self._directions())
+        copy = optuna.create_study(directions=self._directions)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         trial = self._ask(copy, number, fixed)
         if trial.params not in failed:
@@ -251,7 +232,7 @@ class ArmSearch:
         if self.target is None:
             return {}
         strength = self.search.strength_name
-        low, high = proposal_bounds(self.search, self._records, self.target, number)
+        low, high = proposal_bounds(self.search, self._records.values(), self.target, number)
         value = float(params.get(strength, low))  # a trial of an earlier study file may lie outside of the range
         return {strength: FloatDistribution(min(low, value), max(high, value), log=True)}
 

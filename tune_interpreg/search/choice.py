@@ -1,21 +1,38 @@
-"""The choice of a search, as the store holds it, and the best trial of a search that maximizes."""
+"""The parameters that a search chooses for the repeats: of its best trial, or the strength that matches a loss.
+
+A search that matches a loss estimates one strength per combination of its other parameters, which are choices. Trials
+take the combinations in turn (``Search.fixed_params``). A search without other parameters has one combination, the
+empty one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
+from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.fields import Frozen, Scalar
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import digest
-from tune_interpreg.study.space import Search
+from tune_interpreg.study.space import Pick, Search
+
+if TYPE_CHECKING:
+    from tune_interpreg.search.matching.estimate import Match
+
+#: First trials of each combination. They are spread over the range before any result is used.
+STARTUP = 4
 
 
 class Choice(Frozen):
-    """The outcome of a search."""
+    """The outcome of a search, as the store holds it."""
 
     params: dict[str, Scalar] = Field(description="the searched parameters, as the repeats use them")
     trials: str = Field(description="digest of what the choice depends on (``digest_trials``)")
@@ -29,6 +46,27 @@ class Choice(Frozen):
     expected_residual: float | None = Field(None, description="expected loss − target loss at the chosen strength")
     feasible: bool = Field(True, description="whether the target lies within reach")
     reason: str | None = Field(None, description="why the target is out of reach")
+
+
+def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
+    """Return the choice of a search, or None if no trial is done.
+
+    A search that maximizes chooses its best trial. A match is the estimated root, not the trial with the smallest
+    residual.
+
+    Args:
+        records: the settled trials.
+        target: the loss to match, for a search with ``match_loss_of``.
+    """
+    done = [record for record in records if record["state"] == "done"]
+    if target is not None:
+        return _choose_match(search, records, target) if done else None
+    best = best_trial(search, done)
+    if best is None:
+        return None
+    front = tuple(record["number"] for record in pareto_front(search, done)) if search.pick else ()
+    params = {name: best["recipe"]["params"][name] for name in search.ranges}
+    return Choice(params=params, trials=digest_trials(search, records, None), front=front)
 
 
 def digest_trials(search: Search, records: Sequence[Record], reference: str | None) -> str:
@@ -54,60 +92,170 @@ def load_choice(store: Store, arm: str, say: Callable[[str], object]) -> Choice 
     return None
 
 
+# ------------------------------------------------------------------ searches that maximize
+def read_goals(search: Search, record: Record) -> tuple[float, ...]:
+    """Return the metrics to maximize, in the order of ``search.goals``; () if the record lacks one."""
+    values = [ledger.mean_metric(record, goal) for goal in search.goals]
+    present = tuple(value for value in values if value is not None)
+    return present if len(present) == len(values) else ()
+
+
 def best_trial(search: Search, done: Sequence[Record]) -> Record | None:
-    """Return the trial with the best metric, the earlier one on a tie; of several metrics, the picked trial.
+    """Return the best of the done trials, the earlier one on a tie; None if no trial has all metrics to maximize.
 
-    Args:
-        done: the trials with state "done".
-
-    Returns:
-        None if no trial has all metrics.
+    With several metrics, it is the point of the Pareto front that ``search.pick`` names.
     """
-    if search.pick:
-        return pick(search, done)
-    (metric,) = search.goals
-    return max(done, key=lambda record: (ledger.mean_metric(record, metric) or 0.0, -record["number"]), default=None)
-
-
-def pareto_front(records: Sequence[Record], metrics: Sequence[str]) -> list[Record]:
-    """Return the records that no other record dominates: as good in every metric and better in one."""
-    complete = [
-        record for record in records if all(ledger.mean_metric(record, metric) is not None for metric in metrics)
-    ]
-    points = [[_value(record, metric) for metric in metrics] for record in complete]
-    return [
-        record
-        for record, point in zip(complete, points, strict=True)
-        if not any(_dominates(other, point) for other in points)
-    ]
-
-
-def pick(search: Search, records: Sequence[Record]) -> Record | None:
-    """Return the point of the Pareto front that ``search.pick`` names, the earlier trial on a tie.
-
-    Returns:
-        None if no record has all metrics.
-    """
-    rule = search.pick
-    assert rule is not None
-    points = pareto_front(records, search.goals)
+    rule = search.pick or Pick(best=search.goals[0])
+    candidates = pareto_front(search, done) if search.pick else done
+    pairs = [(record, dict(zip(search.goals, read_goals(search, record), strict=False))) for record in candidates]
+    points = [(record, goals) for record, goals in pairs if goals]
     if not points:
         return None
-    best = {metric: max(_value(point, metric) for point in points) for metric in rule.within}
-    allowed = [
-        point
-        for point in points
-        if all(_value(point, metric) >= best[metric] - within for metric, within in rule.within.items())
-    ]
+    least = {metric: max(goals[metric] for _, goals in points) - within for metric, within in rule.within.items()}
+    allowed = [point for point in points if all(point[1][metric] >= value for metric, value in least.items())]
     # Several conditions together may exclude every point. Then the deciding metric decides alone.
-    return max(allowed or points, key=lambda point: (_value(point, rule.best), -point["number"]))
+    return max(allowed or points, key=lambda point: (point[1][rule.best], -point[0]["number"]))[0]
 
 
-def _value(record: Record, metric: str) -> float:
-    value = ledger.mean_metric(record, metric)
-    assert value is not None
-    return value
+def pareto_front(search: Search, done: Iterable[Record]) -> list[Record]:
+    """Return the trials that no other trial dominates: as good in every metric to maximize and better in one."""
+    pairs = [(record, point) for record in done if (point := read_goals(search, record))]
+    points = {point for _, point in pairs}
+    return [record for record, point in pairs if not any(_dominates(other, point) for other in points)]
 
 
 def _dominates(point: Sequence[float], other: Sequence[float]) -> bool:
     return point != other and all(a >= b for a, b in zip(point, other, strict=True))
+
+
+# ------------------------------------------------------------------- searches that match
+def may_stop_early(search: Search, records: Sequence[Record], target: Target) -> bool:
+    """Return whether a match needs no further trials, in any combination."""
+    return all(combination.is_settled() for combination in _combinations(search, records, target))
+
+
+def proposal_bounds(search: Search, records: Iterable[Record], target: Target, number: int) -> tuple[float, float]:
+    """Return the range for the strength of trial ``number``, which depends on the settled trials before it."""
+    before = [record for record in records if record["number"] < number]
+    return _combinations(search, before, target)[number % len(search.combinations())].bounds
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One combination of choices in a search that matches a loss.
+
+    Attributes:
+        fixed: the choices.
+        records: the settled trials of this combination, by number.
+    """
+
+    search: Search
+    target: Target
+    fixed: dict[str, Scalar]
+    records: Sequence[Record]
+
+    @property
+    def file_bounds(self) -> tuple[float, float]:
+        """The strength's range in the study file."""
+        bounds = self.search.ranges[self.search.strength_name].bounds
+        assert bounds is not None
+        return bounds
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """The range to search: wider than the file's if all of the first trials lie on one side of the target."""
+        if len(self.records) < STARTUP:
+            return self.file_bounds
+        strengths, residuals = self._observations(self.records[:STARTUP])
+        noise, anchor = self.target.noise, self.target.anchor_residual
+        from tune_interpreg.search.matching.signs import widen  # loads numpy, which `status` does without
+
+        return widen(self.file_bounds, strengths, residuals, noise=noise, anchor_residual=anchor) or self.file_bounds
+
+    @cached_property
+    def match(self) -> Match | None:
+        """The estimated root within the tried range; None if no trial has a residual."""
+        strengths, residuals = self._observations(self.records)
+        if not strengths:
+            return None
+        from tune_interpreg.search.matching.estimate import estimate  # loads numpy, likewise
+
+        return estimate(
+            strengths,
+            residuals,
+            bounds=self.bounds if self._count_beyond() else self.file_bounds,
+            noise=self.target.noise,
+            target=self.target.loss,
+            anchor_residual=self.target.anchor_residual,
+        )
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference from the target loss that still matches."""
+        return self.search.tolerance or self.target.error
+
+    def is_settled(self) -> bool:
+        """Return whether this combination needs no further trials: it matches, or nothing can match.
+
+        Nothing can match if two trials beyond the file's range miss the target too, or if the range was not widened
+        and ``2 * STARTUP`` trials miss it.
+        """
+        if self.match is None or len(self.records) < STARTUP:
+            return False
+        if self.match.feasible:
+            return self.match.is_within(self.tolerance)
+        return self._count_beyond() >= 2 or (self.bounds == self.file_bounds and len(self.records) >= 2 * STARTUP)
+
+    def adv_accuracy(self, strength: float) -> float:
+        """Return the validation adversarial accuracy of the trial nearest to ``strength`` in log λ; −1 if unknown."""
+        pairs = [(self._strength(record), ledger.mean_metric(record, VAL_ADV_ACCURACY)) for record in self.records]
+        attacked = [(abs(math.log(tried / strength)), accuracy) for tried, accuracy in pairs if accuracy is not None]
+        return min(attacked, key=lambda pair: pair[0], default=(0.0, -1.0))[1]
+
+    def _count_beyond(self) -> int:
+        """Count the trials beyond the file's range."""
+        low, high = self.file_bounds
+        return sum(not low <= self._strength(record) <= high for record in self.records)
+
+    def _observations(self, records: Sequence[Record]) -> tuple[list[float], list[float]]:
+        """Return strengths and residuals of the trials that have a residual."""
+        pairs = [(self._strength(record), self.target.residual(record)) for record in records]
+        valid = [(strength, residual) for strength, residual in pairs if residual is not None]
+        return [strength for strength, _ in valid], [residual for _, residual in valid]
+
+    def _strength(self, record: Record) -> float:
+        return float(record["recipe"]["params"][self.search.strength_name])
+
+
+def _combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:
+    choices = search.combinations()
+    groups: list[list[Record]] = [[] for _ in choices]
+    for record in sorted(records, key=lambda record: record["number"]):
+        groups[record["number"] % len(choices)].append(record)
+    return [Combination(search, target, fixed, group) for fixed, group in zip(choices, groups, strict=True)]
+
+
+def _choose_match(search: Search, records: Sequence[Record], target: Target) -> Choice | None:
+    """Choose the combination with the best adversarial accuracy, or the nearest to the target if none matches."""
+    combinations = _combinations(search, records, target)
+    matches = [(combination, combination.match) for combination in combinations if combination.match]
+    if not matches:
+        return None
+    feasible = [(combination, match) for combination, match in matches if match.feasible]
+    if feasible:
+        combination, match = max(feasible, key=lambda pair: pair[0].adv_accuracy(pair[1].lambda_hat))
+    else:
+        combination, match = min(matches, key=lambda pair: abs(pair[1].expected_residual))
+    return Choice(
+        params={search.strength_name: match.lambda_hat, **combination.fixed},
+        trials=digest_trials(search, records, target.reference),
+        found=all(combination.is_settled() for combination in combinations),
+        parameter=search.strength_name,
+        target=target.loss,
+        tolerance=combination.tolerance,
+        low=match.low,
+        high=match.high,
+        expected_residual=match.expected_residual,
+        feasible=match.feasible,
+        reason=match.reason,
+    )

@@ -64,12 +64,7 @@ class Target:
 
 
 class MissingLoss(StudyError):
-    """A training ended without the loss to match.
-
-    Attributes:
-        place: key of the study file to change, in the arm that matches.
-        message: the rule, the value and the remedy.
-    """
+    """A training ended without the loss to match. ``place`` is the key of the study file to change."""
 
     def __init__(self, study: str, place: tuple[str, ...], message: str):
         self.place, self.message = place, message

@@ -41,16 +41,7 @@ class Match:
     reason: str | None
 
     def is_within(self, tolerance: float) -> bool:
-        """Return whether the match is feasible and the interval's losses lie within ``tolerance`` of the target.
-
-        Args:
-            tolerance: in units of the loss, > 0, such as the standard error of the target.
-
-        Raises:
-            ValueError: ``tolerance`` is not > 0.
-        """
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be > 0, but is {tolerance}")
+        """Return whether the match is feasible and the interval's losses lie within ``tolerance`` of the target."""
         return self.feasible and max(abs(self.residual_low), abs(self.residual_high)) <= tolerance
 
 
@@ -75,10 +66,19 @@ def estimate(
         anchor_residual: loss − target as λ → 0, if known.
 
     Raises:
-        ValueError: there is no observation, a residual is NaN, or a λ, the range or the noise is out of bounds.
+        ValueError: an argument is out of bounds.
     """
     lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
-    _check_observations(lambda_N, r_N, bounds, noise)
+    rules = {
+        f"there must be one residual per λ and at least one, but got {r_N.shape} for {lambda_N.shape}": (
+            lambda_N.ndim == 1 and lambda_N.shape == r_N.shape and lambda_N.size > 0
+        ),
+        f"λ must be finite and > 0, but got {lambda_N}": bool((np.isfinite(lambda_N) & (lambda_N > 0)).all()),
+        f"residuals must not be NaN, but are {r_N}": not np.isnan(r_N).any(),
+        f"bounds must be 0 < low < high, but are {bounds}": 0 < bounds[0] < bounds[1] < math.inf,
+        f"noise must be finite and > 0, but is {noise}": 0 < noise < math.inf,
+    }
+    raise_broken(rules)
     lambda_N, r_N = drop_collapsed(lambda_N, r_N, noise)
     with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
         u_N = to_position(lambda_N, bounds)
@@ -107,17 +107,3 @@ def raise_broken(rules: dict[str, bool]) -> None:
     broken = [rule for rule, holds in rules.items() if not holds]
     if broken:
         raise ValueError("; ".join(broken))
-
-
-def _check_observations(lambda_N: Array, r_N: Array, bounds: tuple[float, float], noise: float) -> None:
-    raise_broken(
-        {
-            f"there must be one residual per λ and at least one, but got {r_N.shape} for {lambda_N.shape}": (
-                lambda_N.ndim == 1 and lambda_N.shape == r_N.shape and lambda_N.size > 0
-            ),
-            f"λ must be finite and > 0, but got {lambda_N}": bool(np.all(np.isfinite(lambda_N) & (lambda_N > 0))),
-            f"residuals must not be NaN, but are {r_N}": not np.isnan(r_N).any(),
-            f"bounds must be 0 < low < high, but are {bounds}": 0 < bounds[0] < bounds[1] < math.inf,
-            f"noise must be finite and > 0, but is {noise}": math.isfinite(noise) and noise > 0,
-        }
-    )

@@ -72,7 +72,13 @@ class RootPosterior:
         self._floor = float(self._warp.slope(np.zeros(())) * noise)
         self._scale = max(np.abs(self._y_N).max(), self._floor)
         self._settings_H = list(product(LENGTHS, AMPLITUDES, NOISES))
-        self._fit()
+        gram_HNN = self._gram(self._u_N, self._sd_N)
+        error_N = self._y_N - self._trend(self._u_N)
+        self._alpha_HN = np.linalg.solve(gram_HNN, error_N)
+        prior_H = -np.log([noise for _, _, noise in self._settings_H])
+        log_H = prior_H - 0.5 * (self._alpha_HN @ error_N + np.linalg.slogdet(gram_HNN)[1])
+        weight_H = np.exp(log_H - log_H.max())
+        self._weight_H = weight_H / weight_H.sum()
 
     def roots(self, count: int, rng: np.random.Generator, running: ArrayLike = ()) -> Array:
         """Draw roots in [0, 1]. Exactly 0 or 1 means that a drawn curve does not rise through zero inside.
@@ -96,15 +102,6 @@ class RootPosterior:
         cross_HN1 = self._covariance(self._u_N, np.array([u]))
         y_H = self._trend(np.array([u])) + np.einsum("hn,hn->h", cross_HN1[..., 0], self._alpha_HN)
         return float(self._warp.invert(self._weight_H @ y_H))
-
-    def _fit(self) -> None:
-        gram_HNN = self._gram(self._u_N, self._sd_N)
-        error_N = self._y_N - self._trend(self._u_N)
-        self._alpha_HN = np.linalg.solve(gram_HNN, error_N)
-        prior_H = -np.log([noise for _, _, noise in self._settings_H])
-        log_H = prior_H - 0.5 * (self._alpha_HN @ error_N + np.linalg.slogdet(gram_HNN)[1])
-        weight_H = np.exp(log_H - log_H.max())
-        self._weight_H = weight_H / weight_H.sum()
 
     def _paths(self, count: int, rng: np.random.Generator, running_R: Array) -> Array:
         u_G = np.linspace(0, 1, GRID)
@@ -130,13 +127,12 @@ class RootPosterior:
         distance_HAB = np.sqrt(5) * np.abs(u_A[:, None] - u_B) / length_H
         matern_HAB = (1 + distance_HAB + np.square(distance_HAB) / 3) * np.exp(-distance_HAB)
         linear_AB = 1 + 1.5**2 * np.outer(u_A - 0.5, u_B - 0.5)
-        covariance_HAB: Array = self._scale**2 * (amplitude_H**2 * matern_HAB + linear_AB)
-        return covariance_HAB
+        return self._scale**2 * (amplitude_H**2 * matern_HAB + linear_AB)
 
     def _gram(self, u_N: Array, sd_N: Array, settings: slice = slice(None)) -> Array:
-        level_H11: Array = np.array(self._settings_H[settings])[:, 2, None, None]
+        level_H11 = np.array(self._settings_H[settings])[:, 2, None, None]
         jitter_NN = 1e-10 * self._scale**2 * np.eye(u_N.size)
-        noise_HNN: Array = np.square(level_H11) * np.diag(np.square(sd_N)) + jitter_NN
+        noise_HNN = np.square(level_H11) * np.diag(np.square(sd_N)) + jitter_NN
         return self._covariance(u_N, u_N, settings) + noise_HNN
 
 
@@ -148,11 +144,11 @@ class _Warp:
     centre: float
 
     def __call__(self, r_N: Array) -> Array:
-        return np.asarray(np.arcsinh((r_N + self.centre) / self.scale) - np.arcsinh(self.centre / self.scale))
+        return np.arcsinh((r_N + self.centre) / self.scale) - np.arcsinh(self.centre / self.scale)
 
     def slope(self, r_N: Array) -> Array:
         """Return dy/dr."""
-        return np.asarray(1 / np.hypot(self.scale, r_N + self.centre))
+        return 1 / np.hypot(self.scale, r_N + self.centre)
 
     def invert(self, y: float) -> float:
         """Return r."""
@@ -193,4 +189,4 @@ def _rising_roots(paths_MG: Array, sign_weight_G: Array) -> Array:
 def _wrong_area(paths_MG: Array, u_M: Array) -> Array:
     """Return ∫ max(r, 0) left of u + ∫ max(−r, 0) right of u."""
     side_MG = np.where(np.linspace(0, 1, GRID) < u_M[:, None], 1.0, -1.0)
-    return np.asarray(np.maximum(side_MG * paths_MG, 0).mean(1))
+    return np.maximum(side_MG * paths_MG, 0).mean(1)

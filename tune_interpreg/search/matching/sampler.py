@@ -13,13 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
-from tune_interpreg.search.matching.estimate import (
-    Match,
-    estimate,
-    from_position,
-    raise_broken,
-    to_position,
-)
+from tune_interpreg.search.matching.estimate import Match, estimate, from_position, raise_broken, to_position
 from tune_interpreg.search.matching.posterior import Array, RootPosterior
 from tune_interpreg.search.matching.signs import drop_collapsed
 
@@ -78,19 +72,15 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
     ) -> None:
         rules = {
             f"target must be finite, but is {target}": math.isfinite(target),
-            f"noise must be finite and > 0, but is {noise}": math.isfinite(noise) and noise > 0,
+            f"noise must be finite and > 0, but is {noise}": 0 < noise < math.inf,
             f"anchor must be finite or None, but is {anchor}": anchor is None or math.isfinite(anchor),
             f"startup must be ≥ 1, but is {startup}": startup >= 1,
             f"seed must be ≥ 0, but is {seed}": seed >= 0,
         }
         raise_broken(rules)
-        self.parameter = parameter
-        self.target = target
-        self.noise = noise
+        self.parameter, self.target, self.noise = parameter, target, noise
         self.anchor_residual = None if anchor is None else anchor - target
-        self._startup = startup
-        self._seed = seed
-        self._among = dict(among or {})
+        self._startup, self._seed, self._among = startup, seed, dict(among or {})
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return no joint space: λ is sampled when it is suggested."""
@@ -111,13 +101,10 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         if param_name != self.parameter:
             raise ValueError(f"LossMatchSampler samples only {self.parameter!r}: fix {param_name!r}")
         bounds = _bounds(param_distribution, param_name)
-        alike = [other for other in study.get_trials(deepcopy=False) if self._counts(other)]
+        alike = [other for other in study.get_trials(deepcopy=False) if self._among.items() <= other.params.items()]
         others = [other for other in alike if other.number != trial.number]
         u = self._propose(others, sum(other.number < trial.number for other in alike), bounds)
         return float(np.clip(from_position(np.array(u), bounds), *bounds))
-
-    def _counts(self, trial: FrozenTrial) -> bool:
-        return all(trial.params.get(name) == value for name, value in self._among.items())
 
     def _propose(self, trials: Sequence[FrozenTrial], number: int, bounds: tuple[float, float]) -> float:
         rng = np.random.default_rng((self._seed, number))
@@ -133,7 +120,7 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
             posterior = RootPosterior(u_N, r_N, noise=self.noise, target=self.target, anchor=anchor)
             root = float(posterior.roots(PROPOSED, rng, running_R).mean())
         margin = 0.03 * rng.random()  # parallel proposals differ even if no drawn root lies inside the range
-        return {0.0: margin, 1.0: 1 - margin}.get(root, root)
+        return margin if root == 0 else 1 - margin if root == 1 else root
 
 
 def best_match(study: optuna.Study) -> Match:
@@ -151,11 +138,11 @@ def best_match(study: optuna.Study) -> Match:
     if not r_N.size:
         raise ValueError(f"study {study.study_name!r}: no finished trial carries a residual or a sign")
     distributions = [t.distributions[sampler.parameter] for t in trials if sampler.parameter in t.distributions]
-    ends_T2 = [_bounds(distribution, sampler.parameter) for distribution in distributions]
+    lows, highs = zip(*(_bounds(distribution, sampler.parameter) for distribution in distributions), strict=True)
     return estimate(
         lambda_N,
         r_N,
-        bounds=(min(low for low, _ in ends_T2), max(high for _, high in ends_T2)),  # a study may widen its range
+        bounds=(min(lows), max(highs)),  # a study may widen its range
         noise=sampler.noise,
         target=sampler.target,
         anchor_residual=sampler.anchor_residual,
@@ -163,9 +150,11 @@ def best_match(study: optuna.Study) -> Match:
 
 
 def _observations(trials: Sequence[FrozenTrial], parameter: str) -> tuple[Array, Array]:
-    pairs = [(t.params[parameter], _residual(t)) for t in trials if t.state.is_finished() and parameter in t.params]
-    lambda_N2 = np.array([pair for pair in pairs if not math.isnan(pair[1])], float).reshape(-1, 2)
-    return lambda_N2[:, 0], lambda_N2[:, 1]
+    """Return λ and residual of the finished trials that have a residual or a sign."""
+    finished = [trial for trial in trials if trial.state.is_finished() and parameter in trial.params]
+    lambda_N = np.array([trial.params[parameter] for trial in finished])
+    r_N = np.array([_residual(trial) for trial in finished])
+    return lambda_N[~np.isnan(r_N)], r_N[~np.isnan(r_N)]
 
 
 def _residual(trial: FrozenTrial) -> float:

@@ -3,8 +3,6 @@
 Shapes: N observations, M drawn roots.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -29,27 +27,19 @@ def widen(
 
     Args:
         bounds: the searched range, 0 < low < high.
-        lambdas, residuals: as in ``estimate``; NaN residuals are ignored.
+        lambdas, residuals: as in ``estimate``.
         noise: a residual up to ``WITHIN_NOISE`` times the noise reaches the target.
         anchor_residual: loss − target as λ → 0, if known. If it lies above the target, no smaller λ helps.
 
     Returns:
         None if there is no residual, if the signs differ, or if one residual reaches the target.
-
-    Raises:
-        ValueError: the range is out of bounds.
     """
-    low, high = bounds
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"bounds must be 0 < low < high, but are {bounds}")
-    lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
-    valid_N = ~np.isnan(r_N)
-    _, r_N = drop_collapsed(lambda_N[valid_N], r_N[valid_N], noise)
+    _, r_N = drop_collapsed(np.asarray(lambdas, float), np.asarray(residuals, float), noise)
     lowest, highest = widest_bounds(bounds)
     if r_N.size and (r_N < -WITHIN_NOISE * noise).all():
-        return low, highest
+        return bounds[0], highest
     if r_N.size and (r_N > WITHIN_NOISE * noise).all() and not _is_above(anchor_residual, noise):
-        return lowest, high
+        return lowest, bounds[1]
     return None
 
 
