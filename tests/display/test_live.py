@@ -82,10 +82,10 @@ def test_the_tree_and_its_stages_count_as_the_dispatcher_does(tmp_path: Path) ->
         assert f" {dispatcher.settled()}/{dispatcher.total()}  " in lines[0]
         running = [line for line in lines if re.search(r"── (trial|repeat,|target maps|checks,)", line)]
         assert len(running) == dispatcher.state.running
-        found = [stage for name in of.arms for stage in stages.stages_of(of, dispatcher.state, name)]
-        assert sum(stage.total for stage in found) == graph.count_parts(of, dispatcher.state)
-        assert sum(stage.settled for stage in found) == dispatcher.settled()
-        assert sum(stage.running for stage in found) == dispatcher.state.running
+        all_stages = [stage for name in of.arms for stage in stages.stages_of(of, dispatcher.state, name)]
+        assert sum(stage.total for stage in all_stages) == graph.count_parts(of, dispatcher.state)
+        assert sum(stage.settled for stage in all_stages) == dispatcher.settled()
+        assert sum(stage.running for stage in all_stages) == dispatcher.state.running
     assert all(stage.settled == stage.total for name in of.arms for stage in stages.stages_of(of, live.state, name))
 
 
@@ -135,7 +135,7 @@ def chain(finished: int, running: int, later: int, leaves: int) -> list[Branch]:
             name=f"{kind} {number}",
             parent=f"{kinds[number - 1]} {number - 1}" if number % 3 else None,
             line=f"{kind} {number}",
-            leaves=[Text(f"leaf {one}") for one in range(leaves)] if kind == "runs" else [],
+            leaves=[Text(f"leaf {leaf}") for leaf in range(leaves)] if kind == "runs" else [],
             finished=kind == "done",
             begun=kind != "waits",
         )

@@ -59,14 +59,14 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """Return a function that makes a worker for the trial in a store."""
     made: list[MethodTrainable] = []
 
-    def one(where: Store, role: str = "repeat") -> MethodTrainable:
+    def make_worker(where: Store, role: str = "repeat") -> MethodTrainable:
         config = {"item": item(role).model_dump(mode="json"), "store": str(where.path), "device": "cpu"}
         made.append(InterpretationTrainable(config))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path_factory.mktemp("logs")))
-        yield one
+        yield make_worker
         for trainable in made:
             trainable.cleanup()
 
@@ -130,13 +130,13 @@ def test_curves_hold_what_was_measured(repeat: tuple[EventAccumulator, dict[str,
 def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
     """All hyperparameters with defaults; the columns are TensorBoard's to collect over all trials."""
     read, _ = repeat
-    found = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
-    start = found[hparams_plugin.SESSION_START_INFO_TAG]
+    content = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
+    start = content[hparams_plugin.SESSION_START_INFO_TAG]
     session = hparams_plugin.parse_session_start_info_plugin_data(start)
     values = {name: value.string_value or value.number_value for name, value in session.hparams.items()}
     method = {"arm": "interp", "method": "interpretation", "lambda": 0.1, "phi": 0.5, "sign": "abs", "norm": "batch"}
     assert values == method | {"threshold": "one_sided", "output": "logits"}
-    assert hparams_plugin.EXPERIMENT_TAG not in found
+    assert hparams_plugin.EXPERIMENT_TAG not in content
 
 
 def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
@@ -191,8 +191,8 @@ def test_files_of_the_same_second_keep_their_order(tmp_path: Path) -> None:
     assert curve(events(tmp_path), "loss") == [(1, 0.0), (2, 1.0), (3, 2.0), (4, -1.0)]
 
 
-def picture(folder: Path, own: Tensor, target: Tensor | None) -> Any:
-    TrialLog(folder).maps(1, torch.zeros(2, 3, 4, 4), own, target)
+def picture(folder: Path, map_BCHW: Tensor, target: Tensor | None) -> Any:
+    TrialLog(folder).maps(1, torch.zeros(2, 3, 4, 4), map_BCHW, target)
     read = events(folder)
     (name,) = read.Tags()["images"]
     (image,) = read.Images(name)
@@ -207,7 +207,9 @@ def test_without_targets_there_are_two_rows(tmp_path: Path) -> None:
 
 def test_maps_are_scaled_each_to_its_largest_magnitude(tmp_path: Path) -> None:
     """s·|g| looks the same for every s ≠ 0, and a map of zeros is black."""
-    own = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    map_BCHW = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     zeros = torch.zeros(2, 3, 4, 4)
-    pictures = [picture(tmp_path / str(scale), scale * own, zeros).encoded_image_string for scale in (1.0, -1.0, 1e-6)]
+    pictures = [
+        picture(tmp_path / str(scale), scale * map_BCHW, zeros).encoded_image_string for scale in (1.0, -1.0, 1e-6)
+    ]
     assert len(set(pictures)) == 1

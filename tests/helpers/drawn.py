@@ -70,7 +70,7 @@ CHOICE = {
 SEARCHED = ((0.99, 0.5), (0.97, 0.7), (0.96, 0.6))
 
 
-def record(work, state="done", **own):
+def record(work, state="done", **fields):
     return {
         "format": FORMAT,
         "key": work.key,
@@ -85,7 +85,7 @@ def record(work, state="done", **own):
         "device": "cpu",
         "versions": {"python": "3.11", "torch": "2.11"},
         "finished": f"2026-01-01T00:00:{work.number:02d}+00:00",
-    } | own
+    } | fields
 
 
 def item(arm, seeds=(0,), role="repeat", number=0, params=None, **fields):
@@ -99,7 +99,7 @@ def maps():
     return Maps(teacher=item("adversarial").key, teacher_seed=0, sigma=0.15, samples=50)
 
 
-def repeat(arm, seed, **own):
+def repeat(arm, seed, **fields):
     clean, adversarial = (value + 0.002 * seed for value in FINAL[arm])
     loss = LOSS[arm] + 0.002 * seed
     metrics = {
@@ -112,27 +112,27 @@ def repeat(arm, seed, **own):
         "grad_norm/other": 5 * adversarial,
     }
     curve = [{"train/loss": loss * factor, "val/accuracy": clean / factor} for factor in (4, 2, 1)]
-    return record(item(arm, (seed,), **own), metrics={str(seed): metrics}, curves={str(seed): curve})
+    return record(item(arm, (seed,), **fields), metrics={str(seed): metrics}, curves={str(seed): curve})
 
 
 def checked(arm, seed):
     clean, adversarial = FINAL[arm]
     values = {"0": clean, "0.25": (clean + adversarial) / 2, "0.5": adversarial, "inf": 0.0}
-    found = [
+    checks = [
         {"check": "gradient", "state": "WARN", "n": 360, "said": "4 images < 1e-6", "values": {}},
         {"check": "radius", "state": "PASS", "n": 360, "said": "accuracy falls", "values": values},
     ]
     model = CheckedModel(model=item(arm, (seed,)).key, seed=seed, images=360)
     work = Item(arm=arm, role="checks", seeds=(seed,), recipe=Recipe.from_study(STUDY, method="checks", checked=model))
-    return record(work, checks={str(seed): found})
+    return record(work, checks={str(seed): checks})
 
 
 def records():
-    own = {
+    fields = {
         "interp_robust": {"params": {"lambda": 0.1, "phi": 2.0}, "maps": maps()},
         "jacobian": {"params": {"lambda_j": 0.03}},
     }
-    made = [repeat(arm, seed, **own.get(arm, {})) for arm in STUDY.arms for seed in STUDY.seeds]
+    made = [repeat(arm, seed, **fields.get(arm, {})) for arm in STUDY.arms for seed in STUDY.seeds]
     made += [checked("standard", seed) for seed in STUDY.seeds]
     made.append(record(item("adversarial", role="targets", maps=maps())))
     for number, (clean, adversarial) in enumerate(SEARCHED):
@@ -151,10 +151,10 @@ def records():
     return made
 
 
-def searching(arm, search, **own):
-    """The study with another search of an arm, and what else the arm has of its own."""
+def searching(arm, search, **fields):
+    """The study with another search of an arm, and further fields of the arm."""
     changed = STUDY.model_dump()
-    changed["arms"][arm] |= {"search": search} | own
+    changed["arms"][arm] |= {"search": search} | fields
     return Study.model_validate(changed)
 
 
@@ -172,8 +172,8 @@ def preview():
 def store_at(path):
     store = Store(path)
     store.save_study(STUDY)
-    for one in records():
-        store.write_record(one)
+    for ledger_record in records():
+        store.write_record(ledger_record)
     store.write_checked(store.choice_file("jacobian"), CHOICE)
     store.preview_file(maps().key).parent.mkdir()
     save_file(preview(), store.preview_file(maps().key))

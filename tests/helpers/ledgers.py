@@ -46,7 +46,7 @@ def record(work, metrics=None, state="done", error=None, day=1):
         "recipe_key": work.recipe.key,
         **work.model_dump(mode="json"),
         "state": state,
-        "metrics": {str(seed): one for seed, one in (metrics or {}).items()},
+        "metrics": {str(seed): values for seed, values in (metrics or {}).items()},
         "counts": {"train": 55_000, "val": 5_000, "test": 10_000, "grad_norm": 55_000},
         "error": error,
         "device": "cpu",

@@ -75,13 +75,13 @@ def test_the_key_of_checks_holds_the_model_the_sources_and_the_settings(tmp_path
     keys = {(item.arm, *item.seeds): item.key for item in ran if item.role == "repeat"}
     checked = {(item.arm, *item.seeds): item.recipe.checked for item in ran if item.role == "checks"}
     assert set(checked) == set(keys) - {("adversarial", 1)}
-    assert all(one and (one.model, one.images) == (keys[name], 10) for name, one in checked.items())
+    assert all(model and (model.model, model.images) == (keys[name], 10) for name, model in checked.items())
     both = {name: keys[name, 0] for name in ("standard", "adversarial")}
-    found = {name: one.sources for name, one in checked.items() if one}
-    assert found["other", 0] == both
-    assert found["standard", 0] == {"adversarial": both["adversarial"]}
-    assert found["adversarial", 0] == {"standard": both["standard"]}
-    assert found["other", 1] == {"standard": keys["standard", 1]}
+    sources = {name: model.sources for name, model in checked.items() if model}
+    assert sources["other", 0] == both
+    assert sources["standard", 0] == {"adversarial": both["adversarial"]}
+    assert sources["adversarial", 0] == {"standard": both["standard"]}
+    assert sources["other", 1] == {"standard": keys["standard", 1]}
 
 
 def test_other_checks_run_again_and_nothing_else(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
 
 def test_the_line_of_checks_counts_the_warnings_among_those_that_ran() -> None:
     states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
-    found = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
+    checks = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     checked = CheckedModel(model="model", seed=3, images=12)
     item = Item(arm="robust", role="checks", recipe=Recipe(method="checks", checked=checked), seeds=(3,))
     record = ledger.make_record(item, "done", seconds=2.0)
-    assert summarize(item, record | {"checks": {"3": found}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
-    assert summarize(item, record | {"checks": {"3": found[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
+    assert summarize(item, record | {"checks": {"3": checks}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
+    assert summarize(item, record | {"checks": {"3": checks[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
     assert item.label.startswith("checks-seed3-")
 
 

@@ -83,7 +83,7 @@ def test_a_parameter_back_at_its_default_brings_its_repeats_back(tmp_path):
     store.save_study(changed(jacobian=arm))
     assert accuracy(ledger, "jacobian", store.load_study()) == dict.fromkeys(range(5), 0.9)
     repeats = Current.from_records(store.load_study(), ledger).records_of("jacobian", "repeat")
-    assert {one["key"] for one in repeats} == {one["key"] for one in ledger[:5]}
+    assert {repeat["key"] for repeat in repeats} == {repeat["key"] for repeat in ledger[:5]}
     store.save_study(changed(jacobian=arm | {"norm": "sample"}))
     assert accuracy(ledger, "jacobian", store.load_study()) == dict.fromkeys(range(5), 0.45)
 
@@ -116,8 +116,8 @@ def test_trials_that_the_search_could_not_propose_do_not_count_and_a_number_coun
         trial(2, {"lambda_j": 0.75}, day=2) | {"seeds": [7]},
         trial(3, {"lambda_j": 99.0}, day=2),
     ]
-    found = current(ledger).trials["jacobian"]
-    assert [one["recipe"]["params"] for one in found] == [{"lambda_j": x} for x in (0.5, 0.25, 0.375, 0.5)]
+    trials = current(ledger).trials["jacobian"]
+    assert [trial["recipe"]["params"] for trial in trials] == [{"lambda_j": x} for x in (0.5, 0.25, 0.375, 0.5)]
 
 
 def test_trials_with_another_fixed_parameter_do_not_count():
@@ -130,8 +130,8 @@ def test_trials_with_another_fixed_parameter_do_not_count():
 def test_the_number_of_a_trial_gives_its_point_of_a_grid():
     grid = {"grid": {"lambda_j": [0.1, 0.2]}, "maximize": "val/accuracy"}
     ledger = [trial(0, {"lambda_j": 0.2}), trial(1, {"lambda_j": 0.2})]
-    found = current(ledger, changed(jacobian={"method": "jacobian", "search": grid})).trials["jacobian"]
-    assert [one["number"] for one in found] == [1]
+    trials = current(ledger, changed(jacobian={"method": "jacobian", "search": grid})).trials["jacobian"]
+    assert [trial["number"] for trial in trials] == [1]
 
 
 def test_failures_that_no_longer_belong_to_the_study_are_no_troubles():
@@ -200,7 +200,7 @@ def test_a_seed_that_diverged_next_to_others_is_lost_for_driver_status_and_table
     of, store = study("standard", "adversarial", gpus=1, checks="{}"), Store(tmp_path / "store")
     ran = drain(of, store, losing(1))
     store.save_study(of)
-    assert sorted((one.role, one.seeds) for one in ran) == [("checks", (0,))] * 2 + [("repeat", (0, 1))] * 2
+    assert sorted((item.role, item.seeds) for item in ran) == [("checks", (0,))] * 2 + [("repeat", (0, 1))] * 2
     assert drain(of, store) == []
     assert all(views == ((0, 1, 1),) * 3 for views in counts(of, store))
     assert Results.from_store(store).values("standard", "train/loss").keys() == {0}

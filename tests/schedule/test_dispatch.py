@@ -82,10 +82,10 @@ def test_interrupted_items_run_first_and_nothing_settled_runs_again(store: Store
             continue
         killed = Store(shutil.copytree(store.path, tmp_path / str(count)))
         before = {record["key"] for record in killed.records()}
-        interrupted = [one for one in started if one.key not in before]
+        interrupted = [other for other in started if other.key not in before]
         again = drain(of, killed, workers=workers)
-        assert {one.key for one in again[: len(interrupted)]} == {one.key for one in interrupted}
-        assert before.isdisjoint(one.key for one in again)
+        assert {other.key for other in again[: len(interrupted)]} == {other.key for other in interrupted}
+        assert before.isdisjoint(other.key for other in again)
         assert len(again) == graph.count_parts(of) - len(before)
 
 
@@ -93,7 +93,7 @@ def test_a_record_counts_that_no_driver_has_taken(store: Store) -> None:
     of = study("standard")
     item = next(steps(Dispatcher(of, store, "f")))
     store.write_record(worker(item))
-    assert [one.seeds for one in drain(of, store)] == [(1,)]
+    assert [item.seeds for item in drain(of, store)] == [(1,)]
     assert store.read_notes()[0] == []
 
 
@@ -154,8 +154,8 @@ def test_trials_outside_of_a_changed_range_do_not_count_until_it_is_back(store: 
     before = {n: r["key"] for n, r in _trials(store, study("adversarial", "robust")).items()}
     narrow = study("adversarial", robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.08, 0.2]"))
     trials = _trials(store, narrow)
-    kept = {number for number, record in trials.items() if record["key"] == before[number]}
-    assert 0 < len(kept) < 6 == len(trials)
+    remaining = {number for number, record in trials.items() if record["key"] == before[number]}
+    assert 0 < len(remaining) < 6 == len(trials)
     assert all(record["recipe"]["params"]["lambda"] >= 0.08 for record in trials.values())
     drained = Dispatcher(study("adversarial", "robust"), store, "f")
     assert drained.next() is Pause.DRAINED
@@ -179,7 +179,9 @@ def test_a_search_continues_after_its_choices_got_one_more_value(store: Store) -
 def test_lost_trials_leave_the_other_trials_to_choose_from(store: Store) -> None:
     def answer(item: Item) -> Record:
         lost: ledger.RecordState = "diverged" if strength(item) > 0.17 else "failed"
-        return failing(lambda one: one.role == "search" and (one.number == 2 or strength(one) > 0.17), lost)(item)
+        return failing(lambda other: other.role == "search" and (other.number == 2 or strength(other) > 0.17), lost)(
+            item
+        )
 
     of = study()
     ran = drain(of, store, answer)
@@ -247,7 +249,7 @@ def test_a_pruned_trial_is_settled_with_its_last_metrics(store: Store) -> None:
             assert not dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.5})
     assert dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.1})
     assert dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.1})["metrics"] == {"0": {"val/adv_accuracy": 0.1}}
-    assert [one.number for one in drain(of, store) if one.role == "search"] == [7]
+    assert [item.number for item in drain(of, store) if item.role == "search"] == [7]
 
 
 MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")
@@ -279,7 +281,7 @@ def test_a_pruner_gets_all_epochs_of_an_interrupted_trial(store: Store, interrup
         assert dispatcher.epoch(trials[good], second) is None
     assert dispatcher.epoch(trials[bad], poor, second) == poor
     assert dispatcher.prune(trials[bad], poor, seconds=2.0, spent={"train": 2.0})["epochs"] == 1
-    (record,) = [one for one in store.records() if one["state"] == "pruned"]
+    (record,) = [other for other in store.records() if other["state"] == "pruned"]
     assert (record["metrics"], record["spent"]) == ({"0": {"val/adv_accuracy": 0.1}}, {"train": 2.0})
 
 
@@ -304,8 +306,8 @@ def test_pruned_trials_run_again_without_the_pruner(store: Store) -> None:
     assert again.number == 1
     assert [item.number for item in drain(of, store) if item.role == "search"] == [1, 3, 5, 6, 7]
     assert {record["state"] for record in searched(of, store, "robust").values()} == {"done"}
-    kept = {item.number: item.key for item in before if item.number % 2 == 0}
-    assert kept.items() <= {n: one["key"] for n, one in searched(of, store, "robust").items()}.items()
+    whole = {item.number: item.key for item in before if item.number % 2 == 0}
+    assert whole.items() <= {n: record["key"] for n, record in searched(of, store, "robust").items()}.items()
     assert drain(of, store) == []
 
 

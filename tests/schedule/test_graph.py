@@ -69,9 +69,9 @@ def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
 
 
 def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps() -> None:
-    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    per_seed = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
     for gpus in (0, 1):
-        of = study(TEACHER, own, gpus=gpus)
+        of = study(TEACHER, per_seed, gpus=gpus)
         state = State.empty(of)
         state.repeats["teacher"].done |= {5, 6}
         assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
@@ -93,8 +93,8 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps() -> None:
 
 
 def test_a_match_does_not_wait_for_a_seed_of_its_reference_without_a_teacher() -> None:
-    own = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
-    of = study(TEACHER, own, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
+    per_seed = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, per_seed, MATCH.replace("match_loss_of: teacher", "match_loss_of: pupil"))
     state = State.empty(of)
     state.repeats["teacher"] = StageParts(done={6}, running={5})
     state.repeats["pupil"].done.add(6)
@@ -109,8 +109,8 @@ def test_a_match_does_not_wait_for_a_seed_of_its_reference_without_a_teacher() -
 
 
 def test_shared_and_per_seed_pupils_use_the_same_maps() -> None:
-    own = PUPIL.replace("pupil", "own").replace("teacher}", "teacher, teachers: per_seed}")
-    of = study(TEACHER, PUPIL, own)
+    per_seed = PUPIL.replace("pupil", "per_seed").replace("teacher}", "teacher, teachers: per_seed}")
+    of = study(TEACHER, PUPIL, per_seed)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
     assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
@@ -119,7 +119,7 @@ def test_shared_and_per_seed_pupils_use_the_same_maps() -> None:
     assert [task for task in ready(of, state) if task[1] == "repeat"] == [
         ("pupil", "repeat", (5,)),
         ("pupil", "repeat", (6,)),
-        ("own", "repeat", (5,)),
+        ("per_seed", "repeat", (5,)),
     ]
 
 
@@ -240,9 +240,9 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     if task.role == "targets":
         assert arm.targets
         key = graph.maps_key(arm)
-        alike = [other.targets for other in of.arms.values() if graph.maps_key(other) == key]
-        own = any(targets and targets.teachers == "per_seed" for targets in alike)
-        assert set(task.parts) <= (seeds if own else {of.seeds[0]})
+        pupils = [other.targets for other in of.arms.values() if graph.maps_key(other) == key]
+        per_seed = any(targets and targets.teachers == "per_seed" for targets in pupils)
+        assert set(task.parts) <= (seeds if per_seed else {of.seeds[0]})
         assert set(task.parts) <= state.repeats[arm.targets.teacher].done
         return
     if task.role == "checks":
@@ -269,12 +269,12 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
 def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, failures: float, workers: int) -> None:
     rng, state = random.Random(seed), State.empty(of)
     running: list[Task] = []
-    seen: Counter[tuple[object, ...]] = Counter()
+    starts: Counter[tuple[object, ...]] = Counter()
     while True:
         while len(running) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
             maps = graph.maps_key(of.arms[task.arm]) if task.role == "targets" else task.arm
-            seen.update((maps, task.role, part) for part in task.parts)
+            starts.update((maps, task.role, part) for part in task.parts)
             state.stage_of(of, task).running.update(task.parts)
             running.append(task)
         assert state.running == sum(len(task.parts) for task in running)
@@ -284,8 +284,8 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
         of_task = state.stage_of(of, task)
         of_task.running.difference_update(task.parts)
         (of_task.lost if rng.random() < failures else of_task.done).update(task.parts)
-    assert set(seen.values()) <= {1}
-    assert state.settled == len(seen)
+    assert set(starts.values()) <= {1}
+    assert state.settled == len(starts)
     unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
     assert graph.blocked_arms(of, state).keys() == unfinished
     assert_reasons_hold(of, state)

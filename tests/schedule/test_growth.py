@@ -60,7 +60,7 @@ def test_opening_a_study_takes_a_fixed_number_of_calls_per_record(store: Store) 
 
 def test_trials_outside_of_a_narrower_range_cost_no_calls(store: Store, tmp_path: Path) -> None:
     drain(sweep(60), store)
-    left, new = (steps(Dispatcher(sweep(60, "[0.9, 1.0]"), one, "f")) for one in (store, Store(tmp_path / "new")))
-    run(left, 10)
+    narrowed, new = (steps(Dispatcher(sweep(60, "[0.9, 1.0]"), at, "f")) for at in (store, Store(tmp_path / "new")))
+    run(narrowed, 10)
     run(new, 10)
-    assert calls(lambda: run(left, 20)) < 1.05 * calls(lambda: run(new, 20))
+    assert calls(lambda: run(narrowed, 20)) < 1.05 * calls(lambda: run(new, 20))

@@ -70,7 +70,7 @@ def test_interrupted_maps_run_first(tmp_path) -> None:
     for item in steps(Dispatcher(of, store, "f"), workers=4):
         if item.role == "targets" and item.seeds == (4,):
             break
-    (first,) = [one for one in store.read_notes()[0] if one.role == "targets" and one.seeds == (3,)]
+    (first,) = [item for item in store.read_notes()[0] if item.role == "targets" and item.seeds == (3,)]
     store.drop_checkpoint(first.key)
     assert [item.seeds for item in drain(of, store) if item.role == "targets"] == [(4,), (3,)]
 

@@ -36,9 +36,9 @@ def test_it_counts_as_the_dispatcher_does_at_every_moment(store: Store, workers:
             status = observer.read_status()
             numbers = ("running", dispatcher.settled(), dispatcher.state.running)
             assert (status.state, status.settled, status.running) == numbers
-            for one in status.arms:
-                expected = stages.stages_of(of, dispatcher.state, one.name)
-                assert [(s.role, s.done, s.lost, s.running) for s in one.stages] == [
+            for entry in status.arms:
+                expected = stages.stages_of(of, dispatcher.state, entry.name)
+                assert [(s.role, s.done, s.lost, s.running) for s in entry.stages] == [
                     (s.role, s.done, s.lost, s.running) for s in expected
                 ]
             if workers == 1:
@@ -59,7 +59,7 @@ def test_a_changed_study_is_counted_as_the_dispatcher_counts_it(store: Store) ->
         dispatcher = Dispatcher(of, store, "f")
         store.save_study(of)
         expected = {name: tuple(stages.stages_of(of, dispatcher.state, name)) for name in of.arms}
-        assert {one.name: one.stages for one in Observer(store).read_status().arms} == expected
+        assert {entry.name: entry.stages for entry in Observer(store).read_status().arms} == expected
 
 
 def test_equal_items_of_several_arms_count_for_each(store: Store) -> None:
@@ -72,8 +72,8 @@ def test_equal_items_of_several_arms_count_for_each(store: Store) -> None:
 def test_a_finished_study_has_its_choices(store: Store) -> None:
     status = finished(store, study())
     assert (status.state, status.seconds_left, status.untimed, status.damaged) == ("finished", None, {}, ())
-    assert all(one.waits is None for one in status.arms)
-    parents = {one.name: one.parent for one in status.arms}
+    assert all(entry.waits is None for entry in status.arms)
+    parents = {entry.name: entry.parent for entry in status.arms}
     assert parents.items() >= {"robust": "adversarial", "permuted": "robust", "jacobian": "robust"}.items()
     best, choice = arm(status, "robust").best, store.read_choice("robust")
     assert best is not None
@@ -92,9 +92,9 @@ def test_an_arm_says_what_it_waits_for(store: Store) -> None:
     waits = dict[str, list[str | None]]()
     with driving(store, study()) as dispatcher:
         for _ in steps(dispatcher):
-            for one in Observer(store).read_status().arms:
-                seen = waits.setdefault(one.name, [])
-                seen += [one.waits] if one.waits not in seen else []
+            for entry in Observer(store).read_status().arms:
+                reasons = waits.setdefault(entry.name, [])
+                reasons += [entry.waits] if entry.waits not in reasons else []
     assert waits["adversarial"] == [None]
     assert waits["robust"] == ["waits for adversarial", "waits for the maps of adversarial", None]
     assert waits["permuted"][0] == "waits for adversarial and robust"
@@ -111,9 +111,9 @@ def test_a_running_match_has_the_tried_strengths_on_both_sides(store: Store) -> 
     assert match is not None
     assert match.params is None
     assert match.target == pytest.approx(1.316, abs=0.1)
-    tried = [one for one in (match.below, match.above) if one]
+    tried = [strength for strength in (match.below, match.above) if strength]
     assert tried
-    assert all((1 + one.value**0.5 - match.target) == pytest.approx(one.residual) for one in tried)
+    assert all((1 + strength.value**0.5 - match.target) == pytest.approx(strength.residual) for strength in tried)
     assert any("so far lambda_j 0." in line for line in text.details(jacobian))
 
 
@@ -126,8 +126,8 @@ def test_failures_are_counted_with_the_first_line_of_the_first_error(store: Stor
     with driving(store, of := study("standard", "adversarial", "robust")):
         drain(of, store, answer)
     troubles = arm(Observer(store).read_status(), "robust").troubles
-    found = [(one.role, one.state, one.count, one.error) for one in troubles]
-    assert found == [("search", "diverged", 2, "no 1"), ("search", "failed", 1, "no 0")]
+    counts = [(trouble.role, trouble.state, trouble.count, trouble.error) for trouble in troubles]
+    assert counts == [("search", "diverged", 2, "no 1"), ("search", "failed", 1, "no 0")]
     assert "robust: 2 diverged of search: no 1" in run_status(str(store.path)).stdout.splitlines()
 
 
@@ -214,7 +214,7 @@ def test_a_running_item_has_epoch_loss_and_place(store: Store, monkeypatch: pyte
     stopped = Observer(store).read_status()
     assert stopped.state == "stopped"
     assert arm(stopped, "a").running == ()
-    assert [one.epoch for one in arm(stopped, "a").interrupted] == [2]
+    assert [item.epoch for item in arm(stopped, "a").interrupted] == [2]
 
 
 def test_items_of_an_earlier_driver_do_not_run(store: Store) -> None:
@@ -228,16 +228,16 @@ def test_items_of_an_earlier_driver_do_not_run(store: Store) -> None:
         assert (len(standard.running), len(standard.interrupted)) == (0, 1)
         assert next(steps(dispatcher)).key == first.key
         standard = arm(Observer(store).read_status(), "standard")
-        assert ([one.host for one in standard.running], standard.interrupted) == ([None], ())  # an earlier worker's
+        assert ([item.host for item in standard.running], standard.interrupted) == ([None], ())  # an earlier worker's
 
 
 @pytest.mark.parametrize(("role", "key"), [("targets", "blocks"), ("checks", "checks")])
 def test_maps_and_checks_have_their_own_steps(store: Store, role: str, key: str) -> None:
     with driving(store, study(checks="{images: 10}")) as dispatcher:
-        item = next(one for one in steps(dispatcher) if one.role == role)
+        item = next(started for started in steps(dispatcher) if started.role == role)
         progress = {key: [1, 2], "seconds": 3.0, "of": 9}
         store.write_checked(store.checkpoint_dir(item.key) / "progress.json", progress)
-        (running,) = [one for found in Observer(store).read_status().arms for one in found.running]
+        (running,) = [item for entry in Observer(store).read_status().arms for item in entry.running]
     assert (running.role, running.epoch, running.of, running.seconds) == (role, 2, 9, 3.0)
 
 

@@ -30,18 +30,18 @@ def test_json_and_text_agree(store: Store) -> None:
         for count, _ in enumerate(steps(dispatcher, workers=2)):
             if count == 28:
                 break
-        known = json.loads(run_status(str(store.path), "--json").stdout)
+        content = json.loads(run_status(str(store.path), "--json").stdout)
         plain = run_status(str(store.path)).stdout.splitlines()
         status = Observer(store).read_status()
-    assert json.dumps(known["arms"]) == json.dumps(asdict(status)["arms"])
-    assert plain[0].startswith(f"{known['study']}: running; {known['settled']} of {known['total']} parts settled")
-    for one in known["arms"]:
-        lines = [line.removeprefix(f"{one['name']}: ") for line in plain if line.startswith(f"{one['name']}: ")]
-        counts = [f"{STAGE_NAMES[s['role']]} {s['done'] + s['lost']}/{s['total']}" for s in one["stages"]]
+    assert json.dumps(content["arms"]) == json.dumps(asdict(status)["arms"])
+    assert plain[0].startswith(f"{content['study']}: running; {content['settled']} of {content['total']} parts settled")
+    for entry in content["arms"]:
+        lines = [line.removeprefix(f"{entry['name']}: ") for line in plain if line.startswith(f"{entry['name']}: ")]
+        counts = [f"{STAGE_NAMES[s['role']]} {s['done'] + s['lost']}/{s['total']}" for s in entry["stages"]]
         assert lines[0] == ", ".join(counts)
-        has_target = one["match"] and one["match"]["target"] is not None
-        assert len(lines) == 1 + len(one["running"]) + sum(map(bool, (one["best"], one["waits"], has_target)))
-    assert any(one["running"] for one in known["arms"])
+        has_target = entry["match"] and entry["match"]["target"] is not None
+        assert len(lines) == 1 + len(entry["running"]) + sum(map(bool, (entry["best"], entry["waits"], has_target)))
+    assert any(entry["running"] for entry in content["arms"])
 
 
 def test_a_terminal_shows_a_tree_that_fits_its_height(store: Store) -> None:

@@ -61,7 +61,7 @@ class TrialLog:
             own_BCHW, target_BCHW: maps. Each is scaled to its largest magnitude.
         """
         maps = [own_BCHW] if target_BCHW is None else [target_BCHW, own_BCHW]
-        rows = [_row(x_BCHW), *(_row(_scale(one)) for one in maps)]
+        rows = [_row(x_BCHW), *(_row(_scale(map_BCHW)) for map_BCHW in maps)]
         name = "saliency/input_own" if target_BCHW is None else "saliency/input_target_own"
         self._write({"step": epoch, "summary": image(name, torch.cat(rows, dim=1), dataformats="CHW")})
 

@@ -109,8 +109,8 @@ class Current:
 
     def model_key(self, arm: str, seed: int) -> str | None:
         """Return the key of the repeat that trained the arm's model of this seed, the latest one; None without one."""
-        repeats = [one for one in self._settled[arm, "repeat"] if one["state"] == "done" and seed in one["seeds"]]
-        trained = [record for record in repeats if seed not in lost_seeds(record)]
+        done = [record for record in self._settled[arm, "repeat"] if record["state"] == "done"]
+        trained = [record for record in done if seed in record["seeds"] and seed not in lost_seeds(record)]
         return max(trained, key=_age)["key"] if trained else None
 
     def _done_repeats(self, arm: str) -> list[Record]:
@@ -299,7 +299,7 @@ class Current:
 
 
 def _age(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the sort key by which older records come first."""
+    """Return a sort key that puts older records first."""
     return str(record.get("finished")), record["key"]
 
 

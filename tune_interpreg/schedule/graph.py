@@ -60,7 +60,7 @@ class State:
         searches: trials by number, per arm.
         repeats, checks: seeds, per arm.
         maps: the teacher's seeds, per set of maps.
-        matched: arms whose match needs no further trials.
+        matched: arms with a match that needs no further trials.
         interrupted: of these arms, the trials that an earlier run started and that are to be finished.
     """
 
@@ -124,7 +124,7 @@ def maps_seeds(study: Study, key: MapsKey) -> tuple[int, ...]:
 
 
 def attack_sources(study: Study) -> tuple[str, ...]:
-    """Return the arms whose adversarial examples test all models: per method of SOURCES the first without needs."""
+    """Return the arms that attack all models in the checks: per method of SOURCES, the first arm without needs."""
     methods = {name: arm.method for name, arm in study.arms.items() if not arm.needs}
     first = [next((name for name, method in methods.items() if method == source), None) for source in SOURCES]
     return tuple(name for name in first if name)

@@ -31,7 +31,7 @@ class Progress(Current):
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         stored = {name: load_choice(store, name, say) for name, arm in study.arms.items() if arm.search}
-        super().__init__(study, {name: one.model_dump(mode="json") for name, one in stored.items() if one})
+        super().__init__(study, {name: choice.model_dump(mode="json") for name, choice in stored.items() if choice})
         self.store, self.fingerprint = store, fingerprint
         self.interrupted: list[Item] = []
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from

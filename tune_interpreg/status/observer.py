@@ -233,8 +233,9 @@ class _Snapshot:
             residual = target.residual(record)
             if residual is not None and math.isfinite(residual):
                 tried.append(TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual))
-        below = max((one for one in tried if one.residual <= 0), key=lambda one: one.value, default=None)
-        above = min((one for one in tried if one.residual > 0), key=lambda one: one.value, default=None)
+        tried.sort(key=lambda strength: strength.value)
+        below = next((strength for strength in reversed(tried) if strength.residual <= 0), None)
+        above = next((strength for strength in tried if strength.residual > 0), None)
         return replace(match, below=below, above=above)
 
 
