@@ -1,10 +1,8 @@
 """Nine checks whether an adversarial accuracy can be believed. They test a trained model and the attack that judges it.
 
-Shapes: n images, B batch, C·H·W image, K classes. All lengths are in pixels, and pixels are in [0, 1].
-
 All comparisons use the same n images. Each check names sets of images that are almost empty in a sound evaluation. It
 warns if a set exceeds what chance makes of half a percent (see `subject.count_tolerated`). "Finds" lists the defects
-that a check is made for.
+that a check is made for. Shapes and units: see `subject`.
 """
 
 from __future__ import annotations
@@ -12,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, pgd
@@ -30,8 +30,6 @@ from tune_interpreg.study.config import Attack
 #: evaluation's own.
 STEPS, RADII = (1, 10, 40, 100), (0.25, 0.5, 1.0, 1.5, 2.0)
 
-NORMS = {"l2": 2.0, "linf": math.inf}
-
 #: A smaller gradient of the cross-entropy is useless to an attack that divides by max(‖g‖, 1e-6).
 TINY = 1e-6
 
@@ -44,19 +42,16 @@ def check_outputs(subject: Subject) -> Check:
     training = sum(module.training for module in subject.model.modules())
     z_NK, again_NK = subject.logits(subject.x_NCHW), subject.logits(subject.x_NCHW)
     apart, largest = float((z_NK - again_NK).abs().max()), float(z_NK.abs().max())
+    probabilities = bool((z_NK >= 0).all()) and torch.allclose(z_NK.sum(1), z_NK.new_ones(()), atol=1e-4)
+    logarithms = torch.allclose(z_NK.logsumexp(1), z_NK.new_zeros(()), atol=1e-4)
     faults = {
         f"{training} modules are in train mode": training > 0,
         "outputs are not finite": not math.isfinite(largest),
         f"a second forward differs by up to {apart:.3g}": apart > 1e-5 * largest,
-        "outputs are probabilities or their logarithms, not logits": _is_normalized(z_NK),
+        "outputs are probabilities or their logarithms, not logits": probabilities or logarithms,
     }
     values = {"training_modules": training, "apart": apart, "largest": largest}
     return Check.from_faults("outputs", subject.n, "reproducible logits in eval mode", faults, values)
-
-
-def _is_normalized(z_NK: Tensor) -> bool:
-    probabilities = bool((z_NK >= 0).all()) and torch.allclose(z_NK.sum(1), z_NK.new_ones(len(z_NK)), atol=1e-4)
-    return probabilities or torch.allclose(z_NK.logsumexp(1), z_NK.new_zeros(len(z_NK)), atol=1e-4)
 
 
 def check_ball(subject: Subject, perturb: Callable[..., Tensor] = pgd.perturb_from) -> Check:
@@ -65,12 +60,13 @@ def check_ball(subject: Subject, perturb: Callable[..., Tensor] = pgd.perturb_fr
     Finds: a projection that overshoots or is undone by a later operation, a gradient that is NaN.
     """
     attack, generator = subject.attack, seeding.generator(subject.seed, "honesty-ball", subject.y_N.device)
-    short = attack.model_copy(update={"steps": min(10, attack.steps), "step_size": attack.step_length})
+    short = _change(attack, steps=min(10, attack.steps), step_size=attack.step_length)
     start_NCHW = balls.draw_start(subject.x_NCHW, attack, generator)
     with eval_mode(subject.model):
         adv_NCHW = perturb(subject.model, subject.x_NCHW, subject.y_N, start_NCHW, attack=short, form="strict")
     both = torch.stack([start_NCHW, adv_NCHW])
-    length = float(torch.linalg.vector_norm((both - subject.x_NCHW).flatten(2), NORMS[attack.norm], dim=2).max())
+    order = 2.0 if attack.norm == "l2" else math.inf
+    length = float(torch.linalg.vector_norm((both - subject.x_NCHW).flatten(2), order, dim=2).max())
     low, high = float(both.min()), float(both.max())
     faults = {
         f"a perturbation of length {length:.6g} leaves the ball of {attack.eps:g}": length > attack.eps * (1 + 1e-5),
@@ -118,7 +114,8 @@ def check_batch_size(subject: Subject) -> Check:
     faults: dict[str, bool] = {}
     for form, divisor in (("strict", 2), ("compat", 20)):  # compat changes only with the logarithm of the batch size
         small = max(1, large // divisor)
-        small_N, large_N = (subject.broken(subject.attack, form=form, batch_size=size) for size in (small, large))
+        small_N = subject.broken(subject.attack, form=form, batch_size=small)
+        large_N = subject.pgd_N if form == "strict" else subject.broken(subject.attack, form=form)
         values |= {f"{form}/{size}": unbroken_fraction(N) for size, N in ((small, small_N), (large, large_N))}
         changed_N = small_N != large_N
         fault = f"{form}: {int(changed_N.sum())} images change between {small} and {large} per batch"
@@ -133,18 +130,18 @@ def check_steps(subject: Subject) -> Check:
     ones, a random network.
     """
     attack = subject.attack
-    by_steps = [subject.broken(_with_steps(attack, k)) for k in STEPS]
-    twice_N = subject.broken(attack.model_copy(update={"steps": 2 * attack.steps, "step_size": attack.step_length}))
+    by_steps = [
+        subject.pgd_N if steps == attack.steps else subject.broken(_change(attack, steps=steps, step_size=None))
+        for steps in STEPS
+    ]
+    twice_N = subject.broken(_change(attack, steps=2 * attack.steps, step_size=attack.step_length))
     other_N = subject.broken(attack, seed=seeding.number(subject.seed, "honesty-start"))
-    rescued_N = _largest([few_N & ~more_N for few_N, more_N in pairwise(by_steps)])
+    rescued_N = _most_rescued(by_steps)
     doubled_N, restarted_N = twice_N & ~subject.pgd_N, other_N & ~subject.pgd_N
     summary = f"twice the steps break {int(doubled_N.sum())} more images, another start {int(restarted_N.sum())}"
     rescued = f"more steps rescue {int(rescued_N.sum())} images that fewer steps break"
     weak = f"{summary}: raise evaluation.steps or evaluation.restarts"
-    faults = {
-        rescued: exceeds_chance(rescued_N),
-        weak: exceeds_chance(doubled_N) or exceeds_chance(restarted_N),
-    }
+    faults = {rescued: exceeds_chance(rescued_N), weak: exceeds_chance(doubled_N) or exceeds_chance(restarted_N)}
     sets = dict(zip(map(str, STEPS), by_steps, strict=True)) | {
         "own": subject.pgd_N,
         "doubled": subject.pgd_N | doubled_N,
@@ -157,17 +154,20 @@ def check_steps(subject: Subject) -> Check:
 def check_radius(subject: Subject) -> Check:
     """6. Accuracy falls as eps grows, and reaches 0 once the ball contains the whole box.
 
-    values: accuracies by eps as text; "inf" is an unbounded attack. It starts at the image instead of at noise, so
-    that only gradients can lead it away.
+    The unbounded attack, "inf" in values, starts at the image instead of at noise, so that only gradients lead it away.
     Finds: gradients that lead nowhere however long they are followed.
     """
     attack, by_eps = subject.attack, {0.0: subject.misclassified_N}
     for factor in RADII:
-        step_size = attack.step_size and factor * attack.step_size
-        scaled = attack.model_copy(update={"eps": factor * attack.eps, "step_size": step_size})
-        by_eps[scaled.eps] = subject.broken(scaled)
-    rescued_N = _largest([near_N & ~far_N for near_N, far_N in pairwise(by_eps.values())])
-    unbounded_N = _broken_without_bounds(subject)
+        step_size = None if attack.step_size is None else factor * attack.step_size
+        scaled = _change(attack, eps=factor * attack.eps, step_size=step_size)
+        by_eps[scaled.eps] = subject.pgd_N if factor == 1 else subject.broken(scaled)
+    rescued_N = _most_rescued(list(by_eps.values()))
+    # The least ball around any image that contains the box.
+    diameter = math.sqrt(subject.x_NCHW[0].numel()) if attack.norm == "l2" else 1.0
+    unbounded = _change(attack, eps=diameter, steps=max(40, attack.steps), step_size=None)
+    find_broken = partial(pgd.find_broken, subject.model, attack=unbounded, form="strict")
+    unbounded_N = subject.map_batches(lambda x, y: find_broken(x, y, x))
     values = {f"{eps:g}": unbroken_fraction(broken_N) for eps, broken_N in by_eps.items()}
     values["inf"] = unbroken_fraction(unbounded_N)
     rescued = f"a larger radius rescues {int(rescued_N.sum())} images that a smaller radius breaks"
@@ -187,20 +187,19 @@ def check_order(subject: Subject) -> Check:
     generator = seeding.generator(subject.seed, "honesty-noise", subject.y_N.device)
     noise_NCHW = torch.randn(subject.x_NCHW.shape, generator=generator, device=subject.y_N.device)
     noisy_NCHW = (subject.x_NCHW + attack.eps * steepest(noise_NCHW, 0.0)).clamp(0.0, 1.0)
-    one_step = attack.model_copy(update={"steps": 1, "step_size": attack.eps, "direction": None})
-    stepped_NCHW = subject.map_batches(
-        lambda x, y: pgd.perturb_from(subject.model, x, y, x, attack=one_step, form="strict")
-    )
-    misclassified_N = subject.misclassified_N
-    sets = {"noise": subject.misclassified(noisy_NCHW), "step": subject.misclassified(stepped_NCHW)}
-    sets["pgd"] = subject.pgd_N
-    noise_N = ~misclassified_N & (subject.margins(noisy_NCHW) < subject.margins(stepped_NCHW))
-    step_N = sets["step"] & ~misclassified_N & ~subject.pgd_N
+    one_step = _change(attack, steps=1, step_size=attack.eps, direction=None)
+    step = partial(pgd.perturb_from, subject.model, attack=one_step, form="strict")
+    stepped_NCHW = subject.map_batches(lambda x, y: step(x, y, x))
+    noisy_N, stepped_N = subject.misclassified(noisy_NCHW), subject.misclassified(stepped_NCHW)
+    correct_N = ~subject.misclassified_N
+    noise_N = correct_N & (_margins(subject, noisy_NCHW) < _margins(subject, stepped_NCHW))
+    step_N = stepped_N & correct_N & ~subject.pgd_N
     faults = {
         f"noise lowers the margin of {int(noise_N.sum())} images more than one gradient step": exceeds_chance(noise_N),
         f"one gradient step breaks {int(step_N.sum())} images that PGD does not": exceeds_chance(step_N),
     }
-    values = {name: unbroken_fraction(misclassified_N | broken_N) for name, broken_N in sets.items()}
+    sets = {"noise": noisy_N, "step": stepped_N, "pgd": subject.pgd_N}
+    values = {name: unbroken_fraction(~correct_N | broken_N) for name, broken_N in sets.items()}
     summary = "accuracy " + ", ".join(f"{value:.3g} under {name}" for name, value in values.items())
     return Check.from_faults("order", subject.n, summary, faults, values)
 
@@ -212,14 +211,15 @@ def check_transfer(subject: Subject) -> Check:
     """
     values, faults = {"own": unbroken_fraction(subject.pgd_N)}, {}
     for name, source in subject.sources.items():
-        transferred_N = subject.misclassified(_examples_of(source, subject))
+        generator = seeding.generator(subject.seed, "honesty-transfer", subject.y_N.device)
+        perturb = partial(pgd.perturb, source, attack=subject.attack, generator=generator)
+        transferred_N = subject.misclassified(replace(subject, model=source).map_batches(perturb))
         only_N = transferred_N & ~subject.pgd_N
         values[name] = unbroken_fraction(transferred_N)
         fault = f"examples of {name} break {int(only_N.sum())} images that this model's own attack does not"
         faults[fault] = exceeds_chance(only_N)
-    if not faults:
-        return Check.from_faults("transfer", 0, "the study has no other model to take examples from", {}, values)
-    return Check.from_faults("transfer", subject.n, "; ".join(faults), faults, values)
+    summary = "; ".join(faults) or "the study has no other model to take examples from"
+    return Check.from_faults("transfer", subject.n if faults else 0, summary, faults, values)
 
 
 def check_ensemble(subject: Subject) -> Check:
@@ -227,21 +227,16 @@ def check_ensemble(subject: Subject) -> Check:
 
     Finds: whatever PGD's gradients miss; one of the four attacks needs no gradient.
     """
-    images = min(subject.ensemble or 0, subject.n)
-    if not images:
-        return Check.from_faults("ensemble", 0, "checks.autoattack names no images", {}, {})
-    _, channels, height, width = subject.x_NCHW.shape
+    images, (_, channels, height, width) = min(subject.ensemble or 0, subject.n), subject.x_NCHW.shape
     problem = autoattack.find_problem(subject.attack, (channels, height, width))
+    if not images:
+        problem = "checks.autoattack names no images"
     if problem:
         return Check.from_faults("ensemble", 0, problem, {}, {})
     rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
+    x_MCHW, y_M = subject.x_NCHW[rows_M], subject.y_N[rows_M]
     _, broken_M = autoattack.perturb(
-        subject.model,
-        subject.x_NCHW[rows_M],
-        subject.y_N[rows_M],
-        attack=subject.attack,
-        seed=subject.seed,
-        batch_size=subject.batch_size,
+        subject.model, x_MCHW, y_M, attack=subject.attack, seed=subject.seed, batch_size=subject.batch_size
     )
     pgd_M = subject.pgd_N[rows_M]
     only_M = broken_M & ~pgd_M
@@ -264,25 +259,18 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
 )
 
 
-def _largest(sets: Sequence[Tensor]) -> Tensor:
-    return max(sets, key=lambda images_N: int(images_N.sum()))
+def _change(attack: Attack, **changes: Any) -> Attack:
+    return attack.model_copy(update=changes)
 
 
-def _with_steps(attack: Attack, number: int) -> Attack:
-    return attack if number == attack.steps else attack.model_copy(update={"steps": number, "step_size": None})
+def _most_rescued(sets: Sequence[Tensor]) -> Tensor:
+    """Return the largest set of images that one attack breaks and the next one does not."""
+    rescued = [weaker_N & ~stronger_N for weaker_N, stronger_N in pairwise(sets)]
+    return max(rescued, key=lambda images_N: int(images_N.sum()))
 
 
-def _broken_without_bounds(subject: Subject) -> Tensor:
-    """Return bool_N: images broken from the image itself, in the least ball around any image that contains the box."""
-    diameter = math.sqrt(subject.x_NCHW[0].numel()) if subject.attack.norm == "l2" else 1.0
-    changes = {"eps": diameter, "steps": max(40, subject.attack.steps), "step_size": None}
-    attack = subject.attack.model_copy(update=changes)
-    return subject.map_batches(lambda x, y: pgd.find_broken(subject.model, x, y, x, attack=attack, form="strict"))
-
-
-def _examples_of(source: nn.Module, subject: Subject) -> Tensor:
-    """Return adversarial images for another model: the last iterates of the strict attack."""
-    generator, attack = seeding.generator(subject.seed, "honesty-transfer", subject.y_N.device), subject.attack
-    return replace(subject, model=source).map_batches(
-        lambda x, y: pgd.perturb(source, x, y, attack=attack, generator=generator)
-    )
+def _margins(subject: Subject, x_NCHW: Tensor) -> Tensor:
+    """Return z_y − max_{k≠y} z_k for these versions of the n images."""
+    with eval_mode(subject.model):
+        z_NK, y_N1 = subject.logits(x_NCHW), subject.y_N.unsqueeze(1)
+    return z_NK.gather(1, y_N1).squeeze(1) - z_NK.scatter(1, y_N1, -torch.inf).amax(1)

@@ -1,7 +1,7 @@
 """The measures of a trained model: clean and adversarial accuracy, and the norms of its gradients.
 
-Shapes: B batch, N images of a split, C·H·W image, K classes. Unless stated otherwise, a measure runs the model in eval
-mode, then restores its modes. It expects the split on the model's device.
+Shapes: B batch, N ≥ 1 images of a split, C·H·W image, K classes. Unless stated otherwise, a measure runs the model in
+eval mode, then restores its modes. It expects the split on the model's device. ``batch_size`` is images per forward.
 """
 
 from collections.abc import Iterator
@@ -23,22 +23,14 @@ IMAGES_PER_BLOCK = 256
 
 @torch.no_grad()
 def measure_accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
-    """Return the fraction of images with argmax f(x) = y, in [0, 1].
-
-    Args:
-        split: N ≥ 1 images. batch_size: images per forward.
-    """
+    """Return the fraction of images with argmax f(x) = y, in [0, 1]."""
     with eval_mode(model):
         correct = [(model(x_BCHW).argmax(-1) == y_B).sum() for x_BCHW, y_B in _batches(split, batch_size)]
     return int(torch.stack(correct).sum()) / len(split)
 
 
 def measure_adversarial_accuracy(model: nn.Module, split: Split, **settings: Any) -> float:
-    """Return the fraction of images that PGD breaks from none of its starts, in [0, 1].
-
-    Args:
-        settings: as in `find_broken_images`.
-    """
+    """Return the fraction of images that PGD breaks from none of its starts, in [0, 1]. See `find_broken_images`."""
     return 1.0 - int(find_broken_images(model, split, **settings).sum()) / len(split)
 
 
@@ -59,9 +51,7 @@ def find_broken_images(
     earlier starts, so they never raise the accuracy.
 
     Args:
-        split: N ≥ 1 images.
-        attack: norm, eps and step (pixels in [0, 1]), steps, direction, start. form: as in `pgd.find_broken`.
-        seed: of the starts. batch_size: images per forward. restarts: starts per image, ≥ 1.
+        form: as in `pgd.find_broken`. seed: of the starts. restarts: starts per image, ≥ 1.
     """
     noises = zip(*(_noise(split, batch_size, attack, seed, restart) for restart in range(restarts)), strict=True)
     place, broken_N = balls.choose_start(attack).place, []
@@ -74,13 +64,9 @@ def find_broken_images(
 
 @torch.no_grad()
 def measure_gradient_norms(model: nn.Module, split: Split, batch_size: int) -> dict[str, float]:
-    """Return the mean gradient norms of Table 3, of the logits.
+    """Return the mean gradient norms of Table 3, in logits per pixel, for K ≥ 2 classes.
 
     label: mean over images of ‖J_c‖₂. other: mean over images and k ≠ c of ‖J_k‖₂.
-
-    Args:
-        split: N ≥ 1 images, K ≥ 2 classes. batch_size: images per forward.
-    Returns: {"label": …, "other": …}, logits per pixel.
     """
     totals = []
     with eval_mode(model):
@@ -95,11 +81,7 @@ def measure_gradient_norms(model: nn.Module, split: Split, batch_size: int) -> d
 
 @torch.no_grad()
 def compute_jacobian_norms(model: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """Return ‖J_k(x)‖₂ for every class k, as norms_BK in logits per pixel. The model keeps its mode.
-
-    Args:
-        x_BCHW: images, pixels in [0, 1].
-    """
+    """Return ‖J_k(x)‖₂ for every class k, as norms_BK in logits per pixel. The model keeps its mode."""
     z_BK, adjoint = linearize(model, x_BCHW)
     onehots_KK = torch.eye(z_BK.shape[-1], dtype=z_BK.dtype, device=z_BK.device)
     # One class at a time: the gradients of all classes at every layer would take most of a worker's memory.
@@ -118,8 +100,8 @@ def _noise(split: Split, batch_size: int, attack: Attack, seed: int, restart: in
     generator = seeding.generator(seed, f"evaluation-attack/{restart}" if restart else "evaluation-attack", device)
     draw = balls.choose_start(attack).draw
     pool = draw(torch.Size((0, *shape)), generator, device)
-    for first in range(0, len(split), batch_size):
-        images = min(batch_size, len(split) - first)
+    for x_BCHW in split.x_NCHW.split(batch_size):
+        images = len(x_BCHW)
         while len(pool) < images:
             pool = torch.cat([pool, draw(torch.Size((IMAGES_PER_BLOCK, *shape)), generator, device)])
         yield pool[:images]

@@ -19,13 +19,11 @@ from tune_interpreg.study.recipe import Recipe
 
 def validate(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int, adversarial: bool) -> dict[str, float]:
     """Return the validation accuracy, and with ``adversarial`` the strict adversarial one; fractions in [0, 1]."""
-    accuracy = measure_accuracy(model, dataset.validation, recipe.evaluation.batch_size)
-    metrics: dict[str, float] = {metric_names.VAL_ACCURACY: accuracy}
+    split, evaluation = dataset.validation, recipe.evaluation
+    metrics: dict[str, float] = {metric_names.VAL_ACCURACY: measure_accuracy(model, split, evaluation.batch_size)}
     if adversarial:
-        settings = _attack_settings(recipe, seed) | {"restarts": recipe.evaluation.restarts}
-        metrics[metric_names.VAL_ADV_ACCURACY] = measure_adversarial_accuracy(
-            model, dataset.validation, form="strict", **settings
-        )
+        settings = _attack_settings(recipe, seed) | {"form": "strict", "restarts": evaluation.restarts}
+        metrics[metric_names.VAL_ADV_ACCURACY] = measure_adversarial_accuracy(model, split, **settings)
     return metrics
 
 

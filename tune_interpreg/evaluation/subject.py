@@ -41,10 +41,10 @@ def unbroken_fraction(broken_N: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of the check named ``check``.
 
-    check: its name. state: WARN if the accuracy may mislead. n: number of images, 0 if the check did not run.
-    summary: the result in words. values: the numbers behind it; accuracies and shares are fractions in [0, 1].
+    state: WARN if the accuracy may mislead. n: number of images, 0 if the check did not run.
+    values: the numbers behind ``summary``; accuracies and shares are fractions in [0, 1].
     """
 
     check: str
@@ -63,7 +63,6 @@ class Check:
         return cls(check, "WARN" if present else "PASS", n, "; ".join(present) or summary, finite)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the check under the keys of a record."""
         return {"check": self.check, "state": self.state, "n": self.n, "said": self.summary, "values": self.values}
 
 
@@ -71,8 +70,8 @@ class Check:
 class Subject:
     """A trained model under test, with its images and the settings of its evaluation.
 
-    images: n ≥ 1, on the model's device. attack, seed, batch_size, restarts: the evaluation's, as in
-    `find_broken_images`. sources: other models by name; their adversarial examples are tried on this model.
+    images: n ≥ 1, on the model's device. attack, seed, batch_size, restarts: the evaluation's, see
+    `find_broken_images`. sources: other models by name, which lend their adversarial examples.
     ensemble: number of images for AutoAttack (None: it does not run).
     """
 
@@ -105,19 +104,12 @@ class Subject:
     @cached_property
     def pgd_N(self) -> Tensor:
         """bool_N: the images that the evaluation's own attack breaks, in its strict form."""
-        return find_broken_images(self.model, self.images, attack=self.attack, **self._settings)
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        batch_size = min(self.n, self.batch_size)
-        return {"form": "strict", "seed": self.seed, "batch_size": batch_size, "restarts": self.restarts}
+        return self.broken(self.attack)
 
     def broken(self, attack: Attack, **changes: Any) -> Tensor:
         """Return bool_N as `find_broken_images` does, strict, with these changes to the evaluation's settings."""
-        settings = self._settings | changes
-        if attack == self.attack and settings == self._settings:
-            return self.pgd_N
-        return find_broken_images(self.model, self.images, attack=attack, **settings)
+        settings: dict[str, Any] = {"form": "strict", "seed": self.seed, "batch_size": self.batch_size, **changes}
+        return find_broken_images(self.model, self.images, attack=attack, restarts=self.restarts, **settings)
 
     def map_batches(self, function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the results of ``function(x_BCHW, y_B)`` for all batches, in eval mode and without graph."""
@@ -134,10 +126,3 @@ class Subject:
         """Return bool_N: the versions x of the n images that the model, in eval mode, misclassifies."""
         with eval_mode(self.model):
             return self.logits(x_NCHW).argmax(1) != self.y_N
-
-    def margins(self, x_NCHW: Tensor) -> Tensor:
-        """Return z_y − max_{k≠y} z_k for each of these versions of the n images, in eval mode."""
-        with eval_mode(self.model):
-            z_NK = self.logits(x_NCHW)
-        y_N1 = self.y_N.unsqueeze(1)
-        return z_NK.gather(1, y_N1).squeeze(1) - z_NK.scatter(1, y_N1, -torch.inf).amax(1)
