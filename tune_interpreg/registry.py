@@ -5,9 +5,10 @@ Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Mapping
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 
@@ -19,20 +20,13 @@ class BrokenPlugin(ImportError):
     """A registered name that cannot be used: the import fails, or several packages register it."""
 
 
-#: A key needs no version of this package: ``recipe.FORMAT`` stands for it.
-OWN_PACKAGE = "tune-interpreg"
-
-
 @cache
-def _entry_points(group: str) -> Mapping[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=f"tune_interpreg.{group}")}
-
-
-@cache
-def _packages(group: str, name: str) -> list[str]:
-    """Return the packages that register ``name``."""
-    points = entry_points(group=f"tune_interpreg.{group}", name=name)
-    return sorted({point.dist.name for point in points if point.dist})
+def _entry_points(group: str) -> Mapping[str, list[EntryPoint]]:
+    """Return name → entry points. A usable name has one."""
+    points: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=f"tune_interpreg.{group}"):
+        points.setdefault(point.name, []).append(point)
+    return points
 
 
 def names(group: str) -> list[str]:
@@ -40,41 +34,43 @@ def names(group: str) -> list[str]:
     return sorted(_entry_points(group))
 
 
+def suggest(name: str, candidates: Collection[str]) -> str:
+    """Return a remedy for an unknown name: the candidate that is close to it, or all candidates."""
+    close = difflib.get_close_matches(name.lower(), candidates, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(candidates))}"
+
+
 @cache
 def resolve(group: str, name: str) -> Any:
     """Import and return the object that ``name`` stands for in ``group``.
 
     Raises:
-        UnknownName: no package registers the name; the message lists the registered names.
+        UnknownName: no package registers the name; the message suggests registered names.
         BrokenPlugin: the import fails, or several packages register the name; the message names the packages.
     """
-    try:
-        point = _entry_points(group)[name]
-    except KeyError:
-        raise UnknownName(f"unknown name {name!r} in {group}; there are: {', '.join(names(group))}") from None
-    packages = _packages(group, name)
-    if len(packages) > 1:
-        raise BrokenPlugin(
-            f"{name} is registered by {' and by '.join(packages)}; uninstall all but one of these packages"
-        )
+    if name not in _entry_points(group):
+        raise UnknownName(f'unknown {group[:-1]} "{name}"; {suggest(name, names(group))}')
+    point, *others = _entry_points(group)[name]
+    packages = sorted(each.dist.name for each in (point, *others) if each.dist)
+    if others:
+        remedy = "uninstall all but one of these packages"
+        raise BrokenPlugin(f"{name} is registered by {' and by '.join(packages)}; {remedy}")
     try:
         return point.load()
     except Exception as error:  # the import runs another package's code, which may raise anything
-        source = f"{point.value}, of {point.dist.name if point.dist else 'an unknown package'}"
+        source = f"{point.value}, of {packages[0] if packages else 'an unknown package'}"
         raise BrokenPlugin(f"{name} ({source}) cannot be imported: {error}; repair or uninstall it") from error
 
 
-def plugin_versions(registered: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return package → version for those of the (group, name) pairs that packages other than this one register."""
-    points = (_entry_points(group).get(name) for group, name in registered)
-    packages = {_name_and_version(point.dist) for point in points if point and point.dist}
-    return {name: version for name, version in sorted(packages) if name != OWN_PACKAGE}
-
-
 @cache
-def _name_and_version(package: Distribution) -> tuple[str, str]:
-    """Return a package's name and version. Cached, because every recipe needs them and reading parses a whole file."""
-    return package.name, package.version
+def plugin_versions(*registered: tuple[str, str]) -> Mapping[str, str]:
+    """Return package → version for those of the (group, name) pairs that packages other than this one register.
+
+    A key needs no version of this package, because ``recipe.FORMAT`` stands for it.
+    """
+    points = [point for group, name in registered for point in _entry_points(group).get(name, ())]
+    packages = {(point.dist.name, point.dist.version) for point in points if point.dist}
+    return {name: version for name, version in sorted(packages) if name != "tune-interpreg"}
 
 
 @cache
@@ -85,13 +81,9 @@ def load_method(name: str) -> Any:
         UnknownName, BrokenPlugin: see ``resolve``.
         ValueError: the methods cannot be combined.
     """
-    methods = [_load_trainable(part.strip()) for part in name.split("+")]
+    parts = [part.strip() for part in name.split("+")]
+    methods = [resolve("methods", part) for part in parts]
+    for part, method in zip(parts, methods, strict=True):
+        if not (hasattr(method, "terms") and hasattr(method, "parameters")):
+            raise BrokenPlugin(f"{part} is not a training method; derive a class from trainables.MethodTrainable")
     return methods[0] if len(methods) == 1 else resolve("stages", "combination")(*methods)
-
-
-def _load_trainable(name: str) -> Any:
-    trainable = resolve("methods", name)
-    if not (hasattr(trainable, "terms") and hasattr(trainable, "parameters")):
-        rule = "derive a class from trainables.MethodTrainable"
-        raise BrokenPlugin(f"{name} is not a training method but {trainable!r}; {rule}")
-    return trainable

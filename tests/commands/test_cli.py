@@ -101,7 +101,7 @@ def test_a_process_refuses_with_exit_code_2_and_no_traceback() -> None:
 
 
 def test_a_study_that_does_not_exist_is_refused() -> None:
-    assert refusal("run", "mnits").endswith(f"({', '.join(list_shipped_studies())}); did you mean mnist?")
+    assert refusal("run", "mnits").endswith("did you mean mnist?")
     assert refusal("validate", ".").startswith("error: .: is a folder")
 
 

@@ -69,7 +69,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Yield a function that makes a method's Trainable, of a plain configuration or of a study's ``item``."""
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     entry = EntryPoint("tiles", "helpers.contract:tiles", "datasets")
-    monkeypatch.setitem(registry._entry_points("datasets"), "tiles", entry)
+    monkeypatch.setitem(registry._entry_points("datasets"), "tiles", [entry])
     trainables: list[MethodTrainable] = []
 
     def make(

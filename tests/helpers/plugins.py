@@ -30,5 +30,5 @@ def installed(folder: Path) -> Iterator[None]:
 
 
 def _clear_caches() -> None:
-    for cached in (registry._entry_points, registry._packages, registry.resolve, registry.load_method):
+    for cached in (registry._entry_points, registry.resolve, registry.plugin_versions, registry.load_method):
         cached.cache_clear()

@@ -111,7 +111,7 @@ def test_a_draft_for_a_plugins_data_set_has_its_options_and_documentation(tmp_pa
     with installed(tmp_path):
         text = draft_study("stripes")
         assert "# stripes: A bright column for each class, in noise. width: of a column, in pixels." in text
-        assert "  #classes: …" in text
+        assert "  #classes: required" in text
         assert "  #width: 0.5\n" in text
         with pytest.raises(StudyError, match="data: dataset stripes needs classes"):
             parse_study(text, where="stripes.yaml")

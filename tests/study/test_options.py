@@ -4,46 +4,34 @@ from typing import Any
 
 import pytest
 
-from tune_interpreg.study.file import options
+from tune_interpreg.study.file.options import list_options
 
 
-def net(*, width: int, bias: bool = True, scale: float = 1.0, crop: int | None = None) -> None:
-    """A builder with options of every kind."""
+def net(inputs, *, width: int, bias: bool = True, scale: float = 1.0, crop: int | None = None, anything=3):
+    """A builder with options of every kind; the last has no annotation."""
 
 
-def untyped(*, anything=3):
-    """A builder with an option without annotation."""
-
-
-def test_options_are_keyword_only_parameters() -> None:
-    assert list(options.list_options(net)) == ["width", "bias", "scale", "crop"]
-    assert not options.list_options(lambda root: None)
-
-
-@pytest.mark.parametrize("values", [{"width": 3}, {"width": 3, "bias": False, "scale": 2, "crop": None}, {"crop": 4}])
-def test_values_of_the_annotated_type_are_allowed(values: dict[str, Any]) -> None:
-    assert list(options.find_problems(net, values)) == []
+def test_options_are_keyword_only_parameters_and_required_without_a_default() -> None:
+    required = {name: option.required for name, option in list_options(net).items()}
+    assert required == {"width": True, "bias": False, "scale": False, "crop": False, "anything": False}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "allowed", "refused", "rule"),
     [
-        ("width", 2.5, "takes a whole number, got 2.5"),
-        ("width", True, "takes a whole number, got true"),
-        ("bias", 1, "takes true or false, got 1"),
-        ("scale", "big", 'takes a number, got "big"'),
-        ("crop", "4", 'takes a whole number or null, got "4"'),
+        ("width", [3], [2.5, True, "3"], "takes a whole number"),
+        ("bias", [True], [1, "yes"], "takes true or false"),
+        ("scale", [2, 0.5], ["big", True], "takes a number"),
+        ("crop", [4, None], ["4", 0.5], "takes a whole number or null"),
+        (
+            "anything",
+            ["x", 1, None, False],
+            [[1], {}],
+            "takes a whole number or a number or true or false or text or null",
+        ),
     ],
 )
-def test_a_value_of_another_type_is_reported(name: str, value: Any, message: str) -> None:
-    assert list(options.find_problems(net, {name: value})) == [(name, message)]
-
-
-def test_an_option_without_annotation_takes_any_single_value() -> None:
-    assert not list(options.find_problems(untyped, {"anything": "x"}))
-    assert list(options.find_problems(untyped, {"anything": [1]}))
-
-
-def test_options_without_a_default_are_required() -> None:
-    assert options.missing_options(net, {"bias": True}) == ["width"]
-    assert options.missing_options(net, {"width": 2}) == []
+def test_a_value_has_its_options_type(name: str, allowed: list[Any], refused: list[Any], rule: str) -> None:
+    option = list_options(net)[name]
+    assert not any(map(option.find_problem, allowed))
+    assert all(str(option.find_problem(value)).startswith(rule) for value in refused)

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.file import rules
-from tune_interpreg.study.file.rules import find_problems, suggest_sections
-from tune_interpreg.study.problems import Place, suggest
+from tune_interpreg.study.file.rules import find_problems
+from tune_interpreg.study.problems import Place
 
 LOG = {"log_uniform": [0.1, 1.0]}
 STANDARD = {"method": "standard"}
@@ -49,26 +48,20 @@ def test_an_unknown_name_is_reported_with_a_similar_one(data: Any) -> None:
         place: 'unknown dataset "mnits"; did you mean mnist?',
         ("model",): 'unknown model "mnist_cn"; did you mean mnist_cnn?',
     }
-    assert suggest("zzz", {"b", "a"}) == "there are: a, b"
-    assert suggest("Standard", ["standard"]) == "did you mean standard?"
     assert "there are: adversarial, " in problems(a={"method": "zzz"})["arms", "a", "method"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a.b", "-a", "_a", "ä", "x" * 65, "a\n"])
 def test_an_arms_name_must_fit_in_a_file_name(name: str) -> None:
     assert problems(**{name: STANDARD}).keys() == {("arms", name)}
-
-
-@pytest.mark.parametrize("name", ["a", "1", "A-b_c", "x" * 64])
-def test_plain_names_of_arms_are_valid(name: str) -> None:
-    assert not problems(**{name: STANDARD})
+    assert not problems(**{"A-b_c": STANDARD, "1": STANDARD, "x" * 64: STANDARD})
 
 
 def test_options_are_those_of_the_builder() -> None:
     assert not find_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
     wrong = {"name": "cifar_cnn", "fc_rleu": False, "fc_relu": "no"}
     assert dict(find_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})) == {
-        ("data", "train_limt"): "unknown option; dataset digits takes no options (did you mean train_limit?)",
+        ("data", "train_limt"): "unknown option; dataset digits takes none (did you mean train_limit?)",
         ("model", "fc_rleu"): "unknown option; model cifar_cnn takes fc_relu (did you mean fc_relu?)",
         ("model", "fc_relu"): 'takes true or false, got "no"',
     }
@@ -109,13 +102,6 @@ def test_a_misplaced_or_misspelled_key_is_sent_to_its_place(key: str, hint: str)
     assert problems(a=interpretation(**{key: {"any": 1}}))["arms", "a", key].endswith(f"(did you mean {hint}?)")
 
 
-def test_the_sections_that_take_a_key_are_suggested() -> None:
-    assert suggest_sections("epochs", Study) == ["training.epochs"]
-    assert suggest_sections("steps", Study) == ["attack.steps", "evaluation.steps"]
-    assert suggest_sections("teacher", Arm) == ["targets.teacher"]
-    assert not suggest_sections("method", Study)  # below an arm's name
-
-
 @pytest.mark.parametrize("value", [-1, "1", True, None, [1], {"log_uniform": [1, 2]}, float("nan")])
 def test_a_parameters_value_is_checked(value: Any) -> None:
     assert problems(a=jacobian(lambda_j=value)).keys() == {("arms", "a", "lambda_j")}
@@ -147,7 +133,8 @@ def test_a_range_proposes_only_allowed_values(key: str, span: Any) -> None:
 def test_a_whole_number_is_searched_by_choice() -> None:
     search = {"space": {"projections": {"uniform": [1, 4]}}, "maximize": "val/accuracy"}
     found = problems(a={"method": "jacobian_projections", "lambda_j": 0.1, "search": search})
-    assert set(found.values()) == {"takes whole numbers; search it by choice: [1, 2, 4]"}
+    assert all("search it by choice" in message for message in found.values())
+    assert found.keys() == {("arms", "a", "search", "space", "projections")}
 
 
 def test_methods_and_targets_go_together() -> None:
@@ -174,22 +161,17 @@ def test_an_unknown_arm_is_reported_with_a_similar_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arms", "cycles"),
+    ("arms", "cycle"),
     [
-        ({"a": taught("a")}, ["a → a"]),
-        ({"a": taught("b"), "b": taught("c"), "c": matching("a")}, ["a → b → c → a"]),
-        ({"x": taught("a"), "a": taught("b"), "b": matching("a")}, ["a → b → a"]),
-        ({"a": taught("a"), "b": taught("b")}, ["a → a", "b → b"]),
-        (
-            {"a": matching("c") | taught("b"), "b": matching("a"), "c": matching("a")},
-            ["a → b → a", "a → c → a"],
-        ),
-        ({"a": taught("standard"), "b": taught("standard"), "c": matching("a") | taught("b")}, []),
+        ({"a": taught("a")}, "a → a"),
+        ({"a": taught("b"), "b": taught("c"), "c": matching("a")}, "a → b → c → a"),
+        ({"x": taught("a"), "a": taught("b"), "b": matching("a")}, "a → b → a"),
+        ({"a": taught("standard"), "b": taught("standard"), "c": matching("a") | taught("b")}, None),
     ],
 )
-def test_each_cycle_is_reported_once_with_its_arms(arms: dict[str, Any], cycles: list[str]) -> None:
+def test_a_cycle_is_reported_with_its_arms(arms: dict[str, Any], cycle: str | None) -> None:
     messages = [message for message in problems(**arms).values() if "waits for itself" in message]
-    assert sorted(messages) == [f"waits for itself: {cycle}; drop one of these edges" for cycle in cycles]
+    assert messages == ([f"waits for itself: {cycle}; drop one of these edges"] if cycle else [])
 
 
 @pytest.mark.parametrize("broken", [None, 3, "text", [1], {"targets": 3, "search": [1]}, {"search": {"space": 5}}])

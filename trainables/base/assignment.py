@@ -13,12 +13,12 @@ import torch
 from pydantic import Field, ValidationError, field_validator
 
 from tune_interpreg.data.dataset import DataError, Dataset, load_dataset
+from tune_interpreg.registry import suggest
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Study
 from tune_interpreg.study.fields import Frozen, format_value
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.parameters import Parameter, with_defaults
-from tune_interpreg.study.problems import suggest
 from tune_interpreg.study.recipe import Recipe
 
 Section = TypeVar("Section", bound=Frozen)

@@ -6,21 +6,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from graphlib import TopologicalSorter
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from tune_interpreg.study.fields import (
-    Boolean,
-    Frozen,
-    Integer,
-    Number,
-    OptionValue,
-    Scalar,
-    format_value,
-    gather_extra_keys,
-)
+from tune_interpreg.study.fields import Boolean, Frozen, Integer, Number, OptionValue, Scalar, check_distinct
 from tune_interpreg.study.space import Search
 
 #: Seeds are part of file names.
@@ -30,6 +22,14 @@ Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 Precision = Literal["float32", "bfloat16"]
 
 Permutation = Literal["fixed", "redrawn"]
+
+
+def _gather_extra_keys(section: Any, fields: Collection[str], into: str) -> Any:
+    """Return a section's mapping with all keys that are not in ``fields`` gathered under the key ``into``."""
+    if not isinstance(section, dict) or into in section:
+        return section
+    extra = {key: value for key, value in section.items() if key not in fields}
+    return {key: value for key, value in section.items() if key in fields} | {into: extra}
 
 
 class Named(Frozen):
@@ -42,7 +42,7 @@ class Named(Frozen):
     @classmethod
     def _gather_options(cls, section: Any) -> Any:
         section = {"name": section} if isinstance(section, str) else section
-        return gather_extra_keys(section, cls.model_fields, "options")
+        return _gather_extra_keys(section, cls.model_fields, "options")
 
 
 class Data(Named):
@@ -168,7 +168,7 @@ class Resources(Frozen):
     @classmethod
     def _check_gpus(cls, gpus: float) -> float:
         if gpus > 1 and gpus % 1:
-            raise ValueError(f"takes a part of one GPU or whole ones, got {format_value(gpus)}")
+            raise ValueError(f"takes a part of one GPU or whole ones, got {gpus:g}")
         return gpus
 
 
@@ -221,7 +221,7 @@ class Arm(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _gather_params(cls, section: Any) -> Any:
-        return gather_extra_keys(section, cls.model_fields, "params")
+        return _gather_extra_keys(section, cls.model_fields, "params")
 
     @field_validator("method")
     @classmethod
@@ -247,7 +247,7 @@ class Study(Frozen):
     evaluation: Evaluation = Field(Evaluation(), description="Measures of trained models.")
     checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
     resources: Resources = Field(Resources(), description="Resources of one trial.")
-    seeds: tuple[Seed, ...] = Field(
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(check_distinct)] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
     )
     arms: dict[str, Arm] = Field(min_length=1, description="The arms by name; each is a row of the tables.")
@@ -256,16 +256,8 @@ class Study(Frozen):
     @classmethod
     def _check_folder_name(cls, name: str) -> str:
         if not name.strip(". ") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
-            rule = "takes a name that a folder can have, printable, without slashes, at most 200 bytes"
-            raise ValueError(f"{rule}, got {format_value(name)}")
+            raise ValueError(f"takes a printable name of a folder, without slashes, at most 200 bytes, got {name!r}")
         return name
-
-    @field_validator("seeds")
-    @classmethod
-    def _check_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"takes each seed once, got {list(seeds)}")
-        return seeds
 
     @property
     def evaluation_attack(self) -> Attack:

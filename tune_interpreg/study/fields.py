@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict
@@ -31,28 +30,21 @@ def _check_scalar(value: Any) -> Any:
     return value
 
 
-def _check_option(value: Any) -> Any:
-    if not (value is None or isinstance(value, (bool, int, float, str))):
-        raise ValueError(f"takes a number, text, true, false or null, got {format_value(value)}")
-    return value
+def check_distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return ``values``. Raise ``ValueError`` if two are equal."""
+    if len(set(values)) != len(values):
+        raise ValueError(f"takes each value once, got {format_value(values)}")
+    return values
 
 
 #: The value of a method's parameter.
 Scalar = Annotated[float | int | str, BeforeValidator(_check_scalar)]
 
 #: The value of an option of a data set or a model.
-OptionValue = Annotated[Boolean | Integer | Number | str | None, BeforeValidator(_check_option)]
+OptionValue = Boolean | Integer | Number | str | None
 
 
 class Frozen(BaseModel):
     """Base of all configuration: immutable, without unknown keys, without infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def gather_extra_keys(section: Any, fields: Collection[str], into: str) -> Any:
-    """Return a section's mapping with all keys that are not in ``fields`` gathered under the key ``into``."""
-    if not isinstance(section, dict) or into in section:
-        return section
-    extra = {key: value for key, value in section.items() if key not in fields}
-    return {key: value for key, value in section.items() if key in fields} | {into: extra}

@@ -26,6 +26,11 @@ class Parameter(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=True)
 
+    @property
+    def required(self) -> bool:
+        """True if an arm must set or search the parameter."""
+        return self.default is None
+
     def find_problem(self, value: Any) -> str | None:
         """Return why ``value`` is refused, or None."""
         if self.choices:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: Keys and list indices that lead to a value of a study file, from the top.
@@ -34,9 +33,3 @@ class StudyError(ValueError):
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
-
-
-def suggest(name: str, names: Collection[str]) -> str:
-    """Return a remedy for the unknown ``name``: the one of ``names`` that is close to it, or all of them."""
-    close = difflib.get_close_matches(name.lower(), names, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(names))}"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Attack, Data, Evaluation, MapSettings, Model, Permutation, Study, Training
@@ -72,19 +72,12 @@ class Recipe(Frozen):
     checked: CheckedModel | None = None
     plugins: dict[str, str] = Field(default_factory=dict, description="Version of each other package with code in use.")
 
-    @field_validator("evaluation_attack")
-    @classmethod
-    def _check_float32(cls, attack: Attack) -> Attack:
-        if attack.precision != "float32":
-            raise ValueError(f"takes precision float32, because models are judged in it, got {attack.precision}")
-        return attack
-
     @classmethod
     def from_study(cls, study: Study, *, method: str, **fields: Any) -> Recipe:
         """Return the recipe of a trial: the setting of ``study``, the trial's ``method`` and other ``fields``."""
         shared = ("data", "model", "training", "attack", "evaluation", "evaluation_attack")
         methods = [("methods", part.strip()) for part in method.split("+")]
-        plugins = registry.plugin_versions([("datasets", study.data.name), ("models", study.model.name), *methods])
+        plugins = registry.plugin_versions(("datasets", study.data.name), ("models", study.model.name), *methods)
         return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=plugins, **fields)
 
     @property

@@ -8,20 +8,26 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
-from tune_interpreg.study.fields import Frozen, Integer, Scalar, format_value, is_number
+from tune_interpreg.study.fields import Frozen, Integer, Scalar, check_distinct, format_value, is_number
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, Selectable
 
 
-def _check_pair(value: Any) -> Any:
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
-    if value is not None and not (is_pair and all(is_number(end) for end in value)):
+def _check_bounds(value: Any, field: ValidationInfo) -> Any:
+    if value is None:
+        return None
+    if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))):
         raise ValueError(f"takes two numbers [low, high], got {format_value(value)}")
+    if not value[0] < value[1]:
+        raise ValueError(f"low must lie below high, got {format_value(value)}")
+    if field.field_name == "log_uniform" and value[0] <= 0:
+        raise ValueError(f"a logarithmic range starts above 0, got {value[0]:g}; raise it, or use uniform")
     return value
 
 
-Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_check_pair)]
+Values = Annotated[tuple[Scalar, ...], Field(min_length=1), AfterValidator(check_distinct)]
+Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_check_bounds)]
 
 
 class Range(Frozen):
@@ -29,23 +35,7 @@ class Range(Frozen):
 
     log_uniform: Bounds = Field(None, description="[low, high], uniform in the logarithm; low > 0.")
     uniform: Bounds = Field(None, description="[low, high], uniform.")
-    choice: tuple[Scalar, ...] | None = Field(None, min_length=1, description="A list of values.")
-
-    @field_validator("log_uniform", "uniform")
-    @classmethod
-    def _check_bounds(cls, bounds: tuple[float, float] | None, field: ValidationInfo) -> tuple[float, float] | None:
-        if bounds and not bounds[0] < bounds[1]:
-            raise ValueError(f"low must lie below high, got [{bounds[0]:g}, {bounds[1]:g}]")
-        if bounds and field.field_name == "log_uniform" and bounds[0] <= 0:
-            raise ValueError(f"a logarithmic range starts above 0, got {bounds[0]:g}; raise it, or use uniform")
-        return bounds
-
-    @field_validator("choice")
-    @classmethod
-    def _check_distinct(cls, choice: tuple[Scalar, ...] | None) -> tuple[Scalar, ...] | None:
-        if choice and len(set(choice)) != len(choice):
-            raise ValueError(f"takes each value once, got {format_value(choice)}")
-        return choice
+    choice: Values | None = Field(None, description="A list of values.")
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> Range:
@@ -95,13 +85,19 @@ class Pick(Frozen):
     )
 
 
+def _default_trials(section: dict[str, Any]) -> int:
+    """Return the number of a grid's combinations, or 12."""
+    grid = section.get("grid")
+    return math.prod(map(len, grid.values())) if grid else 12
+
+
 class Search(Frozen):
     """A search before the repeats. It maximizes validation metrics, or matches another arm's training loss.
 
     A search takes space or grid, and maximize or match_loss_of.
     """
 
-    grid: Annotated[dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]], Field(min_length=1)] | None = Field(
+    grid: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
         None, description="Values for each parameter. Every combination is a trial; the last parameter changes fastest."
     )
     space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(
@@ -131,7 +127,9 @@ class Search(Frozen):
         None, description="An arm that trains as this one does at strength 0; its loss is the limit λ → 0. null: none."
     )
     trials: Integer = Field(
-        12, ge=1, description="Number of trials. A match stops earlier once it is found; a grid needs no number."
+        default_factory=_default_trials,
+        ge=1,
+        description="Number of trials. A match stops earlier once it is found; a grid needs no number.",
     )
     sampler: Literal["tpe", "gp", "random"] = Field("tpe", description="Optuna's sampler, for maximize.")
     pruner: Literal["none", "median"] = Field("none", description="Optuna's pruner, for maximize with one metric.")
@@ -190,75 +188,42 @@ class Search(Frozen):
                 return False
         return True
 
-    @model_validator(mode="before")
+    @field_validator("space", "match_loss_of")
     @classmethod
-    def _count_grid(cls, section: Any) -> Any:
-        grid = section.get("grid") if isinstance(section, dict) else None
-        if not isinstance(grid, dict) or not all(isinstance(values, (list, tuple)) for values in grid.values()):
-            return section
-        return {"trials": math.prod(len(values) for values in grid.values())} | section
-
-    @field_validator("grid")
-    @classmethod
-    def _check_distinct(cls, grid: dict[str, tuple[Scalar, ...]] | None) -> dict[str, tuple[Scalar, ...]] | None:
-        for name, values in (grid or {}).items():
-            if len(set(values)) != len(values):
-                raise ValueError(f"takes each value of {name} once, got {format_value(values)}")
-        return grid
-
-    @field_validator("space")
-    @classmethod
-    def _check_space_or_grid(cls, space: dict[str, Range] | None, info: ValidationInfo) -> dict[str, Range] | None:
-        if "grid" in info.data and (info.data["grid"] is None) == (space is None):
-            if space is None:
-                raise ValueError("is required: {PARAMETER: {log_uniform: [low, high]}}, or grid: {PARAMETER: [values]}")
-            raise ValueError("a search takes exactly one of space, grid, got both")
-        return space
-
-    @field_validator("match_loss_of")
-    @classmethod
-    def _check_one_goal(cls, arm: str | None, info: ValidationInfo) -> str | None:
-        if "maximize" in info.data and (info.data["maximize"] is None) == (arm is None):
-            got = "neither" if arm is None else "both"
-            raise ValueError(f"a search takes exactly one of maximize, match_loss_of, got {got}")
-        return arm
+    def _check_exactly_one(cls, value: Any, info: ValidationInfo) -> Any:
+        other = {"space": "grid", "match_loss_of": "maximize"}[str(info.field_name)]
+        if other in info.data and (info.data[other] is None) == (value is None):
+            got = "neither" if value is None else "both"
+            raise ValueError(f"a search takes exactly one of {other} and {info.field_name}, got {got}")
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Search:
-        problems = [*self._grid_problems(), *(self._match_problems() if self.match_loss_of else self._goal_problems())]
+        problems = list(self._match_problems() if self.match_loss_of else self._goal_problems())
+        if self.grid and self.trials != len(self.combinations()):
+            problems.append(f"a grid has one trial per combination, {len(self.combinations())} here; drop trials")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
-    def _grid_problems(self) -> Iterator[str]:
-        if self.grid and self.trials != len(self.combinations()):
-            yield f"a grid has one trial per combination, {len(self.combinations())} here; drop trials"
-        if self.grid and self.match_loss_of:
-            yield "a match searches between all values; give space: {PARAMETER: {log_uniform: …}} instead of grid"
-
     def _match_problems(self) -> Iterator[str]:
-        space = self.space or {}
-        logarithmic = [name for name, span in space.items() if span.log_uniform]
+        logarithmic = [name for name, span in self.ranges.items() if span.log_uniform]
         count = len(self.combinations())
-        if space and (len(logarithmic) != 1 or any(span.uniform for span in space.values())):
+        if len(logarithmic) != 1 or any(span.uniform for span in self.ranges.values()):
             yield (
                 "matching a loss searches exactly one parameter over log_uniform: [low, high], others by choice; "
-                f"got a space of {', '.join(space)}"
+                f"got {', '.join(self.ranges)}"
             )
         elif count > 1 and self.trials < 3 * count:
             yield f"a match is searched for each of {count} combinations of choices; give at least {3 * count} trials"
-        if self.pruner != "none":
-            yield "a trial that matches a loss is never pruned; drop pruner"
-        yield from self._unused_keys(("pick", "sampler"), "belongs to a search that maximizes")
+        yield from self._unused_keys(("pick", "sampler", "pruner"), "belongs to a search that maximizes")
 
     def _goal_problems(self) -> Iterator[str]:
         goals = self.goals
         if isinstance(self.maximize, tuple) and (len(goals) < 2 or len(set(goals)) < len(goals)):
             yield f"maximize takes a metric, or several different ones, got {format_value(goals)}"
-        elif self.pick is None and len(goals) > 1:
-            yield "several metrics need a rule for the front: pick: {best: METRIC, within: {METRIC: 0.01}}"
-        elif self.pick and len(goals) < 2:
-            yield "one metric needs no pick; drop pick"
+        elif (self.pick is None) == (len(goals) > 1):
+            yield "pick goes with several metrics, and only with them: give pick: {best: METRIC}, or drop it"
         elif self.pick and not {self.pick.best, *self.pick.within} <= set(goals):
             yield f"pick takes metrics of maximize: {', '.join(goals)}"
         if self.pruner != "none" and len(goals) > 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -14,34 +15,41 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
-def list_options(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the options of ``builder`` by name. One without annotation takes a number, text, true, false or null."""
+@dataclass(frozen=True)
+class Option:
+    """An option of a data set or a model, with the interface of a method's ``Parameter``."""
+
+    annotation: Any
+    default: Any
+    help = ""
+
+    @property
+    def required(self) -> bool:
+        """True if the option has no default."""
+        return self.default is inspect.Parameter.empty
+
+    def find_problem(self, value: Any) -> str | None:
+        """Return why ``value`` is refused, or None."""
+        try:
+            TypeAdapter(self.annotation, config=_STRICT).validate_python(value)
+        except ValidationError:
+            return f"takes {self.allowed_values()}, got {format_value(value)}"
+        return None
+
+    def allowed_values(self) -> str:
+        """Return the allowed values in words."""
+        return describe_type(self.annotation)
+
+
+def list_options(builder: Callable[..., Any]) -> dict[str, Option]:
+    """Return the options of ``builder`` by name. Without annotation, an option takes a number, text, bool or null."""
     options = {}
     for parameter in inspect.signature(builder, eval_str=True).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY:
             untyped = parameter.annotation is parameter.empty
             annotation = int | float | bool | str | None if untyped else parameter.annotation
-            options[parameter.name] = parameter.replace(annotation=annotation)
+            options[parameter.name] = Option(annotation, parameter.default)
     return options
-
-
-def find_problems(builder: Callable[..., Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (option, problem) for each value that does not have its option's type. Unknown options are skipped."""
-    options = list_options(builder)
-    for name, value in values.items():
-        if name not in options:
-            continue
-        annotation = options[name].annotation
-        try:
-            TypeAdapter(annotation, config=_STRICT).validate_python(value)
-        except ValidationError:
-            yield name, f"takes {describe_type(annotation)}, got {format_value(value)}"
-
-
-def missing_options(builder: Callable[..., Any], values: Mapping[str, Any]) -> list[str]:
-    """Return the options without a default that ``values`` lacks."""
-    options = list_options(builder)
-    return [name for name, option in options.items() if option.default is option.empty and name not in values]
 
 
 def describe_type(annotation: Any) -> str:

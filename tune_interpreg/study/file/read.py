@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tune_interpreg.study.config import Arm, Study
+from tune_interpreg import registry
+from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.rules import find_problems, section_class, suggest_sections
 from tune_interpreg.study.file.yaml_lines import YamlFile
-from tune_interpreg.study.problems import Finding, Place, Problem, StudyError, suggest
+from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
 
 #: Pydantic's name of a broken rule → the rule in a user's words.
 _RULES = {
@@ -68,10 +68,8 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     path = _find_file(source)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise StudyError([Problem(str(path), "", "is not text in UTF-8; give a YAML file")]) from None
-    except OSError as error:
-        raise StudyError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError([Problem(str(path), "", f"cannot be read as text in UTF-8: {error}")]) from None
     where = path.name if source in list_shipped_studies() else str(path)
     return _parse(text, where, path.stem, overrides, data_root)
 
@@ -88,17 +86,21 @@ def parse_study(text: str, *, where: str, name: str = "study", overrides: Iterab
 
 def _parse(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
     file = YamlFile(where, text)
-    changed, problems = _override(file.raw, overrides)
+    problems = _override(file, overrides)
     if data_root is not None:
-        changed["data", "root"] = f"--data-root {data_root}"
-        _set_value(file.raw, ("data", "root"), str(data_root.absolute()), changed["data", "root"])
-    study, findings = _check({"name": name} | file.raw)
-    located = [file.locate(place, message, changed) for place, message in file.duplicates + findings]
-    problems += [problem for _, problem in sorted(located, key=lambda pair: pair[0])]
-    if problems:
-        raise StudyError(list(dict.fromkeys(problems)))
-    assert study is not None, "a study that cannot be built has problems"
-    return StudyFile(study, lambda place, message: file.locate(place, message, changed)[1])
+        file.override(("data", "root"), str(data_root.absolute()), f"--data-root {data_root}")
+    raw = {"name": name} | file.raw
+    findings = file.duplicates + find_problems(raw)
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        findings += _translate(error)
+    else:
+        if not problems and not findings:
+            return StudyFile(study, file.locate)
+    findings.sort(key=lambda finding: file.line(finding[0]))
+    problems += [file.locate(place, message) for place, message in findings]
+    raise StudyError(list(dict.fromkeys(problems)))
 
 
 def _find_file(source: str) -> Path:
@@ -108,16 +110,12 @@ def _find_file(source: str) -> Path:
     if os.path.isfile(source):
         return Path(source)
     reason = "is a folder" if os.path.isdir(source) else "no such file"
-    close = difflib.get_close_matches(source, shipped, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    remedy = f"give a YAML file, or the name of a shipped study ({', '.join(shipped)}){hint}"
+    remedy = f"give a YAML file, or the name of a shipped study; {registry.suggest(source, shipped)}"
     raise StudyError([Problem(source or "STUDY", "", f"{reason}: {remedy}")])
 
 
-# ---------------------------------------------------------------------- overrides
-def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place, str], list[Problem]]:
-    """Set each ``a.b=value`` in ``raw``. Return place → override that changed it, and the problems."""
-    changed: dict[Place, str] = {}
+def _override(file: YamlFile, overrides: Iterable[str]) -> list[Problem]:
+    """Set each ``a.b=value``. Return the problems of those that cannot be set."""
     problems: list[Problem] = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
@@ -126,78 +124,38 @@ def _override(raw: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[Place
             problems.append(Problem(where, "", "takes KEY=VALUE, with dots between keys: training.epochs=2"))
             continue
         try:
-            _set_value(raw, place, YamlFile(where, f"value: {text}", one_line=True).raw["value"], where)
-            changed[place] = where
+            file.override(place, YamlFile(where, f"value: {text}").raw["value"], where)
         except StudyError as error:
-            problems += error.problems
-    return changed, problems
+            problems += [Problem(where, problem.place, problem.message) for problem in error.problems]
+    return problems
 
 
-def _set_value(raw: dict[str, Any], place: tuple[str, ...], value: Any, where: str) -> None:
-    """Set the value at ``place``. Sections on the way are copied, because an alias may share them."""
-    section = raw
-    for depth, key in enumerate(place[:-1], start=1):
-        inner = section.get(key)
-        if place[:depth] in (("data",), ("model",)) and isinstance(inner, str):
-            inner = {"name": inner}
-        if inner is not None and not isinstance(inner, dict):
-            above = ".".join(place[:depth])
-            message = f"takes no key {key}.{place[depth]}: it is {format_value(inner)}; replace it: {above}=VALUE"
-            raise StudyError([Problem(where, above, message)])
-        section[key] = dict(inner or {})
-        section = section[key]
-    section[place[-1]] = value
-
-
-# ------------------------------------------------------------------------ checking
-def _check(raw: dict[str, Any]) -> tuple[Study | None, list[Finding]]:
-    """Return the study if ``raw`` is one, and all problems. Arms are checked one by one, so that none hides another."""
-    findings = _check_arms(raw.get("arms"))
-    study = None
-    try:
-        study = Study.model_validate(raw)
-    except ValidationError as error:
-        findings += [finding for finding in _translate(error, Study, ()) if finding[0][:1] != ("arms",)]
-    return study, findings + find_problems(raw)
-
-
-def _check_arms(raw: Any) -> list[Finding]:
-    if not isinstance(raw, dict) or not raw:
-        got = "" if raw is None else f", got {format_value(raw)}"
-        return [(("arms",), f"a study needs at least one arm: a mapping from its name to {{method: …}}{got}")]
-    findings: list[Finding] = []
-    for name, arm in raw.items():
-        try:
-            Arm.model_validate(arm)
-        except ValidationError as error:
-            findings += _translate(error, Arm, ("arms", name))
-    return findings
-
-
-def _translate(error: ValidationError, model: type[BaseModel], above: Place) -> list[Finding]:
+# ------------------------------------------------------------- errors of pydantic
+def _translate(error: ValidationError) -> list[Finding]:
     """Return pydantic's errors in a user's words, except those that other rules report."""
-    problems = [problem for problem in error.errors() if not _is_reported_elsewhere(problem)]
-    return [((*above, *problem["loc"]), _message(problem, model)) for problem in problems]
+    return [(problem["loc"], _message(problem)) for problem in error.errors() if not _is_reported_elsewhere(problem)]
 
 
 def _is_reported_elsewhere(error: Any) -> bool:
     """Return whether ``rules`` reports the error (keys of methods, data sets, models), or it repeats another error."""
-    is_extra_key = not {"params", "options"}.isdisjoint(error["loc"][:-1])
-    return is_extra_key or (error["type"] == "too_short" and bool(error["input"]))
+    section = error["loc"][2:3] if error["loc"][0] == "arms" else error["loc"][1:2]
+    repeats = error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and bool(error["input"]))
+    return repeats or section in (("params",), ("options",))
 
 
-def _message(error: Any, model: type[BaseModel]) -> str:
+def _message(error: Any) -> str:
     kind, value, place = error["type"], error["input"], error["loc"]
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
-    section = _section_at(model, place[:-1])
+    section = _section_at(place[:-1])
     if kind == "extra_forbidden":
         homes = suggest_sections(place[-1], section)
-        return f"unknown key; {f'did you mean {homes[0]}?' if homes else suggest(place[-1], section.model_fields)}"
+        hint = f"did you mean {homes[0]}?" if homes else registry.suggest(place[-1], section.model_fields)
+        return f"unknown key; {hint}"
     if kind == "missing":
         return f"is required. {section.model_fields[place[-1]].description}"
     if kind == "model_type":
-        fields = _section_at(model, place).model_fields
+        fields = _section_at(place).model_fields
         example = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
         rule = f"takes a mapping such as {{{example}: …}}"
     else:
@@ -206,9 +164,14 @@ def _message(error: Any, model: type[BaseModel]) -> str:
     return f"{rule}, got {format_value(value)}{remedy}"
 
 
-def _section_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
+def _section_at(place: Place) -> type[BaseModel]:
     """Return the class of the section at ``place``."""
-    for key in place:
+    model: type[BaseModel] = Study
+    keys = iter(place)
+    for key in keys:
         field = model.model_fields.get(str(key))
-        model = (section_class(field.annotation) if field else None) or model
+        section = section_class(field.annotation) if field else None
+        model = section or model
+        if key == "arms":
+            next(keys, None)  # the arm's name
     return model

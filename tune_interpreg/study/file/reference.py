@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Augment, Study, Targets
 from tune_interpreg.study.fields import Frozen
-from tune_interpreg.study.file.options import describe_type, list_options
+from tune_interpreg.study.file.options import Option, describe_type, list_options
 from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.space import Pick, Range, Search
@@ -32,21 +32,27 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 #: Fields that hold additional keys. Users write these keys directly in the section.
-GATHERED = ("options", "params")
+_GATHERED = ("options", "params")
+
+
+class Entry(NamedTuple):
+    """A key of a section, an option or a parameter, in words. default: in YAML, or ``required``."""
+
+    key: str
+    takes: str
+    default: str
+    meaning: str
 
 
 def options_table() -> str:
     """Return the reference in Markdown: all sections, then the options and parameters of everything registered."""
     lines = ["# Options of a study file", ""]
     for heading, section in SECTIONS.items():
-        lines += [f"## {heading}", "", doc_text(section), "", *_fields_table(section), ""]
-    for group, title in (("datasets", "Data sets"), ("models", "Models")):
+        lines += [f"## {heading}", *_describe(section)]
+    for group, title in (("datasets", "Data sets"), ("models", "Models"), ("methods", "Training methods")):
         lines += [f"## {title}", ""]
-        for name, builder in load_registered(group):
-            lines += [f"### {name}", "", doc_text(builder), "", *_options_table(builder), ""]
-    lines += ["## Training methods", ""]
-    for name, method in load_registered("methods"):
-        lines += [f"### {name}", "", doc_text(method), "", *_parameters_table(method.parameters), ""]
+        for name, documented in load_registered(group):
+            lines += [f"### {name}", *_describe(documented)]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
 
 
@@ -59,18 +65,22 @@ def load_registered(group: str) -> Iterator[tuple[str, Any]]:
             continue
 
 
+def list_entries(documented: Any) -> list[Entry]:
+    """Return the keys of a section, the parameters of a method, or the options of a builder."""
+    if isinstance(documented, type) and issubclass(documented, BaseModel):
+        fields = documented.model_fields.items()
+        return [_field_entry(name, field) for name, field in fields if name not in _GATHERED]
+    accepted: Mapping[str, Parameter | Option] = getattr(documented, "parameters", None) or list_options(documented)
+    return [
+        Entry(name, item.allowed_values(), "required" if item.required else to_yaml(item.default), item.help)
+        for name, item in accepted.items()
+    ]
+
+
 def doc_text(documented: Any) -> str:
     """Return a docstring as one paragraph, without the list of exceptions."""
     text = (inspect.getdoc(documented) or "").partition("\nRaises:")[0].replace("``", "")
     return " ".join(text.replace("\nArgs:\n", "\n").split())
-
-
-def describe_parameter(parameter: Parameter) -> str:
-    """Return a parameter's meaning, default and choices in one sentence."""
-    if parameter.default is None:
-        return f"{parameter.help} (required: set or search it)"
-    others = ", ".join(choice for choice in parameter.choices if choice != parameter.default)
-    return f"{parameter.help} (default {to_yaml(parameter.default)}{f'; or {others}' if others else ''})"
 
 
 def to_yaml(value: Any) -> str:
@@ -80,42 +90,24 @@ def to_yaml(value: Any) -> str:
     return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1000)[1:-2]
 
 
-# -------------------------------------------------------------------------- tables
-def _fields_table(section: type[BaseModel]) -> list[str]:
-    rows = []
-    for name, field in section.model_fields.items():
-        if name in GATHERED:
-            continue
-        default = field.get_default(call_default_factory=True)
-        default_text = "see its section" if isinstance(default, BaseModel) else _default_text(default)
-        rows.append([f"`{name}`", _field_type(field), default_text, field.description or ""])
-    return _table(["key", "takes", "default", "meaning"], rows)
-
-
-def _options_table(builder: Callable[..., Any]) -> list[str]:
+def _describe(documented: Any) -> list[str]:
+    """Return the documentation and a table of all entries, in Markdown."""
     rows = [
-        [f"`{name}`", describe_type(option.annotation), _default_text(option.default)]
-        for name, option in list_options(builder).items()
+        (f"`{key}`", takes, default if default in ("required", "see its section") else f"`{default}`", meaning)
+        for key, takes, default, meaning in list_entries(documented)
     ]
-    return _table(["option", "takes", "default"], rows)
+    table = [("key", "takes", "default", "meaning"), ("---",) * 4, *rows] if rows else []
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    return ["", doc_text(documented), "", *lines, ""]
 
 
-def _parameters_table(parameters: Mapping[str, Parameter]) -> list[str]:
-    rows = []
-    for name, parameter in parameters.items():
-        default = "required" if parameter.default is None else _default_text(parameter.default)
-        rows.append([f"`{name}`", parameter.allowed_values(), default, parameter.help])
-    return _table(["parameter", "takes", "default", "meaning"], rows)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def _default_text(default: Any) -> str:
-    required = default is PydanticUndefined or default is inspect.Parameter.empty
-    return "required" if required else f"`{to_yaml(default)}`"
+def _field_entry(name: str, field: FieldInfo) -> Entry:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined:
+        text = "required"
+    else:
+        text = "see its section" if isinstance(default, BaseModel) else to_yaml(default)
+    return Entry(name, _field_type(field), text, field.description or "")
 
 
 def _field_type(field: FieldInfo) -> str:

@@ -7,35 +7,46 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Data, Model
-from tune_interpreg.study.fields import Frozen, format_value
-from tune_interpreg.study.file import options
+from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.study.problems import Finding, Place, suggest
+from tune_interpreg.study.problems import Finding, Place
 from tune_interpreg.study.space import Range
 
+T = TypeVar("T")
+
 Section = Mapping[str, Any]
+
+#: Key → its place and value.
+Written = dict[str, tuple[Place, Any]]
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def find_problems(raw: Section) -> list[Finding]:
     """Return all problems of names, parameters and edges in ``raw``, the content of a study file."""
-    arms = {name: arm for name, arm in _section(raw, "arms").items() if isinstance(arm, Mapping)}
-    findings = list(_check_top_level(raw))
-    for name in _section(raw, "arms"):
-        findings += _check_name(name)
+    findings = [*_check_builder("datasets", raw, "data", Data), *_check_builder("models", raw, "model", Model)]
+    for section in ("evaluation", "checks"):
+        if _section(raw, section).get("autoattack") is not None and find_spec("pyautoattack") is None:
+            remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
+            findings.append(((section, "autoattack"), f"needs the package pyautoattack; {remedy}"))
+    arms = _section(raw, "arms")
     for name, arm in arms.items():
-        findings += _check_method(name, arm)
-        findings += _check_edges(name, arm, _section(raw, "arms"))
-    return findings + list(_find_cycles(arms))
+        if not _ARM_NAME.fullmatch(name):
+            rule = "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64 of them"
+            findings.append((("arms", name), f"{rule}, got {format_value(name)}"))
+        if isinstance(arm, Mapping):
+            findings += _check_method(name, arm)
+    return findings + list(_check_edges(arms))
 
 
 def suggest_sections(key: str, model: type[BaseModel]) -> list[str]:
@@ -65,198 +76,119 @@ def _section(raw: Section, *keys: str) -> Section:
     return raw
 
 
-# ---------------------------------------------------------------- registered names
-def _check_top_level(raw: Section) -> Iterator[Finding]:
-    yield from _check_named("datasets", raw, "data", Data)
-    yield from _check_named("models", raw, "model", Model)
-    for section in ("evaluation", "checks"):
-        if _section(raw, section).get("autoattack") is not None and find_spec("pyautoattack") is None:
-            remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
-            yield (section, "autoattack"), f"needs the package pyautoattack; {remedy}"
-
-
-def _check_named(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Finding]:
-    """Check a section that selects a registered name, and its options."""
-    content = raw.get(key)
-    settings = content if isinstance(content, Mapping) else {}
-    name = settings.get("name", section().name) if isinstance(content, Mapping) else content
-    place: Place = (key, "name") if isinstance(content, Mapping) else (key,)
-    unknown = list(_check_registered(group, name, place))
-    yield from unknown
-    if not isinstance(name, str) or unknown:
-        return
-    try:
-        builder = registry.resolve(group, name)
-    except registry.BrokenPlugin as error:
-        yield place, str(error)
-        return
-    yield from _check_options(f"{group[:-1]} {name}", builder, settings, section, (key,))
-
-
-def _check_registered(group: str, name: Any, place: Place) -> Iterator[Finding]:
-    names = registry.names(group)
-    if isinstance(name, str) and name not in names:
-        yield place, f"unknown {group[:-1]} {format_value(name)}; {suggest(name, names)}"
-
-
-def _check_options(
-    subject: str, builder: Callable[..., Any], settings: Section, section: type[Frozen], place: Place
-) -> Iterator[Finding]:
-    extra, names = _extra_keys(settings, section, "options", place), list(options.list_options(builder))
-    for key, (where, _) in extra.items():
-        if key not in names:
-            yield where, _unknown_key(key, subject, "option", names, tuple(section.model_fields))
-    values = {key: value for key, (_, value) in extra.items()}
-    for key, problem in options.find_problems(builder, values):
-        yield extra[key][0], problem
-    for key in options.missing_options(builder, values):
-        yield place, f"{subject} needs {key}: give a value"
-
-
-def _extra_keys(settings: Section, section: type[BaseModel], into: str, place: Place) -> dict[str, tuple[Place, Any]]:
-    """Return the keys of a section that are not fields of its class, each with its place and value.
-
-    A resolved study has them in a mapping under ``into``.
-    """
+def _extra_keys(settings: Section, section: type[BaseModel], into: str, place: Place) -> Written:
+    """Return the keys of a section that are not fields of its class. A resolved study has them under ``into``."""
     if into in settings:
         return {key: ((*place, into, key), value) for key, value in _section(settings, into).items()}
     return {key: ((*place, key), value) for key, value in settings.items() if key not in section.model_fields}
 
 
-def _unknown_key(key: str, subject: str, kind: str, names: Collection[str], places: Collection[str]) -> str:
-    takes = f"{subject} takes {', '.join(names)}" if names else f"{subject} takes no {kind}s"
-    homes = [place for place in places if place.endswith(f".{key}")]
-    close = homes or difflib.get_close_matches(key.lower(), [*names, *places], n=1)
-    return f"unknown {kind}; {takes}" + (f" (did you mean {close[0]}?)" if close else "")
-
-
-def _check_name(name: str) -> Iterator[Finding]:
-    if not _ARM_NAME.fullmatch(name):
-        rule = "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64 of them"
-        yield ("arms", name), f"{rule}, got {format_value(name)}"
-
-
-# --------------------------------------------------------------------- parameters
-def _check_method(name: str, arm: Section) -> Iterator[Finding]:
-    method_name, place = arm.get("method"), ("arms", name, "method")
-    if not isinstance(method_name, str):
-        return
-    unknown = [
-        finding for part in method_name.split("+") for finding in _check_registered("methods", part.strip(), place)
-    ]
-    yield from unknown
-    if unknown:
+# ------------------------------------------- registered names, options, parameters
+def _check_builder(group: str, raw: Section, key: str, section: type[Data | Model]) -> Iterator[Finding]:
+    """Check a section that selects a data set or a model, and its options."""
+    content = raw.get(key)
+    settings = content if isinstance(content, Mapping) else {"name": content}
+    name = settings.get("name", section().name)
+    if not isinstance(name, str):
         return
     try:
-        method = registry.load_method(method_name)
-    except (ValueError, registry.BrokenPlugin) as error:
-        yield place, str(error)
+        builder = registry.resolve(group, name)
+    except (registry.UnknownName, registry.BrokenPlugin) as error:
+        yield (key, "name") if isinstance(content, Mapping) else (key,), str(error)
         return
-    yield from _check_targets(name, arm, method)
-    yield from _check_values(name, arm, method.parameters)
-    yield from _check_ranges(name, arm, method.parameters)
-    yield from _check_missing(name, arm, method.parameters)
+    subject, accepted = f"{group[:-1]} {name}", list_options(builder)
+    options = _extra_keys(settings, section, "options", (key,))
+    yield from _check_keys(f"option; {subject}", accepted, options, section, Option.find_problem)
+    yield from _check_missing(subject, accepted, options, (key,))
 
 
-def _check_targets(name: str, arm: Section, method: Any) -> Iterator[Finding]:
-    targets, place = arm.get("targets"), ("arms", name, "targets")
+def _check_method(name: str, arm: Section) -> Iterator[Finding]:
+    """Check the method of an arm, its parameters and its targets."""
+    if not isinstance(arm.get("method"), str):
+        return
+    place, subject = ("arms", name), f"method {arm['method']}"
+    try:
+        method = registry.load_method(arm["method"])
+    except (ValueError, registry.UnknownName, registry.BrokenPlugin) as error:
+        yield (*place, "method"), str(error)
+        return
+    yield from _check_targets(place, arm, method)
+    params = _extra_keys(arm, Arm, "params", place)
+    space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
+    ranges: Written = {key: ((*place, "search", "space", key), span) for key, span in space.items()}
+    ranges |= {key: ((*place, "search", "grid", key), {"choice": values}) for key, values in grid.items()}
+    yield from _check_keys(f"parameter; {subject}", method.parameters, params, Arm, Parameter.find_problem)
+    yield from _check_keys(f"parameter; {subject}", method.parameters, ranges, Arm, _find_range_problem)
+    yield from _check_missing(subject, method.parameters, params | ranges, place)
+    for key in params.keys() & ranges.keys():
+        yield params[key][0], f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
+
+
+def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]:
+    targets = arm.get("targets")
     if method.needs_targets and targets is None:
-        yield ("arms", name), f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
+        yield place, f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
     if targets is not None and not method.needs_targets:
-        yield place, f"method {arm['method']} takes no targets; drop them, or use another method"
+        yield (*place, "targets"), f"method {arm['method']} takes no targets; drop them, or use another method"
     elif method.signed_targets and isinstance(targets, Mapping) and targets.get("sign") != "signed":
-        yield (*place, "sign"), f"method {arm['method']} compares signed gradients; give targets.sign: signed"
+        message = f"method {arm['method']} compares signed gradients; give targets.sign: signed"
+        yield (*place, "targets", "sign"), message
 
 
-def _arm_params(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
-    """Return the parameters that the arm sets, each with its place and value."""
-    return _extra_keys(arm, Arm, "params", ("arms", name))
-
-
-def _arm_ranges(name: str, arm: Section) -> dict[str, tuple[Place, Any]]:
-    """Return the parameters that the arm searches, each with its place and range; a grid's values are a choice."""
-    above: Place = ("arms", name, "search")
-    ranges = {key: ((*above, "space", key), span) for key, span in _section(arm, "search", "space").items()}
-    grid = _section(arm, "search", "grid")
-    return ranges | {key: ((*above, "grid", key), {"choice": values}) for key, values in grid.items()}
-
-
-def _check_values(name: str, arm: Section, parameters: Mapping[str, Parameter]) -> Iterator[Finding]:
-    ranges = _arm_ranges(name, arm)
-    for key, (place, value) in _arm_params(name, arm).items():
-        if key not in parameters:
-            places = (*Arm.model_fields, *suggest_sections(key, Arm))
-            yield place, _unknown_key(key, f"method {arm['method']}", "parameter", parameters, places)
-        elif problem := parameters[key].find_problem(value):
-            yield place, problem
-        elif key in ranges:
-            yield place, f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
-
-
-def _check_ranges(name: str, arm: Section, parameters: Mapping[str, Parameter]) -> Iterator[Finding]:
-    for key, (place, span) in _arm_ranges(name, arm).items():
-        if key not in parameters:
-            yield place, _unknown_key(key, f"method {arm['method']}", "parameter", parameters, ())
-        else:
-            yield from ((place, problem) for problem in _range_problems(parameters[key], span))
-
-
-def _range_problems(parameter: Parameter, span: Any) -> Iterator[str]:
+def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
+    """Return why a search over ``span`` may propose values that the parameter refuses, or None."""
     try:
         searched = Range.model_validate(span)
     except ValidationError:
-        return  # reported with the section
-    if parameter.choices and searched.choice is None:
-        choices = ", ".join(parameter.choices)
-        yield f"takes one of {choices}; search it by choice: [{choices}]"
-    elif parameter.integer and searched.choice is None:
-        yield "takes whole numbers; search it by choice: [1, 2, 4]"
-    else:
-        yield from filter(None, map(parameter.find_problem, searched.extremes()))
+        return None  # reported with the section
+    if searched.choice is None and (parameter.choices or parameter.integer):
+        return f"takes {parameter.allowed_values()}; search it by choice: [VALUES]"
+    return next(filter(None, map(parameter.find_problem, searched.extremes())), None)
 
 
-def _check_missing(name: str, arm: Section, parameters: Mapping[str, Parameter]) -> Iterator[Finding]:
-    ranges = _arm_ranges(name, arm)
-    if arm.get("search") is not None and not ranges:
-        return  # the search lacks its space: reported with the section
-    written = [*_arm_params(name, arm), *ranges]
-    misspelled = [key for key in written if key not in parameters]
-    for key, parameter in parameters.items():
-        if parameter.default is None and key not in written and not difflib.get_close_matches(key, misspelled):
-            remedy = f"give a value, or search it ({parameter.help})"
-            yield ("arms", name), f"method {arm['method']} needs {key}: {remedy}"
+def _check_keys(
+    subject: str,
+    accepted: Mapping[str, T],
+    written: Written,
+    section: type[BaseModel],
+    find_problem: Callable[[T, Any], str | None],
+) -> Iterator[Finding]:
+    """Check the names and values of additional keys of a section."""
+    for key, (place, value) in written.items():
+        if key in accepted:
+            problem = find_problem(accepted[key], value)
+        else:
+            similar = difflib.get_close_matches(key.lower(), [*accepted, *section.model_fields], n=1)
+            homes = suggest_sections(key, section) or similar
+            hint = f" (did you mean {homes[0]}?)" if homes else ""
+            problem = f"unknown {subject} takes {', '.join(accepted) or 'none'}{hint}"
+        if problem:
+            yield place, problem
+
+
+def _check_missing(subject: str, accepted: Mapping[str, Any], written: Written, place: Place) -> Iterator[Finding]:
+    """Find required keys that are missing, except those that are misspelled."""
+    misspelled = [key for key in written if key not in accepted]
+    for key, item in accepted.items():
+        if item.required and key not in written and not difflib.get_close_matches(key, misspelled):
+            yield place, f"{subject} needs {key}: give a value{f', or search it ({item.help})' if item.help else ''}"
 
 
 # -------------------------------------------------------------------------- edges
-def _edges(name: str, arm: Section) -> Iterator[tuple[Place, str]]:
-    """Yield the places of an arm that name an arm to finish first, each with that name."""
-    for section, key in (("targets", "teacher"), ("search", "match_loss_of"), ("search", "anchor")):
-        other = _section(arm, section).get(key)
-        if isinstance(other, str):
-            yield ("arms", name, section, key), other
-
-
-def _check_edges(name: str, arm: Section, arms: Collection[str]) -> Iterator[Finding]:
-    for place, other in _edges(name, arm):
-        if other not in arms:
-            yield place, f"unknown arm {format_value(other)}; {suggest(other, arms)}"
-
-
-def _find_cycles(arms: Mapping[str, Section]) -> Iterator[Finding]:
-    """Yield one problem per cycle of edges, at the edge that closes it."""
-    visited: set[str] = set()
-    for start in arms:
-        yield from _find_cycles_from(start, arms, (), visited)
-
-
-def _find_cycles_from(
-    name: str, arms: Mapping[str, Section], path: tuple[str, ...], visited: set[str]
-) -> Iterator[Finding]:
-    visited.add(name)
-    path = (*path, name)
-    for place, other in _edges(name, arms.get(name, {})):
-        if other in path:
-            cycle = path[path.index(other) :]
-            yield place, f"waits for itself: {' → '.join([*cycle, other])}; drop one of these edges"
-        elif other not in visited:
-            yield from _find_cycles_from(other, arms, path, visited)
+def _check_edges(arms: Section) -> Iterator[Finding]:
+    """Check that the arms to finish first exist and do not wait for each other. Reports one cycle."""
+    places: dict[str, dict[str, Place]] = {}
+    for name in arms:
+        places[name] = {}
+        for section, key in (("targets", "teacher"), ("search", "match_loss_of"), ("search", "anchor")):
+            other = _section(arms, name, section).get(key)
+            if isinstance(other, str):
+                places[name][other] = ("arms", name, section, key)
+                if other not in arms:
+                    yield places[name][other], f"unknown arm {format_value(other)}; {registry.suggest(other, arms)}"
+    try:
+        TopologicalSorter(places).prepare()
+    except CycleError as error:
+        cycle = error.args[1][::-1]  # each arm waits for the next
+        place = places[cycle[0]][cycle[1]]
+        yield place, f"waits for itself: {' → '.join(cycle)}; drop one of these edges"

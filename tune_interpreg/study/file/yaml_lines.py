@@ -1,9 +1,8 @@
-"""YAML files with the line of each key."""
+"""YAML files with the origin of each value: its line, or the override that set it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -16,13 +15,6 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number and a date is text."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError):
-            problem = f"{format_value(node.value)} is not a valid {node.tag.rpartition(':')[2]}"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -37,13 +29,14 @@ _Loader.add_implicit_resolver(
 class YamlFile:
     """The content of a study file.
 
-    raw: the values; all keys are text. lines: place → line. duplicates: keys that appear twice.
+    raw: the values; all keys are text. duplicates: keys that appear twice.
     """
 
-    def __init__(self, where: str, text: str, *, one_line: bool = False):
-        self.where, self.one_line = where, one_line
-        self.lines: dict[Place, int] = {}
+    def __init__(self, where: str, text: str):
+        self.where = where
         self.duplicates: list[Finding] = []
+        #: Place → line (0 for an override), and the file with this line or the override.
+        self._origins: dict[Place, tuple[int, str]] = {}
         self.raw: dict[str, Any] = self._read(text)
 
     def _read(self, text: str) -> dict[str, Any]:
@@ -53,20 +46,17 @@ class YamlFile:
             mark = error.problem_mark or error.context_mark
             reason = ", ".join(filter(None, (error.context, error.problem)))
             hint = "; indent by spaces" if "'\\t'" in reason else ""
-            raise self._unreadable(f"{reason}{hint}", mark.line + 1 if mark else None) from None
-        except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            raise self._unreadable(f"control character {format_value(chr(error.character))}", line) from None
+            raise self._error(f"not valid YAML: {reason}{hint}", f":{mark.line + 1}" if mark else "") from None
         except RecursionError:
-            raise self._unreadable("nested too deeply; does an alias (*name) contain itself?") from None
+            raise self._error("not valid YAML: nested too deeply; does an alias (*name) contain itself?") from None
+        except (yaml.YAMLError, ValueError, LookupError) as error:  # a control character, or a value unfit for its tag
+            raise self._error(f"not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(raw, dict):
-            message = f"a study is a mapping with keys such as data, model, arms; got {format_value(raw)}"
-            raise StudyError([Problem(self.where, "", message)])
+            raise self._error(f"a study is a mapping with keys such as data, model, arms; got {format_value(raw)}")
         return raw
 
-    def _unreadable(self, message: str, line: int | None = None) -> StudyError:
-        at = self.where if line is None or self.one_line else f"{self.where}:{line}"
-        return StudyError([Problem(at, "", f"not valid YAML: {message}")])
+    def _error(self, message: str, line: str = "") -> StudyError:
+        return StudyError([Problem(f"{self.where}{line}", "", message)])
 
     def _values(self, text: str) -> Any:
         loader = _Loader(text)
@@ -81,7 +71,7 @@ class YamlFile:
         """Record the line of each key and list item, and the keys that appear twice; make all keys text."""
         if isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                self.lines[(*place, index)] = value.start_mark.line + 1
+                self._record_line(value, (*place, index))
                 self._record(value, (*place, index))
         elif isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
@@ -97,24 +87,48 @@ class YamlFile:
             return
         key.tag = "tag:yaml.org,2002:str"
         below = (*place, key.value)
-        self.lines[below] = key.start_mark.line + 1
+        self._record_line(key, below)
         if key.value in keys:
             self.duplicates.append((below, "appears twice; drop one"))
         keys.add(key.value)
         self._record(value, below)
 
-    def locate(self, place: Place, message: str, changed: Mapping[Place, str]) -> tuple[int, Problem]:
-        """Return the line, to sort by, and the problem with its file and line, or its override.
+    def _record_line(self, node: yaml.Node, place: Place) -> None:
+        line = node.start_mark.line + 1
+        self._origins[place] = line, f"{self.where}:{line}"
 
-        changed: place → the override that changed it, such as ``--set a.b=value``.
+    def override(self, place: tuple[str, ...], value: Any, where: str) -> None:
+        """Set the value at ``place``. Problems there name ``where``, such as ``--set a.b=value``.
+
+        Sections on the way are copied, because an alias may share them.
         """
+        section = self.raw
+        for depth, key in enumerate(place[:-1], start=1):
+            inner = section.get(key)
+            if place[:depth] in (("data",), ("model",)) and isinstance(inner, str):
+                inner = {"name": inner}
+            if inner is not None and not isinstance(inner, dict):
+                above = ".".join(place[:depth])
+                message = f"takes no key {key}.{place[depth]}: it is {format_value(inner)}; replace it: {above}=VALUE"
+                raise StudyError([Problem(where, above, message)])
+            section[key] = dict(inner or {})
+            section = section[key]
+            self._origins.setdefault(place[:depth], (0, where))
+        section[place[-1]] = value
+        self._origins = {other: origin for other, origin in self._origins.items() if other[: len(place)] != place}
+        self._origins[place] = 0, where
+
+    def line(self, place: Place) -> int:
+        """Return the line of ``place``, or 0 for an override."""
+        return self._origin(place)[0]
+
+    def locate(self, place: Place, message: str) -> Problem:
+        """Return the problem with its file and line, or its override."""
         dotted = ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
-        prefixes = [place[:depth] for depth in range(len(place), 0, -1)]
-        if override := next((changed[above] for above in prefixes if above in changed), None):
-            return 0, Problem(override, dotted, message)
-        for above in prefixes:
-            if line := self.lines.get(above):
-                return line, Problem(f"{self.where}:{line}", dotted, message)
-            if override := next((changed[key] for key in changed if key[: len(above)] == above), None):
-                return 0, Problem(override, dotted, message)
-        return 0, Problem(self.where, dotted, message)
+        return Problem(self._origin(place)[1], dotted, message)
+
+    def _origin(self, place: Place) -> tuple[int, str]:
+        for depth in range(len(place), 0, -1):
+            if place[:depth] in self._origins:
+                return self._origins[place[:depth]]
+        return 0, self.where
