@@ -82,7 +82,7 @@ class Hardware:
 class Measurement:
     """The seconds of pieces of work, and what their processes took.
 
-    seconds: key of a piece → unit → seconds. start: seconds until a worker has loaded its libraries and images.
+    seconds: key of a piece → unit → seconds. start: processor seconds until a worker has its images.
     memory, gpu_memory: bytes of the largest process. took: seconds of the measurement. workers: processes at once.
     load: cores that other processes kept busy meanwhile.
     """
@@ -118,7 +118,7 @@ def measure(pieces: Mapping[str, Piece], probe: Item, hardware: Hardware, *, wor
             key: {unit: fmean(report.seconds[key][unit] for report in reports) for unit in reports[0].seconds[key]}
             for key in pieces
         },
-        start=min(report.ready for report in reports) - started,
+        start=fmean(report.start for report in reports),
         memory=max(report.memory for report in reports),
         gpu_memory=max(report.gpu_memory for report in reports),
         took=took,
@@ -153,10 +153,10 @@ def _open_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 # ------------------------------------------------------------------ in a process of its own
 @dataclass(frozen=True)
 class _Report:
-    """The measurement of one process. ready: time at which it had loaded its images."""
+    """The measurement of one process. start: processor seconds until it had loaded its images."""
 
     seconds: dict[str, Seconds]
-    ready: float
+    start: float
     memory: int
     gpu_memory: int
 
@@ -168,7 +168,7 @@ def _measure_here(pieces: list[Piece], probe: Item, hardware: Hardware, turn: fl
     first = int(turn * len(pieces))
     with TemporaryDirectory() as folder:
         bench = _Bench(Store(folder), probe, hardware)
-        ready, seconds = time.time(), {}
+        start, seconds = time.process_time(), {}
         bench.train_probe()
         for piece in [*pieces[first:], *pieces[:first]]:
             try:
@@ -179,7 +179,7 @@ def _measure_here(pieces: list[Piece], probe: Item, hardware: Hardware, turn: fl
                     "run the study with --cluster in-process to see where it fails"
                 ) from None
     gpu_memory = torch.cuda.max_memory_reserved() if hardware.device == "cuda" else 0
-    return _Report(seconds, ready, _peak_memory(), gpu_memory)
+    return _Report(seconds, start, _peak_memory(), gpu_memory)
 
 
 def _peak_memory() -> int:
@@ -227,32 +227,25 @@ class _Bench:
         if item.recipe.maps:
             self._write_maps(item.recipe.maps.key)
         self._stop(self._start(item))
-        started = time.perf_counter()
+        started = self.clock()
         training = self._start(item)
-        setup = time.perf_counter() - started
+        setup = self.clock() - started
+
+        def run_epoch() -> None:
+            with suppress(Diverged):  # after many epochs on few images; the time is the same
+                training.trainer.run_epoch()
 
         self._limit(training, 1)
-        first = self._time(lambda: _run_epoch(training), time.perf_counter)  # a GPU captures its steps here
-        repeated = self._time(lambda: _run_epoch(training), time.perf_counter)
-        epoch = self._time_overhead(training)
-        batches = round(min(max(1.0, TRAINING / repeated), len(self.data.train) // item.recipe.training.batch_size))
+        first = self._time(run_epoch)  # a GPU captures its steps here
+        step = self._shortest(run_epoch)
+        capture = first - step if self.hardware.device == "cuda" else 0.0
+        epoch = self._shortest(training.step) - step
+        batches = round(min(TRAINING / step, len(self.data.train) // item.recipe.training.batch_size))
         if batches > 1:
             self._limit(training, batches)
-        step = self._shortest(lambda: _run_epoch(training)) / batches
+            step = self._shortest(run_epoch) / batches
         self._stop(training)
-        capture = first - repeated if self.hardware.device == "cuda" else 0.0
-        return {"setup": setup + max(0.0, capture), "epoch": epoch, "step": step}
-
-    @staticmethod
-    def _time_overhead(training: Any) -> float:
-        """Return the least seconds that an epoch spends outside of its steps: on the log and the checkpoint."""
-        seconds: list[float] = []
-        started = time.perf_counter()
-        while len(seconds) < LEAST and time.perf_counter() - started < LONG:
-            before = training.seconds - training.spent["train"]
-            training.step()
-            seconds.append(training.seconds - training.spent["train"] - before)
-        return min(seconds)
+        return {"setup": setup + max(0.0, capture), "epoch": max(0.0, epoch), "step": step}
 
     def _start(self, item: Item) -> Any:
         """Return the Trainable of a training as a worker starts it, with a log of its own."""
@@ -377,23 +370,17 @@ class _Bench:
         return self.data.train.at(rows_N)
 
     # ---------------------------------------------------------------------------- the clock
-    def _shortest(self, work: Callable[[], object], clock: Callable[[], float] | None = None) -> float:
+    def _shortest(self, work: Callable[[], object]) -> float:
         """Return the least seconds of several runs, after a first one that fills caches."""
-        first = self._time(work, clock)
+        first = self._time(work)
         if first > LONG:
             return first
         times: list[float] = []
         while sum(times) < SECONDS or (len(times) < LEAST and sum(times) < LONG):
-            times.append(self._time(work, clock))
+            times.append(self._time(work))
         return min(times)
 
-    def _time(self, work: Callable[[], object], clock: Callable[[], float] | None = None) -> float:
-        clock = clock or self.clock
-        started = clock()
+    def _time(self, work: Callable[[], object]) -> float:
+        started = self.clock()
         work()
-        return clock() - started
-
-
-def _run_epoch(training: Any) -> None:
-    with suppress(Diverged):  # on few images for many epochs; the time is the same
-        training.trainer.run_epoch()
+        return self.clock() - started
