@@ -34,8 +34,8 @@ def time_nets(options: argparse.Namespace) -> dict[str, list[Timed]]:
     installed, results = textbook.has_torchattacks(options.torchattacks), {}
     for net in options.nets:
         rows = replace(CASES[net], torchattacks=installed).rows()
-        results[net] = [*time_rows(product_rows(), 2 * options.rounds), *time_rows(rows, options.rounds)]
-        results[net] += time_rows(product_rows(), 2 * options.rounds)
+        before = time_rows(product_rows(), 2 * options.rounds)
+        results[net] = [*before, *time_rows(rows, options.rounds), *time_rows(product_rows(), 2 * options.rounds)]
     return results
 
 

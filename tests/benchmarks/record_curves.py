@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,11 @@ BLOCK = 256  # images per call of SmoothGrad
 def train(kind: type[MethodTrainable], config: Mapping[str, Any]) -> tuple[MethodTrainable, float]:
     """Return the Trainable after its last epoch, and that epoch's loss; inf if it diverged."""
     trainable, loss = kind(dict(config)), float("inf")
-    try:
-        for _ in range(trainable.recipe.training.epochs):
-            loss = float(trainable.step()[TRAIN_LOSS])
-    except Diverged:
-        loss = float("inf")
-    finally:
-        trainable.cleanup()
-        shutil.rmtree(trainable.logdir)  # outside a Tuner, a Trainable logs into the user's home folder
+    with suppress(Diverged):
+        losses = [float(trainable.step()[TRAIN_LOSS]) for _ in range(trainable.recipe.training.epochs)]
+        loss = losses[-1]
+    trainable.cleanup()
+    shutil.rmtree(trainable.logdir)  # outside a Tuner, a Trainable logs into the user's home folder
     return trainable, loss
 
 
@@ -54,35 +52,27 @@ def make_maps(config: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     """Write the SmoothGrad maps of an adversarially trained teacher, unchanged and permuted, and return their files."""
     teacher, _ = train(AdversarialTrainable, config)
     (replica,) = teacher.trainer.replicas
-    images, model, generator = teacher.data.train, replica.model.eval(), seeding.generator(0, "smoothgrad")
-    blocks = []
-    for first in range(0, len(images), BLOCK):
-        x_BCHW, y_B = to_pixels(images.x_NCHW[first : first + BLOCK]), images.y_N[first : first + BLOCK]
-        maps_BCHW = saliency.smoothgrad(model, x_BCHW, y_B, settings=MapSettings(), generator=generator, chunk=1)
-        blocks.append(maps_BCHW.numpy())
+    images, generator = teacher.data.train, seeding.generator(0, "smoothgrad")
+    settings = {"settings": MapSettings(), "generator": generator, "chunk": 1}
+    batches = zip(images.x_NCHW.split(BLOCK), images.y_N.split(BLOCK), strict=True)
+    blocks = [saliency.smoothgrad(replica.model.eval(), to_pixels(x), y, **settings).numpy() for x, y in batches]
     raw_NCHW = np.concatenate(blocks)
     order_ND = np.argsort(np.random.default_rng(0).random((len(raw_NCHW), raw_NCHW[0].size)), axis=1)
     permuted_ND = np.take_along_axis(raw_NCHW.reshape(len(raw_NCHW), -1), order_ND, axis=1)
-    maps = {"lambda, robust": raw_NCHW, "lambda, permuted": permuted_ND.reshape(raw_NCHW.shape)}
-    for name, maps_NCHW in maps.items():
-        np.save(folder / f"{name}.npy", maps_NCHW)
-    return {name: folder / f"{name}.npy" for name in maps}
+    files = {name: folder / f"{name}.npy" for name in ("lambda, robust", "lambda, permuted")}
+    for file, maps_NCHW in zip(files.values(), (raw_NCHW, permuted_ND.reshape(raw_NCHW.shape)), strict=True):
+        np.save(file, maps_NCHW)
+    return files
 
 
-def read_rows(file: Path) -> set[tuple[str, str, str]]:
-    """Return (curve, strength, seed) of the rows in the file. Create the file with its header if it is missing."""
+def record(file: Path, setting: Mapping[str, Any], strengths: list[str], seeds: int) -> None:
+    """Append each row of the curves that the file lacks, as soon as it is computed."""
     if not file.exists():
         file.write_text(",".join(COLUMNS) + "\n")
-    with file.open() as lines:
-        return {(row["curve"], row["strength"], row["seed"]) for row in csv.DictReader(lines)}
-
-
-def record(file: Path, setting: Mapping[str, Any], curves: list[str], strengths: list[str], seeds: int) -> None:
-    """Append each row of the curves that the file lacks, as soon as it is computed."""
-    done = read_rows(file)
+    done = {tuple(row[:3]) for row in csv.reader(file.read_text().splitlines())}
     with tempfile.TemporaryDirectory() as folder:
-        maps = make_maps(setting, Path(folder)) if set(curves) - {"lambda_j"} else {}
-        for curve, strength, seed in product(curves, strengths, range(seeds)):
+        maps = make_maps(setting, Path(folder))
+        for curve, strength, seed in product(CURVES, strengths, range(seeds)):
             if (curve, strength, str(seed)) in done:
                 continue
             if curve == "lambda_j":
@@ -97,7 +87,6 @@ def record(file: Path, setting: Mapping[str, Any], curves: list[str], strengths:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--file", type=Path, default=FILE)
-    parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES)
     parser.add_argument("--images", type=int, default=1000, help="training images")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--strengths", type=int, default=12, help=f"number, log-spaced from {LOW:g} to {HIGH:g}")
@@ -114,7 +103,7 @@ def main() -> None:
         "device": options.device,
     }
     strengths = [f"{strength:.5g}" for strength in np.geomspace(LOW, HIGH, options.strengths)]
-    record(options.file, setting, options.curves, strengths, options.seeds)
+    record(options.file, setting, strengths, options.seeds)
 
 
 if __name__ == "__main__":

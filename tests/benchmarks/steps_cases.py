@@ -5,7 +5,7 @@ Shapes: B batch, C·H·W image, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -95,10 +95,11 @@ class Case:
         return lambda model: sum(method.terms(model, Batch(x_BCHW, y_B, self.target, self.noise())).values())
 
     def rivals(self, name: str) -> dict[str, Loss]:
-        """Return the method's loss in textbook PyTorch, in all common forms."""
+        """Return the method's loss in textbook PyTorch."""
         x, y = self.images(self.batch)
         guided = {"x_BCHW": x, "y_B": y, "target": self.target, "strength": STRENGTH}
         penalized = {"x_BCHW": x, "y_B": y, "strength": STRENGTH}
+        one_step = self.attack(1).model_copy(update={"step_size": 1.25 * self.setting.attack.eps, "start": "ball"})
         losses: dict[str, dict[str, Loss]] = {
             "standard": {"textbook": partial(textbook.standard, x_BCHW=x, y_B=y)},
             "interpretation": {"double backpropagation": partial(textbook.interpretation, **guided)},
@@ -108,12 +109,9 @@ class Case:
             "jacobian": {
                 "repeated batch": partial(textbook.repeated_jacobian, **penalized),
                 "batched double backpropagation": partial(textbook.batched_jacobian, **penalized),
-                "memory kept, repeated batch": partial(textbook.repeated_jacobian, **penalized),
-                "memory kept, batched double backpropagation": partial(textbook.batched_jacobian, **penalized),
-                "K double backpropagations": partial(textbook.looped_jacobian, **penalized),
             },
             "adversarial": {"textbook": lambda model: self._attacked(model, x, y, self.attack(FEW))},
-            "fast_adversarial": {"textbook": lambda model: self._attacked(model, x, y, self._one_step())},
+            "fast_adversarial": {"textbook": lambda model: self._attacked(model, x, y, one_step)},
         }
         return losses.get(name, {})
 
@@ -124,10 +122,6 @@ class Case:
     def _attacked(self, model: nn.Module, x_BCHW: Tensor, y_B: Tensor, attack: Attack) -> Tensor:
         start_BCHW = balls.draw_start(x_BCHW, attack, self.noise())
         return textbook.standard(model, textbook.pgd(model, x_BCHW, y_B, start_BCHW, attack).detach(), y_B)
-
-    def _one_step(self) -> Attack:
-        eps = self.setting.attack.eps
-        return self.attack(1).model_copy(update={"step_size": 1.25 * eps, "start": "ball"})
 
     def work(self, name: str) -> float:
         """Return the least operations per image of a method's step; those of standard training for other methods."""
@@ -141,13 +135,9 @@ class Case:
         return operations.get(name, 3 * F - f1)
 
     # ------------------------------------------------------------------- rows
-    def rows(self) -> Iterator[Row]:
-        """Yield each method's step, the attack, maps and an epoch."""
-        for name in registry.names("methods"):
-            yield self.step(name)
-        yield self.pgd()
-        yield self.maps()
-        yield self.epoch()
+    def rows(self) -> list[Row]:
+        steps = [self.step(name) for name in registry.names("methods")]
+        return [*steps, self.pgd(), self.maps(), self.epoch()]
 
     def step(self, name: str) -> Row:
         """Return a training step: the loss, its gradients, and SGD."""
@@ -203,9 +193,8 @@ class Case:
         bytes_NCHW = (255 * x_NCHW).byte()
         data = Dataset(Split(bytes_NCHW, y_N), Split(bytes_NCHW, y_N), CLASSES, self.shape, "")
         training, method = self.setting.training, registry.load_method("standard")
-        trainer = Trainer(
-            model=self.setting.model, training=training, data=data, terms=method.__new__(method).terms, seeds=[0]
-        )
+        terms = method.__new__(method).terms
+        trainer = Trainer(model=self.setting.model, training=training, data=data, terms=terms, seeds=[0])
         images = textbook.Images(bytes_NCHW.movedim(1, -1).squeeze(-1).numpy(), y_N.tolist())
         sgd = torch.optim.SGD(self.plain.parameters(), lr=1e-5, momentum=0.9)
 
@@ -213,11 +202,8 @@ class Case:
             set_dropout_generator(self.plain.train(), self.noise())
             return textbook.epoch(self.plain, sgd, images, self.batch)
 
-        return Row(
-            f"an epoch of {FEW} batches",
-            FEW * self.batch * self.work("standard"),
-            {"ours": trainer.run_epoch, "DataLoader": theirs},
-        )
+        calls = {"ours": trainer.run_epoch, "DataLoader": theirs}
+        return Row(f"an epoch of {FEW} batches", FEW * self.batch * self.work("standard"), calls)
 
 
 #: The paper's networks in the settings of the paper's studies. CIFAR's attack has fewer steps to save time.

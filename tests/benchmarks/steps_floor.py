@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tune_interpreg.training.device import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
 
@@ -20,7 +21,7 @@ from tune_interpreg.training.device import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_fr
 SIDES = (512, 1024, 2048)
 
 #: Calls of these names keep freed memory, as trainings here do. The others run on glibc's default, which returns it.
-KEEPS_MEMORY = ("ours", "bfloat16", "memory kept")
+KEEPS_MEMORY = ("ours", "bfloat16")
 
 #: glibc's option for the block size that is returned at once. Its default rises to 32 MB, that of the trim to 64 MB.
 M_MMAP_THRESHOLD = -3
@@ -55,19 +56,13 @@ class Timed:
 
 def count_operations(net: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return F and f1: the operations of one image's forward, and of its first layer."""
-    counts: list[int] = []
 
-    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        counts.append(2 * layer.weight[0].numel() * output[0].numel())
+    def count(layer: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            layer(torch.zeros(1, *shape))
+        return int(counter.get_total_flops())
 
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.no_grad():
-        net(torch.zeros(1, *shape))
-    for hook in hooks:
-        hook.remove()
-    return sum(counts), counts[0]
+    return count(net), count(next(layer for layer in net.modules() if isinstance(layer, nn.Conv2d)))
 
 
 def product_rows() -> list[Row]:
@@ -91,7 +86,7 @@ def time_rows(rows: Iterable[Row], rounds: int) -> list[Timed]:
         names, timed = list(row.calls), Timed(row.name, row.operations, {name: [] for name in row.calls})
         for turn in range(rounds + 1):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                seconds = _time_call(row.calls[name], keeps_memory=name.startswith(KEEPS_MEMORY))
+                seconds = _time_call(row.calls[name], keeps_memory=name in KEEPS_MEMORY)
                 if turn:
                     timed.seconds[name].append(seconds)
         results.append(timed)

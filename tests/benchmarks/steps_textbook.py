@@ -7,10 +7,10 @@ Shapes: B batch, C·H·W image, K classes, N noisy copies.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,6 @@ def batched_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength:
     return F.cross_entropy(z_BK, y_B) + strength * j_KBCHW.norm()
 
 
-def looped_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, strength: float) -> Tensor:
-    """Backpropagate twice through one forward, row by row."""
-    x_BCHW = x_BCHW.clone().requires_grad_()
-    z_BK = model(x_BCHW)
-    rows = [torch.autograd.grad(z_B.sum(), x_BCHW, create_graph=True)[0] for z_B in z_BK.unbind(1)]
-    return F.cross_entropy(z_BK, y_B) + strength * torch.stack(rows).norm()
-
-
 def projected_jacobian(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, *, v_BK: Tensor, strength: float) -> Tensor:
     x_BCHW = x_BCHW.clone().requires_grad_()
     z_BK = model(x_BCHW)
@@ -124,15 +116,10 @@ def torchattacks_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: 
 
 
 def has_torchattacks(folder: Path | None) -> bool:
-    """Return whether torchattacks can be imported, also from ``folder``."""
+    """Return whether torchattacks is installed, also in ``folder``."""
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torchattacks
-
-        return bool(torchattacks)
-    return False
+    return find_spec("torchattacks") is not None
 
 
 def _length(d_BCHW: Tensor) -> Tensor:

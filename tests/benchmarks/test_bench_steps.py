@@ -25,11 +25,7 @@ from steps_report import goals, page
 
 
 class Small(steps_cases.Case):
-    """A case with two images per batch."""
-
-    @property
-    def batch(self) -> int:
-        return 2
+    batch = 2
 
 
 @pytest.fixture(scope="module", params=[*steps_cases.CASES])
@@ -56,8 +52,6 @@ def test_textbook_steps_equal_the_methods(case: Small, name: str, monkeypatch: p
     rivals = case.rivals(name)
     assert rivals
     for rival, loss in rivals.items():
-        if rival.startswith("memory kept"):  # the same functions as without it
-            continue
         with monkeypatch.context() as patch:
             for layer in case.net.modules():
                 if "repeated" in rival and hasattr(layer, "p"):
@@ -65,7 +59,7 @@ def test_textbook_steps_equal_the_methods(case: Small, name: str, monkeypatch: p
             assert_close(gradients(case.net, case.method(name)), gradients(case.plain, loss))
 
 
-def test_textbook_and_foolbox_attacks_equal_ours(case: Small) -> None:
+def test_rivals_attacks_and_maps_equal_ours(case: Small) -> None:
     """From the same start, on images that stay inside the box, where foolbox projects in another order."""
     x, y = case.images(4)
     x, attack = 0.4 + 0.2 * x, case.attack(2).model_copy(update={"eps": 0.3, "step_size": 0.05})
@@ -73,10 +67,6 @@ def test_textbook_and_foolbox_attacks_equal_ours(case: Small) -> None:
     ours = pgd.perturb_from(case.net.eval(), x, y, start, attack=attack, form="strict")
     for rival in (steps_textbook.pgd, steps_textbook.foolbox_pgd):
         assert_close([ours - start], [rival(case.plain.eval(), x, y, start, attack) - start])
-
-
-def test_textbook_and_captum_maps_equal_ours(case: Small) -> None:
-    x, y = case.images(4)
     options = {"sigma": 0.15, "samples": 2}
     generator, settings = torch.Generator().manual_seed(5), MapSettings(**options)
     ours = saliency.smoothgrad(case.net.eval(), x, y, settings=settings, generator=generator, chunk=1)
@@ -128,23 +118,19 @@ def test_goals_are_judged_by_processor_time() -> None:
     met = {goal: met for met, goal in goals({"net": rows(PGD=2.0)})}
     assert met["net, standard: at least 75% of the machine's rate: 100%"]
     assert met["net, PGD, 40 steps: at least 75% of the machine's rate: 50%"] is False
-    assert met["net, PGD, 40 steps: at least 1.3 times as fast as foolbox: 1.00"] is False
-    assert met["net, jacobian: at least 2.5 times as fast as repeated batch: 2.00"] is False
-    assert met["net, jacobian: at least 1.5 times as fast as batched double backpropagation: 2.00"]
-    assert met["net, PGD, 40 steps: bfloat16 at least 1.6 times as fast: 4.00"]
+    assert met["net, PGD, 40 steps: ours at least 1.3 times as fast as foolbox: 1.00"] is False
+    assert met["net, jacobian: ours at least 1.5 times as fast as batched double backpropagation: 2.00"]
+    assert met["net, PGD, 40 steps: bfloat16 at least 1.6 times as fast as ours: 4.00"]
     assert not any("torchattacks" in goal for goal in met)
 
 
 def test_the_page_shows_each_rival_and_names_the_missing_one() -> None:
     text = page({"net": rows()}, load=0.5, processes=2)
-    row = "| standard | 1000.0 | 1000.0 [1000.0, 1000.0] | 100% | 1500.0 | textbook 2000.0 [2000.0, 2000.0], ×2.00 |"
-    assert row in text
+    assert "| 1000.0 [1000.0, 1000.0] | 100% | 1500.0 | textbook 2000.0 [2000.0, 2000.0], ×2.00 |" in text
     assert "torchattacks not installed" in text
-    assert "- **MISSED** net, jacobian: at least 2.5" in text
 
 
 def test_processes_pool_their_rounds() -> None:
-    """After the transfer as JSON, too."""
     process = [Timed(**row) for row in json.loads(json.dumps([asdict(row) for row in rows().values()]))]
     pooled = pool_processes([process, process])
     assert pooled["standard"].seconds["textbook"] == [(2.0, 2.0), (2.0, 3.0)] * 2
