@@ -106,10 +106,7 @@ def load_dataset(data: config.Data) -> Dataset:
 
 
 def load_test(data: config.Data) -> Split:
-    """Read the test images, or a stratified subset of ``data.test_limit``. For the final evaluation only.
-
-    Raises ``DataError`` as ``load_dataset`` does.
-    """
+    """Read the test images, or a stratified subset of ``data.test_limit``. For the final evaluation only."""
     source = _open_source(data)
     test = _check_split(source.test(), source, f"data {data.name}, test images")
     _check_test_limit(data, len(test))

@@ -35,14 +35,7 @@ def measure_adversarial_accuracy(model: nn.Module, split: Split, **settings: Any
 
 
 def find_broken_images(
-    model: nn.Module,
-    split: Split,
-    *,
-    attack: Attack,
-    form: pgd.Form,
-    seed: int,
-    batch_size: int,
-    restarts: int = 1,
+    model: nn.Module, split: Split, *, attack: Attack, form: pgd.Form, seed: int, batch_size: int, restarts: int = 1
 ) -> Tensor:
     """Return which images PGD breaks from at least one of its starts, as bool_N.
 

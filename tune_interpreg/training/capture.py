@@ -51,7 +51,7 @@ class Lane:
         self._next_1.add_(1).remainder_(len(self.order_TB))
 
 
-#: Warnings that this process has issued.
+#: The warnings of this process so far.
 _ISSUED: set[str] = set()
 
 
@@ -73,10 +73,8 @@ class Engine:
 
     def describe_failure(self, method: str) -> str | None:
         """Return a warning that the steps of ``method`` could not be captured, once per process, else None."""
-        warning = (
-            f"method {method}: its steps run one by one, because a GPU could not capture them: {self.reason}; "
-            "let terms read nothing back and draw from batch.noise alone"
-        )
+        rule = f"its steps run one by one, because a GPU could not capture them: {self.reason}"
+        warning = f"method {method}: {rule}; let terms read nothing back and draw from batch.noise alone"
         if self.reason is None or warning in _ISSUED:
             return None
         _ISSUED.add(warning)
@@ -85,7 +83,7 @@ class Engine:
     def prepare(self) -> bool:
         """Capture a step of all lanes on the first call. Return whether that took rehearsal steps, to be undone.
 
-        On failure, ``reason`` says why, and the lanes' generators must be replaced.
+        After a failure, the lanes' generators must be replaced.
         """
         if not self._capture_due:
             return False
@@ -141,9 +139,9 @@ class Engine:
 
 @contextmanager
 def _refuse_synchronization() -> Iterator[None]:
-    """Raise ``RuntimeError`` in this block for operations that make the host wait for the GPU.
+    """Raise ``RuntimeError`` for operations that make the host wait for the GPU, because a graph cannot hold them.
 
-    They cannot be captured, and a failed capture leaves more behind than a failed rehearsal.
+    A failed capture leaves more behind than a failed rehearsal.
     """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():

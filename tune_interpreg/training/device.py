@@ -21,10 +21,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def use_exact_float32() -> None:
-    """Make this process's GPUs multiply in full float32 and deterministically. No effect on a CPU.
-
-    PyTorch's default rounds the factors of convolutions to TF32.
-    """
+    """Make this process's GPUs multiply in full float32, not in PyTorch's default TF32, and deterministically."""
     _set_backends([PRECISIONS["float32"]] * len(_BACKENDS))
 
 
