@@ -10,8 +10,8 @@ from tune_interpreg.planning.costs import ITEM, RESULT, CostModel, count_attacke
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import load_study
+from tune_interpreg.study.config import MapSettings, Study
+from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item
 
 #: Of the tiny study, by ``helpers.measured.UNITS``: two epochs of two steps; two validations, one of them attacked.
@@ -33,7 +33,7 @@ def round_costs(study: Study, *, on_ray: bool = False) -> CostModel:
         (Task("standard", "repeat", (0,)), TRAINING + CLEAN + ATTACKED + FINAL),
         (Task("robust", "search", (1,)), TRAINING + CLEAN + ATTACKED),
         (Task("matched", "search", (1,)), TRAINING + CLEAN),
-        (Task("robust", "targets", (0,)), 64 * 0.5),
+        (Task("standard", "targets", (0,), MapSettings(samples=2)), 64 * 0.5),
         (Task("robust", "checks", (1,)), 7.0),
     ],
 )
@@ -83,7 +83,7 @@ def test_only_options_that_change_the_time_make_a_new_piece(override: str, kinds
 
 
 def test_arms_with_the_same_method_share_a_piece() -> None:
-    titles = sorted(piece.title for piece in all_pieces(load_study("digits")).values())
+    titles = sorted(piece.title for piece in all_pieces(read_study_file("digits").study).values())
     interpretation = ["interpretation", "interpretation"]  # one of them with permuted maps
     assert titles == sorted(["standard", "adversarial", *interpretation, "jacobian", "judging", "maps", "checks"])
 

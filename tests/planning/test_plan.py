@@ -15,7 +15,7 @@ from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import list_shipped_studies, load_study
+from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.items import Item
 
 SHIPPED = list_shipped_studies()
@@ -51,7 +51,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize(("gpus", "workers"), [(0, 3), (1, math.inf)])
 def test_every_part_of_a_shipped_study_runs_once(name: str, gpus: int, workers: float) -> None:
-    shipped = load_study(name, [f"resources.gpus={gpus}"])
+    shipped = read_study_file(name, [f"resources.gpus={gpus}"]).study
     tasks = tasks_of(plan_all(shipped, workers=workers))
     assert sum(len(task.parts) for task in tasks) == graph.count_parts(shipped)
     assert len(set(tasks)) == len(tasks)
@@ -105,7 +105,7 @@ def test_a_chain_takes_the_sum_of_its_links() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_a_schedule_keeps_grahams_bounds(name: str, workers: int) -> None:
     """work/k and the longest chain ≤ end ≤ work/k + chain; one worker takes the sum of all."""
-    shipped = load_study(name)
+    shipped = read_study_file(name).study
 
     def seconds(task: Task) -> float:
         return {"search": 2.0, "repeat": 3.0, "targets": 7.0, "checks": 0.5}[task.role] + len(task.arm) / 10
@@ -132,6 +132,6 @@ def test_a_plan_leaves_its_store_as_it_is(store: Store) -> None:
 
 
 def test_a_store_of_another_setting_is_refused(store: Store) -> None:
-    store.save_study(load_study("digits", ["attack.eps=0.7"]))
+    store.save_study(read_study_file("digits", ["attack.eps=0.7"]).study)
     with pytest.raises(StoreError, match=r"attack\.eps is 0\.7 there, 0\.5 here"):
-        read_progress(load_study("digits"), store, "f")
+        read_progress(read_study_file("digits").study, store, "f")

@@ -16,7 +16,7 @@ from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.planning import forecast
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file.read import load_study
+from tune_interpreg.study.file.read import read_study_file
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_measurement_under_load_says_so(
 
 
 def test_a_finished_study_has_nothing_left(folder: Path) -> None:
-    study, store = load_study("tiny.yaml", ["checks=null"]), Store("runs/tiny")
+    study, store = read_study_file("tiny.yaml", ["checks=null"]).study, Store("runs/tiny")
     assert list(steps(Dispatcher(study, store, load_dataset(study.data).fingerprint)))
     store.save_study(study)
     assert output("plan", "tiny.yaml", "--set", "checks=null").splitlines()[-1] == "nothing is left to run"

@@ -15,7 +15,7 @@ from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import text
 from tune_interpreg.status.observer import Checkpoint, Observer, read_checkpoint
-from tune_interpreg.store import lock, workers
+from tune_interpreg.store import lock
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
@@ -221,7 +221,7 @@ def test_items_of_an_earlier_driver_do_not_run(store: Store) -> None:
     of = study("standard", seeds="[0, 1, 2]")
     with driving(store, of) as dispatcher:
         first = next(steps(dispatcher))
-        workers.record_worker(store, first.key)
+        store.record_worker(first.key)
     os.utime(store.checkpoint_dir(first.key) / "item.json", (1.0, 1.0))
     with driving(store, of) as dispatcher:
         standard = arm(Observer(store).read_status(), "standard")
@@ -248,16 +248,16 @@ def test_an_unreadable_checkpoint_is_no_progress(store: Store, content: bytes) -
         (store.checkpoint_dir(item.key) / "epoch.safetensors").write_bytes(content)
         store.worker_file(item.key).write_bytes(content)
         assert read_checkpoint(store, item) == Checkpoint(0, 30)
-        assert workers.read_worker(store, item.key) is None
+        assert store.read_worker(item.key) == {}
 
 
 def test_a_worker_is_noted_only_while_its_item_runs(store: Store) -> None:
     key = "k" * 16
-    workers.record_worker(store, key)
+    store.record_worker(key)
     assert not store.path.exists()
     store.checkpoint_dir(key).mkdir(parents=True)
-    workers.record_worker(store, key)
-    assert workers.read_worker(store, key) == workers.WorkerProcess(socket.gethostname(), os.getpid(), None)
+    store.record_worker(key)
+    assert store.read_worker(key) == {"host": socket.gethostname(), "pid": os.getpid(), "driver": None}
     store.drop_checkpoint(key)
     assert store.checkpoint_keys() == set()
 

@@ -12,7 +12,7 @@ from helpers.plugins import install_plugin, installed
 from tune_interpreg import registry
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.draft import draft_study
-from tune_interpreg.study.file.read import list_shipped_studies, load_study, parse_study
+from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
 from tune_interpreg.study.file.reference import SECTIONS, options_table
 from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.problems import StudyError
@@ -46,7 +46,7 @@ def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: 
     assert call("init", dataset).exit_code == 0
     text = (folder / f"{dataset}.yaml").read_text()
     bare = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
-    study = load_study(f"{dataset}.yaml")
+    study = read_study_file(f"{dataset}.yaml").study
     assert parse_study(bare, where="bare.yaml", name=dataset) == study
     assert study.data.name == dataset
     assert max(map(len, text.splitlines())) <= 120
@@ -55,7 +55,7 @@ def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: 
 
 @pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name in DATASETS])
 def test_a_draft_for_the_data_of_a_shipped_study_is_that_study(name: str) -> None:
-    assert parse_study(draft_study(name), where="draft", name=name) == load_study(name)
+    assert parse_study(draft_study(name), where="draft", name=name) == read_study_file(name).study
 
 
 def test_a_draft_has_every_key_and_every_meaning() -> None:
@@ -129,7 +129,7 @@ def test_each_shipped_study_has_a_line_with_its_contents() -> None:
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert list(lines) == list_shipped_studies()
     for name, line in lines.items():
-        study = load_study(name)
+        study = read_study_file(name).study
         trials = sum(arm.search.trials for arm in study.arms.values() if arm.search)
         assert f" {study.data.name}, {study.model.name}, {len(study.arms)} arms, {trials} search trials, " in line
         assert len(line) < 170

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import list_shipped_studies, load_study, parse_study
+from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
 from tune_interpreg.study.problems import StudyError
 
 ARMS = "arms:\n  standard: {method: standard}\n"
@@ -145,22 +145,22 @@ def test_aliases_and_merges_work_and_their_mistakes_have_the_line_of_the_anchor(
 
 def test_a_study_is_named_after_its_file_or_by_its_key(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(ARMS)
-    assert load_study(str(tmp_path / "mine.yaml")).name == "mine"
+    assert read_study_file(str(tmp_path / "mine.yaml")).study.name == "mine"
     (tmp_path / "mine.yaml").write_text("\ufeffname: other\n" + ARMS, encoding="utf-8")
-    assert load_study(str(tmp_path / "mine.yaml")).name == "other"
+    assert read_study_file(str(tmp_path / "mine.yaml")).study.name == "other"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
     for source, message in (
-        (str(tmp_path / "binary.yaml"), "cannot be read as text in UTF-8: "),
-        (str(tmp_path), "is a folder: give a YAML file, or the name of a shipped study; there are: cifar10, "),
-        ("mnits", "no such file: give a YAML file, or the name of a shipped study; did you mean mnist?"),
-        ("x" * 5000, "no such file: "),
+        (str(tmp_path / "binary.yaml"), "'utf-8' codec"),
+        (str(tmp_path), "Is a directory"),
+        ("mnits", "did you mean mnist?"),
+        ("x" * 5000, "there are: cifar10, "),
     ):
-        with pytest.raises(StudyError) as error:
-            load_study(source)
-        assert str(error.value).startswith(f"{source}: {message}")
+        with pytest.raises(StudyError, match=re.escape(message)) as error:
+            read_study_file(source)
+        assert str(error.value).startswith(f"{source}: cannot be read (")
 
 
 # ---------------------------------------------------------------------- overrides
@@ -215,7 +215,7 @@ def test_mistakes_of_overrides_and_file_are_reported_together() -> None:
 # ---------------------------------------------------------------- shipped studies
 @pytest.mark.parametrize("name", list_shipped_studies())
 def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) -> None:
-    study = load_study(name)
+    study = read_study_file(name).study
     assert study.name == name
     tables_1_and_3 = ["interp_permuted", "interp_nonrobust"] if study.data.name != "cifar10" else []
     assert list(study.arms) == ["standard", "adversarial", "interp_robust", *tables_1_and_3, "jacobian"]
@@ -227,7 +227,7 @@ def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) ->
 
 def test_the_cifar_study_holds_the_papers_settings() -> None:
     """Section 4.2: batches of 100, rate .01 falling by 90% every 10 epochs, 40 steps within l2 80/255 ≈ .314."""
-    study = load_study("cifar10")
+    study = read_study_file("cifar10").study
     assert (study.data.name, study.data.train_limit, study.model.name) == ("cifar10", None, "cifar_cnn")
     training, attack = study.training, study.attack
     assert (training.batch_size, training.lr, training.lr_decay, training.decay_every) == (100, 0.01, 0.1, 10)
@@ -236,7 +236,7 @@ def test_the_cifar_study_holds_the_papers_settings() -> None:
 
 
 def test_the_mnist_study_holds_the_papers_settings() -> None:
-    study = load_study("mnist")
+    study = read_study_file("mnist").study
     assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
     training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
     training |= {"schedule": "step", "augment": None, "matmul": "float32"}

@@ -22,7 +22,6 @@ from tune_interpreg.data.dataset import DataError
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.files import Refused, as_refused
 from tune_interpreg.store.store import Store
-from tune_interpreg.store.workers import record_worker
 from tune_interpreg.study.items import Item
 
 ERROR_FILE = "error.txt"
@@ -90,7 +89,7 @@ class StudyTrainable(tune.Trainable):
             kind = registry.resolve("stages", item.role) if is_stage else registry.load_method(item.recipe.method)
             store = Store(self._config["store"], self._config.get("driver"))
             _check_shared(store)
-            record_worker(store, item.key)
+            store.record_worker(item.key)
             try:
                 self._inner = kind(self._config, storage=storage_of(self))
             except DataError as error:  # this machine lacks data that the driver could read

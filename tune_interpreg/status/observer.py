@@ -36,7 +36,6 @@ from tune_interpreg.store import lock
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.ledger import mean_metric
 from tune_interpreg.store.store import Record, Store, read_record_file
-from tune_interpreg.store.workers import read_worker
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Role
 from tune_interpreg.study.metric_names import TRAIN_LOSS
@@ -125,15 +124,15 @@ class _Snapshot:
         return _mtime(self.store.note_file(item.key)) >= _mtime(self.store.driver_file)
 
     def _describe(self, item: Item) -> RunningItem:
-        worker = read_worker(self.store, item.key)
-        if worker and worker.driver != self.store.read_driver().get("id"):
-            worker = None  # of an earlier driver
+        worker = self.store.read_worker(item.key)
+        if worker.get("driver") != self.store.read_driver().get("id"):
+            worker = {}  # of an earlier driver
         return RunningItem(
             name=item.title,
             **item.model_dump(include={"arm", "role", "number", "seeds"}),
             **vars(read_checkpoint(self.store, item)),
-            host=worker.host if worker else None,
-            pid=worker.pid if worker else None,
+            host=worker.get("host"),
+            pid=worker.get("pid"),
         )
 
     # -------------------------------------------------------------------- status

@@ -95,7 +95,7 @@ def read_checked(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Damaged(path, f"is damaged: it is not JSON ({error})") from None
     if not intact:
-        raise Damaged(path, f"is damaged: its checksum is {'wrong' if checksum else 'missing'}")
+        raise Damaged(path, "is damaged: its checksum is wrong or missing")
     return dict(content)
 
 
@@ -105,15 +105,11 @@ def text_with_checksum(text: str) -> str:
 
 
 def read_checked_text(path: Path) -> str:
-    """Return the text of a file that ``text_with_checksum`` made.
-
-    Raises:
-        Damaged: the file is missing, or its checksum is missing or wrong.
-    """
+    """Return the text that ``text_with_checksum`` got. Raise ``Damaged`` as ``read_checked`` does."""
     content = _read_text(path)
-    text, marker, _ = content.rpartition(_LAST_LINE)
+    text = content.rpartition(_LAST_LINE)[0]
     if content != text_with_checksum(text):
-        raise Damaged(path, f"is damaged: its checksum is {'wrong' if marker else 'missing'}")
+        raise Damaged(path, "is damaged: its checksum is wrong or missing")
     return text
 
 
@@ -165,7 +161,11 @@ def as_refused(error: BaseException, folder: Path) -> Refused | None:
     """
     if isinstance(error, Refused):
         return error
-    number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+    if isinstance(error, OSError):
+        number = error.errno
+    else:
+        match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+        number = next((code for code in _WRITING if match and str(code) in match.groups()), None)
     path = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
     is_inside = path.is_relative_to(folder)
     if number not in _REMEDIES or not (is_inside or number in _WRITING):
@@ -183,9 +183,3 @@ def raise_refused(folder: Path) -> Iterator[None]:
         if refused := as_refused(error, folder):
             raise refused from None
         raise
-
-
-def _number_in(text: str) -> int | None:
-    match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", text)
-    number = int(match[1] or match[2]) if match else None
-    return number if number in _WRITING else None

@@ -44,9 +44,7 @@ def make_record(
         metrics: seed → metric → value. Values that are not finite are left out.
         counts: number of images per judgment.
         files: the files that the item made, as ``Store.checksums`` returns them.
-        seconds: total time of the item's workers.
-        spent: this time by kind of work, as far as the workers measure it.
-        host: the machine that ran the item.
+        seconds: total time of the item's workers; ``spent`` is this time by kind of work, as far as they measure it.
     """
     content: dict[str, Any] = item.model_dump(mode="json")
     content["recipe"]["data"].pop("root")
@@ -56,7 +54,10 @@ def make_record(
         "recipe_key": item.recipe.key,
         **content,
         "state": state,
-        "metrics": {str(seed): _finite(values) for seed, values in (metrics or {}).items()},
+        "metrics": {
+            str(seed): {name: float(value) for name, value in values.items() if math.isfinite(value)}
+            for seed, values in (metrics or {}).items()
+        },
         "counts": dict(counts or {}),
         "files": dict(files or {}),
         "error": error,
@@ -81,7 +82,3 @@ def mean_metric(record: Record, metric: str) -> float | None:
     """Return the mean of ``metric`` over the record's seeds, or None if a seed lacks it."""
     values = [metrics[metric] for metrics in record["metrics"].values() if metrics.get(metric) is not None]
     return sum(values) / len(values) if values and len(values) == len(record["metrics"]) else None
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

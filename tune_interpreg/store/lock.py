@@ -8,8 +8,9 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
@@ -23,19 +24,15 @@ def hold(store: Store) -> Iterator[None]:
     locks are not locked.
 
     Raises:
-        StoreError: another driver holds the lock (the message names its process, host and start), or the file cannot
-            be made.
+        StoreError: another driver holds the lock, or the file cannot be made.
     """
-    file = _open_lock_file(store)
-    try:
+    with _open_lock_file(store) as file:
         _acquire(store, file)
         try:
             yield
         finally:
             if store.is_unused():
                 store.lock_file.unlink(missing_ok=True)
-    finally:
-        os.close(file)
 
 
 def sign(store: Store) -> None:
@@ -44,12 +41,8 @@ def sign(store: Store) -> None:
     Until another driver signs, ``store`` and all stores made with its ``driver`` may write. Workers of a killed driver
     may live on for a moment; the new signature stops their writes.
     """
-    signature = {
-        "id": uuid.uuid4().hex,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    process = {"pid": os.getpid(), "host": socket.gethostname()}
+    signature = {"id": uuid.uuid4().hex, **process, "since": datetime.now(UTC).isoformat(timespec="seconds")}
     store.driver = None
     store.write_json(store.driver_file, signature)
     store.driver = str(signature["id"])
@@ -58,36 +51,28 @@ def sign(store: Store) -> None:
 def is_driver_alive(store: Store) -> bool | None:
     """Return whether the last driver still runs, or None if it ran on another machine.
 
-    If its process exists, the lock decides whether this is still the driver: the system may have given the process
-    number to another program.
+    The lock decides, because the system may have given the driver's process number to another program.
     """
     signature = store.read_driver()
     pid = signature.get("pid")
     if signature.get("host") != socket.gethostname() or not isinstance(pid, int):
         return None if signature else False
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with suppress(PermissionError):  # a process of another user
+            os.kill(pid, 0)
+        with store.lock_file.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    except PermissionError:
-        pass  # a process of another user
-    try:
-        file = os.open(store.lock_file, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:  # locked, or a file system without locks
         return True
-    finally:
-        os.close(file)
     return False
 
 
-def _open_lock_file(store: Store) -> int:
+def _open_lock_file(store: Store) -> BinaryIO:
     try:
         store.path.mkdir(parents=True, exist_ok=True)
-        return os.open(store.lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+        return store.lock_file.open("a+b")
     except OSError as error:
         if store.path.is_dir():
             store.check_access()
@@ -95,20 +80,16 @@ def _open_lock_file(store: Store) -> int:
         raise StoreError(message) from None
 
 
-def _acquire(store: Store, file: int) -> None:
+def _acquire(store: Store, file: BinaryIO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.fstat(file).st_nlink:
+        if not os.fstat(file.fileno()).st_nlink:
             raise OSError("the last holder has just removed the file, and another process may lock its successor")
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             return
+        signature, holder = store.read_driver(), "another process, which is about to start"
+        if signature.keys() >= {"pid", "host", "since"}:
+            holder = f"process {signature['pid']} on {signature['host']} since {signature['since']}"
         remedy = "wait for that run, stop it, or name another folder with --store"
-        raise StoreError(f"{store.path}: is in use by {_describe_holder(store)}; {remedy}") from None
-
-
-def _describe_holder(store: Store) -> str:
-    signature = store.read_driver()
-    if not signature.keys() >= {"pid", "host", "since"}:
-        return "another process, which is about to start"
-    return f"process {signature['pid']} on {signature['host']} since {signature['since']}"
+        raise StoreError(f"{store.path}: is in use by {holder}; {remedy}") from None

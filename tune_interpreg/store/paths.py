@@ -25,8 +25,6 @@ from pathlib import Path
 from tune_interpreg.study.items import Item, Role
 from tune_interpreg.study.recipe import CheckedModel, Maps
 
-FOLDERS = ("ledger", "choices", "models", "targets", "checkpoints", "tensorboard", "report", "damaged")
-
 
 class Layout:
     """The paths of a store."""
@@ -76,15 +74,12 @@ class Layout:
         return self.checkpoint_dir(key) / "item.json"
 
     def worker_file(self, key: str) -> Path:
-        """Return the file that names the worker of an item in progress (see ``workers``)."""
+        """Return the file that names the worker of an item in progress."""
         return self.checkpoint_dir(key) / "place.json"
 
     # ------------------------------------------------------------------ listings
     def record_files(self) -> list[Path]:
         return sorted((self.path / "ledger").glob("*/*.json"))
-
-    def note_files(self) -> list[Path]:
-        return sorted((self.path / "checkpoints").glob("*/item.json"))
 
     def checkpoint_keys(self) -> set[str]:
         """Return the keys of all items with a checkpoint folder, complete or not."""

@@ -6,13 +6,14 @@ checksums of the files that its item made. The start of a run sets damaged files
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from tune_interpreg.store import files
 from tune_interpreg.store.files import Damaged, Refused, StoreError
-from tune_interpreg.store.paths import FOLDERS, Layout
+from tune_interpreg.store.paths import Layout
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.parameters import resolve_study
@@ -77,9 +78,11 @@ class Store(Layout):
         message = f"{damaged.path}: {damaged.reason}"
         if not damaged.path.exists():
             return message
-        first = self.path / "damaged" / damaged.path.relative_to(self.path)
-        numbered = (first.with_name(f"{first.name}.{number}") for number in itertools.count(1))
-        target = next(path for path in itertools.chain([first], numbered) if not path.exists())
+        target = first = self.path / "damaged" / damaged.path.relative_to(self.path)
+        number = 0
+        while target.exists():
+            number += 1
+            target = first.with_name(f"{first.name}.{number}")
         target.parent.mkdir(parents=True, exist_ok=True)
         damaged.path.rename(target)
         return f"{message}; set aside as {target.relative_to(self.path)}"
@@ -94,9 +97,7 @@ class Store(Layout):
     # ------------------------------------------------------------------ access
     def check_access(self) -> None:
         """Raise ``StoreError`` if a folder of the store cannot be read and written."""
-        for folder in (self.path, *(self.path / name for name in FOLDERS), *self.path.glob("ledger/*/")):
-            if folder != self.path and not folder.exists():
-                continue
+        for folder in (self.path, *self.path.glob("*/"), *self.path.glob("ledger/*/")):
             try:
                 os.listdir(folder)
                 with tempfile.TemporaryFile(dir=folder):
@@ -107,11 +108,7 @@ class Store(Layout):
 
     def read_driver(self) -> dict[str, Any]:
         """Return the signature of the last driver (see ``lock.sign``); empty if it cannot be read."""
-        try:
-            signature = json.loads(self.driver_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return signature if isinstance(signature, dict) else {}
+        return _read_object(self.driver_file)
 
     def check_driver(self) -> None:
         """Raise ``Refused`` if another driver has signed the store since."""
@@ -132,10 +129,8 @@ class Store(Layout):
         differing = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
         if differing:
             pairs = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
-            raise StoreError(
-                f"{self.path}: was made by another study: {pairs}. "
-                "Name another folder with --store, or restore the setting"
-            )
+            remedy = "Name another folder with --store, or restore the setting"
+            raise StoreError(f"{self.path}: was made by another study: {pairs}. {remedy}")
 
     def is_unused(self) -> bool:
         """Return whether the folder holds only what a driver leaves that was killed at its start."""
@@ -158,11 +153,9 @@ class Store(Layout):
             raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
         try:
             return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
-        except Damaged as error:
-            raise Damaged(self.study_file, f"cannot be read as a study: {error.reason}") from None
-        except (yaml.YAMLError, ValidationError) as error:
-            reason = _first_problem(error)
-            raise Damaged(self.study_file, f"cannot be read as a study of this version: {reason}") from None
+        except (Damaged, yaml.YAMLError, ValidationError) as error:
+            reason = error.reason if isinstance(error, Damaged) else _one_line(error)
+            raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
 
     # ------------------------------------------------------------------ ledger
     def write_record(self, record: Record) -> None:
@@ -171,10 +164,8 @@ class Store(Layout):
     def write_copy(self, item: Item, record: Record) -> Record:
         """Write and return a copy of ``record`` for an item with the same key but another number or arm."""
         copy = record | {"arm": item.arm, "number": item.number, "seconds": 0.0, "spent": {}}
-        path = self.record_file(item.arm, item.key)
-        if path.exists():
-            path = self.record_file(item.arm, f"{item.key}-{item.number}")
-        self.write_checked(path, copy)
+        exists = self.record_file(item.arm, item.key).exists()
+        self.write_checked(self.record_file(item.arm, f"{item.key}-{item.number}" if exists else item.key), copy)
         return copy
 
     def records(self) -> list[Record]:
@@ -184,9 +175,7 @@ class Store(Layout):
     def read_ledger(self) -> tuple[list[Record], list[Damaged]]:
         """Return all intact records, sorted as in ``records``, and the damaged files."""
         records, damaged = _read_all(self.record_files(), read_record_file)
-        return sorted(
-            records, key=lambda record: tuple(record[name] for name in ("arm", "role", "number", "seeds"))
-        ), damaged
+        return sorted(records, key=itemgetter("arm", "role", "number", "seeds")), damaged
 
     def read_record(self, item: Item) -> Record | None:
         """Return the record that the item's worker has written, or None if it is missing or damaged."""
@@ -202,10 +191,8 @@ class Store(Layout):
         try:
             item = Item.model_validate({name: record[name] for name in Item.model_fields})
         except (KeyError, ValidationError) as error:
-            path = self.record_file(record["arm"], record["key"])
-            raise StoreError(
-                f"{path}: is no ledger record ({error!r}); move it away, and `run` makes it again"
-            ) from None
+            path, remedy = self.record_file(record["arm"], record["key"]), "move it away, and `run` makes it again"
+            raise StoreError(f"{path}: is no ledger record ({error!r}); {remedy}") from None
         return item if item.key == record["key"] else None
 
     def delete_failures(self) -> int:
@@ -223,11 +210,7 @@ class Store(Layout):
                 self.set_aside(Damaged(path, "is of an item with damaged files"))
 
     def read_choice(self, arm: str) -> dict[str, Any] | None:
-        """Return the choice of the arm's search (the fields of ``choice.Choice``), or None before it ends.
-
-        Raises:
-            Damaged: the file differs from what was written.
-        """
+        """Return the choice of the arm's search (the fields of ``choice.Choice``), or None before it ends."""
         path = self.choice_file(arm)
         return files.read_checked(path) if path.exists() else None
 
@@ -238,9 +221,21 @@ class Store(Layout):
 
     def read_notes(self) -> tuple[list[Item], list[Damaged]]:
         """Return the items that started and did not finish, by arm, number and seeds, and the damaged notes."""
-        items, damaged = _read_all(self.note_files(), _read_note)
-        items.sort(key=lambda item: (item.arm, item.number, item.seeds))
-        return items, damaged
+        items, damaged = _read_all(self.path.glob("checkpoints/*/item.json"), _read_note)
+        return sorted(items, key=attrgetter("arm", "number", "seeds")), damaged
+
+    def record_worker(self, key: str) -> None:
+        """Record that this process works on the item ``key``, for ``status``.
+
+        Informational only: no checksum, no fsync. A missing folder stays missing: another run has finished the item.
+        """
+        worker = {"host": socket.gethostname(), "pid": os.getpid(), "driver": self.driver}
+        with suppress(OSError):
+            self.worker_file(key).write_text(json.dumps(worker), encoding="utf-8")
+
+    def read_worker(self, key: str) -> dict[str, Any]:
+        """Return host, pid and driver of the item's worker; empty before it starts, or if the file cannot be read."""
+        return _read_object(self.worker_file(key))
 
     def drop_checkpoint(self, key: str) -> None:
         """Delete everything that is needed only while an item is in progress."""
@@ -271,15 +266,20 @@ def _read_note(path: Path) -> Item:
     try:
         return Item.model_validate(files.read_checked(path))
     except ValidationError as error:
-        raise Damaged(path, f"names no item of this version: {_first_problem(error)}") from None
+        raise Damaged(path, f"names no item of this version: {_one_line(error)}") from None
 
 
-def _first_problem(error: yaml.YAMLError | ValidationError) -> str:
-    """Return the first problem in one line."""
-    if isinstance(error, ValidationError):
-        problem = error.errors()[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-    return str(error).splitlines()[0]
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file without checksum; empty if it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:

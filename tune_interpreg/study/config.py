@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from graphlib import TopologicalSorter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -24,25 +23,29 @@ Precision = Literal["float32", "bfloat16"]
 Permutation = Literal["fixed", "redrawn"]
 
 
-def _gather_extra_keys(section: Any, fields: Collection[str], into: str) -> Any:
-    """Return a section's mapping with all keys that are not in ``fields`` gathered under the key ``into``."""
-    if not isinstance(section, dict) or into in section:
-        return section
-    extra = {key: value for key, value in section.items() if key not in fields}
-    return {key: value for key, value in section.items() if key in fields} | {into: extra}
+class OpenSection(Frozen):
+    """A section that takes additional keys. They are gathered in the field ``ADDITIONAL``."""
 
-
-class Named(Frozen):
-    """A section that selects a registered name. The name alone is enough; additional keys are its options."""
-
-    name: str
-    options: dict[str, OptionValue] = Field(default_factory=dict)
+    ADDITIONAL: ClassVar[str]
 
     @model_validator(mode="before")
     @classmethod
-    def _gather_options(cls, section: Any) -> Any:
-        section = {"name": section} if isinstance(section, str) else section
-        return _gather_extra_keys(section, cls.model_fields, "options")
+    def _gather(cls, section: Any) -> Any:
+        if isinstance(section, str) and "name" in cls.model_fields:
+            section = {"name": section}
+        if not isinstance(section, dict) or cls.ADDITIONAL in section:
+            return section
+        extra = {key: value for key, value in section.items() if key not in cls.model_fields}
+        return {key: value for key, value in section.items() if key not in extra} | {cls.ADDITIONAL: extra}
+
+
+class Named(OpenSection):
+    """A section that selects a registered name. The name alone is enough; additional keys are its options."""
+
+    ADDITIONAL = "options"
+
+    name: str
+    options: dict[str, OptionValue] = Field(default_factory=dict)
 
 
 class Data(Named):
@@ -209,19 +212,16 @@ class Targets(MapSettings):
     )
 
 
-class Arm(Frozen):
+class Arm(OpenSection):
     """A row of the tables: a method, its targets and its search. Additional keys are the method's parameters."""
+
+    ADDITIONAL = "params"
 
     method: str = Field(description="A training method, such as standard. Methods are combined with +.")
     title: str | None = Field(None, description="Name in tables and figures. null: the paper's, or the arm's key.")
     targets: Targets | None = Field(None, description="Target maps, for methods that need them.")
     search: Search | None = Field(None, description="Search for parameters before the repeats. null: none.")
     params: dict[str, Scalar] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_params(cls, section: Any) -> Any:
-        return _gather_extra_keys(section, cls.model_fields, "params")
 
     @field_validator("method")
     @classmethod

@@ -53,19 +53,15 @@ class Range(Frozen):
         """Return the values that decide whether a parameter admits the whole range: the bounds, or all choices."""
         return self.bounds or self.choice or ()
 
-    def contains(self, value: Scalar) -> bool:
-        """Return whether a search over this range can propose ``value``."""
-        if self.choice is not None:
-            return value in self.choice
-        low, high = self.extremes()
-        return not isinstance(value, str) and float(low) <= value <= float(high)
-
-    def contains_widened(self, value: Scalar) -> bool:
-        """Return whether the widest range that a match may search contains a strength."""
-        if self.log_uniform is None or isinstance(value, str):
-            return False
-        low, high = widest_bounds(self.log_uniform)
-        return low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+    def contains(self, value: Scalar, *, widened: bool = False) -> bool:
+        """Return whether a search over this range can propose ``value``; ``widened``: over ``widest_bounds`` of it."""
+        if self.bounds is None:
+            return value in self.extremes()
+        low, high = self.bounds
+        if widened:
+            low, high = widest_bounds(self.bounds)
+            low, high = low * (1 - 1e-9), high * (1 + 1e-9)  # a matched strength carries rounding errors
+        return not isinstance(value, str) and low <= value <= high
 
 
 def widest_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -179,14 +175,11 @@ class Search(Frozen):
 
         A match may have widened the range of its strength (``widest_bounds``).
         """
-        if number is not None and any(params.get(name) != value for name, value in self.fixed_params(number).items()):
-            return False
-        for name, span in self.ranges.items():
-            if name not in params:
-                return False
-            if not span.contains(params[name]) and not (self.match_loss_of and span.contains_widened(params[name])):
-                return False
-        return True
+        fixed = {} if number is None else self.fixed_params(number)
+        return fixed.items() <= params.items() and all(
+            name in params and span.contains(params[name], widened=self.match_loss_of is not None)
+            for name, span in self.ranges.items()
+        )
 
     @field_validator("space", "match_loss_of")
     @classmethod

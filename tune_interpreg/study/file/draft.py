@@ -41,10 +41,8 @@ def draft_study(dataset: str) -> str:
     raw = YamlFile(base, (files("search_spaces") / f"{base}.yaml").read_text(encoding="utf-8")).raw | {"data": dataset}
     study = Study.model_validate(raw)
     try:
-        builders = {
-            "data": registry.resolve("datasets", dataset),
-            "model": registry.resolve("models", study.model.name),
-        }
+        builders = {"data": registry.resolve("datasets", dataset)}
+        builders["model"] = registry.resolve("models", study.model.name)
     except (registry.UnknownName, registry.BrokenPlugin) as error:
         raise StudyError([Problem("DATASET", "", str(error))]) from None
     lines = [*_comment(HEAD.format(dataset=dataset, base=base)), ""]

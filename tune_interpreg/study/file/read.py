@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -65,18 +64,14 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     Raises:
         StudyError: lists every problem.
     """
-    path = _find_file(source)
+    shipped = list_shipped_studies()
+    path = Path(str(files("search_spaces"))) / f"{source}.yaml" if source in shipped else Path(source)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError([Problem(str(path), "", f"cannot be read as text in UTF-8: {error}")]) from None
-    where = path.name if source in list_shipped_studies() else str(path)
-    return _parse(text, where, path.stem, overrides, data_root)
-
-
-def load_study(source: str, overrides: Iterable[str] = ()) -> Study:
-    """Return the study that ``read_study_file`` reads."""
-    return read_study_file(source, overrides).study
+        remedy = f"give a YAML file, or the name of a shipped study; {registry.suggest(source, shipped)}"
+        raise StudyError([Problem(source or "STUDY", "", f"cannot be read ({error}); {remedy}")]) from None
+    return _parse(text, path.name if source in shipped else source, path.stem, overrides, data_root)
 
 
 def parse_study(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
@@ -101,17 +96,6 @@ def _parse(text: str, where: str, name: str, overrides: Iterable[str], data_root
     findings.sort(key=lambda finding: file.line(finding[0]))
     problems += [file.locate(place, message) for place, message in findings]
     raise StudyError(list(dict.fromkeys(problems)))
-
-
-def _find_file(source: str) -> Path:
-    shipped = list_shipped_studies()
-    if source in shipped:
-        return Path(str(files("search_spaces") / f"{source}.yaml"))
-    if os.path.isfile(source):
-        return Path(source)
-    reason = "is a folder" if os.path.isdir(source) else "no such file"
-    remedy = f"give a YAML file, or the name of a shipped study; {registry.suggest(source, shipped)}"
-    raise StudyError([Problem(source or "STUDY", "", f"{reason}: {remedy}")])
 
 
 def _override(file: YamlFile, overrides: Iterable[str]) -> list[Problem]:

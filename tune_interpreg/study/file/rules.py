@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Data, Model
+from tune_interpreg.study.config import Arm, Data, Model, OpenSection
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
@@ -76,8 +76,9 @@ def _section(raw: Section, *keys: str) -> Section:
     return raw
 
 
-def _extra_keys(settings: Section, section: type[BaseModel], into: str, place: Place) -> Written:
-    """Return the keys of a section that are not fields of its class. A resolved study has them under ``into``."""
+def _extra_keys(settings: Section, section: type[OpenSection], place: Place) -> Written:
+    """Return the keys of a section that are not fields of its class. A resolved study has them in ``ADDITIONAL``."""
+    into = section.ADDITIONAL
     if into in settings:
         return {key: ((*place, into, key), value) for key, value in _section(settings, into).items()}
     return {key: ((*place, key), value) for key, value in settings.items() if key not in section.model_fields}
@@ -97,7 +98,7 @@ def _check_builder(group: str, raw: Section, key: str, section: type[Data | Mode
         yield (key, "name") if isinstance(content, Mapping) else (key,), str(error)
         return
     subject, accepted = f"{group[:-1]} {name}", list_options(builder)
-    options = _extra_keys(settings, section, "options", (key,))
+    options = _extra_keys(settings, section, (key,))
     yield from _check_keys(f"option; {subject}", accepted, options, section, Option.find_problem)
     yield from _check_missing(subject, accepted, options, (key,))
 
@@ -113,7 +114,7 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
         yield (*place, "method"), str(error)
         return
     yield from _check_targets(place, arm, method)
-    params = _extra_keys(arm, Arm, "params", place)
+    params = _extra_keys(arm, Arm, place)
     space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
     ranges: Written = {key: ((*place, "search", "space", key), span) for key, span in space.items()}
     ranges |= {key: ((*place, "search", "grid", key), {"choice": values}) for key, values in grid.items()}

@@ -60,42 +60,34 @@ class YamlFile:
 
     def _values(self, text: str) -> Any:
         loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            self._record(node, ())
-            return loader.construct_document(node) if node else None
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        self._record(node, ())
+        return loader.construct_document(node) if node else None
 
     def _record(self, node: yaml.Node | None, place: Place) -> None:
         """Record the line of each key and list item, and the keys that appear twice; make all keys text."""
         if isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                self._record_line(value, (*place, index))
-                self._record(value, (*place, index))
+                self._record_value(value, value, (*place, index))
         elif isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in sorted(node.value, key=lambda pair: pair[0].tag != _MERGE):
-                self._record_key(key, value, place, keys)
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
+                if key.tag == _MERGE:
+                    for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        self._record(merged, place)
+                    continue
+                key.tag = "tag:yaml.org,2002:str"
+                self._record_value(key, value, (*place, key.value))
+                if key.value in keys:
+                    self.duplicates.append(((*place, key.value), "appears twice; drop one"))
+                keys.add(key.value)
 
-    def _record_key(self, key: yaml.Node, value: yaml.Node, place: Place, keys: set[str]) -> None:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
-        if key.tag == _MERGE:
-            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                self._record(merged, place)
-            return
-        key.tag = "tag:yaml.org,2002:str"
-        below = (*place, key.value)
-        self._record_line(key, below)
-        if key.value in keys:
-            self.duplicates.append((below, "appears twice; drop one"))
-        keys.add(key.value)
-        self._record(value, below)
-
-    def _record_line(self, node: yaml.Node, place: Place) -> None:
-        line = node.start_mark.line + 1
+    def _record_value(self, key: yaml.Node, value: yaml.Node, place: Place) -> None:
+        line = key.start_mark.line + 1
         self._origins[place] = line, f"{self.where}:{line}"
+        self._record(value, place)
 
     def override(self, place: tuple[str, ...], value: Any, where: str) -> None:
         """Set the value at ``place``. Problems there name ``where``, such as ``--set a.b=value``.
