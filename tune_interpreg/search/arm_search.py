@@ -26,14 +26,6 @@ from tune_interpreg.study.space import Range, Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-#: A diverged or done trial without a value is FAIL.
-_STATES = {
-    "done": TrialState.COMPLETE,
-    "diverged": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
-
 
 class ArmSearch:
     """The search of one arm.
@@ -43,7 +35,6 @@ class ArmSearch:
     changes these finished trials, so the study is rebuilt. Until a trial is done, diverged trials have no value.
 
     Args:
-        arm: name of the arm, and of its Optuna study.
         target: the loss to match, for a search with ``match_loss_of``.
         records: the settled trials of the arm.
 
@@ -160,7 +151,7 @@ class ArmSearch:
         return any(other["state"] == "diverged" for other in self._records.values())
 
     def _freeze(self, record: Record) -> FrozenTrial:
-        """Return the record as a finished trial of Optuna."""
+        """Return the record as a finished trial of Optuna: failed if it has no value."""
         attributes: dict[str, Any] = {name: record[name] for name in ("number", "key", "state")}
         values = read_goals(self.search, record)
         if self.target is not None:
@@ -171,13 +162,11 @@ class ArmSearch:
                 attributes["residual"], values = residual, (abs(residual),)
         elif record["state"] == "diverged":
             values = tuple(math.nextafter(worst, -math.inf) for worst in self._worst)
-        state = _STATES[record["state"]]
-        if state == TrialState.COMPLETE and not values:
-            state = TrialState.FAIL
+        finished = TrialState.PRUNED if record["state"] == "pruned" else TrialState.COMPLETE
         params = self._read_params(record)
         return optuna.create_trial(
-            state=state,
-            values=values if values and state != TrialState.FAIL else None,
+            state=finished if values else TrialState.FAIL,
+            values=values or None,
             params=params,
             distributions=self._distributions | self._widen_strength(record["number"], params),
             user_attrs=attributes,

@@ -157,9 +157,7 @@ class Combination:
     @property
     def file_bounds(self) -> tuple[float, float]:
         """The strength's range in the study file."""
-        bounds = self.search.ranges[self.search.strength_name].bounds
-        assert bounds is not None
-        return bounds
+        return next(span.log_uniform for span in self.search.ranges.values() if span.log_uniform)
 
     @cached_property
     def bounds(self) -> tuple[float, float]:

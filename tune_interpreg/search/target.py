@@ -76,11 +76,9 @@ def check_loss(study: Study, item: Item, record: Record) -> None:
 
     The terms of a method are known only after its first training.
     """
-    if record["state"] != "done":
-        return
     for name, arm in study.arms.items():
         search = arm.search
-        if search is None or search.match_loss_of is None:
+        if record["state"] != "done" or search is None or search.match_loss_of is None:
             continue
         readers = {"search": (name,), "repeat": (search.match_loss_of, search.anchor)}.get(item.role, ())
         if item.arm in readers and any(search.matched_metric not in metrics for metrics in record["metrics"].values()):

@@ -4,7 +4,6 @@ Shapes: N observations, R running trials, G grid points, H hyperparameter settin
 log λ, scaled so that the searched range is [0, 1].
 """
 
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -46,30 +45,24 @@ class RootPosterior:
     """
 
     def __init__(
-        self,
-        u_N: ArrayLike,
-        r_N: ArrayLike,
-        *,
-        noise: float,
-        target: float | None = None,
-        anchor: float | None = None,
+        self, u_N: ArrayLike, r_N: ArrayLike, *, noise: float, target: float | None = None, anchor: float | None = None
     ) -> None:
         u_N, r_N = np.asarray(u_N, float), np.asarray(r_N, float)
         order_N = np.lexsort((r_N, u_N))
         u_N, r_N = u_N[order_N], r_N[order_N]
         sizes_N = np.abs(r_N[np.isfinite(r_N)])
         usual = max(LINEAR_REACH * noise, np.median(sizes_N) if sizes_N.size else 0.0)
-        self._warp = _Warp(usual, 0.0) if target is None else _Warp(LINEAR_REACH * noise, target)
+        self._bend, self._centre = (usual, 0.0) if target is None else (LINEAR_REACH * noise, target)
         signed_N = np.abs(r_N) > SATURATED * usual
         r_N = np.where(signed_N, np.copysign(np.inf, r_N), r_N)
         self._sign_weight_G = _sign_weights(u_N[signed_N], r_N[signed_N])
         if anchor is not None:
             u_N, r_N = np.insert(u_N, 0, ANCHOR), np.insert(r_N, 0, anchor)
         self._u_N = u_N
-        self._y_N, self._sd_N = _compress(r_N, self._warp, noise)
+        self._y_N, self._sd_N = self._compress(r_N, noise)
         if anchor is not None:
             self._sd_N[0] = max(self._sd_N[0], abs(self._y_N[1] - self._y_N[0]) / 2)
-        self._floor = float(self._warp.slope(np.zeros(())) * noise)
+        self._floor = float(noise * self._slope(0.0))
         self._scale = max(np.abs(self._y_N).max(), self._floor)
         self._settings_H = list(product(LENGTHS, AMPLITUDES, NOISES))
         gram_HNN = self._gram(self._u_N, self._sd_N)
@@ -87,8 +80,6 @@ class RootPosterior:
         of it. A rising curve has none.
 
         Args:
-            count: number of draws.
-            rng: source of the draws.
             running: positions under evaluation, shape (R,). The curve is taken as known there, at its mean.
         """
         paths_MG = self._paths(OVERSAMPLING * count, rng, np.sort(np.asarray(running, float)))
@@ -98,10 +89,24 @@ class RootPosterior:
         return rng.choice(u_M, count, p=weight_M / weight_M.sum())
 
     def mean(self, u: float) -> float:
-        """Return the expected residual at u: the mean of y, decompressed."""
+        """Return the expected residual at u, for the mean of y: r = s·sinh(y + asinh(t / s)) − t."""
         cross_HN1 = self._covariance(self._u_N, np.array([u]))
         y_H = self._trend(np.array([u])) + np.einsum("hn,hn->h", cross_HN1[..., 0], self._alpha_HN)
-        return float(self._warp.invert(self._weight_H @ y_H))
+        y = self._weight_H @ y_H
+        return float(self._bend * np.sinh(y + np.arcsinh(self._centre / self._bend)) - self._centre)
+
+    def _compress(self, r_N: Array, noise: float) -> tuple[Array, Array]:
+        """Return y and its standard deviation. A sign alone counts as the largest |y|, ± half of it."""
+        signed_N = np.isinf(r_N)
+        finite_N = np.where(signed_N, 0.0, r_N)
+        y_N = np.arcsinh((finite_N + self._centre) / self._bend) - np.arcsinh(self._centre / self._bend)
+        stand_in = max(0.5, np.abs(y_N).max())
+        sd_N = np.where(signed_N, stand_in / 2, noise * self._slope(finite_N))
+        return np.where(signed_N, np.sign(r_N) * stand_in, y_N), sd_N
+
+    def _slope(self, r_N: Array | float) -> Array:
+        """Return dy/dr."""
+        return 1 / np.hypot(self._bend, r_N + self._centre)
 
     def _paths(self, count: int, rng: np.random.Generator, running_R: Array) -> Array:
         u_G = np.linspace(0, 1, GRID)
@@ -136,47 +141,15 @@ class RootPosterior:
         return self._covariance(u_N, u_N, settings) + noise_HNN
 
 
-@dataclass(frozen=True)
-class _Warp:
-    """The compression y = asinh((r + centre) / scale) − asinh(centre / scale)."""
-
-    scale: float
-    centre: float
-
-    def __call__(self, r_N: Array) -> Array:
-        return np.arcsinh((r_N + self.centre) / self.scale) - np.arcsinh(self.centre / self.scale)
-
-    def slope(self, r_N: Array) -> Array:
-        """Return dy/dr."""
-        return 1 / np.hypot(self.scale, r_N + self.centre)
-
-    def invert(self, y: float) -> float:
-        """Return r."""
-        return float(self.scale * np.sinh(y + np.arcsinh(self.centre / self.scale)) - self.centre)
-
-
-def _compress(r_N: Array, warp: _Warp, noise: float) -> tuple[Array, Array]:
-    """Return y and its standard deviation. A sign alone counts as the largest |y|, ± half of it."""
-    signed_N = np.isinf(r_N)
-    finite_N = np.where(signed_N, 0.0, r_N)
-    stand_in = max(0.5, np.abs(warp(finite_N)).max())
-    y_N = np.where(signed_N, np.sign(r_N) * stand_in, warp(finite_N))
-    sd_N = np.where(signed_N, stand_in / 2, noise * warp.slope(finite_N))
-    return y_N, sd_N
-
-
 def _sign_weights(u_N: Array, sign_N: Array) -> Array:
     """Return weights on the grid, larger than any curve's integral, at the positions where only a sign is known."""
-    weight_G = np.zeros(GRID)
     cell_N = np.rint(np.clip(u_N, 0, 1) * (GRID - 1)).astype(int)
-    np.add.at(weight_G, cell_N, 1e6 * np.sign(sign_N))
-    return weight_G
+    return np.asarray(np.bincount(cell_N, 1e6 * np.sign(sign_N), GRID), float)
 
 
 def _rising_roots(paths_MG: Array, sign_weight_G: Array) -> Array:
     """Return argmin over u of ∫₀ᵘ r: the position at which the best rising fit to each curve changes sign."""
-    integral_MG = np.cumsum(paths_MG + sign_weight_G, axis=1)
-    cell_M = np.concatenate([np.zeros((len(paths_MG), 1)), integral_MG], axis=1).argmin(1)
+    cell_M = np.pad(np.cumsum(paths_MG + sign_weight_G, axis=1), ((0, 0), (1, 0))).argmin(1)
     right_M = np.clip(cell_M, 1, GRID - 1)
     rows_M = np.arange(len(paths_MG))
     before_M, after_M = paths_MG[rows_M, right_M - 1], paths_MG[rows_M, right_M]

@@ -96,8 +96,6 @@ class LossMatchSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> float:
         """Propose λ; raise ValueError for another parameter, or for one that is not a float on a log scale."""
-        if len(study.directions) > 1:
-            raise ValueError(f"LossMatchSampler needs a study with one objective, but got {len(study.directions)}")
         if param_name != self.parameter:
             raise ValueError(f"LossMatchSampler samples only {self.parameter!r}: fix {param_name!r}")
         bounds = _bounds(param_distribution, param_name)
@@ -127,7 +125,6 @@ def best_match(study: optuna.Study) -> Match:
     """Estimate λ from a study's finished trials, with the noise and the anchor of its LossMatchSampler.
 
     Raises:
-        TypeError: the study has another sampler.
         ValueError: no finished trial carries a residual or a sign.
     """
     sampler = study.sampler
@@ -153,16 +150,9 @@ def _observations(trials: Sequence[FrozenTrial], parameter: str) -> tuple[Array,
     """Return λ and residual of the finished trials that have a residual or a sign."""
     finished = [trial for trial in trials if trial.state.is_finished() and parameter in trial.params]
     lambda_N = np.array([trial.params[parameter] for trial in finished])
-    r_N = np.array([_residual(trial) for trial in finished])
+    # A sign without a residual counts as ±inf.
+    r_N = np.array([t.user_attrs.get("residual", math.inf * t.user_attrs.get("sign", math.nan)) for t in finished])
     return lambda_N[~np.isnan(r_N)], r_N[~np.isnan(r_N)]
-
-
-def _residual(trial: FrozenTrial) -> float:
-    """Return loss − target: ±inf if only the sign is known, NaN if nothing is."""
-    residual = float(trial.user_attrs.get("residual", math.nan))
-    if math.isnan(residual) and trial.user_attrs.get("sign"):
-        return math.copysign(math.inf, trial.user_attrs["sign"])
-    return residual
 
 
 def _stratum(index: int, count: int) -> int:
@@ -175,8 +165,7 @@ def _stratum(index: int, count: int) -> int:
 def _draw_in_widest_gap(running_R: Array, rng: np.random.Generator) -> float:
     """Draw u from the middle half of the widest gap between running trials.
 
-    For more parallel trials than strata, while none has finished. A gap at an end of the range counts twice, as if the
-    range continued as its mirror image, because no trial looks beyond the end.
+    Used while no trial has finished. A gap at an end of the range counts twice, because no trial looks beyond the end.
     """
     u_R = np.sort(np.clip(running_R, 0, 1))
     edges = np.concatenate([[-u_R[0]], u_R, [2 - u_R[-1]]])

@@ -26,8 +26,6 @@ def widen(
     A search widens its range once, after the stratified trials.
 
     Args:
-        bounds: the searched range, 0 < low < high.
-        lambdas, residuals: as in ``estimate``.
         noise: a residual up to ``WITHIN_NOISE`` times the noise reaches the target.
         anchor_residual: loss − target as λ → 0, if known. If it lies above the target, no smaller λ helps.
 
@@ -38,7 +36,7 @@ def widen(
     lowest, highest = widest_bounds(bounds)
     if r_N.size and (r_N < -WITHIN_NOISE * noise).all():
         return bounds[0], highest
-    if r_N.size and (r_N > WITHIN_NOISE * noise).all() and not _is_above(anchor_residual, noise):
+    if r_N.size and (r_N > WITHIN_NOISE * noise).all() and (anchor_residual or 0.0) <= WITHIN_NOISE * noise:
         return lowest, bounds[1]
     return None
 
@@ -73,15 +71,10 @@ def explain_infeasible(
     tried = f"at every λ tried in [{bounds[0]:g}, {bounds[1]:g}]"
     if (r_N < 0).all():
         return f"the loss lies below the target {tried} ({nearest}): only a larger λ could match"
-    if (r_N > 0).all() and _is_above(anchor_residual, noise):
+    if (r_N > 0).all() and (anchor_residual or 0.0) > WITHIN_NOISE * noise:
         return f"the loss lies above the target {tried} and as λ → 0 ({nearest}): no λ matches"
     if (r_N > 0).all():
         return f"the loss lies above the target {tried} ({nearest}): only a smaller λ could match"
     if lambda_N[r_N < 0].min() > lambda_N[r_N > 0].max():
         return f"the loss falls through the target in [{bounds[0]:g}, {bounds[1]:g}], but must rise with λ"
     return None
-
-
-def _is_above(anchor_residual: float | None, noise: float) -> bool:
-    """Return whether the loss as λ → 0 lies above the target."""
-    return anchor_residual is not None and anchor_residual > WITHIN_NOISE * noise
