@@ -18,9 +18,8 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is a root of MNIST and of ``image_folder``, and an empty home folder for the cache."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+def root(tmp_path: Path) -> Path:
+    """A folder that is a root of MNIST and of ``image_folder``."""
     write_mnist(tmp_path / "data")
     return write_images(tmp_path / "data", ("ant", "bee"), "png")
 

@@ -3,11 +3,10 @@
 import io
 import os
 import sys
-import tarfile
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,18 +14,9 @@ import torch
 from helpers.data_files import write_images
 from PIL import Image
 
-from tune_interpreg.data.dataset import load_dataset, load_test, to_pixels
 from tune_interpreg.data.image_folder import image_folder
-from tune_interpreg.study.config import Data
 
 CLASSES = ("ant", "bee")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, for the cache."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -49,17 +39,13 @@ def set_time(path: Path, nanoseconds: int) -> None:
     os.utime(path, ns=(nanoseconds, nanoseconds))
 
 
-def spoil(path: Path) -> None:
-    """Make an image unreadable, but keep its length and time."""
-    before = path.stat()
-    path.write_bytes(bytes(before.st_size))
-    set_time(path, before.st_mtime_ns)
-
-
 def test_images_are_decoded_once(root: Path, tmp_path: Path, home: Path) -> None:
     """The last image of a class may be spoilt later, and the folder may move. The cache holds one whole file."""
     before = train_images(root).clone()
-    spoil(root / "train" / "bee" / "3.bmp")
+    last = root / "train" / "bee" / "3.bmp"
+    stat = last.stat()
+    last.write_bytes(bytes(stat.st_size))
+    set_time(last, stat.st_mtime_ns)
     assert torch.equal(train_images(root), before)
     root.rename(tmp_path / "moved")
     assert torch.equal(train_images(tmp_path / "moved"), before)
@@ -113,12 +99,11 @@ def test_folders_of_the_same_names_lengths_and_times_are_distinguished(root: Pat
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(b"rubbish" * 100),
         lambda file: os.truncate(file, file.stat().st_size - 1),
-        lambda file: os.truncate(file, 20),
         lambda file: np.save(file, np.load(file)[1:]),
         lambda file: np.save(file, np.load(file).astype(np.float32)),
         lambda file: np.save(file, np.array([{"an": "object"}]), allow_pickle=True),
     ],
-    ids=["empty", "rubbish", "short", "header", "fewer", "floats", "pickle"],
+    ids=["empty", "rubbish", "short", "fewer", "floats", "pickle"],
 )
 def test_a_damaged_or_foreign_file_is_rebuilt(root: Path, home: Path, damage: Callable[[Path], object]) -> None:
     before = train_images(root).clone()
@@ -131,10 +116,6 @@ def test_a_damaged_or_foreign_file_is_rebuilt(root: Path, home: Path, damage: Ca
 
 def test_an_unusable_cache_is_ignored(root: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder in place of the file, a file in place of the folder, a user without a home."""
-
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     before = train_images(root).clone()
     (file,) = cached(home)
     file.unlink()
@@ -143,23 +124,16 @@ def test_an_unusable_cache_is_ignored(root: Path, home: Path, monkeypatch: pytes
     (home / ".cache").rename(home / "moved")
     (home / ".cache").write_text("a file")
     assert torch.equal(train_images(root), before)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError))
     assert torch.equal(train_images(root), before)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets a mapping see later writes")
-def test_images_are_mapped_and_writes_stay_private(root: Path, home: Path) -> None:
-    """The tensor sees changes of the file; the file does not see changes of the tensor."""
-    x_NCHW = train_images(root)
+def test_writes_to_mapped_images_stay_private(root: Path, home: Path) -> None:
+    train_images(root)
     (file,) = cached(home)
     content = file.read_bytes()
-    changed = (x_NCHW[-1, -1, -1, -1].item() + 1) % 256
-    with file.open("r+b") as stream:
-        stream.seek(-1, os.SEEK_END)
-        stream.write(bytes([changed]))
-    assert x_NCHW[-1, -1, -1, -1] == changed
-    x_NCHW.zero_()
-    assert file.read_bytes() == content[:-1] + bytes([changed])
+    train_images(root).zero_()
+    assert file.read_bytes() == content
 
 
 def test_several_workers_may_start_at_once(root: Path, home: Path) -> None:
@@ -178,28 +152,3 @@ def test_progress_is_shown_in_a_terminal_only(root: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     train_images(root)
     assert ("decoding train images" in stream.getvalue()) == terminal
-
-
-# --------------------------------------------------------------- real images
-TARBALL = Path(os.environ.get("TUNE_INTERPREG_DATA", ""), "cifar10-jpeg.tar.gz")
-
-
-@pytest.mark.skipif(not TARBALL.is_file(), reason="TUNE_INTERPREG_DATA names no folder with cifar10-jpeg.tar.gz")
-def test_a_part_of_cifar10_as_jpegs(tmp_path: Path) -> None:
-    """The first twelve training and three test images of each class."""
-    limits, counts = {"train": 12, "test": 3}, Counter[str]()
-    with tarfile.open(TARBALL) as archive:
-        for member in archive:
-            folder = str(Path(member.name).parent)
-            if member.isfile() and counts[folder] < limits[folder.split("/")[0]]:
-                archive.extract(member, tmp_path / "cifar", filter="data")
-                counts[folder] += 1
-            if counts.total() == 150:
-                break
-    data = Data(name="image_folder", root=str(tmp_path / "cifar"))
-    dataset = load_dataset(data)
-    assert (dataset.classes, dataset.shape) == (10, (3, 32, 32))
-    assert (dataset.train.y_N.bincount() + dataset.validation.y_N.bincount()).tolist() == [12] * 10
-    assert load_test(data).y_N.bincount().tolist() == [3] * 10
-    mean = to_pixels(dataset.train.x_NCHW).mean().item()
-    assert mean == pytest.approx(0.47, abs=0.06), "the mean of all CIFAR-10 is .473"

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import os
 import pickle
 import tarfile
@@ -25,13 +24,6 @@ IMAGES, LABELS = TRAIN_FILES
 CIFAR_FOLDER = "cifar-10-batches-py"
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder, for the cache."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def load(name: str, root: Path | None = None) -> Dataset:
     return load_dataset(Data(name=name, root=root and str(root), validation=10))
 
@@ -51,11 +43,6 @@ def test_digits_splits_are_disjoint_cover_all_images_and_keep_their_labels() -> 
         assert (split.x_NCHW.dtype, split.y_N.dtype) == (torch.float32, torch.int64)
         assert all(pool[x.numpy().tobytes()] == y for x, y in zip(split.x_NCHW, split.y_N, strict=True))
     assert (digits.classes, digits.shape) == (10, (1, 8, 8))
-
-
-def test_digits_test_images_do_not_depend_on_training_limits() -> None:
-    plain, limited = load_test(Data(name="digits")), load_test(Data(name="digits", train_limit=10, validation=500))
-    assert torch.equal(plain.x_NCHW, limited.x_NCHW)
 
 
 def test_digits_fingerprint_is_pinned() -> None:
@@ -82,34 +69,10 @@ def test_idx_files_are_read_unchanged(mnist_root: Path, mnist_folder: Path) -> N
     assert test.x_NCHW.numpy().tobytes() == (mnist_folder / TEST_FILES[0]).read_bytes()[16:]
 
 
-def test_missing_idx_files_are_named_with_the_remedy(mnist_root: Path, mnist_folder: Path) -> None:
-    (mnist_folder / TEST_FILES[1]).unlink()
-    (mnist_folder / IMAGES).unlink()
-    message = data_error(lambda: load("mnist", mnist_root))
-    assert message.startswith(f"{mnist_folder}: ")
-    assert f"lacks {IMAGES}, {TEST_FILES[1]}; pass --data-root with a folder that holds MNIST/raw" in message
-
-
 def test_an_idx_file_that_disappears_before_it_is_read_is_named(mnist_root: Path, mnist_folder: Path) -> None:
     source = shipped.mnist(mnist_root)
     (mnist_folder / LABELS).unlink()
     assert data_error(source.train).startswith(f"{mnist_folder / LABELS}: cannot be read (No such file or directory)")
-
-
-def test_loading_never_reads_the_test_files(mnist_root: Path, mnist_folder: Path) -> None:
-    """Invalid test files change no fingerprint and fail only the final evaluation."""
-    base = load("mnist", mnist_root).fingerprint
-    for file in TEST_FILES:
-        (mnist_folder / file).write_bytes(b"rubbish")
-    assert load("mnist", mnist_root).fingerprint == base
-    assert TEST_FILES[0] in data_error(lambda: load_test(Data(name="mnist", root=str(mnist_root))))
-
-
-@pytest.mark.parametrize("file", TRAIN_FILES)
-def test_a_changed_file_changes_the_fingerprint(mnist_root: Path, mnist_folder: Path, file: str) -> None:
-    base = load("mnist", mnist_root).fingerprint
-    flip_byte(mnist_folder / file, -1)
-    assert load("mnist", mnist_root).fingerprint != base
 
 
 @pytest.mark.parametrize(
@@ -117,11 +80,9 @@ def test_a_changed_file_changes_the_fingerprint(mnist_root: Path, mnist_folder: 
     [
         (b"", "0 bytes that begin with nothing"),
         (gzip.compress(bytes(5000), mtime=0), "begin with 1f 8b"),
-        (idx((1, 2, 2), bytes(4), kind=13), "begin with 00 00 0d 03"),
         (idx((1, 2, 2), b"")[:12], "begin with 00 00 08 03 00 00 00 01 00 00 00 02;"),
         (idx((40,), bytes(40)), "begin with 00 00 08 01"),
         (idx((3, 2, 2), bytes(11)), "got 27 bytes"),
-        (idx((3, 2, 2), bytes(13)), "got 29 bytes"),
         (idx((2**32 - 1,) * 3, b""), "got 16 bytes"),
     ],
 )
@@ -133,21 +94,6 @@ def test_a_damaged_idx_file_is_named(content: bytes, part: str, mnist_root: Path
 
 
 # ------------------------------------------------------------------ CIFAR-10
-class OldPickler(pickle.Pickler):
-    """Write a dtype as NumPy did when CIFAR-10 was published, with numbers for its flags."""
-
-    def reducer_override(self, obj: object) -> object:
-        if isinstance(obj, np.dtype):
-            return np.dtype, ("u1", 0, 1), (3, "|", None, None, None, -1, -1, 0)
-        return NotImplemented
-
-
-def write_pickle(path: Path, content: object) -> None:
-    stream = io.BytesIO()
-    OldPickler(stream, protocol=2).dump(content)
-    path.write_bytes(stream.getvalue())
-
-
 def cifar_images(batch: int) -> np.ndarray:
     """Return ten images of noise, N×CHW, different for each batch."""
     return np.random.default_rng(batch).integers(0, 256, (10, 3072), dtype=np.uint8)
@@ -159,8 +105,8 @@ def cifar_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "data" / CIFAR_FOLDER
     folder.mkdir(parents=True)
     for batch, file in enumerate(CIFAR_FILES[:6]):
-        write_pickle(folder / file, {"data": cifar_images(batch), "labels": list(range(10))})
-    write_pickle(folder / "batches.meta", {"label_names": [f"class {k}" for k in range(10)]})
+        (folder / file).write_bytes(pickle.dumps({"data": cifar_images(batch), "labels": list(range(10))}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {k}" for k in range(10)]}))
     md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
     monkeypatch.setattr(CIFAR10, "train_list", [[name, md5[name]] for name in CIFAR_FILES[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
@@ -185,24 +131,30 @@ def test_cifar_images_are_read_in_order_channels_first(cifar_root: Path) -> None
     assert (len(dataset.train), dataset.validation.y_N.bincount().tolist()) == (40, [1] * 10)
 
 
-def test_missing_cifar_files_are_named(cifar_root: Path) -> None:
-    (cifar_root / CIFAR_FOLDER / "data_batch_3").unlink()
-    (cifar_root / CIFAR_FOLDER / "batches.meta").unlink()
-    message = data_error(lambda: load("cifar10", cifar_root))
-    assert message.startswith(f"{cifar_root / CIFAR_FOLDER}: ")
-    assert "lacks data_batch_3, batches.meta; pass --data-root" in message
-
-
 @pytest.mark.parametrize("file", ["data_batch_2", "test_batch", "batches.meta"])
-def test_an_altered_cifar_file_is_named_and_never_unpickled(cifar_root: Path, file: str) -> None:
+def test_an_altered_cifar_file_is_refused(cifar_root: Path, file: str) -> None:
     """An altered test batch is found before the first trial, too."""
     flip_byte(cifar_root / CIFAR_FOLDER / file, -1)
     message = data_error(lambda: load("cifar10", cifar_root))
-    assert f"got other checksums for {file}; " in message
-    assert "fetch cifar-10-python.tar.gz and unpack it" in message
+    assert message.startswith(f"{cifar_root / CIFAR_FOLDER}: ")
+    assert "another checksum" in message
 
 
-# ----------------------------------------------------------------- downloads
+# ------------------------------------------------------- missing files, downloads
+@pytest.mark.parametrize(
+    ("name", "place", "lost"),
+    [("mnist", "MNIST/raw", (IMAGES, TEST_FILES[1])), ("cifar10", CIFAR_FOLDER, ("data_batch_3", "batches.meta"))],
+)
+def test_missing_files_are_named_with_the_remedy(
+    name: str, place: str, lost: tuple[str, str], mnist_root: Path, cifar_root: Path
+) -> None:
+    for file in lost:
+        (mnist_root / place / file).unlink()
+    message = data_error(lambda: load(name, mnist_root))
+    assert message.startswith(f"{mnist_root / place}: ")
+    assert f"lacks {', '.join(lost)}; pass --data-root with a folder that holds {place}" in message
+
+
 @pytest.fixture(params=["mnist", "cifar10"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -18,9 +18,9 @@ from tune_interpreg.data.dataset import DataError, Split
 from tune_interpreg.data.shipped import TEST_FILES, TRAIN_FILES
 
 
-def idx(sizes: tuple[int, ...], values: bytes, kind: int = 8) -> bytes:
+def idx(sizes: tuple[int, ...], values: bytes) -> bytes:
     """Return the content of an IDX file."""
-    return struct.pack(f">4B{len(sizes)}I", 0, 0, kind, len(sizes), *sizes) + values
+    return struct.pack(f">4B{len(sizes)}I", 0, 0, 8, len(sizes), *sizes) + values
 
 
 def write_mnist(root: Path) -> Path:
@@ -72,17 +72,10 @@ def data_error(call: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a line per request."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
-
-
 @contextmanager
 def serve(folder: Path) -> Iterator[str]:
     """Serve a folder on this machine and yield its URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

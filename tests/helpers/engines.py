@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Dataset, Split
 from tune_interpreg.gradients import saliency
+from tune_interpreg.networks.build import build
 from tune_interpreg.study.config import Augment, Model, Training
-from tune_interpreg.training.trainer import Batch, Guidance, Terms, Trainer
+from tune_interpreg.training.trainer import STREAMS, Batch, Guidance, Terms, Trainer, build_optimizer
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -60,6 +62,34 @@ def trainer(*seeds: int, terms: Terms = drawing, capture: bool = True, training:
         device=DEVICE,
         capture=capture,
     )
+
+
+def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train one seed in a plain loop: SGD, one permutation per epoch, one seeded generator per purpose."""
+    model = build(MODEL, SHAPE, 10, seeding.generator(seed, "init")).to(DEVICE)
+    batches = trainer(seed, capture=False)
+    (replica,) = batches.replicas
+    sgd, means = build_optimizer(model, TRAINING), []
+    for epoch in range(epochs):
+        streams = {name: seeding.generator(seed, name, DEVICE) for name in STREAMS}
+        for name, stream in streams.items():
+            stream.manual_seed(seeding.number(seed, name, epoch))
+        for layer in model.modules():
+            if hasattr(layer, "generator"):
+                layer.generator = streams["dropout"]
+        replica.streams = streams
+        lr = TRAINING.learning_rate(epoch)
+        for group in sgd.param_groups:
+            group["lr"] = torch.tensor(lr, device=DEVICE) if CUDA else lr
+        order_N, totals = torch.randperm(N, generator=streams["order"], device=DEVICE), {"ce": 0.0, "noise": 0.0}
+        for step in range(T):
+            terms = drawing(model, batches.make_batch(replica, order_N[step * B : (step + 1) * B]))
+            sgd.zero_grad()
+            (terms["ce"] + terms["noise"]).backward()
+            sgd.step()
+            totals = {name: totals[name] + term.detach() for name, term in terms.items()}
+        means.append({name: float(total) / T for name, total in totals.items()})
+    return model, means
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -8,27 +8,11 @@ from collections.abc import Mapping
 import pytest
 import torch
 from helpers.contract import METHODS, Make
-from helpers.engines import (
-    CUDA,
-    DEVICE,
-    MODEL,
-    SHAPE,
-    TRAINING,
-    B,
-    N,
-    T,
-    assert_same_bits,
-    copy_state,
-    drawing,
-    train,
-    trainer,
-)
-from torch import Tensor, nn
+from helpers.engines import CUDA, DEVICE, assert_same_bits, copy_state, textbook, train, trainer
+from torch import Tensor
 
-from tune_interpreg import seeding
-from tune_interpreg.networks.build import build
 from tune_interpreg.training.capture import Engine, Lane
-from tune_interpreg.training.trainer import STREAMS, Trainer, build_optimizer
+from tune_interpreg.training.trainer import Trainer
 
 
 # --------------------------------------------------------------------- a step
@@ -58,34 +42,6 @@ def test_a_lane_follows_its_order_and_sums_its_terms() -> None:
 
 
 # ------------------------------------------------------------------- an epoch
-def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train one seed in a plain loop: SGD, one permutation per epoch, one seeded generator per purpose."""
-    model = build(MODEL, SHAPE, 10, seeding.generator(seed, "init")).to(DEVICE)
-    batches = trainer(seed, capture=False)
-    (replica,) = batches.replicas
-    sgd, means = build_optimizer(model, TRAINING), []
-    for epoch in range(epochs):
-        streams = {name: seeding.generator(seed, name, DEVICE) for name in STREAMS}
-        for name, stream in streams.items():
-            stream.manual_seed(seeding.number(seed, name, epoch))
-        for layer in model.modules():
-            if hasattr(layer, "generator"):
-                layer.generator = streams["dropout"]
-        replica.streams = streams
-        lr = TRAINING.learning_rate(epoch)
-        for group in sgd.param_groups:
-            group["lr"] = torch.tensor(lr, device=DEVICE) if CUDA else lr
-        order_N, totals = torch.randperm(N, generator=streams["order"], device=DEVICE), {"ce": 0.0, "noise": 0.0}
-        for step in range(T):
-            terms = drawing(model, batches.make_batch(replica, order_N[step * B : (step + 1) * B]))
-            sgd.zero_grad()
-            (terms["ce"] + terms["noise"]).backward()
-            sgd.step()
-            totals = {name: totals[name] + term.detach() for name, term in terms.items()}
-        means.append({name: float(total) / T for name, total in totals.items()})
-    return model, means
-
-
 def test_the_engine_gives_the_bits_of_a_textbook_loop() -> None:
     """The same weights and means of each term, over three epochs of falling rates, with new noise in each."""
     engine = trainer(3)
@@ -129,11 +85,9 @@ def test_all_tensors_of_a_step_keep_their_addresses() -> None:
     assert addresses() == before
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_training_resumes_in_another_engine(momentum: float) -> None:
+def test_a_training_resumes_in_another_engine() -> None:
     """State after one epoch → another engine, which captures again → two more epochs = three epochs."""
-    training = TRAINING.model_copy(update={"momentum": momentum})
-    whole, first, rest = (trainer(1, 2, training=training) for _ in range(3))
+    whole, first, rest = (trainer(1, 2) for _ in range(3))
     expected = train(whole, 3)
     train(first, 1)
     rest.load_state(copy_state(first), first.epoch)

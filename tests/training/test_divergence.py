@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from helpers.engines import B, N, T, copy_state, plain_trainer, train, weights_of
+from helpers.engines import B, N, T, plain_trainer, train, weights_of
 from helpers.engines import cross_entropy as ce_terms
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.training.divergence import find_first_fault
 from tune_interpreg.training.trainer import Batch, Diverged, Trainer
 
 MARKED = N - 1
@@ -97,9 +96,8 @@ def test_an_update_that_overflows_in_the_last_step_ends_the_epoch() -> None:
     assert engine.epoch == 0
 
 
-@pytest.mark.parametrize("model", ["digits_cnn", "mnist_cnn"])
-def test_the_repeated_epoch_takes_the_same_course(model: str) -> None:
-    """With dropout too. The reported step is the first faulty one of the original epoch."""
+def test_the_repeated_epoch_takes_the_same_course() -> None:
+    """With dropout, too. The reported step is the first faulty one of the original epoch."""
     values: list[float] = []
 
     def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -107,7 +105,7 @@ def test_the_repeated_epoch_takes_the_same_course(model: str) -> None:
         values.append(ce.item())
         return {"ce": ce}
 
-    message = divergence_of(plain_trainer(terms, lr=1e6, model=model))
+    message = divergence_of(plain_trainer(terms, lr=1e6, model="mnist_cnn"))
     wrong = next(index for index, value in enumerate(values) if not math.isfinite(value))
     repeated = values[(wrong // T + 1) * T :]
     step = int(re.findall(r"step (\d) of 5", message)[0])
@@ -115,20 +113,6 @@ def test_the_repeated_epoch_takes_the_same_course(model: str) -> None:
     assert len(repeated) == step
     assert f"in epoch {wrong // T + 1} (seed 0)" in message
     assert step == wrong % T + 1 if "the term" in message else step <= wrong % T + 1
-
-
-def test_a_resumed_training_diverges_with_the_same_message() -> None:
-    """Weights that grow tenfold per step overflow after some epochs."""
-
-    def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        return {"ce": 1e-30 * cross_entropy(model, batch), "reward": -100 * weights_of(model).square().sum()}
-
-    whole, first, rest = (plain_trainer(terms) for _ in range(3))
-    message = divergence_of(whole)
-    assert whole.epoch > 0
-    train(first, whole.epoch)
-    rest.load_state(copy_state(first), first.epoch)
-    assert divergence_of(rest) == message
 
 
 def test_a_fault_that_does_not_recur_is_reported_without_a_step() -> None:
@@ -141,9 +125,3 @@ def test_a_fault_that_does_not_recur_is_reported_without_a_step() -> None:
 
     message = divergence_of(plain_trainer(terms))
     assert message.startswith("the mean of the term ce was nan in epoch 1 (seed 0); no step showed it")
-
-
-def test_a_training_that_stays_finite_has_no_fault() -> None:
-    model = nn.Linear(2, 1)
-    losses = ({"one": model(torch.ones(1, 2)).sum().square()} for _ in range(3))
-    assert find_first_fault(losses, model, torch.optim.SGD(model.parameters(), lr=0.01)) is None

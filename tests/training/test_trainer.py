@@ -7,15 +7,14 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from helpers.engines import SHAPE, B, N, T, assert_same_bits, cross_entropy, images, plain_trainer, train, weights_of
+from helpers.engines import SHAPE, B, N, T, cross_entropy, images, plain_trainer, weights_of
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.data.augmentation import augment
-from tune_interpreg.data.dataset import Dataset, Split
 from tune_interpreg.gradients import saliency
 from tune_interpreg.study.config import Augment
-from tune_interpreg.training.trainer import STREAMS, Batch, Guidance, Terms
+from tune_interpreg.training.trainer import STREAMS, Batch, Guidance
 
 
 class Recorder:
@@ -106,15 +105,6 @@ def test_a_batch_is_linearized_once() -> None:
     assert adjoint is again[1]
 
 
-def test_bytes_are_trained_on_as_pixels() -> None:
-    recorder, split = Recorder(), images("cpu").train
-    bytes_split = Split((255 * split.x_NCHW).to(torch.uint8), split.y_N)
-    plain_trainer(recorder, data=Dataset(bytes_split, bytes_split, 10, SHAPE, "")).run_epoch()
-    x_NCHW = torch.cat([batch.x_BCHW for batch in recorder.batches])
-    assert x_NCHW.dtype == torch.float32
-    assert 0.9 < x_NCHW.max() <= 1
-
-
 def test_too_few_images_for_a_batch_are_refused() -> None:
     """Nothing would be trained, and every loss would be zero."""
     with pytest.raises(ValueError, match=r"^training\.batch_size: .*104 images, but there are 103"):
@@ -151,37 +141,7 @@ def test_weights_move_by_the_momentum_formula() -> None:
     torch.testing.assert_close(weights_of(engine.replicas[0].model).detach(), before - moved)
 
 
-def test_an_epoch_reports_the_means_of_its_terms_and_their_sum() -> None:
-    values: dict[str, list[float]] = {"ce": [], "half": []}
-
-    def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        ce = cross_entropy(model, batch)["ce"]
-        values["ce"].append(ce.item())
-        values["half"].append(ce.item() / 2)
-        return {"ce": ce, "half": ce / 2}
-
-    means = plain_trainer(terms, seeds=(4,)).run_epoch()[4]
-    expected = {name: sum(numbers) / T for name, numbers in values.items()}
-    assert means == pytest.approx(expected | {"loss": sum(expected.values())})
-
-
 # ------------------------------------------------------------ random streams
-def noisy(draws: int) -> Terms:
-    """Cross-entropy after ``draws`` unused draws of the method's own generator."""
-
-    def terms(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        torch.rand(draws, generator=batch.noise)
-        return cross_entropy(model, batch)
-
-    return terms
-
-
-def test_a_methods_draws_change_neither_order_nor_dropout() -> None:
-    few, many = plain_trainer(noisy(0), model="mnist_cnn"), plain_trainer(noisy(1000), model="mnist_cnn")
-    assert train(few, 2) == train(many, 2)
-    assert_same_bits(few.state(), many.state())
-
-
 @pytest.mark.parametrize("purpose", STREAMS)
 def test_streams_differ_by_purpose_epoch_and_seed(purpose: str) -> None:
     """Each (seed, purpose, epoch) has its own stream, which restarts with its epoch."""
