@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import nn
 
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack
-from tune_interpreg.data.dataset import DataError, Dataset, Split, load_dataset, load_test, split_stratified
+from tune_interpreg.data.dataset import DataError, Dataset, load_dataset, load_test, split_stratified
 from tune_interpreg.evaluation import metrics
 from tune_interpreg.evaluation.measures import measure_gradient_norms
 from tune_interpreg.evaluation.metrics import final, validate
@@ -41,17 +41,13 @@ def recipe(attack: Attack, **evaluation: Any) -> Recipe:
 
 def test_restarts_reach_every_attack(model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The strict one of the validation, and both forms of the final evaluation."""
-    attacks: list[tuple[str, int]] = []
-
-    def record(*inputs: object, form: str, restarts: int, **settings: object) -> float:
-        attacks.append((form, restarts))
-        return 0.5
-
+    record = Mock(return_value=0.5)
     monkeypatch.setattr(metrics, "measure_adversarial_accuracy", record)
     validation = validate(model, dataset, recipe(Attack(), restarts=3), seed=0, adversarial=True)
     assert validation["val/adv_accuracy"] == 0.5
     final(model, dataset, recipe(Attack(), restarts=4), seed=0)
     final(model, dataset, recipe(Attack()), seed=0)
+    attacks = [(call.kwargs["form"], call.kwargs["restarts"]) for call in record.call_args_list]
     assert attacks == [("strict", 3), ("compat", 4), ("strict", 4), ("compat", 1), ("strict", 1)]
 
 
@@ -63,23 +59,18 @@ def test_autoattack_runs_only_on_request(
     model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It attacks a stratified subset of the test images and adds its metric and count."""
-    splits: list[Split] = []
-    run = autoattack.measure_adversarial_accuracy
-
-    def record(model: nn.Module, split: Split, **settings: Any) -> float:
-        splits.append(split)
-        return run(model, split, **settings)
-
+    record = Mock(wraps=autoattack.measure_adversarial_accuracy)
     monkeypatch.setattr(autoattack, "measure_adversarial_accuracy", record)
     attack = Attack(norm="linf", eps=0.5, steps=2)
     without, counts = final(model, dataset, recipe(attack), seed=0)
-    assert not splits
+    record.assert_not_called()
     with_autoattack, more_counts = final(model, dataset, recipe(attack, autoattack=20), seed=0)
     assert with_autoattack == {**without, "test/adv_accuracy_autoattack": 0.0}
     assert more_counts == {**counts, "autoattack": 20}
     test = load_test(DIGITS)
-    assert torch.equal(splits[0].x_NCHW, test.at(split_stratified(test.y_N, 20, "autoattack")[0]).x_NCHW)
-    assert (torch.bincount(splits[0].y_N) == 2).all()
+    attacked = record.call_args.args[1]
+    assert torch.equal(attacked.x_NCHW, test.at(split_stratified(test.y_N, 20, "autoattack")[0]).x_NCHW)
+    assert (torch.bincount(attacked.y_N) == 2).all()
 
 
 def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: PiecewiseLinear, dataset: Dataset) -> None:
