@@ -21,8 +21,6 @@ from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.study.config import Attack
 
-NORMS = {"l2": "L2", "linf": "Linf"}
-
 #: Largest number of target classes of APGD-T and FAB-T, as in the standard ensemble for ten classes.
 TARGETS = 9
 
@@ -37,10 +35,7 @@ def is_installed() -> bool:
 
 
 def find_problem(attack: Attack, shape: tuple[int, int, int]) -> str | None:
-    """Return why AutoAttack cannot attack images of this shape (C, H, W) under the attack's norm; None if it can.
-
-    Under l2 the Square attack begins with a grid of windows of side ⌊H/5⌋, which must not extend over the image's edge.
-    """
+    """Return why AutoAttack cannot attack images of this shape (C, H, W) under the attack's norm; None if it can."""
     if not is_installed():
         return 'needs the package pyautoattack; pip install "tune-interpreg[autoattack]" or drop the key'
     _, height, width = shape
@@ -55,15 +50,7 @@ def find_problem(attack: Attack, shape: tuple[int, int, int]) -> str | None:
 def measure_adversarial_accuracy(
     model: nn.Module, split: Split, *, attack: Attack, seed: int, batch_size: int
 ) -> float:
-    """Return the fraction of images that the ensemble does not break, in [0, 1].
-
-    Args:
-        split: N ≥ 1 images on the model's device.
-        model, attack, seed, batch_size: as in `perturb`.
-
-    Raises:
-        AutoAttackError: as `perturb`.
-    """
+    """Return the fraction of the images, on the model's device, that the ensemble does not break; see `perturb`."""
     x_NCHW = to_pixels(split.x_NCHW)
     _, broken_N = perturb(model, x_NCHW, split.y_N, attack=attack, seed=seed, batch_size=batch_size)
     return 1.0 - int(broken_N.sum()) / len(split)
@@ -74,9 +61,8 @@ def perturb(
 ) -> tuple[Tensor, Tensor]:
     """Return the worst result of APGD-CE, APGD-T, FAB-T and Square; each attacks what the previous ones did not break.
 
-    The model runs in eval mode. Its modes, its parameters' ``requires_grad`` and ``grad``, and the global generators
-    are restored. The library's starts depend on an image's place in its batch, so with more than one batch the result
-    may depend on the batch size.
+    The model runs in eval mode. Its modes, ``requires_grad`` and the global generators are restored. The library's
+    starts depend on an image's place in its batch, so with more than one batch the result may depend on the batch size.
 
     Args:
         x_NCHW: images, pixels in [0, 1].
@@ -94,7 +80,7 @@ def perturb(
     problem = find_problem(attack, (x_NCHW.shape[1], x_NCHW.shape[2], x_NCHW.shape[3]))
     if problem:
         raise AutoAttackError(f"evaluation.autoattack: {problem}")
-    with _restore_global_state(), eval_mode(model), _freeze_parameters(model):
+    with _restore_state(model), eval_mode(model):
         ensemble = _make_ensemble(model, x_NCHW, attack, seeding.number(seed, "evaluation-autoattack"))
         x_adv_NCHW, prediction_N = ensemble.run_standard_evaluation(x_NCHW, y_N, batch_size=batch_size)
     return x_adv_NCHW, prediction_N != y_N
@@ -105,7 +91,7 @@ def _make_ensemble(model: nn.Module, x_NCHW: Tensor, attack: Attack, seed: int) 
 
     with torch.no_grad():
         classes = model(x_NCHW[:1]).shape[-1]
-    ensemble = AutoAttack(model, norm=NORMS[attack.norm], eps=attack.eps, seed=seed, device=x_NCHW.device)
+    ensemble = AutoAttack(model, norm=attack.norm.capitalize(), eps=attack.eps, seed=seed, device=x_NCHW.device)
     ensemble.verbose = False
     ensemble.attacks_to_run = list_attacks(classes)
     ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(TARGETS, classes - 1)
@@ -123,18 +109,23 @@ def list_attacks(classes: int) -> list[str]:
 
 
 def _grid_fits(height: int, width: int) -> bool:
-    """Return whether the first grid of the l2 Square attack lies within the image."""
+    """Return whether the first grid of the l2 Square attack, of windows of side ⌊H/5⌋, lies within the image."""
     window = height // 5
     inset = (height - 5 * window) // 2
     return window == 1 or (window > 1 and all(inset + side // window * window <= side for side in (height, width)))
 
 
 @contextmanager
-def _restore_global_state() -> Iterator[None]:
-    """Restore what the library changes: generators and the trace function. Silence its logger in this block."""
+def _restore_state(model: nn.Module) -> Iterator[None]:
+    """Silence the library's logger and compute no gradients of the parameters in this block.
+
+    Restore both afterwards, and what the library changes: global generators and the trace function.
+    """
     logger = logging.getLogger("auto-attack")
     state, numpy_state, trace, disabled = random.getstate(), np.random.get_state(), sys.gettrace(), logger.disabled
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     logger.disabled = True
+    model.requires_grad_(False)
     try:
         with torch.random.fork_rng(devices=range(torch.accelerator.device_count())):
             yield
@@ -143,16 +134,5 @@ def _restore_global_state() -> Iterator[None]:
         np.random.set_state(numpy_state)
         sys.settrace(trace)
         logger.disabled = disabled
-
-
-@contextmanager
-def _freeze_parameters(model: nn.Module) -> Iterator[None]:
-    """Compute no gradients of the parameters in this block."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
         for parameter in trained:
             parameter.requires_grad_(True)

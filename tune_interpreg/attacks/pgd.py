@@ -29,14 +29,8 @@ def unit_logit_gradient(z_BK: Tensor, y_B: Tensor) -> Tensor:
     """Return (softmax(z) − onehot(y)) / (1 − p_y): the direction of `logit_gradient`, with a size free of the margin.
 
     1 − p_y ≈ e^−margin. Above a margin of 28 the cross-entropy's gradient is smaller than a floor of 1e-12, and above
-    100 it is 0 in float32, so that a model with large logits would look robust.
-
-    Args:
-        z_BK: the logits.
-        y_B: labels, integers in [0, K).
-
-    Returns:
-        e_BK; the label's entry is −1, the others are ≥ 0 and sum to 1.
+    100 it is 0 in float32, so that a model with large logits would look robust. The label's entry is −1; the others are
+    ≥ 0 and sum to 1.
     """
     y_B1 = y_B.unsqueeze(-1)
     return z_BK.scatter(-1, y_B1, -torch.inf).softmax(-1).scatter(-1, y_B1, -1.0)
@@ -83,15 +77,7 @@ def perturb(
 def perturb_from(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, *, attack: Attack, form: Form
 ) -> Tensor:
-    """Return the last iterate of PGD from this start.
-
-    Args:
-        start_BCHW: pixels in [0, 1], within eps of x, from `balls`.
-        x_BCHW, y_B, attack, form: as in `perturb`.
-
-    Returns:
-        x_BCHW, as from `perturb`.
-    """
+    """Return the last iterate of PGD from this start, with pixels in [0, 1] and within eps of x; see `perturb`."""
     x_t = start_BCHW
     with multiply_in(attack.precision, x_BCHW.device):
         for _ in range(attack.steps):
@@ -110,14 +96,10 @@ def find_broken(
     Args:
         model: in eval mode.
         x_BCHW, y_B, start_BCHW, attack, form: as in `perturb_from`.
-
-    Returns:
-        bool_B.
     """
     if form == "strict":
         return _find_ever_broken(model, x_BCHW, y_B, start_BCHW, attack=attack)
-    x_adv_BCHW = perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
-    return _is_wrong(model(x_adv_BCHW), y_B)
+    return _is_wrong(model(perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)), y_B)
 
 
 def find_broken_by_any(
@@ -126,14 +108,7 @@ def find_broken_by_any(
     """Return which samples PGD breaks from at least one of the starts.
 
     strict attacks each sample on its own, so a broken one needs no further start. compat attacks the whole batch from
-    every start, because its steps depend on the batch.
-
-    Args:
-        starts: starts of the whole batch, each as in `perturb_from`.
-        model, x_BCHW, y_B, attack, form: as in `find_broken`.
-
-    Returns:
-        bool_B.
+    every start, because its steps depend on the batch. The arguments are those of `find_broken`.
     """
     broken_B = torch.zeros_like(y_B, dtype=torch.bool)
     for start_BCHW in starts:

@@ -5,6 +5,7 @@ logits or the probabilities, see OUTPUTS) with respect to the pixels. g = J_c is
 ordinary backward differentiates every penalty with respect to the parameters.
 
 The options `norm`, `sign` and `output` are keys of PENALTY_NORMS, SIGNS and OUTPUTS; other values raise ValueError.
+Norms take d of shape (B, ...). Of o_BK next to its adjoint, only shape, type and device matter.
 """
 
 import math
@@ -21,28 +22,17 @@ Entry = TypeVar("Entry")
 
 
 def batch_norm(d: Tensor) -> Tensor:
-    """Return ‖d‖ = √Σ d², the Frobenius norm over the whole batch; its gradient at d = 0 is 0.
-
-    d has the shape (B, ...).
-    """
-    norm: Tensor = torch.linalg.vector_norm(d)
-    return norm
+    """Return ‖d‖ = √Σ d², the Frobenius norm over the whole batch; its gradient at d = 0 is 0."""
+    return torch.linalg.vector_norm(d)
 
 
 def sample_norm(d: Tensor) -> Tensor:
-    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient is 0 if d_b = 0.
-
-    d has the shape (B, ...).
-    """
-    norm_B: Tensor = torch.linalg.vector_norm(d, dim=tuple(range(1, d.dim())))
-    return norm_B.mean()
+    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient is 0 if d_b = 0."""
+    return torch.linalg.vector_norm(d, dim=tuple(range(1, d.dim()))).mean()
 
 
 def squared_norm(d: Tensor) -> Tensor:
-    """Return (1/B) Σ_b ‖d_b‖₂², the mean of the samples' squared norms.
-
-    d has the shape (B, ...).
-    """
+    """Return (1/B) Σ_b ‖d_b‖₂², the mean of the samples' squared norms."""
     return d.square().sum() / len(d)
 
 
@@ -74,7 +64,6 @@ def label_gradient(adjoint: Adjoint, y_B: Tensor, o_BK: Tensor) -> Tensor:
     Args:
         adjoint: e ↦ Jᵀe, from `select_output`.
         y_B: labels, integers in [0, K).
-        o_BK: the output; only its shape, type and device matter.
     """
     return adjoint(torch.zeros_like(o_BK).scatter_(1, y_B[:, None], 1.0))
 
@@ -93,11 +82,7 @@ def cross_entropy_gradient(adjoint: Adjoint, y_B: Tensor, z_BK: Tensor) -> Tenso
 
 
 def magnitude(g: Tensor, *, norm: str = "batch") -> Tensor:
-    """Return ‖g‖, the size of gradients.
-
-    Args:
-        g: shape (B, ...).
-    """
+    """Return ‖g‖, the size of gradients of shape (B, ...)."""
     return _choose("norm", norm, PENALTY_NORMS)(g)
 
 
@@ -127,11 +112,7 @@ def cosine(target_BCHW: Tensor, g_BCHW: Tensor) -> Tensor:
 def jacobian(adjoint: Adjoint, o_BK: Tensor, *, norm: str = "batch") -> Tensor:
     """Return the exact ‖J‖_F, the norm of the Jacobian of the whole output with respect to the pixels (Eq. 7).
 
-    One call of the adjoint with the K one-hots gives the K rows of each sample's J. A sample's norm is over K, C, H, W.
-
-    Args:
-        adjoint: e ↦ Jᵀe, from `select_output`.
-        o_BK: the output; only its shape, type and device matter.
+    One call of the adjoint gives the K rows of each sample's J, and a sample's norm is over all of them.
     """
     batch, classes = o_BK.shape
     e_KBK = _onehots(o_BK)[:, None].expand(classes, batch, classes)
@@ -145,7 +126,6 @@ def repeated_jacobian(adjoint: Adjoint, o_RK: Tensor, *, norm: str = "batch") ->
 
     Args:
         adjoint: e ↦ Jᵀe at R = B·K images, with the K repeats of a sample in a row.
-        o_RK: the output; only its shape, type and device matter.
     """
     repeats, classes = o_RK.shape
     j_RCHW = adjoint(_onehots(o_RK).repeat(repeats // classes, 1))
@@ -170,7 +150,6 @@ def unit_vectors(o_BK: Tensor, projections: int, generator: torch.Generator) -> 
     """Draw v_PBK, independent and uniform on the unit sphere of R^K.
 
     Args:
-        o_BK: the output; only its shape, type and device matter.
         projections: P ≥ 1, the number per sample.
         generator: on o's device.
     """

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.networks.linearize import linearize, through_softmax
+from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.networks.modes import multiply_in
 from tune_interpreg.study.config import MapSettings
 
@@ -34,16 +34,13 @@ def simple_gradient(
         model: runs in its current mode.
         x_BCHW: images, pixels in [0, 1].
         y_B: labels c, integers in [0, K).
-        output: differentiate the label's logit, or its softmax probability.
 
     Returns:
         g_BCHW, signed, output per pixel, without graph.
     """
-    z_BK, adjoint = linearize(model, x_BCHW)
-    z_BK = z_BK.to(x_BCHW.dtype)
-    if output == "probabilities":
-        _, adjoint = through_softmax(z_BK, adjoint)
-    return adjoint(F.one_hot(y_B, z_BK.shape[-1]).to(z_BK.dtype)).to(x_BCHW.dtype)
+    z_BK, logits_adjoint = linearize(model, x_BCHW)
+    o_BK, adjoint = penalties.select_output(z_BK.to(x_BCHW.dtype), logits_adjoint, output)
+    return penalties.label_gradient(adjoint, y_B, o_BK).to(x_BCHW.dtype)
 
 
 @torch.no_grad()
@@ -53,9 +50,7 @@ def smoothgrad(
     """Return SmoothGrad maps I(x) = (1/N) Σ_i |J_c(x + e_i)|, e_i ~ N(0, σ²) (Eq. 4), or a variant.
 
     Args:
-        model: runs in its current mode.
-        x_BCHW: images, pixels in [0, 1].
-        y_B: labels c, integers in [0, K).
+        model, x_BCHW, y_B: as in `simple_gradient`.
         settings: σ in pixels, N = samples, and the variants. ``clamp``: clamp each x + e_i to [0, 1].
             ``include_clean``: average over N + 1 images, with x as the last. ``sign: signed``: average g instead of
             |g|. ``output``: as in ``simple_gradient``. ``precision``: of the products.
@@ -91,14 +86,7 @@ def threshold(maps_BCHW: Tensor, phi: float) -> Tensor:
 
 
 def two_sided_threshold(maps_BCHW: Tensor, phi: float) -> Tensor:
-    """Return maps with all values v, |v − mean| < φ·std, set to 0.
-
-    Mean and (unbiased) std are over the C·H·W values of each map. Capture-safe.
-
-    Args:
-        maps_BCHW: raw maps, signed.
-        phi: φ ≥ 0, in standard deviations; larger is sparser.
-    """
+    """Return signed maps with all values v, |v − mean| < φ·std, set to 0; see `threshold`, but φ ≥ 0."""
     std_B111, mean_B111 = torch.std_mean(maps_BCHW, dim=(-3, -2, -1), keepdim=True)
     return maps_BCHW.masked_fill((maps_BCHW - mean_B111).abs() < phi * std_B111, 0.0)
 

@@ -6,7 +6,6 @@ Shapes: B batch, C·H·W image, K classes.
 import math
 import warnings
 from copy import deepcopy
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -42,15 +41,25 @@ def build(model: Model, shape: tuple[int, int, int], classes: int, generator: to
         generator: only source of the weights.
 
     Raises:
-        TypeError, ValueError, RuntimeError: see `initialize` and `check_network`.
+        TypeError: see `initialize`.
+        RuntimeError: the images do not fit the network.
+        ValueError: the result is not z_BK, or layers draw from the global generator.
     """
     builder = registry.resolve("models", model.name)
     with torch.device("meta"):  # allocates and draws nothing; `initialize` fills the weights
-        network = _linearizable(replace_dropout(builder(shape, classes, **model.options)), model.name)
+        network, problems = _to_piecewise_linear(replace_dropout(builder(shape, classes, **model.options)))
     initialize(network.to_empty(device=generator.device), generator)
     key = (model.model_dump_json(), shape, classes)
     if key not in _CHECKED:
-        check_network(network, shape, classes)
+        _check_network(network, shape, classes)
+        if problems:
+            reasons = "\n".join(problems)
+            warnings.warn(
+                f"model {model.name}: penalties on its gradients take slow double backpropagation, because\n"
+                f"{reasons}\nBuild an nn.Sequential of supported layers, or define linearize(x) -> (y, e ↦ Jᵀe)",
+                SlowGradients,
+                stacklevel=2,
+            )
         _CHECKED.add(key)
     return network.train()
 
@@ -73,13 +82,8 @@ def initialize(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return model
 
 
-def check_network(network: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
-    """Run a copy of the network, in train mode, on two black images, and check the result.
-
-    Raises:
-        RuntimeError: from the network, for example because the images do not fit its layers.
-        ValueError: the result is not z_BK, or layers draw from the global generator.
-    """
+def _check_network(network: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+    """Run a copy of the network, in train mode, on two black images, and check the result."""
     network = deepcopy(network).train().cpu()
     set_dropout_generator(network, torch.Generator())
     drawing = _record_draws(network)
@@ -90,8 +94,8 @@ def check_network(network: nn.Module, shape: tuple[int, int, int], classes: int)
             "layers draw from the global random generator, so that a training could not be repeated: "
             f"{', '.join(drawing)}; use torch.nn.Dropout, torch.nn.Dropout2d, or no randomness"
         )
-    if not isinstance(z_BK, Tensor) or z_BK.shape != (2, classes):
-        result = tuple(z_BK.shape) if isinstance(z_BK, Tensor) else type(z_BK).__name__
+    result = tuple(z_BK.shape) if isinstance(z_BK, Tensor) else type(z_BK).__name__
+    if result != (2, classes):
         raise ValueError(
             f"a network returns one logit per class: (2, {classes}) for 2 images; this one returns {result}"
         )
@@ -113,35 +117,22 @@ def _record_draws(network: nn.Module) -> list[str]:
     return drawing
 
 
-def _linearizable(network: nn.Module, name: str) -> nn.Module:
-    """Return the network as a PiecewiseLinear if all its layers are supported; else the network, with a warning."""
+def _to_piecewise_linear(network: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Return the network as a PiecewiseLinear, or itself and the layers that are not supported."""
     if hasattr(network, "linearize"):
-        return network
+        return network, []
     chain = _flatten(network, "")
     reasons = {place: find_problem(layer) for place, layer in chain.items()}
     problems = [f"{place}: {reason}".removeprefix(": ") for place, reason in reasons.items() if reason]
-    if not problems:
-        return PiecewiseLinear(list(chain.values()))
-    _warn_once(
-        f"model {name}: penalties on its gradients need double backpropagation, which is exact but slower, because\n"
-        + "\n".join(problems)
-        + "\nBuild an nn.Sequential of supported layers, or give the layer or the network linearize(x) -> (y, e ↦ Jᵀe)"
-    )
-    return network
+    return (network, problems) if problems else (PiecewiseLinear(list(chain.values())), [])
 
 
 def _flatten(network: nn.Module, place: str) -> dict[str, nn.Module]:
     """Return the layers of nested Sequentials, by name, in the order they are applied. Other modules stay whole."""
-    is_chain = isinstance(network, nn.Sequential) and type(network).forward is nn.Sequential.forward
-    if not is_chain or has_hooks(network):
+    if type(network).forward is not nn.Sequential.forward or has_hooks(network):
         return {place: network}
     chain: dict[str, nn.Module] = {}
     for name, layer in network.named_modules(remove_duplicate=False):  # named_children would drop a layer used twice
         if name and "." not in name:
             chain |= _flatten(layer, f"{place}.{name}".strip("."))
     return chain
-
-
-@cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, SlowGradients, stacklevel=4)

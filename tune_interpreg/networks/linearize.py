@@ -12,7 +12,7 @@ from tune_interpreg.networks.layers import Adjoint
 
 
 def linearize(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
-    """Return the logits z = f(x) and the adjoint e ↦ Jᵀe of J = ∂f/∂x.
+    """Return the logits z_BK = f(x) and the adjoint e ↦ Jᵀe of J = ∂f/∂x, both differentiable by the parameters.
 
     Calls the model's own `linearize` where it has one, and uses double backpropagation otherwise.
 
@@ -21,16 +21,11 @@ def linearize(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
         x_BCHW: images, pixels in [0, 1].
 
     Returns:
-        z_BK, and a function from e of shape (..., B, K) to Jᵀe of shape (..., B, C, H, W). Both are
-        differentiable with respect to the parameters if gradients are enabled when they are called.
+        z_BK, and a function from e of shape (..., B, K) to Jᵀe of shape (..., B, C, H, W).
     """
     method: Callable[[Tensor], tuple[Tensor, Adjoint]] | None = getattr(model, "linearize", None)
     if method is not None:
         return method(x_BCHW)
-    return _double_backpropagation(model, x_BCHW)
-
-
-def _double_backpropagation(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
     leaf = x_BCHW if x_BCHW.requires_grad else x_BCHW.detach().requires_grad_()
     with torch.enable_grad():
         z_BK: Tensor = model(leaf)
@@ -49,13 +44,7 @@ def _double_backpropagation(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, A
 def through_softmax(z_BK: Tensor, adjoint: Adjoint) -> tuple[Tensor, Adjoint]:
     """Return the probabilities p = softmax(z) and the adjoint e ↦ Jᵀ(diag(p) − ppᵀ)e of their Jacobian.
 
-    Args:
-        z_BK: the logits f(x).
-        adjoint: e ↦ Jᵀe of the logits, from `linearize`.
-
-    Returns:
-        p_BK, and a function from e of shape (..., B, K) to (∂p/∂x)ᵀe = Jᵀ(p∘(e − Σ_k p_k e_k)) of shape
-        (..., B, C, H, W). Derivatives with respect to the parameters include those of p.
+    Takes and returns what `linearize` returns. Derivatives by the parameters include those of p.
     """
     p_BK = z_BK.softmax(-1)
     likeliest_B1 = p_BK.argmax(-1, keepdim=True)
@@ -77,9 +66,6 @@ def logit_gradient(z_BK: Tensor, y_B: Tensor) -> Tensor:
     Args:
         z_BK: the logits.
         y_B: labels, integers in [0, K).
-
-    Returns:
-        e_BK; each row sums to 0.
     """
     y_B1 = y_B.unsqueeze(-1)
     others_BK = z_BK.softmax(-1).scatter(-1, y_B1, 0.0)

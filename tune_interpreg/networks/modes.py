@@ -22,8 +22,5 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def multiply_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which networks on this device multiply in this precision.
-
-    Logits and adjoints then have this precision too.
-    """
+    """Return a context in which networks on this device multiply in this precision, which logits then have too."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)

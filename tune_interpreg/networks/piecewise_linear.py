@@ -20,12 +20,11 @@ class PiecewiseLinear(nn.Module):
     layers in reverse order, with the masks that the forward saved.
 
     Args:
-        layers: applied in order, from x_BCHW (pixels in [0, 1]) to the logits z_BK. Each is of a supported type or has
-            a `linearize` method. Their `inplace` is set here: only a ReLU works in place, and only on a tensor that
-            no other code reads again.
+        layers: applied in order, from x_BCHW to the logits z_BK. Each is of a supported type or has a `linearize`
+            method. Their `inplace` is set here: only a ReLU works in place, on a tensor that is not read again.
 
     Raises:
-        TypeError: some layers are not supported; names all of them.
+        TypeError: names all layers that are not supported.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -44,15 +43,12 @@ class PiecewiseLinear(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the logits z_BK = f(x)."""
-        z_BK: Tensor = self.layers(channels_last(x_BCHW))
-        return z_BK
+        return self.layers(channels_last(x_BCHW))
 
     def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
-        """Return the logits f(x) and the adjoint e ↦ Jᵀe of J = ∂f/∂x at x.
+        """Return z_BK = f(x) and the adjoint e ↦ Jᵀe; see `networks.linearize`.
 
-        Returns:
-            z_BK, and a function from e of shape (..., B, K) to Jᵀe of shape (..., B, C, H, W). One ordinary backward
-            differentiates it with respect to e and the parameters.
+        One ordinary backward differentiates the adjoint by e and the parameters.
         """
         y, adjoints = channels_last(x_BCHW), []
         for layer in self.layers:

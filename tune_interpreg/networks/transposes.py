@@ -58,10 +58,7 @@ def _patches(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, An
 
 
 def _blocks(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
-    """Return Wᵀe by one convolution with a block's pixels as channels.
-
-    The input's few channels would not fill a vector of the CPU; a block's pixels do.
-    """
+    """Return Wᵀe by one convolution with a block's pixels as channels, because few channels fill no CPU vector."""
     outputs, inputs, *kernel = weight.shape
     wide = [BLOCK + k - 1 for k in kernel]
     blocks = weight.new_zeros(inputs, BLOCK, BLOCK, *wide, outputs).movedim(-1, 3)
@@ -79,14 +76,13 @@ def _turned(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any
 
 
 def _transposed(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any]) -> Tensor:
-    x: Tensor = grad.conv2d_input((len(e), *size), weight.to(e.dtype), e, **geometry)
-    return x
+    return grad.conv2d_input((len(e), *size), weight.to(e.dtype), e, **geometry)
 
 
 def choose_transpose(layer: nn.Conv2d, size: torch.Size, geometry: dict[str, Any]) -> ConvAdjoint:
-    """Return the fastest function for Wᵀe.
+    """Return the fastest function for Wᵀe, with size = (C, H, W).
 
-    PyTorch's own is up to twice slower on a CPU, and several times with few input channels. size is (C, H, W).
+    PyTorch's own is up to twice slower on a CPU, and several times with few input channels.
     """
     weight = layer.weight
     if weight.device.type != "cpu" or layer.groups > 1:
@@ -107,8 +103,8 @@ def _turn(weight: Tensor) -> Tensor:
 
 def _margins(weight: Tensor, geometry: dict[str, Any]) -> list[int]:
     """Return the padding of the turned convolution: d·(k − 1) − p for dilation d, kernel size k, padding p."""
-    places = zip(weight.shape[2:], geometry["dilation"], geometry["padding"], strict=True)
-    return [d * (k - 1) - p for k, d, p in places]
+    sides = zip(weight.shape[2:], geometry["dilation"], geometry["padding"], strict=True)
+    return [d * (k - 1) - p for k, d, p in sides]
 
 
 class MaxPoolTranspose(torch.autograd.Function):

@@ -7,10 +7,7 @@ from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 
 def digits_cnn(shape: tuple[int, int, int], classes: int) -> PiecewiseLinear:
-    """Return a small network for 8×8 digits: two 3×3 convolutions of 16 and 32 channels, 64 hidden units.
-
-    H and W are at least 4.
-    """
+    """Return a small network for 8×8 digits, H and W ≥ 4: 3×3 convolutions of 16 and 32 channels, 64 hidden units."""
     channels, height, width = shape
     return PiecewiseLinear(
         [
