@@ -83,11 +83,7 @@ def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file with a checksum.
-
-    Raises:
-        Damaged: the file is missing, or its checksum is missing or wrong.
-    """
+    """Return the content of a JSON file. Raise ``Damaged`` if it is missing, or its checksum is missing or wrong."""
     try:
         content = json.loads(_read_text(path))
         checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None

@@ -21,10 +21,7 @@ def hold(store: Store) -> Iterator[None]:
     """Lock the store in this block. The system releases the lock when the process ends, for any reason.
 
     The lock is on a file, because network folders do not show other hosts a lock on a folder. File systems without
-    locks are not locked.
-
-    Raises:
-        StoreError: another driver holds the lock, or the file cannot be made.
+    locks are not locked. Raises ``StoreError`` if another driver holds the lock, or the file cannot be made.
     """
     with _open_lock_file(store) as file:
         _acquire(store, file)

@@ -40,7 +40,6 @@ class Layout:
         self.report_dir = self.path / "report"
         self.tensorboard_dir = self.path / "tensorboard"
 
-    # ------------------------------------------------------------------- files
     def record_file(self, arm: str, key: str) -> Path:
         return self.path / "ledger" / arm / f"{key}.json"
 
@@ -77,7 +76,6 @@ class Layout:
         """Return the file that names the worker of an item in progress."""
         return self.checkpoint_dir(key) / "place.json"
 
-    # ------------------------------------------------------------------ listings
     def record_files(self) -> list[Path]:
         return sorted((self.path / "ledger").glob("*/*.json"))
 

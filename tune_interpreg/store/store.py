@@ -143,12 +143,7 @@ class Store(Layout):
         self.write_text(self.study_file, files.text_with_checksum(text))
 
     def load_study(self) -> Study:
-        """Return the study of the store's last run.
-
-        Raises:
-            StoreError: the folder is no store.
-            Damaged: the file differs from what was written.
-        """
+        """Return the study of the last run. Raise ``StoreError`` if there is none, ``Damaged`` if its file changed."""
         if not self.study_file.exists():
             raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
         try:

@@ -24,9 +24,9 @@ Permutation = Literal["fixed", "redrawn"]
 
 
 class OpenSection(Frozen):
-    """A section that takes additional keys. They are gathered in the field ``ADDITIONAL``."""
+    """A section that takes additional keys, gathered in the field ``ADDITIONAL``. A name alone stands for a section."""
 
-    ADDITIONAL: ClassVar[str]
+    ADDITIONAL: ClassVar[str] = "options"
 
     @model_validator(mode="before")
     @classmethod
@@ -39,19 +39,11 @@ class OpenSection(Frozen):
         return {key: value for key, value in section.items() if key not in extra} | {cls.ADDITIONAL: extra}
 
 
-class Named(OpenSection):
-    """A section that selects a registered name. The name alone is enough; additional keys are its options."""
-
-    ADDITIONAL = "options"
-
-    name: str
-    options: dict[str, OptionValue] = Field(default_factory=dict)
-
-
-class Data(Named):
+class Data(OpenSection):
     """The data set and the number of images. A name alone is enough; additional keys are the data set's options."""
 
     name: str = Field("digits", description="Name of a registered data set.")
+    options: dict[str, OptionValue] = Field(default_factory=dict)
     train_limit: Integer | None = Field(None, ge=1, description="Training images, a stratified subset. null: all.")
     validation: Integer | None = Field(
         None, ge=1, description="Images held out of the training data. null: the data set's default."
@@ -62,10 +54,11 @@ class Data(Named):
     )
 
 
-class Model(Named):
+class Model(OpenSection):
     """The network. A name alone is enough; additional keys are the model's options, such as cifar_cnn's fc_relu."""
 
     name: str = Field("digits_cnn", description="Name of a registered model.")
+    options: dict[str, OptionValue] = Field(default_factory=dict)
 
 
 class Augment(Frozen):

@@ -10,14 +10,13 @@ from typing import Any, get_args
 import yaml
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Data, Model, Study, Targets
+from tune_interpreg.study.config import Data, Model, Study
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.file.read import list_shipped_studies
-from tune_interpreg.study.file.reference import doc_text, list_entries, load_registered, to_yaml
+from tune_interpreg.study.file.reference import SECTIONS, doc_text, list_entries, load_registered, to_yaml
 from tune_interpreg.study.file.rules import inner_sections, section_class
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.problems import Problem, StudyError
-from tune_interpreg.study.space import Range, Search
 
 WIDTH = 110
 
@@ -47,8 +46,7 @@ def draft_study(dataset: str) -> str:
         raise StudyError([Problem("DATASET", "", str(error))]) from None
     lines = [*_comment(HEAD.format(dataset=dataset, base=base)), ""]
     for name in inner_sections(Study):
-        if name != "arms":
-            lines += [*_section(name, getattr(study, name), builders.get(name)), ""]
+        lines += [*_section(name, getattr(study, name), builders.get(name)), ""]
     lines += [*_keys(study, "seeds"), "", *_arms(raw["arms"])]
     return "\n".join(lines) + "\n"
 
@@ -58,11 +56,11 @@ def _section(name: str, section: Frozen, builder: Callable[..., Any] | None) -> 
 
     Options of its builder are commented out, because an option that is set is part of the keys of results.
     """
-    keys = _keys(section, *(entry.key for entry in list_entries(type(section))))
+    keys = _keys(section, *(entry[0] for entry in list_entries(type(section))))
     lines = _comment(doc_text(type(section)))
     if isinstance(section, Data | Model):
         lines += _comment(f"{section.name}: {doc_text(builder)}")
-        keys += [f"#{option.key}: {option.default}" for option in list_entries(builder)]
+        keys += [f"#{key}: {default}" for key, _, default, _ in list_entries(builder)]
     if type(None) in get_args(Study.model_fields[name].annotation):
         lines += _comment(f"{name}: null leaves the section out.")
     return [*lines, f"{name}:", *(f"  {line}" for line in keys)]
@@ -82,8 +80,8 @@ def _keys(section: Frozen, *keys: str) -> list[str]:
 def _arms(raw: Mapping[str, Any]) -> list[str]:
     """Return the arms below a description of everything that they take."""
     lines = []
-    for title, section in (("An arm", Arm), ("targets", Targets), ("search", Search), ("A range of space", Range)):
-        lines += _describe(title, section)
+    for title in ("An arm", "targets", "search", "A range of search.space"):
+        lines += _describe(title, SECTIONS[title])
     lines += _comment("Methods and their parameters:")
     for name, method in load_registered("methods"):
         lines += _describe(name, method)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.rules import find_problems, section_class, suggest_sections
 from tune_interpreg.study.file.yaml_lines import YamlFile
@@ -38,10 +38,7 @@ _RULES = {
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A checked study and its source.
-
-    locate: (place, message) → a ``Problem`` with file and line, or ``--set``, for problems found later.
-    """
+    """A checked study. locate: (place, message) → a ``Problem`` with file and line, for problems found later."""
 
     study: Study
     locate: Callable[[Place, str], Problem]
@@ -93,7 +90,7 @@ def _parse(text: str, where: str, name: str, overrides: Iterable[str], data_root
     else:
         if not problems and not findings:
             return StudyFile(study, file.locate)
-    findings.sort(key=lambda finding: file.line(finding[0]))
+    findings.sort(key=lambda finding: file.origin(finding[0])[0])
     problems += [file.locate(place, message) for place, message in findings]
     raise StudyError(list(dict.fromkeys(problems)))
 
@@ -116,15 +113,15 @@ def _override(file: YamlFile, overrides: Iterable[str]) -> list[Problem]:
 
 # ------------------------------------------------------------- errors of pydantic
 def _translate(error: ValidationError) -> list[Finding]:
-    """Return pydantic's errors in a user's words, except those that other rules report."""
-    return [(problem["loc"], _message(problem)) for problem in error.errors() if not _is_reported_elsewhere(problem)]
-
-
-def _is_reported_elsewhere(error: Any) -> bool:
-    """Return whether ``rules`` reports the error (keys of methods, data sets, models), or it repeats another error."""
-    section = error["loc"][2:3] if error["loc"][0] == "arms" else error["loc"][1:2]
-    repeats = error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and bool(error["input"]))
-    return repeats or section in (("params",), ("options",))
+    """Return pydantic's errors in a user's words, except those that other rules report, or that repeat another."""
+    findings: list[Finding] = []
+    for problem in error.errors():
+        kind, place = problem["type"], problem["loc"]
+        section = place[2:3] if place[0] == "arms" else place[1:2]
+        repeats = kind == "default_factory_not_called" or (kind == "too_short" and bool(problem["input"]))
+        if not repeats and section not in (("params",), ("options",)):  # ``rules`` reports parameters and options
+            findings.append((place, _message(problem)))
+    return findings
 
 
 def _message(error: Any) -> str:
@@ -151,11 +148,9 @@ def _message(error: Any) -> str:
 def _section_at(place: Place) -> type[BaseModel]:
     """Return the class of the section at ``place``."""
     model: type[BaseModel] = Study
-    keys = iter(place)
-    for key in keys:
+    if place[:1] == ("arms",) and len(place) > 1:
+        model, place = Arm, place[2:]  # after the arm's name
+    for key in place:
         field = model.model_fields.get(str(key))
-        section = section_class(field.annotation) if field else None
-        model = section or model
-        if key == "arms":
-            next(keys, None)  # the arm's name
+        model = (section_class(field.annotation) if field else None) or model
     return model

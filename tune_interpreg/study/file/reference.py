@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ from tune_interpreg.study.space import Pick, Range, Search
 #: Heading → section of a study file, in the order of the reference.
 SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": Study,
-    **{name: section for name, section in inner_sections(Study).items() if name != "arms"},
+    **inner_sections(Study),
     "training.augment": Augment,
     "An arm": Arm,
     "targets": Targets,
@@ -31,17 +31,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "A range of search.space": Range,
 }
 
-#: Fields that hold additional keys. Users write these keys directly in the section.
-_GATHERED = ("options", "params")
 
-
-class Entry(NamedTuple):
-    """A key of a section, an option or a parameter, in words. default: in YAML, or ``required``."""
-
-    key: str
-    takes: str
-    default: str
-    meaning: str
+#: A key of a section, an option or a parameter; its values in words; its default in YAML, or "required"; its meaning.
+Entry = tuple[str, str, str, str]
 
 
 def options_table() -> str:
@@ -68,11 +60,11 @@ def load_registered(group: str) -> Iterator[tuple[str, Any]]:
 def list_entries(documented: Any) -> list[Entry]:
     """Return the keys of a section, the parameters of a method, or the options of a builder."""
     if isinstance(documented, type) and issubclass(documented, BaseModel):
-        fields = documented.model_fields.items()
-        return [_field_entry(name, field) for name, field in fields if name not in _GATHERED]
+        gathered = getattr(documented, "ADDITIONAL", None)
+        return [_field_entry(name, field) for name, field in documented.model_fields.items() if name != gathered]
     accepted: Mapping[str, Parameter | Option] = getattr(documented, "parameters", None) or list_options(documented)
     return [
-        Entry(name, item.allowed_values(), "required" if item.required else to_yaml(item.default), item.help)
+        (name, item.allowed_values(), "required" if item.required else to_yaml(item.default), item.help)
         for name, item in accepted.items()
     ]
 
@@ -107,7 +99,7 @@ def _field_entry(name: str, field: FieldInfo) -> Entry:
         text = "required"
     else:
         text = "see its section" if isinstance(default, BaseModel) else to_yaml(default)
-    return Entry(name, _field_type(field), text, field.description or "")
+    return name, _field_type(field), text, field.description or ""
 
 
 def _field_type(field: FieldInfo) -> str:

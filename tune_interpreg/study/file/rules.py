@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -51,13 +51,13 @@ def find_problems(raw: Section) -> list[Finding]:
 
 def suggest_sections(key: str, model: type[BaseModel]) -> list[str]:
     """Return the places in sections of ``model`` that take ``key``, as ``section.key``."""
-    sections = inner_sections(model)
-    return [f"{name}.{key}" for name, section in sections.items() if name != "arms" and key in section.model_fields]
+    return [f"{name}.{key}" for name, section in inner_sections(model).items() if key in section.model_fields]
 
 
 def inner_sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the fields of ``model`` that are sections, with their classes."""
-    classes = {name: section_class(field.annotation) for name, field in model.model_fields.items()}
+    """Return the fields of ``model`` that are sections, with their classes; without mappings of sections."""
+    annotations = {name: field.annotation for name, field in model.model_fields.items()}
+    classes = {name: section_class(kind) for name, kind in annotations.items() if get_origin(kind) is not dict}
     return {name: section for name, section in classes.items() if section}
 
 

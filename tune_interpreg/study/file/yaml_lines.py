@@ -35,7 +35,6 @@ class YamlFile:
     def __init__(self, where: str, text: str):
         self.where = where
         self.duplicates: list[Finding] = []
-        #: Place → line (0 for an override), and the file with this line or the override.
         self._origins: dict[Place, tuple[int, str]] = {}
         self.raw: dict[str, Any] = self._read(text)
 
@@ -110,16 +109,13 @@ class YamlFile:
         self._origins = {other: origin for other, origin in self._origins.items() if other[: len(place)] != place}
         self._origins[place] = 0, where
 
-    def line(self, place: Place) -> int:
-        """Return the line of ``place``, or 0 for an override."""
-        return self._origin(place)[0]
-
     def locate(self, place: Place, message: str) -> Problem:
         """Return the problem with its file and line, or its override."""
         dotted = ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
-        return Problem(self._origin(place)[1], dotted, message)
+        return Problem(self.origin(place)[1], dotted, message)
 
-    def _origin(self, place: Place) -> tuple[int, str]:
+    def origin(self, place: Place) -> tuple[int, str]:
+        """Return the line of ``place``, or 0 for an override, and the file with this line or the override."""
         for depth in range(len(place), 0, -1):
             if place[:depth] in self._origins:
                 return self._origins[place[:depth]]
