@@ -1,18 +1,26 @@
 {#
-The sbatch script that `tune-interpreg launch slurm` prints.
+# The command and its options (see render.py). commands/launch.py lists the other variables.
+name: slurm
+help: |
+  Print an sbatch script. Its nodes form a Ray cluster with its own token, and the study runs on it.
 
-study       name of the study
-label       the name in lower case, digits and hyphens
-command     words of the command that runs the study
-store       absolute path of the store; all nodes share its parent folder
-nodes       number of nodes that run trials
-cpus, gpus  cores and GPUs per node
-time        time limit of one job, as Slurm writes it
-partition   Slurm's partition, or null for the default one
-image       Apptainer image, or null to use the environment of this Python
-binds       folders of this machine that the image sees
-programs    folder of this environment's programs
+  Example:  tune-interpreg launch slurm mnist --nodes 4 --gpus-per-node 1 --set resources.gpus=1 > job.sh
+store: runs/{study}
+options:
+  nodes: {default: 2, min: 1, metavar: N, help: Number of nodes that run trials.}
+  cpus-per-node: {default: 8, min: 1, metavar: N, help: CPU cores per node.}
+  gpus-per-node: {default: 0, min: 0, metavar: N, help: GPUs per node.}
+  store: {rule: store, metavar: PATH, help: "Folder for all results, shared by all nodes. Default: NAME in ./runs."}
+  data-root: {rule: path, metavar: PATH, help: "Folder with the data set's files, on every node."}
+  image:
+    {rule: word, metavar: IMAGE,
+     help: "Apptainer image, docker://… or a .sif file. Default: the environment of this Python."}
+  time:
+    {default: "8:00:00", rule: time, metavar: TIME,
+     help: Time limit of one job; the next job resumes the study.}
+  partition: {rule: word, metavar: NAME, help: Slurm partition.}
 -#}
+{{ check_nodes(cpus_per_node, gpus_per_node) -}}
 #!/bin/bash
 # Runs the study {{ study }} on {{ nodes }} Slurm nodes that form one Ray cluster. Submit it:  sbatch FILE
 #
@@ -25,18 +33,19 @@ programs    folder of this environment's programs
 #SBATCH --open-mode=append
 #SBATCH --nodes={{ nodes }}
 #SBATCH --ntasks-per-node=1
-#SBATCH --cpus-per-task={{ cpus }}
+#SBATCH --cpus-per-task={{ cpus_per_node }}
 #SBATCH --time={{ time }}
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
-{% if gpus %}
-#SBATCH --gpus-per-node={{ gpus }}
+{% if gpus_per_node %}
+#SBATCH --gpus-per-node={{ gpus_per_node }}
 {% endif %}
 {% if partition %}
 #SBATCH --partition={{ partition }}
 {% endif %}
 {% if image %}
-{% set inside = ["apptainer", "exec"] + (["--nv"] if gpus else []) + ["--bind", binds | join(","), image] %}
+{% set binds = folders + ([file.parent | string] if file else []) %}
+{% set inside = ["apptainer", "exec"] + (["--nv"] if gpus_per_node else []) + ["--bind", binds | join(","), image] %}
 {% set prefix = inside | shell ~ " " %}
 {% else %}
 {% set prefix = "" %}
@@ -61,8 +70,8 @@ export RAY_ADDRESS=$head:$port
 steps=()
 # Start a node: HOST, then options of `ray start`. No port is Ray's default, because other jobs may share the machine.
 node() {
-    srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task={{ cpus }} {{ prefix }}ray start "${@:2}" --block \
-        --num-cpus={{ cpus }} --num-gpus={{ gpus }} --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
+    srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task={{ cpus_per_node }} {{ prefix }}ray start "${@:2}" --block \
+        --num-cpus={{ cpus_per_node }} --num-gpus={{ gpus_per_node }} --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 \
         < /dev/null &
     steps+=($!)
 }
