@@ -38,8 +38,7 @@ FIELDS = ("format", "key", "arm", "role", "number", "seeds", "state", "metrics")
 class Store(Layout):
     """The folder of a study's results. The constructor neither reads nor writes.
 
-    driver: signature of the run that this object belongs to. After another run signs the store, this object replaces no
-    file: every write raises ``Refused``.
+    driver: signature of this object's run. After another run signs the store, every write raises ``Refused``.
     """
 
     def __init__(self, path: str | Path, driver: str | None = None):

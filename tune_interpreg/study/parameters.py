@@ -57,10 +57,7 @@ def with_defaults(parameters: Mapping[str, Parameter], values: Mapping[str, Scal
 
 
 def resolve_study(study: Study) -> Study:
-    """Return the study with the defaults of its methods' parameters, except those that an arm sets or searches.
-
-    A reader of the result does not need the methods' code.
-    """
+    """Return the study with the defaults of its methods' parameters, so that readers do not need the methods' code."""
     return study.model_copy(update={"arms": {name: _resolve_arm(arm) for name, arm in study.arms.items()}})
 
 

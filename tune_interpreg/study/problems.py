@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: Keys and list indices that lead to a value of a study file, from the top.
+#: Keys and list indices that lead to a value of a study file; and a place with the message about it.
 Place = tuple[str | int, ...]
-
-#: A place, and the message about it.
 Finding = tuple[Place, str]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of a study.
-
-    where: file and line, or the option ``--set``. place: dotted key. message: the broken rule, value and remedy.
-    """
+    """A problem: file and line or ``--set`` option; dotted key; broken rule, value and remedy."""
 
     where: str
     place: str

@@ -1,8 +1,4 @@
-"""Recipes: everything that determines a result, and the keys that name it.
-
-A key is a hash of everything that determines a result and of nothing else. Equal keys mean equal results, so a rerun
-is a lookup.
-"""
+"""Recipes: everything that determines a result, and their keys. Equal keys mean equal results: a rerun is a lookup."""
 
 from __future__ import annotations
 

@@ -88,10 +88,7 @@ def _default_trials(section: dict[str, Any]) -> int:
 
 
 class Search(Frozen):
-    """A search before the repeats. It maximizes validation metrics, or matches another arm's training loss.
-
-    A search takes space or grid, and maximize or match_loss_of.
-    """
+    """A search before the repeats, over space or grid, that maximizes metrics or matches another arm's loss."""
 
     grid: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
         None, description="Values for each parameter. Every combination is a trial; the last parameter changes fastest."
@@ -163,10 +160,7 @@ class Search(Frozen):
         return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
     def fixed_params(self, number: int) -> dict[str, Scalar]:
-        """Return the parameters of trial ``number`` that no sampler decides.
-
-        A grid and the choices of a match run through their combinations in turn.
-        """
+        """Return the parameters of trial ``number`` that a grid or a match takes from its combinations, in turn."""
         combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
         return combinations[number % len(combinations)]
 
@@ -203,10 +197,8 @@ class Search(Frozen):
         logarithmic = [name for name, span in self.ranges.items() if span.log_uniform]
         count = len(self.combinations())
         if len(logarithmic) != 1 or any(span.uniform for span in self.ranges.values()):
-            yield (
-                "matching a loss searches exactly one parameter over log_uniform: [low, high], others by choice; "
-                f"got {', '.join(self.ranges)}"
-            )
+            rule = "matching a loss searches exactly one parameter over log_uniform: [low, high], others by choice"
+            yield f"{rule}; got {', '.join(self.ranges)}"
         elif count > 1 and self.trials < 3 * count:
             yield f"a match is searched for each of {count} combinations of choices; give at least {3 * count} trials"
         yield from self._unused_keys(("pick", "sampler", "pruner"), "belongs to a search that maximizes")

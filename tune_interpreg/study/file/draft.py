@@ -20,9 +20,8 @@ from tune_interpreg.study.problems import Problem, StudyError
 
 WIDTH = 110
 
-#: Data set → the shipped study that its draft starts from, if their names differ. Others start from ``FALLBACK``.
+#: Data set → the shipped study that its draft starts from, if their names differ. Others start from ``digits``.
 CLOSEST = {"fashion_mnist": "mnist", "image_folder": "cifar10-small"}
-FALLBACK = "digits"
 
 HEAD = (
     "A study on {dataset}, with settings and arms of the shipped study {base}. `tune-interpreg validate` checks it, "
@@ -33,10 +32,9 @@ HEAD = (
 def draft_study(dataset: str) -> str:
     """Return the text of a study on ``dataset``: settings and arms of a shipped study, other keys at their defaults.
 
-    Raises:
-        StudyError: the data set is not registered, or its package cannot be imported.
+    Raises ``StudyError`` if the data set is not registered, or its package cannot be imported.
     """
-    base = CLOSEST.get(dataset, dataset if dataset in list_shipped_studies() else FALLBACK)
+    base = CLOSEST.get(dataset, dataset if dataset in list_shipped_studies() else "digits")
     raw = YamlFile(base, (files("search_spaces") / f"{base}.yaml").read_text(encoding="utf-8")).raw | {"data": dataset}
     study = Study.model_validate(raw)
     try:

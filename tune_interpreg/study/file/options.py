@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tune_interpreg.study.fields import format_value
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -31,7 +30,7 @@ class Option:
     def find_problem(self, value: Any) -> str | None:
         """Return why ``value`` is refused, or None."""
         try:
-            TypeAdapter(self.annotation, config=_STRICT).validate_python(value)
+            TypeAdapter(self.annotation, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
         except ValidationError:
             return f"takes {self.allowed_values()}, got {format_value(value)}"
         return None

@@ -51,15 +51,12 @@ def list_shipped_studies() -> list[str]:
 
 
 def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path | None = None) -> StudyFile:
-    """Read and check a study.
+    """Read and check a study. Raise ``StudyError``, which lists every problem.
 
     Args:
         source: name of a shipped study, or path of a YAML file.
         overrides: ``a.b=value``, with the value in YAML; each replaces a value of the file.
         data_root: folder of the data set's files; replaces ``data.root``.
-
-    Raises:
-        StudyError: lists every problem.
     """
     shipped = list_shipped_studies()
     path = Path(str(files("search_spaces"))) / f"{source}.yaml" if source in shipped else Path(source)

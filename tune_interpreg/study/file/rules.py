@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,8 +21,6 @@ from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
 from tune_interpreg.study.space import Range
-
-T = TypeVar("T")
 
 Section = Mapping[str, Any]
 
@@ -121,8 +119,9 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     yield from _check_keys(f"parameter; {subject}", method.parameters, params, Arm, Parameter.find_problem)
     yield from _check_keys(f"parameter; {subject}", method.parameters, ranges, Arm, _find_range_problem)
     yield from _check_missing(subject, method.parameters, params | ranges, place)
-    for key in params.keys() & ranges.keys():
-        yield params[key][0], f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
+    for key in ranges:
+        if key in params:
+            yield params[key][0], f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
 
 
 def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]:
@@ -148,16 +147,12 @@ def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
 
 
 def _check_keys(
-    subject: str,
-    accepted: Mapping[str, T],
-    written: Written,
-    section: type[BaseModel],
-    find_problem: Callable[[T, Any], str | None],
+    subject: str, accepted: Mapping[str, Any], keys: Written, section: type[BaseModel], find: Callable[..., str | None]
 ) -> Iterator[Finding]:
     """Check the names and values of additional keys of a section."""
-    for key, (place, value) in written.items():
+    for key, (place, value) in keys.items():
         if key in accepted:
-            problem = find_problem(accepted[key], value)
+            problem = find(accepted[key], value)
         else:
             similar = difflib.get_close_matches(key.lower(), [*accepted, *section.model_fields], n=1)
             homes = suggest_sections(key, section) or similar

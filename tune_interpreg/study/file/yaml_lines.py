@@ -27,10 +27,7 @@ _Loader.add_implicit_resolver(
 
 
 class YamlFile:
-    """The content of a study file.
-
-    raw: the values; all keys are text. duplicates: keys that appear twice.
-    """
+    """The content of a study file. raw: the values, with text as keys. duplicates: keys that appear twice."""
 
     def __init__(self, where: str, text: str):
         self.where = where
@@ -40,12 +37,14 @@ class YamlFile:
 
     def _read(self, text: str) -> dict[str, Any]:
         try:
-            raw = self._values(text)
+            loader = _Loader(text)
+            node = loader.get_single_node()
+            self._record(node, ())
+            raw = loader.construct_document(node) if node else None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             reason = ", ".join(filter(None, (error.context, error.problem)))
-            hint = "; indent by spaces" if "'\\t'" in reason else ""
-            raise self._error(f"not valid YAML: {reason}{hint}", f":{mark.line + 1}" if mark else "") from None
+            raise self._error(f"not valid YAML: {reason}", f":{mark.line + 1}" if mark else "") from None
         except RecursionError:
             raise self._error("not valid YAML: nested too deeply; does an alias (*name) contain itself?") from None
         except (yaml.YAMLError, ValueError, LookupError) as error:  # a control character, or a value unfit for its tag
@@ -56,12 +55,6 @@ class YamlFile:
 
     def _error(self, message: str, line: str = "") -> StudyError:
         return StudyError([Problem(f"{self.where}{line}", "", message)])
-
-    def _values(self, text: str) -> Any:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        self._record(node, ())
-        return loader.construct_document(node) if node else None
 
     def _record(self, node: yaml.Node | None, place: Place) -> None:
         """Record the line of each key and list item, and the keys that appear twice; make all keys text."""
