@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import study, worker
-from rich.console import Console
 
 from tune_interpreg.display.account import IDLE, OTHER, OVERHEAD, Account, format_duration
-from tune_interpreg.display.console import Lines
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.items import Item
@@ -36,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def account(clock: Clock) -> Account:
-    return Account(Lines(Console(quiet=True)), clock)
+    return Account(clock)
 
 
 def settle(account: Account, item: Item, seconds: float, **spent: float) -> None:

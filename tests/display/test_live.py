@@ -61,7 +61,8 @@ def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
     monkeypatch.setattr(console, "INTERVAL", 0.01)
     dispatcher = Dispatcher(parse_study(TINY, where="t.yaml"), Store(tmp_path / "store"), "")
     shown = terminal()
-    dispatcher.listener = live = Live(shown, dispatcher.study, dispatcher.state)
+    live = Live(shown, dispatcher.study, dispatcher.state)
+    dispatcher.listeners = [live]
     with live:
         drain(dispatcher, "in-process")
     frames = printed(shown)
@@ -76,7 +77,8 @@ def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
 def test_the_tree_and_its_stages_count_as_the_dispatcher_does(tmp_path: Path) -> None:
     of = study("adversarial", "robust", "jacobian", checks="{images: 10}")
     dispatcher = Dispatcher(of, Store(tmp_path / "store"), "f")
-    dispatcher.listener = live = Live(terminal(), of, dispatcher.state)
+    live = Live(terminal(), of, dispatcher.state)
+    dispatcher.listeners = [live]
     for _ in steps(dispatcher, workers=4):
         lines = drawn(live, 60)
         assert f" {dispatcher.settled()}/{dispatcher.total()}  " in lines[0]

@@ -8,7 +8,7 @@ from helpers.closed_form import ARMS, drain, failing, steps
 from tune_interpreg.display.console import summarize
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.schedule.graph import State
+from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
@@ -121,10 +121,9 @@ def test_checks_read_the_models_of_all_sources(tmp_path: Path) -> None:
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     drain(of, store, failing(lambda item: item.role == "checks"))
     progress = Dispatcher(of, store, "f").progress
-    needed = progress.checks_item("standard", 0).recipe.checked
-    assert needed is not None
-    files = [store.model_file(progress.repeat_item(name, (0,)).key, 0) for name in of.arms]
-    assert store.input_files("checks", needed) == tuple(files)
+    needed = progress.item_for(Task("standard", "checks", (0,))).recipe.checked
+    repeats = [progress.item_for(Task(name, "repeat", (0,))) for name in of.arms]
+    assert store.input_files("checks", needed) == tuple(store.model_file(item.key, 0) for item in repeats)
 
 
 def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     state.repeats["teacher"].done.add(6)
     assert ready(of, state) == [("teacher", "repeat", (5,))]
     state.repeats["teacher"] = StageParts(done={5})
-    assert ready(of, state) == [("pupil", "targets", (5,)), ("teacher", "repeat", (6,))]
+    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "repeat", (6,))]
     (maps,) = state.maps.values()
     maps.running.add(5)
     assert ready(of, state) == [("teacher", "repeat", (6,))]
@@ -74,7 +74,7 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps() -> None:
         of = study(TEACHER, per_seed, gpus=gpus)
         state = State.empty(of)
         state.repeats["teacher"].done |= {5, 6}
-        assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+        assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
         assert graph.count_parts(of) == 6
         (maps,) = state.maps.values()
         maps.done.add(6)
@@ -113,7 +113,7 @@ def test_shared_and_per_seed_pupils_use_the_same_maps() -> None:
     of = study(TEACHER, PUPIL, per_seed)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
-    assert ready(of, state) == [("pupil", "targets", (5,)), ("pupil", "targets", (6,))]
+    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
     (maps,) = state.maps.values()
     maps.done.add(5)
     assert [task for task in ready(of, state) if task[1] == "repeat"] == [
@@ -237,13 +237,11 @@ def studies(draw: st.DrawFn) -> Study:
 
 def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     arm, seeds = of.arms[task.arm], set(of.seeds)
-    if task.role == "targets":
-        assert arm.targets
-        key = graph.maps_key(arm)
-        pupils = [other.targets for other in of.arms.values() if graph.maps_key(other) == key]
+    if task.maps:
+        pupils = [pupil.targets for pupil in of.arms.values() if graph.maps_key(pupil) == (task.arm, task.maps)]
         per_seed = any(targets and targets.teachers == "per_seed" for targets in pupils)
         assert set(task.parts) <= (seeds if per_seed else {of.seeds[0]})
-        assert set(task.parts) <= state.repeats[arm.targets.teacher].done
+        assert set(task.parts) <= state.repeats[task.arm].done
         return
     if task.role == "checks":
         assert set(task.parts) <= state.repeats[task.arm].done
@@ -273,15 +271,14 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     while True:
         while len(running) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
-            maps = graph.maps_key(of.arms[task.arm]) if task.role == "targets" else task.arm
-            starts.update((maps, task.role, part) for part in task.parts)
-            state.stage_of(of, task).running.update(task.parts)
+            starts.update((task.arm, task.role, task.maps, part) for part in task.parts)
+            state.stage_of(task).running.update(task.parts)
             running.append(task)
         assert state.running == sum(len(task.parts) for task in running)
         if not running:
             break
         task = running.pop(rng.randrange(len(running)))
-        of_task = state.stage_of(of, task)
+        of_task = state.stage_of(task)
         of_task.running.difference_update(task.parts)
         (of_task.lost if rng.random() < failures else of_task.done).update(task.parts)
     assert set(starts.values()) <= {1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store.store import Record
@@ -22,16 +22,14 @@ WORK = {
 OTHER, OVERHEAD, IDLE = "other work", "starting, logging, scheduling", "nothing to do"
 
 
-class Account:
-    """A listener that notes when items start and end, and passes all events on to another listener.
+class Account(Listener):
+    """Notes when items start and end. The account begins when it is made.
 
-    Args:
-        display: the other listener.
-        now: clock, in seconds. The account begins when it is made.
+    now: clock, in seconds.
     """
 
-    def __init__(self, display: Listener, now: Callable[[], float] = time.monotonic):
-        self.display, self.now, self.begun = display, now, now()
+    def __init__(self, now: Callable[[], float] = time.monotonic):
+        self.now, self.begun = now, now()
         self.workers = 0  # most items that ran at once
         self.ended = self.begun  # when the last item was settled
         self.running_seconds = 0.0  # of all items together
@@ -44,17 +42,12 @@ class Account:
         if self._first_start is None:
             self._first_start = self.now()
         self.workers = max(self.workers, len(self._starts))
-        self.display.start(item)
-
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        self.display.epoch(item, metrics)
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
         started = self._starts.pop(item.key, None)
         if started is not None:
             self.ended = self.now()
             self._count(record, self.ended - started)
-        self.display.settle(item, record, settled, total)
 
     def _count(self, record: Record, seconds: float) -> None:
         """Count the work of an item that ran for ``seconds``; work of an earlier run is left out in proportion."""

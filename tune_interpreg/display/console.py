@@ -19,6 +19,7 @@ from rich.tree import Tree
 from tune_interpreg.display.tree import Branch, arm_lines, bar, draw_tree, one_line
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.graph import State
+from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
@@ -35,18 +36,12 @@ INTERVAL = 0.25
 TITLE, BAR = 36, 16
 
 
-class Lines:
+class Lines(Listener):
     """Prints one line per settled item."""
 
     def __init__(self, console: Console):
         self.console = console
         self._started = time.monotonic()
-
-    def start(self, item: Item) -> None:
-        """Print nothing."""
-
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        """Print nothing."""
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
@@ -54,7 +49,7 @@ class Lines:
         self.console.print(Text(line), soft_wrap=True)
 
 
-class Live:
+class Live(Listener):
     """Draws the tree of arms with bars and running items, and prints settled items above it.
 
     Args:

@@ -12,7 +12,7 @@ from tune_interpreg import registry
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.config import Arm, MapSettings, Study, Training
+from tune_interpreg.study.config import Arm, Study, Training
 from tune_interpreg.study.fields import Frozen, Scalar
 from tune_interpreg.study.items import Item, Role
 from tune_interpreg.study.parameters import Parameter
@@ -61,10 +61,8 @@ class Sizes:
 
 def pieces_of(study: Study, task: Task) -> dict[str, Piece]:
     """Return the pieces that make up the time of a task, by kind."""
-    if task.role == "targets":
-        key = graph.maps_key(study.arms[task.arm])
-        assert key is not None
-        maps = Maps(teacher=MODEL, teacher_seed=0, **key[1].model_dump(include=set(MapSettings.model_fields)))
+    if task.maps:
+        maps = Maps(teacher=MODEL, teacher_seed=0, **task.maps.model_dump())
         return {"maps": Piece(kind="maps", item=_item(study, "targets", method="targets", maps=maps))}
     if task.role == "checks":
         assert study.checks is not None
@@ -116,12 +114,9 @@ def _item(study: Study, role: Role, *, seeds: tuple[int, ...] = (0,), adversaria
 Group = tuple[str, Role, int]
 
 
-def group_of(study: Study, task: Task) -> Group:
-    """Return the group of a task. Maps belong to their teacher, as their records do."""
-    targets = study.arms[task.arm].targets
-    if targets and task.role == "targets":
-        return targets.teacher, task.role, targets.samples
-    return task.arm, task.role, len(task.parts)
+def group_of(task: Task) -> Group:
+    """Return the group of a task."""
+    return task.arm, task.role, task.maps.samples if task.maps else len(task.parts)
 
 
 class CostModel:
@@ -142,14 +137,14 @@ class CostModel:
 
     def unmeasured(self, tasks: Iterable[Task]) -> dict[str, Piece]:
         """Return the pieces, by key, that these tasks need and that no record replaces."""
-        groups = {group_of(self.study, task): task for task in tasks}
+        groups = {group_of(task): task for task in tasks}
         needed = [task for group, task in groups.items() if group not in self._recorded]
         pieces = [piece for task in needed for piece in pieces_of(self.study, task).values()]
         return {piece.key: piece for piece in pieces if piece.key not in self.measured}
 
     def seconds(self, task: Task) -> float:
         """Return the seconds for which a task occupies a worker."""
-        group = group_of(self.study, task)
+        group = group_of(task)
         if group not in self._estimates:
             self._estimates[group] = self._recorded.get(group) or self._add_up(task)
         epochs = self.study.training.epochs if task.role in ("search", "repeat") else 0

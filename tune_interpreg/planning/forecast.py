@@ -155,11 +155,11 @@ def simulate(study: Study, state: State, seconds: Callable[[Task], float], worke
             for task in tasks:
                 heapq.heappush(running, (now + seconds(task), len(started), task))
                 started.append((task, seconds(task)))
-                state.stage_of(study, task).running.update(task.parts)
+                state.stage_of(task).running.update(task.parts)
         if not running:
             return Schedule(tuple(started), now)
         now, _, task = heapq.heappop(running)
-        stage = state.stage_of(study, task)
+        stage = state.stage_of(task)
         stage.running.difference_update(task.parts)
         stage.done.update(task.parts)
 

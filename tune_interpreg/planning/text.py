@@ -11,7 +11,6 @@ from rich.tree import Tree
 
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import Branch, draw_tree, one_line
-from tune_interpreg.planning.costs import group_of
 from tune_interpreg.planning.forecast import Plan
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule import graph
@@ -30,8 +29,7 @@ def draw_plan(plan: Plan, store: Path) -> Tree:
     """Return the tree of arms, each with what is done and what is left."""
     seconds: defaultdict[tuple[str, Role], list[float]] = defaultdict(list)
     for task, length in plan.schedule.tasks:
-        arm, role, _ = group_of(plan.study, task)
-        seconds[arm, role].append(length)
+        seconds[task.arm, task.role].append(length)
     branches = []
     for name, parent in parents(plan.study).items():
         stages = stages_of(plan.study, plan.state, name)

@@ -64,23 +64,17 @@ def _handled_by(handler: logging.Handler) -> Iterator[None]:
         handler.close()
 
 
-class ItemLog:
-    """A listener that logs when items start and what they result in, and passes everything to another listener."""
-
-    def __init__(self, listener: Listener):
-        self._next = listener
+class ItemLog(Listener):
+    """Logs when items start and what they result in."""
 
     def start(self, item: Item) -> None:
         logger.info("start %s (%s)", item.title, item.key)
-        self._next.start(item)
 
     def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
         logger.debug("epoch %s: %s", item.title, dict(metrics))
-        self._next.epoch(item, metrics)
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
         level = logging.WARNING if record["state"] in ("failed", "diverged") else logging.INFO
         logger.log(level, "finish %s, %d of %d; %s", summarize(item, record), settled, total, item.key)
         if record["state"] == "failed":
             logger.warning("reason: %s", record["error"])
-        self._next.settle(item, record, settled, total)

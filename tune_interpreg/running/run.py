@@ -123,8 +123,8 @@ def _drain(dispatcher: Dispatcher, where: str, console: Console, *, live: bool, 
     tree = Live(console, dispatcher.study, dispatcher.state) if live and console.is_terminal else None
     with pause_gc():  # a finished study does without these imports, which take a second
         from tune_interpreg.cluster.drain import drain
-    account = Account(tree or Lines(console))
-    dispatcher.listener = ItemLog(account)
+    account = Account()
+    dispatcher.listeners = [ItemLog(), account, tree or Lines(console)]
     with tree or nullcontext():
         return drain(dispatcher, where, debug=debug), account
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import StageParts, State
+from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.search.choice import digest_trials
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.ledger import lost_seeds
@@ -84,8 +85,8 @@ class Current:
     # ------------------------------------------------------------------- records
     def settle(self, record: Record) -> None:
         """Take a record that counts into the state."""
-        stage = self._stage_of(record["arm"], record["role"], _read_maps(record))
-        assert stage is not None
+        maps = _read_maps(record) if record["role"] == "targets" else None
+        stage = self.state.stage_of(Task(record["arm"], record["role"], (), maps and maps.map_settings))
         parts = {record["number"]} if record["role"] == "search" else set(record["seeds"])
         lost = lost_seeds(record) if record["state"] == "done" else parts
         stage.running -= parts
@@ -95,8 +96,8 @@ class Current:
 
     def start(self, item: Item) -> None:
         """Note in the state that an item runs; an item that the study no longer has is ignored."""
-        stage = self._stage_of(item.arm, item.role, item.recipe.maps)
-        if stage is not None:
+        with suppress(KeyError):
+            stage = self.state.stage_of(Task.from_item(item))
             stage.running |= set(item.parts) - stage.settled
 
     def records_of(self, arm: str, role: Role) -> list[Record]:
@@ -115,11 +116,6 @@ class Current:
 
     def _done_repeats(self, arm: str) -> list[Record]:
         return [record for record in self.records_of(arm, "repeat") if record["state"] == "done"]
-
-    def _stage_of(self, arm: str, role: Role, maps: Maps | None) -> StageParts | None:
-        if role == "targets":
-            return self.state.maps.get((arm, maps.map_settings)) if maps else None
-        return {"search": self.state.searches, "repeat": self.state.repeats, "checks": self.state.checks}[role].get(arm)
 
     def _settle_counting(self, records: Sequence[Record]) -> None:
         for record in records:

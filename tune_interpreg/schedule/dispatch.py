@@ -6,7 +6,7 @@ Tune's searcher use it alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 from tune_interpreg import seeding
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import Task
-from tune_interpreg.schedule.inputs import Inputs
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.search.arm_search import ArmSearch
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import check_loss
 from tune_interpreg.store import ledger
+from tune_interpreg.store.files import verify_checksum
 from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
@@ -41,7 +41,7 @@ class Dispatcher:
     A file that is damaged later fails the items that read it.
 
     Attributes:
-        listener: receives the events of the run, if set.
+        listeners: receive the events of the run.
         records: the records of this study, by arm, key and number.
 
     Args:
@@ -52,7 +52,7 @@ class Dispatcher:
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         self.study, self.store, self.fingerprint, self.say = study, store, fingerprint, say
-        self.listener: Listener | None = None
+        self.listeners: list[Listener] = []
         self._searches: dict[str, ArmSearch] = {}
         self._storage: Any = None
         self._running: set[str] = set()  # keys
@@ -70,12 +70,12 @@ class Dispatcher:
             item = self._make_item(task)
             self.progress.start(item)
             record = self._results.get(item.key)
-            if record is not None and self.progress.accepts(item, record):
+            if record is not None and self.progress.accepts_state(item.arm, record["state"]):
                 self._settle(item, self.store.write_copy(item, record))
                 self._adopt()
             elif item.key in self._running:
                 self._duplicates.setdefault(item.key, []).append(item)
-            elif self._inputs.damaged_of(item):
+            elif self._damaged_among(self._input_files(item)):
                 self.fail(item, "")
             else:
                 return self._start(item)
@@ -97,15 +97,15 @@ class Dispatcher:
         """Return the next task: interrupted work before anything new."""
         self.progress.update_matches()
         tasks = list(graph.ready_tasks(self.study, self.state))
-        interrupted = {self.progress.task_of(item) for item in self.progress.interrupted}
+        interrupted = {Task.from_item(item) for item in self.progress.interrupted}
         tasks.sort(key=lambda task: task not in interrupted)
         return next((task for task in tasks if self.progress.can_start(task)), None)
 
     def _start(self, item: Item) -> Item:
         self._running.add(item.key)
         self.store.note_start(item)
-        if self.listener:
-            self.listener.start(item)
+        for listener in self.listeners:
+            listener.start(item)
         return item
 
     # ---------------------------------------------------------------------- results
@@ -114,8 +114,8 @@ class Dispatcher:
 
         After an interruption a worker reports all earlier epochs again, because the pruner may have missed some.
         """
-        if self.listener and reports:
-            self.listener.epoch(item, reports[-1])
+        for listener in self.listeners if reports else ():
+            listener.epoch(item, reports[-1])
         if item.role == "search":
             search = self._search(item.arm)
             for report in reports:
@@ -131,8 +131,8 @@ class Dispatcher:
         if item.role != "search" or graph.is_search_over(self.study, self.state, item.arm):
             self._adopt()
         self.store.drop_checkpoint(item.key)
-        if self.listener:
-            self.listener.settle(item, record, self.settled(), self.total())
+        for listener in self.listeners:
+            listener.settle(item, record, self.settled(), self.total())
 
     def prune(self, item: Item, report: Mapping[str, float], **times: Any) -> Record:
         """Settle a trial that is stopped after the epoch of this report.
@@ -149,15 +149,14 @@ class Dispatcher:
     def recover(self, item: Item) -> bool:
         """Take the record of a worker that wrote it and died before it reported; return whether there is one."""
         record = self.store.read_record(item)
-        if record is None or not self.progress.accepts(item, record):
+        if record is None or not self.progress.accepts_state(item.arm, record["state"]):
             return False
         self.finish(item, record)
         return True
 
     def fail(self, item: Item, error: str) -> Record:
         """Settle an item that is given up. If a file that it reads is damaged, its error says so."""
-        damaged = self._inputs.damaged_of(item)
-        error = "; ".join(map(str, damaged)) or error
+        error = "; ".join(map(str, self._damaged_among(self._input_files(item)))) or error
         return self._write(item, ledger.make_record(item, "failed", error=error))
 
     def _write(self, item: Item, record: Record) -> Record:
@@ -174,7 +173,7 @@ class Dispatcher:
         self.progress = Progress(self.study, self.store, self.fingerprint, self.say)
         self.state = self.progress.state
         self.records: dict[tuple[str, str, int], Record] = {}
-        self._inputs = Inputs(self.store)
+        self._checksums: dict[Path, str] = {}  # of the files that settled items made
         self._results: dict[str, Record] = {}  # by key
         self._pending: list[tuple[Item, Record]] = []
         for record in records:
@@ -203,12 +202,12 @@ class Dispatcher:
         self.progress.settle(record)
         self.records[item.arm, record["key"], item.number] = record
         self._remember(record)
-        self._inputs.add(record)
+        self._checksums |= self._files_of(record)
         self._running.discard(record["key"])
         if item.role == "search" and item.arm in self._searches:
             self._searches[item.arm].tell(record)
         for duplicate in self._duplicates.pop(record["key"], []):
-            if self.progress.accepts(duplicate, record):
+            if self.progress.accepts_state(duplicate.arm, record["state"]):
                 self._settle(duplicate, self.store.write_copy(duplicate, record))
             else:
                 self.progress.requeue(duplicate)
@@ -223,7 +222,7 @@ class Dispatcher:
         unfinished = []
         for item in notes:
             record = self._results.get(item.key)
-            if record is None or not self.progress.accepts(item, record):
+            if record is None or not self.progress.accepts_state(item.arm, record["state"]):
                 unfinished.append(item)
         settled = self._results.keys() - {item.key for item in unfinished}
         for key in self.store.checkpoint_keys() & settled:  # a killed run may have deleted the note only
@@ -248,7 +247,7 @@ class Dispatcher:
         damaged: dict[Path, Damaged] = {}
         keys = set()
         for record in self.records.values():
-            errors = self._inputs.damaged_outputs(record) if self.progress.is_read(record) else []
+            errors = self._damaged_among(self._files_of(record)) if self.progress.is_read(record) else []
             damaged |= {error.path: error for error in errors}
             if errors:
                 keys.add(record["key"])
@@ -256,7 +255,7 @@ class Dispatcher:
             return False
         for record in self.records.values():
             item = self.store.item_of(record) if record["state"] == "failed" else None
-            if item and not damaged.keys().isdisjoint(self._inputs.paths_of(item)):
+            if item and not damaged.keys().isdisjoint(self._input_files(item)):
                 keys.add(item.key)
         for error in damaged.values():
             self.say(f"{self.store.set_aside(error)}; it is made again")
@@ -265,21 +264,39 @@ class Dispatcher:
         self._dropped |= keys
         return True
 
+    def _input_files(self, item: Item) -> tuple[Path, ...]:
+        """Return the files of other items that an item reads."""
+        return self.store.input_files(item.role, item.recipe.checked or item.recipe.maps)
+
+    def _files_of(self, record: Record) -> dict[Path, str]:
+        """Return the files that a record's item made, and their checksums."""
+        return {self.store.path / name: checksum for name, checksum in record.get("files", {}).items()}
+
+    def _damaged_among(self, paths: Iterable[Path]) -> list[Damaged]:
+        """Return the damaged or missing files among those that settled items made."""
+        damaged = []
+        for path in paths:
+            try:
+                if path in self._checksums:
+                    verify_checksum(path, self._checksums[path])
+            except Damaged as error:
+                damaged.append(error)
+        return damaged
+
     # ------------------------------------------------------------------------ items
     def _make_item(self, task: Task) -> Item:
         if task.role != "search":
             return self.progress.item_for(task)
-        (number,) = task.parts
-        params = self._earlier_proposal(task, number)
-        return self.progress.item_for(task, self._search(task.arm).propose(number, params))
+        params = self._search(task.arm).propose(task.parts[0], self._earlier_proposal(task))
+        return self.progress.item_for(task, params)
 
-    def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
+    def _earlier_proposal(self, task: Task) -> Mapping[str, Scalar] | None:
         """Return the parameters of a trial that an earlier run proposed, from its note or from Optuna's journal."""
         for item in self.progress.interrupted:
-            if self.progress.task_of(item) == task and self.progress.belongs(item):
+            if Task.from_item(item) == task and self.progress.belongs(item):
                 return item.recipe.params
         if self._damaged:
-            for params in self._search(task.arm).journaled.get(number, ()):
+            for params in self._search(task.arm).journaled.get(task.parts[0], ()):
                 if self.progress.item_for(task, params).key in self._damaged:
                     return params
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tune_interpreg.study.config import Arm, MapSettings, Study
-from tune_interpreg.study.items import Role
+from tune_interpreg.study.items import Item, Role
 
 #: The teacher's arm and the settings of its maps. There is one set of raw maps per key and seed of the teacher.
 MapsKey = tuple[str, MapSettings]
@@ -43,13 +43,21 @@ class Task:
     """Work that can start now.
 
     Attributes:
-        arm: the arm that needs it; for maps the first arm that trains towards them.
+        arm: the arm that it belongs to; maps belong to their teacher.
         parts: seeds of a repeat, seed of checks, number of a search trial, or the teacher's seed of maps.
+        maps: settings of the maps to make.
     """
 
     arm: str
     role: Role
     parts: tuple[int, ...]
+    maps: MapSettings | None = None
+
+    @classmethod
+    def from_item(cls, item: Item) -> Task:
+        """Return the task that an item settles."""
+        maps = item.recipe.maps.map_settings if item.role == "targets" and item.recipe.maps else None
+        return cls(item.arm, item.role, item.parts, maps)
 
 
 @dataclass
@@ -88,12 +96,10 @@ class State:
         """The number of parts that have a result."""
         return sum(len(stage.settled) for stage in self._stages())
 
-    def stage_of(self, study: Study, task: Task) -> StageParts:
-        """Return the stage to which a task belongs."""
-        if task.role == "targets":
-            key = maps_key(study.arms[task.arm])
-            assert key is not None
-            return self.maps[key]
+    def stage_of(self, task: Task) -> StageParts:
+        """Return the stage of a task. Raise ``KeyError`` if the study has no such stage."""
+        if task.maps:
+            return self.maps[task.arm, task.maps]
         return {"search": self.searches, "repeat": self.repeats, "checks": self.checks}[task.role][task.arm]
 
     def _stages(self) -> Iterator[StageParts]:
@@ -105,11 +111,6 @@ class State:
 def maps_key(arm: Arm) -> MapsKey | None:
     """Return the key of the maps that the arm trains towards; None without maps."""
     return (arm.targets.teacher, arm.targets.map_settings) if arm.targets else None
-
-
-def consumer(study: Study, key: MapsKey) -> str:
-    """Return the first arm that trains towards these maps."""
-    return next(name for name, arm in study.arms.items() if maps_key(arm) == key)
 
 
 def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
@@ -232,7 +233,7 @@ def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:
     for key, stage in state.maps.items():
         for seed in maps_seeds(study, key) if key[0] == teacher else ():
             if seed in state.repeats[teacher].done and stage.is_open(seed):
-                yield Task(consumer(study, key), "targets", (seed,))
+                yield Task(teacher, "targets", (seed,), key[1])
 
 
 def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:

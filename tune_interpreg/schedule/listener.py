@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.items import Item
 
 
-class Listener(Protocol):
-    """Receives every event of a run from the dispatcher."""
+class Listener:
+    """Receives every event of a run from the dispatcher, and ignores what a subclass does not override."""
 
     def start(self, item: Item) -> None:
         """An item starts."""

@@ -39,37 +39,30 @@ class Progress(Current):
     # ------------------------------------------------------------------- records
     def requeue(self, item: Item) -> None:
         """Note that an item does not run after all and starts again later."""
-        stage = self._stage_of(item.arm, item.role, item.recipe.maps)
-        assert stage is not None
-        stage.running -= set(item.parts)
+        self.state.stage_of(Task.from_item(item)).running -= set(item.parts)
         self.interrupted.append(item)
 
     def belongs(self, item: Item, record: Record | None = None) -> bool:
         """Return whether the study as it is now would make exactly this item, and accept its record."""
         if not self.counts(item.model_dump(mode="json") if record is None else record):
             return False
-        expected = self.item_for(self.task_of(item), item.recipe.params)
+        expected = self.item_for(Task.from_item(item), item.recipe.params)
         return expected == item or expected.key == item.key  # computing a key takes ten times as long
-
-    def accepts(self, item: Item, record: Record) -> bool:
-        """Return whether a record of an equal item is a result of this item."""
-        return self.accepts_state(item.arm, record["state"])
 
     def is_read(self, record: Record) -> bool:
         """Return whether work that is not done reads the files of this record: its model or its maps."""
-        arm, state = record["arm"], self.state
-        if record["role"] == "targets":
+        arm, state, role = record["arm"], self.state, record["role"]
+        if role == "targets":
             key = (arm, Maps.model_validate(record["recipe"]["maps"]).map_settings)
             pupils = [name for name, pupil in self.study.arms.items() if graph.maps_key(pupil) == key]
             return not all(self._is_done(name) for name in pupils)
+        seeds = set(record["seeds"]) if role == "repeat" else set()
         checked = self.study.arms if arm in graph.attack_sources(self.study) else [arm]
-        for seed in record["seeds"] if record["role"] == "repeat" else ():
-            for key, maps in state.maps.items():
-                if key[0] == arm and seed in graph.maps_seeds(self.study, key) and seed not in maps.done:
-                    return True
-            if self.study.checks and any(seed not in state.checks[name].done for name in checked):
-                return True
-        return False
+        readers = [
+            set(graph.maps_seeds(self.study, key)) - maps.done for key, maps in state.maps.items() if key[0] == arm
+        ]
+        readers += [seeds - state.checks[name].done for name in checked] if self.study.checks else []
+        return any(seeds & unread for unread in readers)
 
     def _is_done(self, name: str) -> bool:
         is_repeated = set(self.study.seeds) <= self.state.repeats[name].done
@@ -81,62 +74,34 @@ class Progress(Current):
         has_search = self.study.arms[task.arm].search is not None
         return task.role != "repeat" or not has_search or self.choice(task.arm) is not None
 
-    def task_of(self, item: Item) -> Task:
-        """Return the task that an item settles. Maps carry their teacher's name, their task that of a pupil."""
-        if item.role != "targets" or item.recipe.maps is None:
-            return Task(item.arm, item.role, item.parts)
-        key = (item.arm, item.recipe.maps.map_settings)
-        arm = graph.consumer(self.study, key) if key in self.state.maps else item.arm
-        return Task(arm, item.role, item.parts)
-
     def item_for(self, task: Task, params: Mapping[str, Scalar] | None = None) -> Item:
         """Return the item of a task. For a trial, ``params`` holds the searched parameters, among others."""
-        if task.role == "targets":
-            return self.maps_item(task.arm, *task.parts)
-        if task.role == "checks":
-            return self.checks_item(task.arm, *task.parts)
+        name, search, parts = task.arm, self.study.arms[task.arm].search, task.parts
+        if task.role == "search":
+            assert search is not None
+            assert params is not None
+            searched, seeds = {parameter: params[parameter] for parameter in search.ranges}, self.study.seeds[:1]
+            recipe, attacks = self._training(name, searched, seeds[0]), search.attacks_trials
+            return Item(arm=name, role="search", recipe=recipe, seeds=seeds, number=parts[0], adversarial=attacks)
         if task.role == "repeat":
-            return self.repeat_item(task.arm, task.parts)
-        (number,) = task.parts
-        return self.trial_item(task.arm, number, params or {})
+            choice = self.choice(name)
+            recipe = self._training(name, choice["params"] if choice else {}, parts[0])
+        elif task.role == "checks":
+            recipe = self._recipe("checks", checked=self.checked_model(name, parts[0]))
+        else:
+            teacher = self.model_key(name, parts[0])
+            assert teacher is not None
+            assert task.maps is not None
+            recipe = self._recipe("targets", maps=Maps(**dict(task.maps), teacher=teacher, teacher_seed=parts[0]))
+        return Item(arm=name, role=task.role, recipe=recipe, seeds=parts)
 
-    def trial_item(self, arm: str, number: int, params: Mapping[str, Scalar]) -> Item:
-        """Return trial ``number`` of the arm's search."""
-        search = self.study.arms[arm].search
-        assert search is not None
-        recipe = self._recipe(arm, {name: params[name] for name in search.ranges}, self.study.seeds[0])
-        seeds, attacks = self.study.seeds[:1], search.attacks_trials
-        return Item(arm=arm, role="search", recipe=recipe, seeds=seeds, number=number, adversarial=attacks)
-
-    def repeat_item(self, arm: str, seeds: tuple[int, ...]) -> Item:
-        """Return the arm's final training with ``seeds``, after its search if it has one."""
-        choice = self.choice(arm)
-        recipe = self._recipe(arm, choice["params"] if choice else {}, seeds[0])
-        return Item(arm=arm, role="repeat", recipe=recipe, seeds=seeds)
-
-    def maps_item(self, consumer: str, seed: int) -> Item:
-        """Return the item that makes the maps for the arm ``consumer``, of the teacher's ``seed``."""
-        targets = self.study.arms[consumer].targets
-        assert targets is not None
-        teacher = self.model_key(targets.teacher, seed)
-        assert teacher is not None
-        maps = Maps(**targets.map_settings.model_dump(), teacher=teacher, teacher_seed=seed)
-        recipe = self._recipe_with_data(method="targets", maps=maps)
-        return Item(arm=targets.teacher, role="targets", recipe=recipe, seeds=(seed,))
-
-    def checks_item(self, arm: str, seed: int) -> Item:
-        """Return the checks of the model that the arm's repeat trained with ``seed``."""
-        recipe = self._recipe_with_data(method="checks", checked=self.checked_model(arm, seed))
-        return Item(arm=arm, role="checks", recipe=recipe, seeds=(seed,))
-
-    def _recipe(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Recipe:
+    def _training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Recipe:
         """Return the recipe of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
         arm = self.study.arms[name]
         params = with_defaults(registry.load_method(arm.method).parameters, {**arm.params, **searched})
-        maps = self.maps_for(name, seed) if arm.targets else None
-        return self._recipe_with_data(method=arm.method, params=params, maps=maps)
+        return self._recipe(arm.method, params=params, maps=self.maps_for(name, seed) if arm.targets else None)
 
-    def _recipe_with_data(self, *, method: str, **fields: Any) -> Recipe:
+    def _recipe(self, method: str, **fields: Any) -> Recipe:
         return Recipe.from_study(self.study, method=method, data_fingerprint=self.fingerprint, **fields)
 
     # ------------------------------------------------------------------ searches

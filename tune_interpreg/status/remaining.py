@@ -76,7 +76,7 @@ def _best_final_state(study: Study, state: State) -> State:
             stage.running.clear()
     while tasks := list(graph.ready_tasks(study, state)):
         for task in tasks:
-            state.stage_of(study, task).done.update(task.parts)
+            state.stage_of(task).done.update(task.parts)
     return state
 
 
