@@ -1,9 +1,9 @@
 """Measure how near a dozen noisy trials come to the λ at which a loss equals a target: LossMatchSampler and its rivals.
 
-The curves are synthetic (logistic, power law, flat then steep; noise of 1% and 5% of the range), and recorded from
-trainings if matching_curves.csv lies next to this file (``record_curves.py`` makes it). Every rival gets the same
-curves, targets, noise and number of trials. Parallel trials are proposed together, before any of them has a result. The
-result next to this file is made by
+The curves are synthetic (logistic, power law, flat then steep; noise of 1% and 5% of the range), or recorded from
+trainings (``record_curves.py`` makes matching_curves.csv). Every rival gets the same curves, targets, noise and number
+of trials. Parallel trials are proposed together, before any of them has a result. The result next to this file is made
+by
 
     python tests/benchmarks/bench_matching.py > tests/benchmarks/matching.md
 
@@ -27,10 +27,12 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
@@ -165,7 +167,7 @@ def real(curve: Curve, spread: Curve, draws_N: np.ndarray, repeat: int) -> Probl
 def run_study(
     problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int
 ) -> tuple[optuna.Study, float]:
-    """Run a study with ``workers`` trials at a time. Returns it with the seconds of its slowest proposal."""
+    """Run a study with ``workers`` trials at a time. Return it and the seconds of its slowest proposal."""
     study, rng, slowest = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed)), 0.0
     for first in range(0, trials, workers):
         batch = []
@@ -180,7 +182,8 @@ def run_study(
     return study, slowest
 
 
-def ours(problem: Problem, trials: int, workers: int, *, anchored: bool = False) -> Outcome:
+def match_loss(problem: Problem, trials: int, workers: int, *, anchored: bool = False) -> Outcome:
+    """Return the answer of LossMatchSampler."""
     anchor = problem.curve(-2.0) if anchored else None
     sampler = LossMatchSampler("lambda", problem.target, noise=problem.floor(), anchor=anchor, seed=problem.seed)
     study, slowest = run_study(problem, sampler, trials, workers)
@@ -188,23 +191,12 @@ def ours(problem: Problem, trials: int, workers: int, *, anchored: bool = False)
     return Outcome(position(match.lambda_hat), position(match.low), position(match.high), slowest)
 
 
-def best_trial(problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int) -> Outcome:
-    """Return Optuna's answer: the trial with the smallest |residual|."""
-    study, slowest = run_study(problem, sampler, trials, workers)
+def run_optuna(
+    sampler: Callable[..., optuna.samplers.BaseSampler], problem: Problem, trials: int, workers: int, **options: Any
+) -> Outcome:
+    """Return the trial of a sampler of Optuna with the smallest |residual|."""
+    study, slowest = run_study(problem, sampler(seed=problem.seed, **options), trials, workers)
     return Outcome(position(study.best_params["lambda"]), seconds=slowest)
-
-
-def tpe(problem: Problem, trials: int, workers: int, *, startup: int = 10) -> Outcome:
-    return best_trial(problem, optuna.samplers.TPESampler(seed=problem.seed, n_startup_trials=startup), trials, workers)
-
-
-def gp(problem: Problem, trials: int, workers: int) -> Outcome:
-    sampler = optuna.samplers.GPSampler(seed=problem.seed, n_startup_trials=4)
-    return best_trial(problem, sampler, trials, workers)
-
-
-def random(problem: Problem, trials: int, workers: int) -> Outcome:
-    return best_trial(problem, optuna.samplers.RandomSampler(seed=problem.seed), trials, workers)
 
 
 def grid(problem: Problem, trials: int, workers: int) -> Outcome:
@@ -233,12 +225,12 @@ def section(problem: Problem, trials: int, workers: int) -> Outcome:
 
 
 RIVALS: dict[str, Callable[[Problem, int, int], Outcome]] = {
-    "LossMatchSampler": ours,
-    "LossMatchSampler, anchored": partial(ours, anchored=True),
-    "TPE": tpe,
-    "TPE, 4 start-up trials": partial(tpe, startup=4),
-    "GPSampler on abs(r), 4 start-up trials": gp,
-    "random": random,
+    "LossMatchSampler": match_loss,
+    "LossMatchSampler, anchored": partial(match_loss, anchored=True),
+    "TPE": partial(run_optuna, TPESampler),
+    "TPE, 4 start-up trials": partial(run_optuna, TPESampler, n_startup_trials=4),
+    "GPSampler on abs(r), 4 start-up trials": partial(run_optuna, GPSampler, n_startup_trials=4),
+    "random": partial(run_optuna, RandomSampler),
     "parallel section search": section,
     "grid": grid,
 }
@@ -249,45 +241,41 @@ def position(value: float) -> float:
     return math.log(value / LOW) / math.log(HIGH / LOW)
 
 
+def find_error(problem: Problem, outcome: Outcome) -> float:
+    """Return |f(û) − target| over the curve's range."""
+    return abs(problem.curve(outcome.u) - problem.target) / problem.span
+
+
 def cell(problems: Sequence[Problem], rival: Callable[[Problem, int, int], Outcome], trials: int, workers: int) -> str:
     """Return the median error; with an interval also its coverage and the seconds of the slowest proposal."""
-    outcomes = [rival(problem, trials, workers) for problem in problems]
-    error = np.median([abs(p.curve(out.u) - p.target) / p.span for p, out in zip(problems, outcomes, strict=True)])
-    if math.isnan(outcomes[0].low):
+    results = [(problem, rival(problem, trials, workers)) for problem in problems]
+    error = np.median([find_error(problem, outcome) for problem, outcome in results])
+    if math.isnan(results[0][1].low):
         return f"{error:.4f}"
     # Logarithm and exponential move an end of the range by a rounding error.
-    pairs = zip(problems, outcomes, strict=True)
-    covered = np.mean([out.low - 1e-9 <= problem.root <= out.high + 1e-9 for problem, out in pairs])
-    return f"{error:.4f} ({100 * covered:.0f}%, {max(out.seconds for out in outcomes):.2f} s)"
+    covered = np.mean([outcome.low - 1e-9 <= problem.root <= outcome.high + 1e-9 for problem, outcome in results])
+    return f"{error:.4f} ({100 * covered:.0f}%, {max(outcome.seconds for _, outcome in results):.2f} s)"
 
 
-def settings(repeats: int) -> Iterator[tuple[str, list[Problem]]]:
-    for family in FAMILIES:
-        for relative in (0.01, 0.05):
-            yield f"{family}, {relative:.0%}", [synthetic(family, relative, i) for i in range(repeats)]
-    if CURVES.exists():
-        for name, (curve, spread, draws_N) in recorded(CURVES).items():
-            yield name, [real(curve, spread, draws_N, i) for i in range(repeats)]
-
-
-def table(repeats: int, trials: int, workers: int, gp_repeats: int) -> Iterator[str]:
+def table(repeats: int, trials: int, workers: int) -> Iterator[str]:
     """Yield the lines of a Markdown table: rivals by settings."""
-    chosen = list(settings(repeats))
-    yield "| method | " + " | ".join(name for name, _ in chosen) + " |"
-    yield "|---" * (len(chosen) + 1) + "|"
+    settings = {
+        f"{family}, {relative:.0%}": [synthetic(family, relative, i) for i in range(repeats)]
+        for family in FAMILIES
+        for relative in (0.01, 0.05)
+    }
+    for name, (curve, spread, draws_N) in recorded(CURVES).items():
+        settings[name] = [real(curve, spread, draws_N, i) for i in range(repeats)]
+    yield f"| method | {' | '.join(settings)} |"
+    yield "|---" * (len(settings) + 1) + "|"
     for name, rival in RIVALS.items():
-        some = gp_repeats if rival is gp else repeats
-        if some:
-            print(f"{workers} workers: {name}", file=sys.stderr, flush=True)
-            yield f"| {name} | " + " | ".join(cell(p[:some], rival, trials, workers) for _, p in chosen) + " |"
+        print(f"{workers} workers: {name}", file=sys.stderr, flush=True)
+        yield f"| {name} | " + " | ".join(cell(p, rival, trials, workers) for p in settings.values()) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument(
-        "--gp-repeats", type=int, default=40, help="repeats of Optuna's GPSampler, the slowest; 0: none"
-    )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
     options = parser.parse_args()
@@ -296,12 +284,12 @@ def main() -> None:
     print(
         f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
         f"{os.cpu_count()} cores. Median |f(λ̂) - target| over the curve's range after {options.trials} trials, "
-        f"{options.repeats} repeats (GPSampler {options.gp_repeats}); in brackets the share of repeats with the root "
-        "in the 90% interval, and the wall time of the slowest proposal."
+        f"{options.repeats} repeats; in brackets the share of repeats with the root in the 90% interval, and the wall "
+        "time of the slowest proposal."
     )
     for workers in options.workers:
         print(f"\n## {workers} at a time\n", flush=True)
-        for line in table(options.repeats, options.trials, workers, options.gp_repeats):
+        for line in table(options.repeats, options.trials, workers):
             print(line, flush=True)
 
 
