@@ -98,13 +98,6 @@ def test_global_generators_have_no_effect_and_keep_their_state() -> None:
 
 
 # -------------------------------------------------------------------- limits
-@pytest.mark.parametrize("limit", [1, 7, 99, 180])
-def test_class_counts_lie_within_one_image_of_their_share(limit: int) -> None:
-    limited, whole = load(train_limit=limit), load()
-    assert (count_classes(limited.validation) - torch.tensor([12.0, 6.0, 2.0])).abs().max() < 1
-    assert (count_classes(limited.train) - limit * count_classes(whole.train) / 180).abs().max() < 1
-
-
 def test_sets_of_all_splits_are_nested() -> None:
     """Training sets leave the validation set unchanged and are disjoint from it."""
     sets = [load(train_limit=limit) for limit in (5, 50, 120, 180)]

@@ -1,14 +1,10 @@
-"""Files of data sets that tests write, damage, serve and look for."""
+"""Files of data sets that tests write, damage and look for."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -24,13 +20,13 @@ def idx(sizes: tuple[int, ...], values: bytes) -> bytes:
 
 
 def write_mnist(root: Path) -> Path:
-    """Write 40 training and 20 test images of noise in MNIST's format and return their folder."""
+    """Write 40 training and 20 test images of noise in MNIST's format and return ``root``."""
     folder, random = root / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for (images, labels), size in ((TRAIN_FILES, 40), (TEST_FILES, 20)):
         (folder / images).write_bytes(idx((size, 28, 28), random.bytes(size * 28 * 28)))
         (folder / labels).write_bytes(idx((size,), bytes(n % 10 for n in range(size))))
-    return folder
+    return root
 
 
 def write_images(root: Path, classes: tuple[str, ...], ending: str, seed: int = 0) -> Path:
@@ -70,16 +66,3 @@ def data_error(call: Callable[[], object]) -> str:
         call()
     assert "\n" not in str(raised.value)
     return str(raised.value)
-
-
-@contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """Serve a folder on this machine and yield its URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()

@@ -52,16 +52,8 @@ def drawing(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
 
 
 def trainer(*seeds: int, terms: Terms = drawing, capture: bool = True, training: Training = TRAINING) -> Trainer:
-    return Trainer(
-        model=MODEL,
-        training=training,
-        data=images(),
-        terms=terms,
-        seeds=seeds,
-        guidance=guidance(*seeds),
-        device=DEVICE,
-        capture=capture,
-    )
+    options = {"guidance": guidance(*seeds), "device": DEVICE, "capture": capture}
+    return Trainer(model=MODEL, training=training, data=images(), terms=terms, seeds=seeds, **options)
 
 
 def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -101,18 +93,11 @@ def plain_trainer(
     *,
     seeds: tuple[int, ...] = (0,),
     model: str = "digits_cnn",
-    data: Dataset | None = None,
     guidance: Guidance | None = None,
     **training: object,
 ) -> Trainer:
-    return Trainer(
-        model=Model(name=model),
-        training=PLAIN.model_copy(update=training),
-        data=data or images("cpu"),
-        terms=terms,
-        seeds=seeds,
-        guidance=guidance,
-    )
+    options = {"terms": terms, "seeds": seeds, "guidance": guidance}
+    return Trainer(model=Model(name=model), training=PLAIN.model_copy(update=training), data=images("cpu"), **options)
 
 
 def train(engine: Trainer, epochs: int) -> list[dict[int, dict[str, float]]]:

@@ -62,5 +62,6 @@ def count_pages(mode: str) -> int:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+@pytest.mark.slow
 def test_freed_memory_is_reused() -> None:
     assert count_pages("keep") < 0.3 * count_pages("leave")

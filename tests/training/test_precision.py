@@ -1,4 +1,4 @@
-"""bfloat16 in training's attacks and in target maps: close to float32. Models are judged in float32; no key changes."""
+"""bfloat16 in training's attacks and in target maps is close to float32."""
 
 import pytest
 import torch
@@ -10,16 +10,6 @@ from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.build import initialize
 from tune_interpreg.networks.zoo import mnist_cnn
 from tune_interpreg.study.config import Attack, MapSettings
-from tune_interpreg.study.file.read import parse_study
-from tune_interpreg.study.recipe import Maps, Recipe
-
-STUDY = """
-attack: {eps: 0.5, steps: 3, precision: bfloat16}
-evaluation: {steps: 5}
-arms:
-  adversarial: {method: adversarial}
-  guided: {method: interpretation, lambda: 0.1, targets: {teacher: adversarial, precision: bfloat16}}
-"""
 
 
 @pytest.fixture(params=["adjoint", "double backpropagation"])
@@ -58,19 +48,3 @@ def test_maps_in_bfloat16_stay_close_to_float32(net: nn.Module, images: tuple[Te
     short, long = maps("bfloat16"), maps("float32")
     assert short.dtype == torch.float32
     assert 0 < (short - long).norm() < 0.1 * long.norm()
-
-
-def test_models_are_judged_in_float32() -> None:
-    """Even if the study trains with bfloat16 attacks."""
-    study = parse_study(STUDY, where="study.yaml")
-    assert (study.attack.precision, study.evaluation_attack.precision) == ("bfloat16", "float32")
-    recipe = Recipe.from_study(study, method="adversarial")
-    assert (recipe.attack.precision, recipe.evaluation_attack.precision) == ("bfloat16", "float32")
-
-
-def test_a_key_contains_the_precision_unless_it_is_float32() -> None:
-    plain, named, short = ({}, {"precision": "float32"}, {"precision": "bfloat16"})
-    keys = [Recipe(method="adversarial", attack=Attack(**options)).key for options in (plain, named, short)]
-    maps = [Maps(teacher="9f", teacher_seed=0, **options).key for options in (plain, named, short)]
-    assert keys[0] == keys[1] != keys[2]
-    assert maps[0] == maps[1] != maps[2]
