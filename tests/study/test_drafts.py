@@ -1,7 +1,5 @@
 """A draft has every key with its meaning; the reference has every option; `init` and `spaces` print them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,13 +47,10 @@ def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: 
     study = read_study_file(f"{dataset}.yaml").study
     assert parse_study(bare, where="bare.yaml", name=dataset) == study
     assert study.data.name == dataset
+    if dataset in list_shipped_studies():
+        assert study == read_study_file(dataset).study
     assert max(map(len, text.splitlines())) <= 120
     assert list(yaml.safe_load(text)["arms"])[:2] == ["standard", "adversarial"]
-
-
-@pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name in DATASETS])
-def test_a_draft_for_the_data_of_a_shipped_study_is_that_study(name: str) -> None:
-    assert parse_study(draft_study(name), where="draft", name=name) == read_study_file(name).study
 
 
 def test_a_draft_has_every_key_and_every_meaning() -> None:
@@ -76,20 +71,21 @@ def test_a_draft_has_every_key_and_every_meaning() -> None:
 
 
 def test_the_reference_has_every_key_option_and_parameter() -> None:
-    text = options_table()
+    lines = options_table().splitlines()
     for section in SECTIONS.values():
         for key, field in section.model_fields.items():
-            meaning = (field.description or "").replace("|", "\\|")
-            assert key in ("options", "params") or any(
-                line.startswith(f"| `{key}` |") and line.endswith(f"| {meaning} |") for line in text.splitlines()
-            )
+            if key not in ("options", "params"):
+                assert field.description, key
+                meaning = field.description.replace("|", "\\|")
+                assert any(line.startswith(f"| `{key}` |") and line.endswith(f"| {meaning} |") for line in lines), key
     for name in registry.names("methods"):
-        assert f"\n### {name}\n" in text
-        for key, parameter in registry.resolve("methods", name).parameters.items():
-            assert f"| `{key}` | {parameter.allowed_values()} |" in text
-    assert "| `fc_relu` | true or false | `true` |" in text
-    assert "| `momentum` | a number ≥ 0, < 1 | `0.9` |" in text
-    assert "| `lambda_j` | a finite number of at least 0 | required |" in text
+        assert f"### {name}" in lines
+    for row in (
+        "| `fc_relu` | true or false | `true` |  |",
+        "| `momentum` | a number ≥ 0, < 1 | `0.9` | Momentum of SGD. |",
+        "| `lambda_j` | a finite number of at least 0 | required | strength λ_J of the penalty |",
+    ):
+        assert row in lines
 
 
 def test_an_existing_file_is_overwritten_only_with_force(folder: Path) -> None:
@@ -133,13 +129,3 @@ def test_each_shipped_study_has_a_line_with_its_contents() -> None:
         trials = sum(arm.search.trials for arm in study.arms.values() if arm.search)
         assert f" {study.data.name}, {study.model.name}, {len(study.arms)} arms, {trials} search trials, " in line
         assert len(line) < 170
-
-
-def test_spaces_load_no_library_of_training() -> None:
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom tune_interpreg.cli import app\n"
-        "assert CliRunner().invoke(app, ['spaces']).exit_code == 0\n"
-        "print(*{'torch', 'ray', 'optuna', 'numpy'} & set(sys.modules))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == []

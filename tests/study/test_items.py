@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
 from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps, Recipe, digest
+from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe, digest
 
 MAPS = Maps(teacher="9f", teacher_seed=0, sigma=0.15, samples=50)
 RECIPE = Recipe(
@@ -36,15 +36,8 @@ OTHER: dict[str, Any] = {
     | {"schedule": "cosine", "augment": {"flip": True, "crop": 4}, "matmul": "tf32"},
     "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"}
     | {"precision": "bfloat16"},
-    "evaluation": {
-        "steps": 4,
-        "step_size": 0.2,
-        "batch_size": 9,
-        "adversarial_every": 1,
-        "gradient_samples": 5,
-        "restarts": 2,
-        "autoattack": 100,
-    },
+    "evaluation": {"steps": 4, "step_size": 0.2, "batch_size": 9, "adversarial_every": 1, "gradient_samples": 5}
+    | {"restarts": 2, "autoattack": 100},
     "evaluation_attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7},
     "plugins": {"my-lab": "0.1"},
     "checked": {"model": "8e", "seed": 1, "sources": {"standard": "9f"}, "images": 50, "autoattack": 5},
@@ -87,24 +80,16 @@ def test_every_field_of_a_checked_model_is_part_of_the_key(other: dict[str, Any]
     assert changed(checked=None).key == RECIPE.key
 
 
-def test_role_seeds_and_adversarial_validation_are_part_of_an_items_key() -> None:
-    others = [
-        {"role": "search"},
-        {"seeds": (0,)},
-        {"seeds": (0, 2)},
-        {"adversarial": False},
-        {"recipe": changed(model="x")},
-    ]
-    keys = {ITEM.model_copy(update=other).key for other in others}
-    assert len(keys | {ITEM.key}) == len(others) + 1
+@pytest.mark.parametrize(
+    "other",
+    [{"role": "search"}, {"seeds": (0,)}, {"seeds": (0, 2)}, {"adversarial": False}, {"recipe": changed(model="x")}],
+)
+def test_role_seeds_and_adversarial_validation_are_part_of_an_items_key(other: dict[str, Any]) -> None:
+    assert ITEM.model_copy(update=other).key != ITEM.key
 
 
-@pytest.mark.parametrize("other", [{"arm": "another"}, {"number": 7}])
-def test_arm_and_number_are_not_part_of_an_items_key(other: dict[str, Any]) -> None:
-    assert ITEM.model_copy(update=other).key == ITEM.key
-
-
-def test_the_folder_of_the_data_is_not_part_of_a_key() -> None:
+def test_arm_number_and_folder_of_the_data_are_not_part_of_a_key() -> None:
+    assert ITEM.model_copy(update={"arm": "another", "number": 7}).key == ITEM.key
     assert changed(data=RECIPE.data.model_dump() | {"root": "/elsewhere"}).key == RECIPE.key
 
 
@@ -117,19 +102,13 @@ def test_the_permutation_is_part_of_the_recipes_key_and_not_of_the_raw_maps() ->
     permuted = MAPS.model_copy(update={"permute": "fixed"})
     assert permuted.key == MAPS.key
     assert changed(maps=permuted.model_dump()).key != RECIPE.key
-    assert all(changed(maps=MAPS.model_dump() | {n: v}).maps != MAPS for n, v in OTHER["maps"].items())
 
 
 @given(st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text(max_size=5) | st.none(), max_size=6))
 def test_the_order_of_a_dictionary_does_not_matter(content: dict[str, Any]) -> None:
     assert digest(content) == digest(dict(reversed(content.items())))
     assert digest(content) != digest(content | {"other": 1})
-
-
-def test_a_digest_is_sixteen_hexadecimal_digits_and_names_the_format() -> None:
-    assert re.fullmatch("[0-9a-f]{16}", digest({}))
-    assert digest("λ") != digest("l")
-    assert digest([FORMAT, 1]) != digest(1)
+    assert re.fullmatch("[0-9a-f]{16}", digest(content))
 
 
 @given(st.floats(1e-12, 1e12), st.lists(st.integers(0, 99), min_size=1, unique=True))
@@ -143,12 +122,12 @@ def test_an_item_read_back_from_json_is_the_same(strength: float, seeds: list[in
 
 def test_labels_are_unique_and_safe_in_a_path() -> None:
     items = [
-        ITEM.model_copy(update={"role": role, "seeds": seeds, "number": number, "recipe": recipe})
+        ITEM.model_copy(update={"role": role, "seeds": seeds, "recipe": recipe})
         for role in ("search", "repeat", "targets")
         for seeds in ((0,), (0, 1), tuple(range(100)), tuple(range(1, 101)))
-        for number in ((0, 7) if role == "search" else (0,))
         for recipe in (RECIPE, changed(model="x"))
     ]
+    items.append(items[0].model_copy(update={"number": 7}))
     labels = {item.label for item in items}
     assert len(labels) == len(items)
     assert all(re.fullmatch(r"[a-z0-9-]{1,64}", label) for label in labels)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import Attack, Data, Model, Study, Training
 from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
 from tune_interpreg.study.problems import StudyError
 
@@ -78,7 +78,6 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
 BAD = [
     ("", "s.yaml: a study is a mapping *got null"),
     ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*"),
-    ("data: {name: digits\narms: 3\n", "s.yaml:2: not valid YAML: *expected ',' or '}'*"),
     ("data: 1\nmodel: a\0b\n", "s.yaml: not valid YAML: unacceptable character #x0000*"),
     ("data: 1\n? [a, b]\n: 2\n", "s.yaml:2: not valid YAML: a key *"),
     ("data: &a [*a]\n" + ARMS, "s.yaml: not valid YAML: nested too deeply*"),
@@ -90,22 +89,15 @@ BAD = [
     ("arms: [standard]\n", 's.yaml:1: arms: takes a mapping, got ["standard"]'),
     ("arms: {a: standard}\n", 's.yaml:1: arms.a: takes a mapping such as {method: …}, got "standard"'),
     ("arms:\n  a:\n", "s.yaml:2: arms.a: takes a mapping such as {method: …}, got null; give it a value, or drop it"),
-    ("arms:\n  a: {title: A}\n", "s.yaml:2: arms.a.method: is required*"),
-    ("arms:\n  a: {method: 3}\n", "s.yaml:2: arms.a.method: takes text, got 3"),
     ("name: ../x\n" + ARMS, "s.yaml:1: name: takes a printable name of a folder*, got '../x'"),
     ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
     ("1: 2\n" + ARMS, "s.yaml:1: 1: unknown key; there are: arms, attack, *"),
-    ("\n~: 2\n" + ARMS, "s.yaml:2: '~': unknown key; there are: arms, attack, *"),
     ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),
     ("training: {epochs:3}\n" + ARMS, "s.yaml:1: training.'epochs:3': unknown key; did you mean epochs?"),
     ("seeds: 3\n" + ARMS, "s.yaml:1: seeds: takes a list such as [0, 1], got 3"),
-    ("seeds: []\n" + ARMS, "s.yaml:1: seeds: takes at least one value, got []"),
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
     ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
-    ("training: {epochs: yes}\n" + ARMS, "s.yaml:1: training.epochs: takes a whole number, got true"),
-    ("training: {lr: 1e999}\n" + ARMS, "s.yaml:1: training.lr: takes a finite number, got Infinity"),
     ("training: {lr: 2026-99-99}\n" + ARMS, 's.yaml:1: training.lr: takes a number, got "2026-99-99"'),
-    (ARMS + ARM + "lambda: yes\n", "s.yaml:6: arms.i.lambda: takes a * number*, got true"),
     (
         ARMS + ARM + "targets: 3\n    lambda: 1\n",
         "s.yaml:6: arms.i.targets: appears twice; drop one\n*: takes a mapping such as {teacher: …}, got 3",
@@ -144,10 +136,9 @@ def test_aliases_and_merges_work_and_their_mistakes_have_the_line_of_the_anchor(
 
 
 def test_a_study_is_named_after_its_file_or_by_its_key(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(ARMS)
-    assert read_study_file(str(tmp_path / "mine.yaml")).study.name == "mine"
-    (tmp_path / "mine.yaml").write_text("\ufeffname: other\n" + ARMS, encoding="utf-8")
-    assert read_study_file(str(tmp_path / "mine.yaml")).study.name == "other"
+    for text, name in ((ARMS, "mine"), ("\ufeffname: other\n" + ARMS, "other")):
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        assert read_study_file(str(tmp_path / "mine.yaml")).study.name == name
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -181,10 +172,8 @@ def test_an_override_of_an_aliased_section_does_not_change_the_other() -> None:
     ("override", "problem"),
     [
         ("training.epochs", "takes KEY=VALUE*"),
-        ("=2", "takes KEY=VALUE*"),
         ("training..epochs=2", "takes KEY=VALUE*"),
         ("trainng.epochs=2", "trainng: unknown key; did you mean training?"),
-        ("training.epochs=0", "training.epochs: takes a number of at least 1, got 0"),
         ("training={epochs: 0}", "training.epochs: takes a number of at least 1, got 0"),
         ("training=", "training: takes a mapping such as {epochs: …}, got null*"),
         ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; *seeds=VALUE"),
@@ -192,7 +181,6 @@ def test_an_override_of_an_aliased_section_does_not_change_the_other() -> None:
         ("model.name=a", 'model.name: unknown model "a"; *'),
         ("model.width=3", "model.width: unknown option; *"),
         ("data=mnits", 'data: unknown dataset "mnits"; did you mean mnist?'),
-        ("data.train_limit=0", "data.train_limit: takes a number of at least 1, got 0"),
         ("arms.standrd.phi=1", "arms.standrd.method: is required*"),
     ],
 )
@@ -232,21 +220,13 @@ def test_the_cifar_study_holds_the_papers_settings() -> None:
     training, attack = study.training, study.attack
     assert (training.batch_size, training.lr, training.lr_decay, training.decay_every) == (100, 0.01, 0.1, 10)
     assert (attack.norm, attack.eps, attack.steps, attack.step_length) == ("l2", 0.314, 40, 0.04)
-    assert study.arms["jacobian"].method == "jacobian"
 
 
 def test_the_mnist_study_holds_the_papers_settings() -> None:
     study = read_study_file("mnist").study
-    assert (study.data.name, study.data.train_limit, study.model.name) == ("mnist", None, "mnist_cnn")
-    training = {"epochs": 30, "batch_size": 64, "lr": 0.01, "momentum": 0.9, "lr_decay": 0.1, "decay_every": 10}
-    training |= {"schedule": "step", "augment": None, "matmul": "float32"}
-    assert study.training.model_dump() == training
-    assert study.attack.model_dump() == {"norm": "l2", "eps": 1.5, "steps": 40, "step_size": 0.5} | {
-        "direction": None,
-        "start": "sphere",
-        "precision": "float32",
-    }
-    assert study.evaluation_attack == study.attack
+    assert (study.data, study.model) == (Data(name="mnist"), Model(name="mnist_cnn"))
+    assert study.training == Training(epochs=30, batch_size=64, lr=0.01, momentum=0.9, lr_decay=0.1, decay_every=10)
+    assert study.attack == study.evaluation_attack == Attack(norm="l2", eps=1.5, steps=40, step_size=0.5)
     assert study.seeds == (0, 1, 2, 3, 4)
     targets = [arm.targets for arm in study.arms.values() if arm.targets]
     assert [(t.teacher, t.sigma, t.samples, t.permute) for t in targets] == [
