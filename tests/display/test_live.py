@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tune_interpreg.display import console
 from tune_interpreg.display.console import Live, summarize
-from tune_interpreg.display.tree import Branch, arm_lines, draw_tree
+from tune_interpreg.display.tree import draw_arms
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.stages import Stage
@@ -129,48 +129,48 @@ def test_the_line_of_an_item_has_lost_seeds_gpu_memory_and_the_first_line_of_an_
 
 
 # -------------------------------------------------------------------- heights
-def chain(finished: int, running: int, later: int, leaves: int) -> list[Branch]:
-    """Arms in chains of three."""
+def draw(finished: int, running: int, later: int, leaves: int, height: int | None = None) -> list[str]:
+    """Draw arms in chains of three, the running ones with leaves."""
     kinds = ["done"] * finished + ["runs"] * running + ["waits"] * later
-    return [
-        Branch(
-            name=f"{kind} {number}",
-            parent=f"{kinds[number - 1]} {number - 1}" if number % 3 else None,
-            line=f"{kind} {number}",
-            leaves=[Text(f"leaf {leaf}") for leaf in range(leaves)] if kind == "runs" else [],
-            finished=kind == "done",
-            begun=kind != "waits",
-        )
-        for number, kind in enumerate(kinds)
-    ]
+    names = [f"{kind} {number}" for number, kind in enumerate(kinds)]
+    stages = {
+        "done": Stage("repeat", 2, 0, 0, 2),
+        "runs": Stage("repeat", 0, 0, 1, 2),
+        "waits": Stage("repeat", 0, 0, 0, 2),
+    }
+    parents = {name: names[number - 1] if number % 3 else None for number, name in enumerate(names)}
+    lines = {name: [Text(f"leaf {leaf}") for leaf in range(leaves)] if "runs" in name else [] for name in names}
+    arms = {name: [stages[kind]] for name, kind in zip(names, kinds, strict=True)}
+    return drawn(draw_arms("study", parents, arms, lines, 100, height), 200)
 
 
 @pytest.mark.parametrize("height", [4, 6, 10, 24, 50])
 @pytest.mark.parametrize("leaves", [0, 1, 40])
 def test_a_tree_is_never_higher_than_the_terminal(leaves: int, height: int) -> None:
     for finished, running, later in ((0, 1, 0), (3, 2, 1), (20, 3, 5), (0, 30, 0), (1, 1, 30)):
-        branches = chain(finished, running, later, leaves)
-        lines = drawn(draw_tree("study", branches, height), 100)
+        lines = draw(finished, running, later, leaves, height)
         assert len(lines) <= height
-        assert len(lines) == (whole := 1 + len(branches) + leaves * running) or whole > height
+        assert len(lines) == (whole := 1 + finished + running + later + leaves * running) or whole > height
 
 
-def test_a_crowded_tree_folds_finished_arms_and_counts_what_it_leaves_out() -> None:
-    lines = drawn(draw_tree("study", chain(2, 2, 1, 40), 12), 100)
+def test_a_crowded_tree_has_the_running_arms_and_counts_what_it_leaves_out() -> None:
+    lines = draw(2, 2, 1, 40, 12)
     text = "\n".join(lines)
     assert "done 0" not in text
-    assert "2 arms done" in text
+    assert "2 done, 1 to come" in lines[-1]
     counted = [int(number) for number in re.findall(r"… and (\d+) more", text)]
     assert len(counted) == 2
     assert text.count("leaf") + sum(counted) == 80
     assert len(lines) == 12
-    assert len(drawn(draw_tree("study", chain(20, 3, 5, 40)), 100)) == 1 + 28 + 120, "without a limit all is drawn"
+    assert len(draw(20, 3, 5, 40)) == 1 + 28 + 120, "without a limit all is drawn"
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 140])
 def test_lines_stay_within_the_width_and_lose_their_bars_first(width: int) -> None:
     arms = {name: [Stage("repeat", 2, 0, 1, 5), Stage("checks", 0, 0, 0, 5)] for name in ("a", "b" * 200)}
-    lines = arm_lines({"a": None, "b" * 200: "a"}, arms, width)
-    assert "━" in lines["a"].plain or width < 80
-    assert all(len(line) <= width for line in drawn(draw_tree("x", chain(0, 1, 0, 0)), 30))
-    assert "repeats 2/5  checks 0/5" in lines["a"].plain
+    shown = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
+    shown.print(draw_arms("x", {"a": None, "b" * 200: "a"}, arms, dict.fromkeys(arms, ()), width))
+    lines = printed(shown).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "━" in lines[1] or width < 80
+    assert "repeats 2/5  checks 0/5" in lines[1] or width < 80

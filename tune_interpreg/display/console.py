@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg.display.tree import Branch, arm_lines, bar, draw_tree, one_line
+from tune_interpreg.display.tree import BAR, bar, draw_arms, one_line
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.graph import State
 from tune_interpreg.schedule.listener import Listener
@@ -32,8 +32,8 @@ SUMMARY_METRICS = (TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY, TEST_ACCURACY, TE
 #: Seconds between two drawings.
 INTERVAL = 0.25
 
-#: Cells of an item's title and of its bar.
-TITLE, BAR = 36, 16
+#: Cells of an item's title.
+TITLE = 36
 
 
 class Lines(Listener):
@@ -44,8 +44,7 @@ class Lines(Listener):
         self._started = time.monotonic()
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        line = f"[{minutes:3d}:{seconds:02d}] {settled}/{total} {summarize(item, record)}"
+        line = f"[{_clock(self._started):>6}] {settled}/{total} {summarize(item, record)}"
         self.console.print(Text(line), soft_wrap=True)
 
 
@@ -104,22 +103,14 @@ class Live(Listener):
             self.draw()
 
     def __rich__(self) -> Tree:
-        running: defaultdict[str, list[_ItemLine]] = defaultdict(list)
-        for line in list(self._running.values()):
-            running[line.item.arm].append(line)
-        width, height = self.console.size
+        running = list(self._running.values())
+        leaves = {name: [line for line in running if line.item.arm == name] for name in self._parents}
         arms = {name: stages.stages_of(self.study, self.state, name) for name in self._parents}
-        lines = arm_lines(self._parents, arms, width)
-        branches = [
-            Branch.from_stages(name, parent, lines[name], arms[name], running[name])
-            for name, parent in self._parents.items()
-        ]
-        return draw_tree(self._title(), branches, max(3, height - 2))  # leave room for the cursor and a line above
-
-    def _title(self) -> Text:
         settled, total = self.state.settled, graph.count_parts(self.study, self.state)
         title = one_line(f"{self.study.name}  ").append_text(bar(settled, total, 2 * BAR))
-        return title.append(f" {settled}/{total}  {_clock(time.monotonic() - self._started)}")
+        title.append(f" {settled}/{total}  {_clock(self._started)}")
+        width, height = self.console.size
+        return draw_arms(title, self._parents, arms, leaves, width, max(3, height - 2))  # room for cursor and log line
 
 
 @dataclass
@@ -137,7 +128,7 @@ class _ItemLine:
         if self.of:
             line.append(" ").append_text(bar(self.epoch, self.of, BAR)).append(f" {self.epoch:g}/{self.of:g}")
         line.append("" if self.loss is None else f"  loss {self.loss:.3g}")
-        return line.append(f"  {_clock(time.monotonic() - self.since)}", "bright_black")
+        return line.append(f"  {_clock(self.since)}", "bright_black")
 
 
 def summarize(item: Item, record: Record) -> str:
@@ -161,7 +152,7 @@ def summarize(item: Item, record: Record) -> str:
     return f"{item.title}:{state} {metrics or 'done'} ({record['seconds']:.1f} s{memory}){lost}"
 
 
-def _clock(seconds: float) -> str:
-    """Return h:mm:ss, or m:ss."""
-    minutes, rest = divmod(int(seconds), 60)
+def _clock(since: float) -> str:
+    """Return the time since a ``time.monotonic()`` as h:mm:ss, or m:ss."""
+    minutes, rest = divmod(int(time.monotonic() - since), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tune_interpreg.display.account import format_duration
-from tune_interpreg.display.tree import Branch, draw_tree, one_line
+from tune_interpreg.display.tree import draw_tree, one_line
 from tune_interpreg.planning.forecast import Plan
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule import graph
@@ -30,13 +30,14 @@ def draw_plan(plan: Plan, store: Path) -> Tree:
     seconds: defaultdict[tuple[str, Role], list[float]] = defaultdict(list)
     for task, length in plan.schedule.tasks:
         seconds[task.arm, task.role].append(length)
-    branches = []
-    for name, parent in parents(plan.study).items():
-        stages = stages_of(plan.study, plan.state, name)
-        leaves = [_stage_line(stage, seconds[name, stage.role]) for stage in stages]
-        branches.append(Branch(name, parent, one_line(_arm_line(plan.study, name)), leaves, finished=False, begun=True))
+    lines = {name: one_line(_arm_line(plan.study, name)) for name in plan.study.arms}
+    leaves = {
+        name: [_stage_line(stage, seconds[name, stage.role]) for stage in stages_of(plan.study, plan.state, name)]
+        for name in plan.study.arms
+    }
     settled, total = plan.state.settled, graph.count_parts(plan.study, plan.state)
-    return draw_tree(one_line(f"{plan.study.name}: {settled} of {total} parts are in {store}"), branches)
+    title = one_line(f"{plan.study.name}: {settled} of {total} parts are in {store}")
+    return draw_tree(title, parents(plan.study), lines, leaves)
 
 
 def _arm_line(study: Study, name: str) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tune_interpreg.display.account import format_duration
-from tune_interpreg.display.tree import Branch, arm_lines, draw_tree, one_line
+from tune_interpreg.display.tree import draw_arms, one_line
 from tune_interpreg.schedule.stages import STAGE_NAMES
 from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status, TriedStrength
 from tune_interpreg.study.fields import Scalar
@@ -34,15 +34,12 @@ def lines(status: Status) -> list[str]:
 
 def tree(status: Status, width: int, height: int | None = None) -> Tree:
     """Return the same as a tree with bars, of at most ``height`` lines if that is given."""
-    stages = {arm.name: arm.stages for arm in status.arms}
-    arms = arm_lines({arm.name: arm.parent for arm in status.arms}, stages, width)
     to_text = Text if height is None else one_line
-    branches = [
-        Branch.from_stages(arm.name, arm.parent, arms[arm.name], arm.stages, [to_text(line) for line in details(arm)])
-        for arm in status.arms
-    ]
     title = [to_text(line) for line in header(status)]
-    return draw_tree(Group(*title), branches, height and max(3, height - len(title)))
+    parents = {arm.name: arm.parent for arm in status.arms}
+    arms = {arm.name: arm.stages for arm in status.arms}
+    leaves = {arm.name: [to_text(line) for line in details(arm)] for arm in status.arms}
+    return draw_arms(Group(*title), parents, arms, leaves, width, height and max(3, height - len(title)))
 
 
 def header(status: Status) -> list[str]:
