@@ -21,12 +21,8 @@ def root(tmp_path: Path) -> Path:
     return write_images(tmp_path / "images", CLASSES, "png")
 
 
-def data(root: Path, **keys: object) -> Data:
-    return Data.model_validate({"name": "image_folder", "root": str(root), **keys})
-
-
 def load(root: Path, **keys: object) -> Dataset:
-    return load_dataset(data(root, **keys))
+    return load_dataset(Data.model_validate({"name": "image_folder", "root": str(root), **keys}))
 
 
 def train_images(root: Path, size: int | None = None) -> torch.Tensor:
@@ -98,9 +94,8 @@ def test_wrong_classes_are_named(root: Path, tmp_path: Path) -> None:
     assert "two classes or more, got ant alone" in data_error(lambda: load(alone))
 
 
-@pytest.mark.parametrize("size", [0, -32])
-def test_a_size_below_one_is_refused(root: Path, size: int) -> None:
-    assert data_error(lambda: load(root, size=size)).startswith("data.size: ")
+def test_a_size_below_one_is_refused(root: Path) -> None:
+    assert data_error(lambda: load(root, size=0)).startswith("data.size: ")
 
 
 def test_the_first_image_of_another_size_is_named_with_the_remedy(root: Path) -> None:

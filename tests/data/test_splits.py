@@ -43,10 +43,6 @@ def load(**keys: object) -> Dataset:
     return load_dataset(Data.model_validate({"name": "user", **keys}))
 
 
-def count_classes(split: Split) -> Tensor:
-    return split.y_N.bincount(minlength=3).double()
-
-
 # ------------------------------------------------------------------- subsets
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any))
@@ -109,7 +105,7 @@ def test_sets_of_all_splits_are_nested() -> None:
     assert rows(load(validation=10).validation) < rows(large.validation)
     assert not rows(large.train) & rows(large.validation)
     tests = [load_test(Data(name="user", test_limit=limit)) for limit in (10, 30, 50)]
-    assert count_classes(tests[0]).tolist() == [6, 3, 1]
+    assert tests[0].y_N.bincount().tolist() == [6, 3, 1]
     assert rows(tests[0]) < rows(tests[1]) < rows(tests[2]) == rows(load_test(Data(name="user")))
 
 

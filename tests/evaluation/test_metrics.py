@@ -30,9 +30,7 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="module")
 def model(dataset: Dataset) -> PiecewiseLinear:
     """An untrained network, correct on a few images by chance."""
-    net = digits_cnn(dataset.shape, dataset.classes)
-    initialize(net, seeding.generator(3, "initialisation"))
-    return net
+    return initialize(digits_cnn(dataset.shape, dataset.classes), seeding.generator(3, "initialisation"))
 
 
 def recipe(attack: Attack, **evaluation: Any) -> Recipe:

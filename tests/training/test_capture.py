@@ -12,7 +12,6 @@ from helpers.engines import CUDA, DEVICE, assert_same_bits, copy_state, textbook
 from torch import Tensor
 
 from tune_interpreg.training.capture import Engine, Lane
-from tune_interpreg.training.trainer import Trainer
 
 
 # --------------------------------------------------------------------- a step
@@ -56,16 +55,13 @@ def test_the_engine_gives_the_bits_of_a_textbook_loop() -> None:
 def test_seeds_together_have_the_bits_of_each_alone_uncaptured(name: str, make: Make) -> None:
     """Weights, momenta and means of every method over two epochs."""
     together = make(name, seed=[1, 5], device=DEVICE).trainer
-    alone = [without_capture(make(name, seed=seed, device=DEVICE).trainer) for seed in (1, 5)]
+    alone = [make(name, seed=seed, device=DEVICE).trainer for seed in (1, 5)]
+    for engine in alone:
+        engine.engine = Engine(engine.engine.lanes, torch.device(DEVICE), capture=False)
     for _ in range(2):
         assert together.run_epoch() == alone[0].run_epoch() | alone[1].run_epoch()
     assert_same_bits(together.state(), alone[0].state() | alone[1].state())
     assert together.engine.captured == CUDA
-
-
-def without_capture(engine: Trainer) -> Trainer:
-    engine.engine = Engine(engine.engine.lanes, torch.device(DEVICE), capture=False)
-    return engine
 
 
 def test_all_tensors_of_a_step_keep_their_addresses() -> None:

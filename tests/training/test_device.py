@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.contract import Make
+from helpers.contract import Make, training
 from helpers.engines import DEVICE, TRAINING, drawing, on_a_gpu, train, trainer
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ def test_a_training_sets_its_precision_and_restores_float32() -> None:
 
 @on_a_gpu
 def test_a_record_holds_the_gpu_memory_per_seed(make: Make) -> None:
-    trainable = make("standard", device=DEVICE, seed=[0, 1], epochs=1)
+    trainable = make("standard", device=DEVICE, seed=[0, 1], training=training(1))
     assert json.loads(trainable.step()["record"])["gpu_bytes_a_seed"] > 0
 
 

@@ -111,23 +111,7 @@ def test_too_few_images_for_a_batch_are_refused() -> None:
         plain_trainer(batch_size=N + 1)
 
 
-# ----------------------------------------------------------- rates and means
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ({"schedule": "cosine", "epochs": 4}, (0.08, 0.04 * (1 + 0.5**0.5), 0.04, 0.04 * (1 - 0.5**0.5))),
-        ({"lr_decay": 0.5, "decay_every": 2}, (0.08, 0.08, 0.04, 0.04, 0.02)),
-    ],
-)
-def test_the_rate_follows_its_schedule(schedule: dict[str, object], rates: tuple[float, ...]) -> None:
-    """In epoch e (from 0) of E: lr·(1 + cos(πe/E))/2, or lr · decay^⌊e/every⌋."""
-    engine = plain_trainer(lr=0.08, **schedule)
-    for rate in rates:
-        assert engine.lr == pytest.approx(rate)
-        engine.run_epoch()
-        assert engine.replicas[0].optimizer.param_groups[0]["lr"] == pytest.approx(rate)
-
-
+# --------------------------------------------------------- updates and streams
 def test_weights_move_by_the_momentum_formula() -> None:
     """A loss Σw has the gradient 1: v ← μv + 1, w ← w − lr_e·v, T steps per epoch; v persists between epochs."""
     engine = plain_trainer(lambda model, _: {"sum": weights_of(model).sum()}, lr=0.1, lr_decay=0.1, decay_every=1)
@@ -141,7 +125,6 @@ def test_weights_move_by_the_momentum_formula() -> None:
     torch.testing.assert_close(weights_of(engine.replicas[0].model).detach(), before - moved)
 
 
-# ------------------------------------------------------------ random streams
 @pytest.mark.parametrize("purpose", STREAMS)
 def test_streams_differ_by_purpose_epoch_and_seed(purpose: str) -> None:
     """Each (seed, purpose, epoch) has its own stream, which restarts with its epoch."""
