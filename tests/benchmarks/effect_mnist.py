@@ -34,8 +34,7 @@ from tune_interpreg.study.metric_names import (
     VAL_ADV_ACCURACY,
 )
 
-STUDY = Path(__file__).with_suffix(".yaml")
-STANDARD = "standard"
+STUDY, STANDARD = Path(__file__).with_suffix(".yaml"), "standard"
 
 #: Arms that differ only in strength, from 0 on.
 LADDERS = {

@@ -31,7 +31,6 @@ from tune_interpreg.study.metric_names import TRAIN_LOSS
 from tune_interpreg.training.trainer import Diverged
 
 FILE = Path(__file__).with_name("matching_curves.csv")
-COLUMNS = ("curve", "strength", "seed", "loss")
 CURVES = ["lambda, robust", "lambda, permuted", "lambda_j"]
 LOW, HIGH = 1e-3, 10.0
 BLOCK = 256  # images per call of SmoothGrad
@@ -68,7 +67,7 @@ def make_maps(config: Mapping[str, Any], folder: Path) -> dict[str, Path]:
 def record(file: Path, setting: Mapping[str, Any], strengths: list[str], seeds: int) -> None:
     """Append each row of the curves that the file lacks, as soon as it is computed."""
     if not file.exists():
-        file.write_text(",".join(COLUMNS) + "\n")
+        file.write_text("curve,strength,seed,loss\n")
     done = {tuple(row[:3]) for row in csv.reader(file.read_text().splitlines())}
     with tempfile.TemporaryDirectory() as folder:
         maps = make_maps(setting, Path(folder))

@@ -111,8 +111,7 @@ def torchattacks_pgd(model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: 
     import torchattacks
 
     perturb = torchattacks.PGDL2(model, eps=attack.eps, alpha=attack.step_length, steps=attack.steps)
-    adv_BCHW: Tensor = perturb(x_BCHW, y_B)
-    return adv_BCHW
+    return torch.as_tensor(perturb(x_BCHW, y_B))
 
 
 def has_torchattacks(folder: Path | None) -> bool:
