@@ -24,7 +24,6 @@ from tune_interpreg.data.dataset import DataError, Source, Split, split_stratifi
 TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-#: The pickled files of CIFAR-10, in <root>/cifar-10-batches-py.
 CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
 

@@ -36,6 +36,7 @@ class Lane:
         self._next_1 = torch.zeros(1, dtype=torch.long, device=order_TB.device)
 
     def begin(self, order_TB: Tensor) -> None:
+        """Begin an epoch in this order."""
         self.order_TB.copy_(order_TB)
         self._next_1.zero_()
         for total in self.sums.values():
@@ -51,8 +52,7 @@ class Lane:
         self._next_1.add_(1).remainder_(len(self.order_TB))
 
 
-#: The warnings of this process so far.
-_ISSUED: set[str] = set()
+_ISSUED: set[str] = set()  # the warnings of this process so far
 
 
 class Engine:
@@ -97,6 +97,7 @@ class Engine:
         return True
 
     def run(self, steps: int) -> None:
+        """Run ``steps`` steps of every lane."""
         if self._graph is None:
             for lane in self.lanes:
                 for _ in range(steps):

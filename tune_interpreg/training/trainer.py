@@ -89,6 +89,7 @@ class Replica:
         set_dropout_generator(self.model, self.streams["dropout"])
 
     def begin_epoch(self, epoch: int, lr: float) -> None:
+        """Set train mode and the learning rate, and seed the random streams for ``epoch``."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
