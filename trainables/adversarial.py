@@ -1,8 +1,6 @@
 """Adversarial training against PGD on the current model (Section 3.2)."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from contextlib import nullcontext
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,25 +8,29 @@ from torch import Tensor, nn
 from trainables.base.trainable import MethodTrainable
 from tune_interpreg.attacks import pgd
 from tune_interpreg.networks.modes import eval_mode
+from tune_interpreg.study.config import Attack
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
-
-#: Context of the attack, by the model's mode.
-MODES: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {"train": nullcontext, "eval": eval_mode}
-MODE = Parameter(
-    help="mode of the model while it is attacked: train keeps dropout on, eval turns it off",
-    default="train",
-    choices=tuple(MODES),
-)
 
 
 class AdversarialTrainable(MethodTrainable):
     """CE(f(x_adv), y), x_adv the last iterate of PGD (Eq. 5, 6) on the current model."""
 
-    attacks_images: ClassVar[bool] = True
-    parameters: ClassVar[Mapping[str, Parameter]] = {"mode": MODE}
+    attacks_images = True
+    parameters = {
+        "mode": Parameter(
+            help="mode of the model while it is attacked: train keeps dropout on, eval turns it off",
+            default="train",
+            choices=("train", "eval"),
+        )
+    }
 
-    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        with MODES[self.params["mode"]](model):
-            x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.recipe.attack, generator=batch.noise)
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        with eval_mode(model) if self.params["mode"] == "eval" else nullcontext():
+            x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
         return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}
+
+    @property
+    def attack(self) -> Attack:
+        """The attack on the current model."""
+        return self.recipe.attack

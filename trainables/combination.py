@@ -28,8 +28,7 @@ class CombinedTrainable(MethodTrainable):
             added = dict(method.terms(self, model, batch))
             if not method.attacks_images:
                 added.pop("ce", None)
-            shared = ", ".join(added.keys() & terms.keys())
-            if shared:
+            if shared := ", ".join(added.keys() & terms.keys()):
                 raise ValueError(f"{type(self).__name__}: two methods have a term {shared}; rename it in one of them")
             terms |= added
         return terms if "ce" in terms else {"ce": F.cross_entropy(batch.linearize(model)[0], batch.y_B)} | terms
@@ -42,15 +41,12 @@ def combine(*methods: Method) -> Method:
     A parameter that several of them have applies to each. The same methods give the same class.
 
     Raises:
-        ValueError: a method or a subclass of it occurs twice, several attack the images or need targets, or different
-            parameters share a name; names all problems.
+        ValueError: a method occurs twice, several attack the images or need targets, or different parameters share a
+            name; names all problems.
     """
     names = [_short_name(method) for method in methods]
-    problems = _find_problems(methods)
-    if problems:
-        raise ValueError(
-            f"{' + '.join(names)} is no combination: {'; '.join(problems)}; drop one, or give each an arm of its own"
-        )
+    if problems := "; ".join(_find_problems(methods)):
+        raise ValueError(f"{' + '.join(names)} is no combination: {problems}; drop one, or give each an arm of its own")
     attributes: dict[str, Any] = {
         "__module__": __name__,
         "__doc__": f"{' + '.join(names)}: see CombinedTrainable.",
@@ -58,8 +54,7 @@ def combine(*methods: Method) -> Method:
         "methods": tuple(method for method in methods if vars(method).get("has_penalty", True)),
         "parameters": {name: parameter for method in methods for name, parameter in method.parameters.items()},
     }
-    for trait in TRAITS:
-        attributes[trait] = any(getattr(method, trait) for method in methods)
+    attributes |= {trait: any(getattr(method, trait) for method in methods) for trait in TRAITS}
     return type("".join(names) + "Trainable", (CombinedTrainable, *methods), attributes)
 
 
@@ -67,9 +62,7 @@ def _find_problems(methods: Sequence[Method]) -> list[str]:
     problems = []
     for first, second in combinations(methods, 2):
         names = f"{_short_name(first)} and {_short_name(second)}"
-        if first is second:
-            problems.append(f"{_short_name(first)} occurs twice")
-        elif issubclass(first, second) or issubclass(second, first):
+        if issubclass(first, second) or issubclass(second, first):
             problems.append(f"{names} are of one kind")
         problems += [
             f"{key} has different meanings in {names}"

@@ -1,8 +1,5 @@
 """Interpretation regularization by direction and magnitude, as in the authors' journal version."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,9 +16,9 @@ class CosineTrainable(MethodTrainable):
     Values of the map within φ·std of its mean are set to 0.
     """
 
-    needs_targets: ClassVar[bool] = True
-    signed_targets: ClassVar[bool] = True
-    parameters: ClassVar[Mapping[str, Parameter]] = {
+    needs_targets = True
+    signed_targets = True
+    parameters = {
         "lambda_cs": Parameter(help="strength λ_cs of the batch mean of 1 − cos(I, g)", low=0),
         "lambda_gm": Parameter(help="strength λ_gm of ‖g‖", low=0),
         "phi": PHI,
@@ -30,10 +27,10 @@ class CosineTrainable(MethodTrainable):
         "output": OUTPUT,
     }
 
-    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert batch.target_BCHW is not None
-        z_BK, logits_adjoint = batch.linearize(model)
-        o_BK, adjoint = penalties.select_output(z_BK, logits_adjoint, self.params["output"])
+        z_BK, adjoint = batch.linearize(model)
+        o_BK, adjoint = penalties.select_output(z_BK, adjoint, self.params["output"])
         g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
         return {
             "ce": F.cross_entropy(z_BK, batch.y_B),

@@ -1,7 +1,6 @@
 """Interpretation regularization (Eq. 3): robust, permuted or non-robust, depending on the targets."""
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from tune_interpreg.gradients import penalties, saliency
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
-#: Set values of a map to 0: below mean + φ·std, or within φ·std of the mean.
 THRESHOLDS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "one_sided": saliency.threshold,
     "two_sided": saliency.two_sided_threshold,
@@ -27,8 +25,8 @@ THRESHOLD = Parameter(
 class InterpretationTrainable(MethodTrainable):
     """CE + λ·‖I(x) − |g|‖ (Eq. 3), g = J_c(x), I(x) the teacher's map with values below mean + φ·std set to 0."""
 
-    needs_targets: ClassVar[bool] = True
-    parameters: ClassVar[Mapping[str, Parameter]] = {
+    needs_targets = True
+    parameters = {
         "lambda": Parameter(help="strength λ of the penalty", low=0),
         "phi": PHI,
         "threshold": THRESHOLD,
@@ -37,14 +35,13 @@ class InterpretationTrainable(MethodTrainable):
         "output": OUTPUT,
     }
 
-    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert batch.target_BCHW is not None
-        z_BK, logits_adjoint = batch.linearize(model)
-        o_BK, adjoint = penalties.select_output(z_BK, logits_adjoint, self.params["output"])
+        z_BK, adjoint = batch.linearize(model)
+        o_BK, adjoint = penalties.select_output(z_BK, adjoint, self.params["output"])
         g_BCHW = penalties.label_gradient(adjoint, batch.y_B, o_BK)
-        penalty = penalties.interpretation(
-            batch.target_BCHW, g_BCHW, norm=self.params["norm"], sign=self.params["sign"]
-        )
+        options = {"norm": self.params["norm"], "sign": self.params["sign"]}
+        penalty = penalties.interpretation(batch.target_BCHW, g_BCHW, **options)
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "interpretation": self.params["lambda"] * penalty}
 
     def target(self, raw_BCHW: Tensor) -> Tensor:

@@ -1,8 +1,5 @@
 """Standard training (Eq. 2)."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +10,7 @@ from tune_interpreg.training.trainer import Batch
 class StandardTrainable(MethodTrainable):
     """CE(f(x), y)."""
 
-    has_penalty: ClassVar[bool] = False
+    has_penalty = False
 
-    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(model(batch.x_BCHW), batch.y_B)}

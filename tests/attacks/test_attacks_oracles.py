@@ -9,7 +9,6 @@ import logging
 import random as python_random
 import sys
 import warnings
-from collections.abc import Iterator
 
 import eagerpy
 import numpy as np
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from trainables import testing
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, pgd
 from tune_interpreg.data import shipped as datasets
@@ -172,32 +172,15 @@ class Stops(nn.Module):
 
 def global_state(model: nn.Module) -> list[object]:
     """Return everything that an attack must not change."""
-    _, keys, *numbers = np.random.get_state()
-    parameters = [
-        (p.requires_grad, p.tolist(), None if p.grad is None else p.grad.tolist()) for p in model.parameters()
-    ]
     return [
-        torch.get_rng_state().tolist(),
-        keys.tolist(),
-        numbers,
-        python_random.getstate(),
+        *testing.global_state(),
         sys.gettrace(),
         logging.getLogger("auto-attack").disabled,
         [module.training for module in model.modules()],
-        parameters,
+        [(p.requires_grad, p.tolist(), None if p.grad is None else p.grad.tolist()) for p in model.parameters()],
     ]
 
 
-@pytest.fixture
-def tracer() -> Iterator[None]:
-    """A trace function, as debuggers set it. The library sets its own, then none."""
-    before = sys.gettrace()
-    sys.settrace(lambda frame, event, arg: None)
-    yield
-    sys.settrace(before)
-
-
-@pytest.mark.usefixtures("tracer")
 @pytest.mark.parametrize("forwards", [float("inf"), 8, 30], ids=["whole", "in the checks", "in an attack"])
 def test_autoattack_restores_global_state(
     trained: nn.Module,
@@ -212,10 +195,14 @@ def test_autoattack_restores_global_state(
     first, *others = model.parameters()
     first.requires_grad_(False)
     others[0].grad = torch.ones_like(others[0])
+    tracer = sys.gettrace()
+    sys.settrace(lambda frame, event, arg: None)  # as debuggers do; the library sets its own, then none
     before = global_state(model)
     with pytest.raises(RuntimeError, match="stop") if forwards < 99 else contextlib.nullcontext():
         autoattack.measure_adversarial_accuracy(model, digits.at(slice(6)), attack=WIDE["linf"], seed=0, batch_size=6)
-    assert global_state(model) == before
+    after = global_state(model)
+    sys.settrace(tracer)
+    assert after == before
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert model.count > 8

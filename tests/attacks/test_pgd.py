@@ -17,7 +17,7 @@ from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.attacks.pgd import Form
 from tune_interpreg.data.dataset import Split
 from tune_interpreg.evaluation.measures import IMAGES_PER_BLOCK, measure_adversarial_accuracy
-from tune_interpreg.networks.linearize import linearize, logit_gradient
+from tune_interpreg.networks.linearize import logit_gradient
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 
@@ -80,42 +80,19 @@ def find_broken(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, form: Fo
     return pgd.find_broken(model, x, y, balls.draw_start(x, attack, random(seed)), attack=attack, form=form)
 
 
-# --------------------------------------------------------------------------- steps
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("norm", "direction"), [("l2", "l2"), ("l2", "sign"), ("linf", "l2"), ("linf", "sign")])
-def test_a_step_reduces_a_linear_margin_by_its_length_in_the_dual_norm(norm: str, direction: str, form: Form) -> None:
+@pytest.mark.parametrize(("norm", "default"), [("l2", "l2"), ("linf", "sign")])
+@pytest.mark.parametrize("direction", ["l2", "sign", None])
+def test_a_step_reduces_a_linear_margin_by_its_length_in_the_dual_norm(
+    norm: str, default: str, direction: str | None, form: Form
+) -> None:
     """Along g/‖g‖₂ by step·‖w₁ − w₀‖₂, along sign(g) by step·‖w₁ − w₀‖₁, in a ball that contains the step."""
     model, x = linear(2), grey(6)
     attack = Attack(norm=norm, eps=0.5, steps=1, step_size=0.1, direction=direction)
     adv = pgd.perturb_from(model, x, torch.ones(6, dtype=torch.long), x, attack=attack, form=form)
     reduction = (model(x) - model(adv)) @ torch.tensor([-1.0, 1.0])
-    distance = (weight(model)[1] - weight(model)[0]).norm(p=2 if direction == "l2" else 1)
+    distance = (weight(model)[1] - weight(model)[0]).norm(p=2 if (direction or default) == "l2" else 1)
     torch.testing.assert_close(reduction.detach(), (0.1 * distance).expand(6), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_default_direction_is_steepest_in_the_norm(norm: str) -> None:
-    model, x, y = linear(3), grey(6), torch.arange(6) % 3
-
-    def perturb(direction: str | None) -> Tensor:
-        attack = Attack(norm=norm, eps=0.2, steps=3, direction=direction)
-        return pgd.perturb_from(model, x, y, x, attack=attack, form="strict")
-
-    default, other = ("l2", "sign") if norm == "l2" else ("sign", "l2")
-    assert torch.equal(perturb(None), perturb(default))
-    assert not torch.equal(perturb(None), perturb(other))
-
-
-@pytest.mark.parametrize("make", [lambda: linear(5), relu_net], ids=["adjoint", "fallback"])
-def test_the_input_gradient_is_autograds(make: type[nn.Module]) -> None:
-    """Jᵀ(softmax − onehot) is the input gradient of the summed cross-entropy."""
-    model, x, y = make(), grey(7), torch.arange(7) % 3
-    with torch.no_grad():
-        z, adjoint = linearize(model, x)
-        ours = adjoint(logit_gradient(z, y))
-    leaf = x.clone().requires_grad_()
-    (theirs,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @given(st.lists(st.floats(-8, 8), min_size=3, max_size=3), st.integers(0, 2))
@@ -160,7 +137,6 @@ def test_adversarial_images_lie_in_the_ball_and_in_the_box(
     assert not adv.requires_grad
 
 
-# ----------------------------------------------------------------- strict and compat
 def confident(margin: float) -> tuple[PiecewiseLinear, Tensor, Tensor, Tensor]:
     """Return a linear model with this margin for label 1 on a grey image; the image, its label, w₁ − w₀."""
     model, x = linear(2), torch.full((1, *SHAPE), 0.5)
@@ -206,13 +182,6 @@ def test_the_number_of_images_per_forward_changes_nothing(
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
-def test_an_attack_without_effect_breaks_the_misclassified_images() -> None:
-    model, x, y = linear(3), grey(30), torch.arange(30) % 3
-    attack, wrong = Attack(norm="l2", eps=1e-6, steps=2), model(x).argmax(1) != y
-    for form in FORMS:
-        assert torch.equal(find_broken(model, x, y, attack, form), wrong)
-
-
 def test_strict_breaks_what_any_iterate_breaks(trained: nn.Module) -> None:
     """x, the start and all iterates of the whole batch, computed one by one."""
     x, y = halves()
@@ -224,23 +193,6 @@ def test_strict_breaks_what_any_iterate_breaks(trained: nn.Module) -> None:
     assert 0 < expected.sum() < len(y)
 
 
-def test_more_steps_never_rescue_a_sample_under_strict(trained: nn.Module) -> None:
-    """The iterates of fewer steps of the same length are a prefix of those of more."""
-    x, y = halves()
-    before = torch.zeros(len(y), dtype=torch.bool)
-    for steps in (1, 3, 10, 20):
-        now = find_broken(trained, x, y, Attack(norm="l2", eps=0.8, steps=steps, step_size=0.1))
-        assert not (before & ~now).any()
-        before = now
-    assert before.any()
-
-
-def test_an_attack_in_a_ball_around_the_box_breaks_everything(trained: nn.Module) -> None:
-    x, y = halves()
-    assert find_broken(trained, x, y, Attack(norm="l2", eps=4.0, steps=40, step_size=0.3)).all()
-
-
-# ------------------------------------------------------------------- several starts
 def draw_starts(x_BCHW: Tensor, attack: Attack, count: int) -> list[Tensor]:
     return [balls.draw_start(x_BCHW, attack, random(seed)) for seed in range(count)]
 
@@ -349,7 +301,6 @@ def test_all_starts_of_all_images_differ(trained: nn.Module, start: str, monkeyp
     assert len(torch.cat(offsets).flatten(1).unique(dim=0)) == 600
 
 
-# --------------------------------------------------------------------- side effects
 @pytest.mark.parametrize("start", ["sphere", "ball"])
 @pytest.mark.parametrize("form", FORMS)
 def test_only_the_given_generator_draws(form: Form, start: str) -> None:

@@ -8,10 +8,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from ray.tune import Trainable
 
 from trainables import MethodTrainable, testing
 from tune_interpreg import registry
@@ -22,8 +21,7 @@ from tune_interpreg.training.trainer import Batch
 COMBINED = ["adversarial + interpretation", "jacobian + interpretation"]
 METHODS = [*registry.names("methods"), *COMBINED]
 B, N = testing.BATCH, 2 * testing.BATCH
-ATTACK = {"norm": "l2", "eps": 0.5, "steps": 3}
-SHAPES = {"digits": (1, 8, 8), "tiles": (3, 16, 16)}
+ATTACK: dict[str, Any] = testing.CONFIG["attack"]
 
 Make = Callable[..., MethodTrainable]
 
@@ -34,23 +32,15 @@ def method(name: str) -> type[MethodTrainable]:
 
 
 def strengths(name: str) -> list[str]:
-    """Return the required parameters with a lower bound of 0: λ, λ_J and the like."""
-    parameters = method(name).parameters
-    return [key for key, parameter in parameters.items() if parameter.default is None and parameter.low == 0]
+    return testing.strengths(method(name))
 
 
 def data(name: str = "digits", images: int = N) -> dict[str, Any]:
-    return {"name": name, "train_limit": images, "validation": 30, "test_limit": 30}
+    return testing.CONFIG["data"] | {"name": name, "train_limit": images}
 
 
 def training(epochs: int) -> dict[str, Any]:
-    return {"epochs": epochs, "batch_size": B, "lr": 0.05}
-
-
-def random_maps(name: str, images: int = N, dataset: str = "digits") -> np.ndarray:
-    """Return random maps: with signs if the method compares signed ones, else non-negative."""
-    maps = np.random.default_rng(0).random((images, *SHAPES[dataset]), dtype=np.float32)
-    return 2 * maps - 1 if method(name).signed_targets else maps
+    return testing.CONFIG["training"] | {"epochs": epochs}
 
 
 def tiles(root: Path | None) -> Source:
@@ -62,7 +52,7 @@ def tiles(root: Path | None) -> Source:
         x_N1HW = split.x_NCHW.repeat_interleave(2, -1).repeat_interleave(2, -2)
         return Split(x_N1HW * torch.tensor([1.0, 2 / 3, 1 / 3]).view(1, 3, 1, 1), split.y_N)
 
-    return Source(10, SHAPES["tiles"], 240, lambda: tile(source.train), lambda: tile(source.test), tests=360)
+    return Source(10, (3, 16, 16), 240, lambda: tile(source.train), lambda: tile(source.test), tests=360)
 
 
 def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
@@ -73,16 +63,12 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     trainables: list[MethodTrainable] = []
 
     def make(
-        name: str, *, net: str = "mnist_cnn", strength: float = 0.1, images: int = N, epochs: int = 2, **changes: Any
+        name: str, *, net: str = "mnist_cnn", strength: float = 0.1, images: int = N, **changes: Any
     ) -> MethodTrainable:
-        dataset = "tiles" if net == "cifar_cnn" else "digits"  # CIFAR's network needs 16×16 pixels
-        config = {"data": data(dataset, images), "model": net, "attack": ATTACK, "training": training(epochs)}
-        config["evaluation"] = {"steps": 3}
-        config |= dict.fromkeys(strengths(name), strength)
+        shown = data("tiles" if net == "cifar_cnn" else "digits", images)  # CIFAR's network needs 16×16 pixels
+        config = testing.CONFIG | {"data": shown, "model": net} | dict.fromkeys(strengths(name), strength)
         if method(name).needs_targets:
-            file = tmp_path / f"{len(trainables)}.npy"
-            np.save(file, random_maps(name, images, dataset))
-            config["maps"] = str(file)
+            config["maps"] = testing.write_maps(tmp_path / f"{len(trainables)}.npy", shown, method(name))
         trainables.append(method(name)(changes if "item" in changes else config | changes))
         return trainables[-1]
 
@@ -91,14 +77,16 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         trainable.cleanup()
 
 
+def finish(trainable: Trainable) -> list[dict[str, Any]]:
+    """Return the results of all remaining steps."""
+    results = [trainable.step()]
+    while "record" not in results[-1]:
+        results.append(trainable.step())
+    return results
+
+
 def first_batch(trainable: MethodTrainable, dtype: torch.dtype = torch.float32, images: int = B) -> Batch:
     """Return the first images of the training split as a step gets them, with restarted random streams."""
     batch = testing.first_batch(trainable, images)
     target = None if batch.target_BCHW is None else batch.target_BCHW.to(dtype)
     return Batch(batch.x_BCHW.to(dtype), batch.y_B, target, batch.noise)
-
-
-def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name

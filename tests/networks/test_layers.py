@@ -205,26 +205,17 @@ def test_an_unsupported_layer_is_refused(layer: nn.Module, words: list[str]) -> 
     assert all(word in str(error.value) for word in words)
 
 
-def test_dropout_preserves_the_mean_and_depends_on_its_generator() -> None:
-    """Entries are 0 or 1/(1 − p). The global generator has no effect. Eval mode is the identity."""
-    layer, x = layers.Dropout(0.25), torch.ones(40_000)
-    rewind(layer)
-    y = layer(x)
-    torch.rand(1)
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.Dropout2d])
+def test_dropout_preserves_the_mean_and_depends_on_its_generator(kind: type[layers.Dropout]) -> None:
+    """Entries, or whole channels, are 0 or 1/(1 − p) with probability p and 1 − p. Eval mode is the identity."""
+    layer, x = kind(0.25), torch.ones(200, 50, 2, 3)
+    y = rewind(layer)(x)
+    torch.rand(1)  # the global generator has no effect
     assert torch.equal(y, rewind(layer)(x))
-    assert set(y.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
-    assert abs(y.mean().item() - 1) < 5 * (0.25 / 0.75 / 40_000) ** 0.5
-    assert torch.equal(layer.eval()(x), x)
-
-
-def test_dropout2d_drops_whole_channels() -> None:
-    """Each channel of each sample is 0 or 1/(1 − p), with probability p and 1 − p."""
-    layer = layers.Dropout2d(0.25)
-    y = rewind(layer)(torch.ones(200, 50, 2, 3))
-    assert torch.equal(y, y[:, :, :1, :1].expand_as(y))
+    assert torch.equal(y, y[:, :, :1, :1].expand_as(y)) == (kind is layers.Dropout2d)
     assert set(y.flatten().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert abs(y.mean().item() - 1) < 5 * (0.25 / 0.75 / 10_000) ** 0.5
-    assert torch.equal(layer.eval()(y), y)
+    assert torch.equal(layer.eval()(x), x)
 
 
 def test_pytorchs_dropout_is_replaced_everywhere() -> None:
@@ -236,12 +227,9 @@ def test_pytorchs_dropout_is_replaced_everywhere() -> None:
     assert isinstance(model[3], nn.ReLU)
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.0, 2.0])
-def test_dropout_refuses_other_probabilities(p: float) -> None:
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        layers.Dropout(p)
-
-
-def test_dropout_without_a_generator_is_an_error() -> None:
+def test_dropout_needs_a_probability_below_one_and_a_generator() -> None:
+    for p in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=r"\[0, 1\)"):
+            layers.Dropout(p)
     with pytest.raises(RuntimeError, match="set_dropout_generator"):
         layers.Dropout(0.5)(torch.ones(2))

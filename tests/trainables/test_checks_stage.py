@@ -1,12 +1,12 @@
 """The stage that checks trained models: its record, and how it resumes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.contract import finish
 from safetensors.torch import save_file
 
 from trainables.stages.checks import ChecksTrainable
@@ -15,7 +15,6 @@ from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.networks.build import build
-from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation
 from tune_interpreg.study.items import Item
@@ -27,8 +26,6 @@ RECIPE = Recipe(
     method="checks", evaluation_attack=ATTACK, evaluation=Evaluation(batch_size=20, restarts=2), checked=CHECKED
 )
 COUNT = len(honesty.CHECKS)
-
-Make = Callable[..., ChecksTrainable]
 
 
 def network(seed: int) -> torch.nn.Module:
@@ -51,20 +48,9 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
-    return lambda store, **changes: ChecksTrainable(
-        {"item": checks_item(**changes).model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
-    )
-
-
-def finish(trainable: ChecksTrainable) -> list[dict[str, Any]]:
-    """Return the results of all remaining steps."""
-    results = [trainable.step()]
-    while "record" not in results[-1]:
-        results.append(trainable.step())
-    return results
+def make(store: Store, **changes: Any) -> ChecksTrainable:
+    item = checks_item(**changes).model_dump(mode="json")
+    return ChecksTrainable({"item": item, "store": str(store.path), "device": "cpu"})
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +62,7 @@ def expected() -> list[dict[str, Any]]:
     return [check(subject).as_record() for check in honesty.CHECKS]
 
 
-def test_the_record_holds_every_check_of_the_stored_model_by_seed(
-    make: Make, store: Store, expected: list[dict[str, Any]]
-) -> None:
+def test_the_record_holds_every_check_of_the_stored_model_by_seed(store: Store, expected: list[dict[str, Any]]) -> None:
     results = finish(make(store))
     assert [result["epoch"] for result in results] == list(range(1, COUNT + 1))
     (record,) = store.records()
@@ -90,7 +74,7 @@ def test_the_record_holds_every_check_of_the_stored_model_by_seed(
 
 @pytest.mark.parametrize("checks", [1, COUNT - 1])
 def test_an_interrupted_stage_runs_only_the_remaining_checks(
-    checks: int, make: Make, store: Store, expected: list[dict[str, Any]]
+    checks: int, store: Store, expected: list[dict[str, Any]]
 ) -> None:
     killed = make(store)
     for _ in range(checks):
@@ -101,7 +85,7 @@ def test_an_interrupted_stage_runs_only_the_remaining_checks(
     assert record["seconds"] > 0
 
 
-def test_a_stage_that_dies_before_its_record_only_writes_it(make: Make, store: Store) -> None:
+def test_a_stage_that_dies_before_its_record_only_writes_it(store: Store) -> None:
     obstacle = store.record_file("robust", checks_item().key)
     obstacle.mkdir(parents=True)
     with pytest.raises(OSError):
@@ -110,7 +94,7 @@ def test_a_stage_that_dies_before_its_record_only_writes_it(make: Make, store: S
     assert len(finish(make(store))) == 1
 
 
-def test_damaged_progress_is_set_aside_and_made_again(make: Make, store: Store) -> None:
+def test_damaged_progress_is_set_aside_and_made_again(store: Store) -> None:
     make(store).step()
     progress = store.checkpoint_dir(checks_item().key) / "progress.json"
     progress.write_text(progress.read_text().replace("PASS", "WARN"))
@@ -119,18 +103,5 @@ def test_damaged_progress_is_set_aside_and_made_again(make: Make, store: Store) 
     assert len(finish(again)) == COUNT
 
 
-def test_a_damaged_model_is_named(make: Make, store: Store) -> None:
-    file = store.model_file("source", 3)
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(Damaged, match=str(file)):
-        make(store)
-
-
-def test_no_more_images_are_checked_than_the_validation_split_has(make: Make, store: Store) -> None:
+def test_no_more_images_are_checked_than_the_validation_split_has(store: Store) -> None:
     assert make(store, images=10_000).subject.n == len(load_dataset(Data()).validation)
-
-
-def test_the_stage_runs_within_a_study_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="within a study only"):
-        ChecksTrainable({"images": 10})

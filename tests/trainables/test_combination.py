@@ -29,10 +29,13 @@ def assert_same_terms(first: Mapping[str, Tensor], second: Mapping[str, Tensor])
     assert all(torch.equal(first[key], second[key]) for key in second)
 
 
-# --------------------------------------------------------------------------- terms
-def test_penalties_share_the_forward_of_the_cross_entropy_and_its_dropout_masks(make: Make) -> None:
-    alone = terms(make("jacobian")) | terms(make("interpretation"))
-    assert_same_terms(terms(make("jacobian + interpretation")), alone)
+@pytest.mark.parametrize("options", [{}, {"norm": "sample", "output": "probabilities"}])
+def test_penalties_share_the_forward_of_the_cross_entropy_and_its_dropout_masks(
+    options: dict[str, str], make: Make
+) -> None:
+    """A shared parameter applies to each of them."""
+    alone = terms(make("jacobian", **options)) | terms(make("interpretation", **options))
+    assert_same_terms(terms(make("jacobian + interpretation", **options)), alone)
 
 
 def test_the_cross_entropy_is_at_the_attacked_images_and_penalties_at_the_clean_ones(make: Make) -> None:
@@ -44,18 +47,12 @@ def test_the_cross_entropy_is_at_the_attacked_images_and_penalties_at_the_clean_
     assert not torch.equal(alone["ce"], terms(make("standard", **net))["ce"])
 
 
-def test_standard_training_adds_nothing(make: Make) -> None:
+def test_standard_training_adds_nothing_but_a_subclass_may(make: Make) -> None:
     """Also no draw of dropout."""
     for name in ("standard + jacobian", "jacobian + standard"):
         assert_same_terms(terms(make(name)), terms(make("jacobian")))
-
-
-def test_a_subclass_of_standard_training_adds_its_penalty() -> None:
-    class Shrinking(StandardTrainable):
-        def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-            return {**super().terms(model, batch), "shrink": batch.linearize(model)[0].square().mean()}
-
-    assert combine(JacobianTrainable, Shrinking).methods == (JacobianTrainable, Shrinking)
+    subclass = type("ShrinkingTrainable", (StandardTrainable,), {})
+    assert combine(JacobianTrainable, subclass).methods == (JacobianTrainable, subclass)
 
 
 class Counting(PiecewiseLinear):
@@ -85,25 +82,17 @@ def test_a_loss_takes_one_forward_of_the_clean_images(name: str, forwards: int, 
     assert model.forwards == forwards
 
 
-# ------------------------------------------------------------- parameters and traits
-def test_a_shared_parameter_applies_to_every_method(make: Make) -> None:
-    options = {"norm": "sample", "output": "probabilities"}
-    alone = terms(make("jacobian", **options)) | terms(make("interpretation", **options))
-    assert_same_terms(terms(make("jacobian + interpretation", **options)), alone)
-
-
 def test_a_combination_has_the_parameters_and_traits_of_its_methods() -> None:
-    joint = method("fast_adversarial + cosine")
-    assert joint.parameters == {**method("fast_adversarial").parameters, **method("cosine").parameters}
     assert strengths("cosine + jacobian") == ["lambda_cs", "lambda_gm", "lambda_j"]
-    assert joint.attacks_images
-    assert joint.needs_targets
-    assert joint.signed_targets
-    joint = method("jacobian + interpretation")
-    assert (joint.attacks_images, joint.needs_targets, joint.signed_targets) == (False, True, False)
+    for names, traits in {
+        ("fast_adversarial", "cosine"): (True, True, True),
+        ("jacobian", "interpretation"): (False, True, False),
+    }.items():
+        joint = method(" + ".join(names))
+        assert joint.parameters == {**method(names[0]).parameters, **method(names[1]).parameters}
+        assert (joint.attacks_images, joint.needs_targets, joint.signed_targets) == traits
 
 
-# ------------------------------------------------------------------------- refused
 class OtherNorm(MethodTrainable):
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "norm": JacobianTrainable.parameters["norm"].model_copy(update={"default": "sample"})
@@ -118,11 +107,11 @@ class SameTerm(MethodTrainable):
 @pytest.mark.parametrize(
     ("name", "problems"),
     [
-        ("jacobian + jacobian", ["Jacobian occurs twice"]),
+        ("jacobian + jacobian", ["Jacobian and Jacobian are of one kind"]),
         ("adversarial + fast_adversarial", ["one method attacks its images", "Adversarial and FastAdversarial"]),
         ("interpretation + cosine", ["one method needs targets", "Interpretation and Cosine"]),
         ("jacobian + jacobian_projections", ["lambda_j has different meanings in Jacobian and JacobianProjections"]),
-        ("cosine + jacobian + interpretation + jacobian", ["Jacobian occurs twice", "one method needs targets"]),
+        ("cosine + jacobian + interpretation + jacobian", ["Jacobian and Jacobian", "one method needs targets"]),
     ],
 )
 def test_methods_that_contradict_each_other_are_refused(name: str, problems: list[str]) -> None:
@@ -144,7 +133,6 @@ def test_methods_of_other_packages_are_checked_as_well(make: Make) -> None:
     joint.cleanup()
 
 
-# ------------------------------------------------------------------------- classes
 @pytest.mark.parametrize("name", COMBINED)
 def test_equal_names_give_the_same_class(name: str) -> None:
     first, second = (method(part) for part in name.split(" + "))
@@ -153,14 +141,14 @@ def test_equal_names_give_the_same_class(name: str) -> None:
     assert issubclass(method(name), CombinedTrainable)
 
 
+@pytest.mark.ray
 def test_a_worker_in_another_process_gets_the_class(tmp_path: Path) -> None:
     """Ray sends classes by cloudpickle, and no module holds that of a combination."""
     joint = method("adversarial + interpretation")
     assert cloudpickle.loads(cloudpickle.dumps(joint)) is joint
     (tmp_path / "class").write_bytes(cloudpickle.dumps(joint))
     code = (
-        "import sys; from pathlib import Path; from ray import cloudpickle;"
-        "kind = cloudpickle.loads(Path(sys.argv[1]).read_bytes());"
+        "import pathlib, pickle, sys; kind = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes());"
         "print(kind.__name__, kind.attacks_images, kind.needs_targets, *kind.parameters)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "class")]

@@ -11,13 +11,11 @@ import torch.nn.functional as F
 from helpers.contract import ATTACK, METHODS, B, Make, first_batch, method
 from torch import nn
 
-from trainables.base.assignment import ConfigError
 from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.layers import Dropout
 from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
-from tune_interpreg.study.config import Attack
 from tune_interpreg.training.trainer import Batch
 
 PLAIN = [name for name in METHODS if "+" not in name]
@@ -52,7 +50,6 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     }
 
 
-# ------------------------------------------------------------------ norm and output
 @pytest.mark.parametrize("name", methods_with("norm"))
 def test_norms_differ_on_a_batch_and_agree_on_one_image(name: str, make: Make) -> None:
     """One image: batch = sample = √squared. A batch: batch ≤ √B·√squared with equality, sample ≤ √squared."""
@@ -81,7 +78,6 @@ def test_output_probabilities_equals_a_softmax_after_the_model(name: str, make: 
         assert probable[key] != pytest.approx(logits[key], rel=1e-3)
 
 
-# ------------------------------------------------------------- interpretation, cosine
 def test_the_sign_selects_g_or_its_magnitude(make: Make) -> None:
     """‖I − |g|‖ and ‖I − g‖, with the simple gradient g."""
     trainable = make("interpretation", net="digits_cnn")
@@ -112,7 +108,6 @@ def test_the_cosine_and_the_magnitude_have_a_strength_each(make: Make) -> None:
     assert values["magnitude"].item() == pytest.approx(3 * g_BCHW.norm().item())
 
 
-# ------------------------------------------------------------------------- Jacobians
 def test_independent_dropout_gives_each_row_of_the_jacobian_its_own_mask(make: Make) -> None:
     """f(x) = W(m∘x), W = 1, m ∈ {0, 2}: ‖J‖²/4 counts entries, a multiple of K if all rows share a mask."""
     layer = nn.Linear(64, 10)
@@ -147,20 +142,13 @@ def test_more_projections_approximate_the_jacobian_better(make: Make) -> None:
     assert abs(many - exact) < 0.02 * exact < abs(few - exact)
 
 
-def test_projections_are_a_whole_number(make: Make) -> None:
-    with pytest.raises(ConfigError, match="projections: takes a whole number"):
-        make("jacobian_projections", projections=1.5)
-
-
-# ------------------------------------------------------------------------ adversarial
 @pytest.mark.parametrize("name", methods_with("mode"))
 def test_in_eval_mode_the_attack_has_no_dropout(name: str, make: Make) -> None:
     """The images are those of an attack on the model in eval mode. Their cross-entropy has dropout in either case."""
     trainable = make(name, mode="eval")
     model, batch = trainable.trainer.replicas[0].model, first_batch(trainable)
-    attack = trainable.attack if name == "fast_adversarial" else Attack(**ATTACK)
     with eval_mode(model):
-        x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=attack, generator=batch.noise)
+        x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=trainable.attack, generator=batch.noise)
     expected = F.cross_entropy(model(x_BCHW), batch.y_B)
     assert torch.equal(trainable.terms(model, first_batch(trainable))["ce"], expected)
     assert all(module.training for module in model.modules())
@@ -168,18 +156,11 @@ def test_in_eval_mode_the_attack_has_no_dropout(name: str, make: Make) -> None:
     assert not torch.equal(in_train_mode.terms(model, first_batch(trainable))["ce"], expected)
 
 
-@pytest.mark.parametrize("name", methods_with("mode"))
-def test_modes_are_equal_in_a_network_without_dropout(name: str, make: Make) -> None:
-    epochs = [make(name, net="digits_cnn", mode=mode).trainer.run_epoch() for mode in ("train", "eval")]
-    assert epochs[0] == epochs[1]
-
-
 def test_fast_adversarial_training_is_adversarial_training_of_one_step_from_the_ball(make: Make) -> None:
-    """Step 1.25·ε gives the same losses, and another α gives others."""
+    """Step 1.25·ε gives the same losses."""
     one_step = ATTACK | {"steps": 1, "step_size": 1.25 * 0.5, "start": "ball"}
     fast, slow = make("fast_adversarial"), make("adversarial", attack=one_step)
     assert fast.trainer.run_epoch() == slow.trainer.run_epoch()
-    assert make("fast_adversarial", alpha=1.0).trainer.run_epoch() != make("fast_adversarial").trainer.run_epoch()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 3.0])

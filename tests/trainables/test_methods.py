@@ -4,32 +4,20 @@ The contract runs for all of them without dropout (digits_cnn), and for each way
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.contract import (
-    ATTACK,
-    METHODS,
-    B,
-    Make,
-    assert_same_bits,
-    data,
-    first_batch,
-    method,
-    random_maps,
-    strengths,
-    training,
-)
+from helpers.contract import ATTACK, METHODS, B, Make, data, first_batch, method, strengths, training
+from helpers.engines import assert_same_bits
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.standard import StandardTrainable
-from trainables.testing import MethodContract, gradients
+from trainables.testing import MethodContract, gradients, write_maps
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Model, Training
 from tune_interpreg.study.items import Item
@@ -54,12 +42,12 @@ GOLDEN = {
 }
 
 
-def contract(name: str, net: str) -> type[MethodContract]:
+def contract(name: str, net: str, **options: Any) -> type[MethodContract]:
     """Return the contract of a method on a network. A combination with attacked images equals its attack at λ = 0."""
     attacking = [method(part) for part in name.split(" + ") if method(part).attacks_images and " + " in name]
     attributes = {
         "method": method(name),
-        "params": dict.fromkeys(strengths(name), 0.1),
+        "params": dict.fromkeys(strengths(name), 0.1) | options,
         "config": {"model": net},
         # With dropout, the penalty's own forward at the clean images draws masks that the attack alone does not.
         "base": StandardTrainable if not attacking else attacking[0] if net == "digits_cnn" else None,
@@ -123,7 +111,6 @@ def test_the_first_three_losses_stay_what_they_are(name: str, make: Make) -> Non
     assert losses == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
-# ------------------------------------------------------------------- interruptions
 def study_config(name: str, store: Store) -> dict[str, Any]:
     """Return what a study gives a worker for a repeat of two epochs."""
     maps = None
@@ -131,8 +118,8 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
         sign = "signed" if method(name).signed_targets else "abs"
         maps = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1, sign=sign)
         store.maps_file(maps.key).parent.mkdir(parents=True, exist_ok=True)
-        np.save(store.maps_file(maps.key), random_maps(name))
-        save_file({"smoothgrad_NCHW": torch.from_numpy(random_maps(name, images=8))}, store.preview_file(maps.key))
+        raw_NCHW = np.load(write_maps(store.maps_file(maps.key), data(), method(name)))
+        save_file({"smoothgrad_NCHW": torch.from_numpy(raw_NCHW[:8])}, store.preview_file(maps.key))
     recipe = Recipe(
         method=name,
         params=dict.fromkeys(strengths(name), 0.1),
@@ -148,30 +135,22 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
     return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
 
 
-def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
-    record = json.loads(result["record"])
-    return {key: value for key, value in record.items() if key not in ("seconds", "spent", "finished")}
-
-
 @pytest.mark.parametrize("name", WITH_DROPOUT)
 def test_a_killed_worker_is_replaced_with_the_same_bits(name: str, make: Make, tmp_path: Path) -> None:
     """A new worker on the same store resumes after the last epoch: record, curves and model are equal."""
-    whole, killed = (study_config(name, Store(tmp_path / folder)) for folder in ("whole", "killed"))
-    uninterrupted = make(name, **whole)
-    uninterrupted.step()
-    expected = without_times(uninterrupted.step())
-    make(name, **killed).step()
-    resumed = make(name, **killed)
+    stores = [Store(tmp_path / folder) for folder in ("whole", "killed")]
+    whole = make(name, **study_config(name, stores[0]))
+    whole.step()
+    make(name, **study_config(name, stores[1])).step()
+    resumed = make(name, **study_config(name, stores[1]))
     assert resumed.trainer.epoch == 1
-    assert without_times(resumed.step()) == expected
-    models = [load_file(Store(tmp_path / folder).model_file(expected["key"], 0)) for folder in ("whole", "killed")]
-    assert_same_bits(*models)
+    records = [json.loads(trainable.step()["record"]) for trainable in (whole, resumed)]
+    for record in records:
+        for key in ("seconds", "spent", "finished"):
+            del record[key]
+    assert records[0] == records[1]
+    assert_same_bits(*(load_file(store.model_file(records[0]["key"], 0)) for store in stores))
 
-
-# -------------------------------------------------------------------------- capture
-ATEN = torch.ops.aten
-INDEXED = (ATEN.index, ATEN.index_put, ATEN.index_put_)
-READS = (ATEN._local_scalar_dense, ATEN.item, ATEN.is_nonzero, ATEN.equal, ATEN.nonzero, ATEN.masked_select)
 
 #: Options that change a step, in addition to each method's defaults.
 OPTIONS = [
@@ -184,23 +163,20 @@ OPTIONS = [
 CASES = [*((name, {}) for name in METHODS), *OPTIONS]
 
 
-class Operations(TorchDispatchMode):
-    """Record each operation, forward and backward, with the shapes of its arguments."""
+class HostReads(TorchDispatchMode):
+    """Record the operations, forward and backward, that read a value on the host."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.trace: list[tuple[Any, list[torch.Size]]] = []
+        self.reads: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        shapes = [value.shape for value in args if isinstance(value, Tensor)]
-        packet = func.overloadpacket
-        masked = packet in INDEXED and any(index is not None and index.dtype == torch.bool for index in args[1])
-        self.trace.append((ATEN.nonzero if masked else packet, shapes))
+        name = func.overloadpacket.__name__
+        indexes = args[1] if name in ("index", "index_put", "index_put_") else ()
+        masked = any(index is not None and index.dtype == torch.bool for index in indexes)
+        if masked or name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select"):
+            self.reads.append(name)
         return func(*args, **(kwargs or {}))
-
-    def host_reads(self) -> list[Any]:
-        """Return the operations that read a value on the host, or give a result with a shape that depends on values."""
-        return [packet for packet, _ in self.trace if packet in READS]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -208,20 +184,14 @@ def test_an_epoch_reads_one_mean_per_term(name: str, options: dict[str, Any], ma
     """However many steps it has. So a GPU can capture a step, and waits once per epoch."""
     for images in (B, 3 * B):
         trainable = make(name, images=images, net="digits_cnn", **options)
-        with Operations() as operations:
+        with HostReads() as host:
             (means,) = trainable.trainer.run_epoch().values()
-        assert operations.host_reads() == [ATEN._local_scalar_dense] * len(means)  # loss is the sum of the means
+        assert host.reads == ["_local_scalar_dense"] * len(means)  # loss is the sum of the means
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_operations_do_not_depend_on_the_data(name: str, options: dict[str, Any], make: Make) -> None:
-    """Black images of one class take the same operations, forward and backward, on the same shapes."""
-    trainable = make(name, **options)
-    batch = first_batch(trainable)
-    black = Batch(torch.zeros_like(batch.x_BCHW), torch.zeros_like(batch.y_B), batch.target_BCHW, batch.noise)
-    traces = []
-    for images in (batch, black):
-        with Operations() as operations:
-            gradients(trainable, images)
-        traces.append(operations.trace)
-    assert traces[0] == traces[1]
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_steps_with_options_can_be_captured(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    suite = contract(name, "mnist_cnn", **options)()
+    suite.setup_method()
+    suite.test_steps_can_be_captured(tmp_path)
+    suite.teardown_method()

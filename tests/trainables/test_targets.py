@@ -4,17 +4,19 @@ Shapes: N training images, B images of a block, C·H·W image.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.contract import finish
 from safetensors.torch import load_file, save_file
 
 from trainables import TargetsTrainable
 from trainables.base.trainable import PREVIEW
+from trainables.stages.checks import ChecksTrainable
+from trainables.stages.stage import StageTrainable
 from trainables.stages.targets import BLOCK
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import DataError, Split, load_dataset
@@ -32,7 +34,6 @@ IMAGES = load_dataset(DATA)
 NET = Model(name="mnist_cnn")
 MAPS = Maps(teacher="teacher", teacher_seed=3, sigma=0.2, samples=2)
 
-Make = Callable[..., TargetsTrainable]
 Finished = tuple[Store, list[dict[str, Any]]]
 
 
@@ -64,18 +65,8 @@ def store(tmp_path: Path) -> Store:
     return store_with(tmp_path / "store")
 
 
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
-    return lambda store, **changes: TargetsTrainable(config(store, **changes))
-
-
-def finish(trainable: TargetsTrainable) -> list[dict[str, Any]]:
-    """Return the results of all remaining steps."""
-    results = [trainable.step()]
-    while "record" not in results[-1]:
-        results.append(trainable.step())
-    return results
+def make(store: Store, **changes: Any) -> TargetsTrainable:
+    return TargetsTrainable(config(store, **changes))
 
 
 def load_maps(store: Store, maps: Maps = MAPS) -> np.ndarray:
@@ -103,10 +94,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(folder / "logs"))
         store = store_with(folder / "store")
-        return store, finish(TargetsTrainable(config(store)))
+        return store, finish(make(store))
 
 
-# --------------------------------------------------------------------------- files
 def test_maps_are_the_teachers_smoothgrad_block_by_block(whole: Finished) -> None:
     """Images 512b … 512b + 511 have SmoothGrad with the stream smoothgrad/b, rounded to float16."""
     maps_NCHW = load_maps(whole[0])
@@ -116,7 +106,7 @@ def test_maps_are_the_teachers_smoothgrad_block_by_block(whole: Finished) -> Non
         assert np.array_equal(maps_NCHW[first : first + BLOCK], expected.astype(np.float16))
 
 
-def test_maps_that_do_not_fit_float16_are_stored_in_float32(make: Make, tmp_path: Path) -> None:
+def test_maps_that_do_not_fit_float16_are_stored_in_float32(tmp_path: Path) -> None:
     """A teacher with tiny gradients does not lose its maps. The record holds the type."""
     faint = teacher()
     with torch.no_grad():
@@ -132,7 +122,7 @@ def test_maps_that_do_not_fit_float16_are_stored_in_float32(make: Make, tmp_path
 @pytest.mark.parametrize(
     "settings", [{"clamp": True, "include_clean": True}, {"sign": "signed", "output": "probabilities", "sigma": 0.5}]
 )
-def test_maps_follow_the_settings(settings: dict[str, Any], make: Make, store: Store) -> None:
+def test_maps_follow_the_settings(settings: dict[str, Any], store: Store) -> None:
     """Each set of settings has its own key and file."""
     maps, data = MAPS.model_copy(update=settings), Data(name="digits", train_limit=30)
     finish(make(store, maps=maps, data=data))
@@ -164,9 +154,8 @@ def test_progress_and_record(whole: Finished) -> None:
     assert not list(store.checkpoint_dir(targets_item().key).glob("maps.npy"))
 
 
-# ------------------------------------------------------------------- interruptions
 @pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_an_interrupted_stage_makes_the_same_maps(blocks: int, whole: Finished, make: Make, store: Store) -> None:
+def test_an_interrupted_stage_makes_the_same_maps(blocks: int, whole: Finished, store: Store) -> None:
     """A worker dies within the block after ``blocks``. The next one has the same bits and makes no block twice."""
     killed = make(store)
     for _ in range(blocks):
@@ -178,9 +167,7 @@ def test_an_interrupted_stage_makes_the_same_maps(blocks: int, whole: Finished, 
 
 
 @pytest.mark.parametrize("place", ["preview", "maps", "record"])
-def test_a_stage_that_dies_after_its_last_block_makes_no_block_again(
-    place: str, whole: Finished, make: Make, store: Store
-) -> None:
+def test_a_stage_that_dies_after_its_last_block_makes_no_block_again(place: str, whole: Finished, store: Store) -> None:
     record_file = store.record_file("adversarial", targets_item().key)
     files = {"preview": store.preview_file(MAPS.key), "maps": store.maps_file(MAPS.key), "record": record_file}
     files[place].mkdir(parents=True)  # an obstacle
@@ -193,9 +180,7 @@ def test_a_stage_that_dies_after_its_last_block_makes_no_block_again(
     assert store.records()[0]["epochs"] == 3
 
 
-def test_a_reused_worker_makes_the_next_teachers_maps(
-    whole: Finished, make: Make, store: Store, tmp_path: Path
-) -> None:
+def test_a_reused_worker_makes_the_next_teachers_maps(whole: Finished, store: Store, tmp_path: Path) -> None:
     trainable = make(store)
     trainable.step()
     later = store_with(tmp_path / "later")
@@ -205,12 +190,8 @@ def test_a_reused_worker_makes_the_next_teachers_maps(
     assert not store.maps_file(MAPS.key).exists()
 
 
-# ------------------------------------------------------------------------- refusals
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("blocks", [0, 1])
-def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(
-    value: float, blocks: int, make: Make, store: Store
-) -> None:
+@pytest.mark.parametrize(("value", "blocks"), [(float("nan"), 0), (float("inf"), 1)])
+def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(value: float, blocks: int, store: Store) -> None:
     """The record names the first such image, and no maps remain. Another try would give the same."""
     trainable = make(store)
     for _ in range(blocks):
@@ -222,26 +203,26 @@ def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(
     assert result["done"]
     assert json.loads(result["record"]) == record
     assert (record["state"], record["role"], record["epochs"]) == ("diverged", "targets", blocks)
-    place = f"training image {BLOCK * blocks} (block {blocks})"
-    assert record["error"] == f"the teacher adversarial, seed 3: the map of {place} is not finite"
+    image = BLOCK * blocks
+    assert record["error"] == f"the teacher adversarial, seed 3: the map of training image {image} is not finite"
     assert not store.maps_file(MAPS.key).exists()
     assert not list(store.checkpoint_dir(targets_item().key).glob("maps.npy"))
 
 
-def test_the_images_must_be_the_studys(make: Make, store: Store) -> None:
+def test_the_images_must_be_the_studys(store: Store) -> None:
     make(store, data_fingerprint=IMAGES.fingerprint)
     with pytest.raises(DataError, match="fingerprint 00ff"):
         make(store, data_fingerprint="00ff")
 
 
-def test_a_damaged_teacher_is_named(make: Make, store: Store) -> None:
+def test_a_damaged_teacher_is_named(store: Store) -> None:
     file = store.model_file(MAPS.teacher, MAPS.teacher_seed)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(Damaged, match=str(file)):
         make(store)
 
 
-def test_the_stage_runs_within_a_study_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
+@pytest.mark.parametrize("stage", [TargetsTrainable, ChecksTrainable])
+def test_a_stage_runs_within_a_study_only(stage: type[StageTrainable]) -> None:
     with pytest.raises(ValueError, match="within a study only"):
-        TargetsTrainable({"sigma": 0.1})
+        stage({"sigma": 0.1})

@@ -39,7 +39,6 @@ def study(store: Store, *, role: str = "repeat", seeds: tuple[int, ...] = (0,), 
     return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
 
 
-# ---------------------------------------------------------------- a plain Tuner
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +75,6 @@ def test_a_method_runs_under_a_plain_tuner(name: str, tmp_path: Path) -> None:
     assert list(Path(result.path).glob("events.out.tfevents.*"))
 
 
-# ----------------------------------------------------------------- under a study
 def test_a_repeat_leaves_its_model_and_a_complete_record(make: Make, tmp_path: Path) -> None:
     """Metrics, curves and weights of both seeds, the number of images, and versions."""
     store = Store(tmp_path / "store")
@@ -159,7 +157,6 @@ def test_under_a_study_all_files_are_in_the_store(make: Make, tmp_path: Path) ->
     assert {entry.name for entry in (tmp_path / "store").iterdir()} == {"checkpoints", "tensorboard"}
 
 
-# ------------------------------------------------------------ plain configurations
 def test_all_problems_of_a_configuration_are_reported_at_once(make: Make) -> None:
     bad = {"lambda_jj": 1.0, "norm": "l7", "trianing": {}, "training": {"epochs": 0}, "model": 3, "seed": [1, 1]}
     with pytest.raises(ConfigError) as caught:
@@ -167,20 +164,15 @@ def test_all_problems_of_a_configuration_are_reported_at_once(make: Make) -> Non
     head, *problems = str(caught.value).splitlines()
     assert "JacobianTrainable" in head
     assert sorted(problem.partition(":")[0] for problem in problems) == sorted(
-        ["lambda_j", "lambda_jj", "maps", "maps", "model", "norm", "seed", "training.epochs", "trianing"]
+        ["lambda_j", "lambda_jj", "maps", "model", "norm", "seed", "training.epochs", "trianing"]
     )
     assert "lambda_jj: unknown key; did you mean lambda_j?" in problems
 
 
-@pytest.mark.parametrize("value", [float("nan"), "0.1", True])
-def test_a_strength_is_a_finite_number(value: Any, make: Make) -> None:
-    with pytest.raises(ConfigError, match="lambda_j: takes a"):
-        make("jacobian", lambda_j=value)
-
-
-def test_methods_with_targets_need_maps(make: Make) -> None:
-    with pytest.raises(ConfigError, match=r"maps: is needed: an \.npy file"):
-        make("interpretation", maps=None)
+@pytest.mark.parametrize("maps", [None, "nowhere.npy"])
+def test_methods_with_targets_need_maps(maps: str | None, make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"maps: takes an \.npy file .* absolute path"):
+        make("interpretation", maps=maps)
 
 
 def test_a_batch_larger_than_the_data_is_refused(make: Make) -> None:
@@ -204,7 +196,6 @@ def test_a_plain_trial_reads_test_data_only_with_test(make: Make) -> None:
         assert result.keys() & (TRAINED | FINAL) == (TRAINED | FINAL if test else TRAINED)
 
 
-def test_a_method_without_terms_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path))
+def test_a_method_without_terms_is_refused() -> None:
     with pytest.raises(TypeError, match=r"MethodTrainable has no method terms"):
         MethodTrainable(PLAIN).step()

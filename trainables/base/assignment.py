@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from tune_interpreg.data.dataset import DataError, Dataset, load_dataset
 from tune_interpreg.registry import suggest
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Data, Study
-from tune_interpreg.study.fields import Frozen, format_value
+from tune_interpreg.study.config import Data, Seed, Study
+from tune_interpreg.study.fields import Frozen, check_distinct, format_value
 from tune_interpreg.study.items import Item
-from tune_interpreg.study.parameters import Parameter, with_defaults
+from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.recipe import Recipe
 
 Section = TypeVar("Section", bound=Frozen)
@@ -31,43 +30,24 @@ class ConfigError(ValueError):
     """A plain configuration that does not suit its method; the message lists all problems."""
 
 
+def _as_tuple(seed: Any) -> Any:
+    return seed if isinstance(seed, list | tuple) else (seed,)
+
+
 class PlainOptions(Frozen):
     """Keys of a plain configuration other than SETTING and the method's parameters."""
 
-    seed: int | tuple[int, ...] = Field(default=0, description="seed, or several seeds that train together")
-    maps: str | None = Field(
-        default=None, description=".npy file of raw target maps of all training images, N·C·H·W, if the method needs it"
+    seed: Annotated[tuple[Seed, ...], AfterValidator(check_distinct), BeforeValidator(_as_tuple)] = Field(
+        (0,), min_length=1, description="Seed, or several seeds that train together."
     )
-    test: bool = Field(default=False, description="evaluate on the test split after the last epoch")
-    device: str = Field(default="cpu", description="device of the training")
-
-    @field_validator("seed")
-    @classmethod
-    def _check_seeds(cls, seed: int | tuple[int, ...]) -> tuple[int, ...]:
-        seeds = seed if isinstance(seed, tuple) else (seed,)
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError("takes a seed, or several different ones")
-        return seeds
-
-    @field_validator("maps")
-    @classmethod
-    def _check_file(cls, maps: str | None) -> str | None:
-        if maps is not None and not Path(maps).is_file():
-            raise ValueError("no such file; Tune's workers run in folders of their own, so give an absolute path")
-        return maps
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+    maps: str | None = Field(None, description=".npy file of raw target maps of all training images, N·C·H·W.")
+    test: bool = Field(False, description="Evaluate on the test split after the last epoch.")
+    device: str = Field("cpu", description="Device of the training.")
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """An item, its device, and where its inputs and results are.
-
-    store: the study's store; None under a plain Tuner, where only Tune keeps results. maps: .npy file of the raw target
-    maps of all training images, if the method needs them.
-    """
+    """An item, its device, its store (None under a plain Tuner), and the .npy file of its raw target maps if any."""
 
     item: Item
     device: str
@@ -82,36 +62,26 @@ class Assignment:
         return cls(item, config["device"], store, maps)
 
     @classmethod
-    def from_plain_config(
-        cls, config: Mapping[str, Any], *, method: str, parameters: Mapping[str, Parameter], needs_targets: bool = False
-    ) -> Assignment:
-        """Return the assignment that a plain configuration describes.
+    def from_plain_config(cls, config: Mapping[str, Any], kind: Any) -> Assignment:
+        """Return the assignment that a plain configuration describes: SETTING, PlainOptions and parameters.
 
         Args:
-            config: SETTING, PlainOptions and the method's parameters.
-            method: name of the method in results.
-            parameters: the method's parameters.
-            needs_targets: whether the method needs target maps.
+            kind: class of the method. Its name stands for the method in results.
 
         Raises:
             ConfigError: with all problems of the configuration.
         """
-        config = _to_python(config)
-        params = {key: config[key] for key in parameters if key in config}
-        problems = _find_problems(config, params, parameters, needs_targets)
+        config, method = _to_python(config), kind.__name__
+        params = {key: config[key] for key in kind.parameters if key in config}
+        problems = _find_problems(config, kind.parameters, kind.needs_targets)
         options = _validate(PlainOptions, {k: config[k] for k in PlainOptions.model_fields if k in config}, problems)
         setting = {key: config[key] for key in SETTING if key in config}
         study = _validate(Study, setting | {"arms": {"plain": {"method": method}}}, problems)
         if problems or options is None or study is None:
             raise ConfigError(f"{method} cannot take this configuration:\n" + "\n".join(problems))
         recipe = Recipe.from_study(study, method=method, params=params)
-        item = Item(arm=method, role="repeat" if options.test else "search", recipe=recipe, seeds=options.seeds)
+        item = Item(arm=method, role="repeat" if options.test else "search", recipe=recipe, seeds=options.seed)
         return cls(item, options.device, maps=Path(options.maps) if options.maps else None)
-
-    @property
-    def device_name(self) -> str:
-        """Name of the device, as records hold it."""
-        return torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else self.device
 
     def load_data(self) -> Dataset:
         """Return the training and validation images on the device.
@@ -142,20 +112,21 @@ def _to_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _find_problems(
-    config: Mapping[str, Any], params: Mapping[str, Any], parameters: Mapping[str, Parameter], needs_targets: bool
-) -> list[str]:
+def _find_problems(config: Mapping[str, Any], parameters: Mapping[str, Parameter], needs_targets: bool) -> list[str]:
     keys = [*parameters, *SETTING, *PlainOptions.model_fields]
     problems = [f"{key}: unknown key; {suggest(key, keys)}" for key in config if key not in keys]
-    complete = with_defaults(parameters, params)
     for name, parameter in parameters.items():
-        if name not in complete:
+        if name not in config and parameter.required:
             problems.append(f"{name}: is needed ({parameter.help})")
-        elif name in params and (problem := parameter.find_problem(params[name])):
+        elif name in config and (problem := parameter.find_problem(config[name])):
             problems.append(f"{name}: {problem}")
-    if needs_targets and config.get("maps") is None:
-        problems.append("maps: is needed: an .npy file of raw SmoothGrad maps of all training images")
-    if not needs_targets and config.get("maps") is not None:
+    maps = config.get("maps")
+    if needs_targets and not (isinstance(maps, str) and Path(maps).is_file()):
+        problems.append(
+            "maps: takes an .npy file of raw SmoothGrad maps of all training images, by its absolute path, because "
+            f"Tune's workers run in folders of their own; got {format_value(maps)}"
+        )
+    if not needs_targets and maps is not None:
         problems.append("maps: the method takes no target maps; drop them")
     return problems
 

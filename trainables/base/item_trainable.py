@@ -2,13 +2,16 @@
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from ray import tune
 
 from trainables.base.assignment import Assignment
 from tune_interpreg.store import ledger
+from tune_interpreg.store.files import Damaged
 from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 
 
@@ -24,7 +27,7 @@ class ItemTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         keep_freed_memory()
         use_exact_float32()
-        self.assignment = self._read_config(config)
+        self.assignment = Assignment.from_study(config) if "item" in config else self._read_plain_config(config)
         self.item, self.recipe = self.assignment.item, self.assignment.item.recipe
         self.data = self.assignment.load_data()
         self.warning = None
@@ -33,25 +36,27 @@ class ItemTrainable(tune.Trainable):
         self.setup(new_config)
         return True
 
-    def _read_config(self, config: dict[str, Any]) -> Assignment:
-        if "item" not in config:
-            name = type(self).__name__
-            raise ValueError(f"{name} runs within a study only: its configuration is {{item, store, device}}")
-        return Assignment.from_study(config)
+    def _read_plain_config(self, config: dict[str, Any]) -> Assignment:
+        raise ValueError(
+            f"{type(self).__name__} runs within a study only: its configuration is {{item, store, device}}"
+        )
+
+    @contextmanager
+    def _set_damage_aside(self, consequence: str) -> Iterator[None]:
+        """Set a file that is found damaged in this block aside, and warn of the consequence."""
+        assert self.assignment.store is not None
+        try:
+            yield
+        except Damaged as error:
+            self.warning = f"{self.assignment.store.set_aside(error)}; {consequence}"
 
     def _finish_item(
         self, state: ledger.RecordState, *, extra: Mapping[str, Any] | None = None, **fields: Any
     ) -> dict[str, Any]:
-        """Write the item's record and return the last result for Tune.
-
-        Args:
-            state: of the record.
-            extra: keys of the record that only this kind of item has.
-            fields: arguments of ``ledger.make_record``.
-        """
-        record = ledger.make_record(
-            self.item, state, device=self.assignment.device_name, host=socket.gethostname(), **fields
-        )
+        """Write the item's record, of fields for ``ledger.make_record`` and extra keys; return the last result."""
+        device = self.assignment.device
+        name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+        record = ledger.make_record(self.item, state, device=name, host=socket.gethostname(), **fields)
         record |= extra or {}
         if self.assignment.store:
             self.assignment.store.write_record(record)

@@ -1,4 +1,4 @@
-"""The raw target maps that a method trains on, and those that TensorBoard shows.
+"""The raw target maps that a method trains on, and those of the images that TensorBoard previews.
 
 Shapes: N training images, B previewed ones, C·H·W image.
 """
@@ -19,9 +19,8 @@ from tune_interpreg.gradients import saliency
 def load_training_maps(assignment: Assignment, data: Dataset) -> dict[int, Tensor]:
     """Return for each seed the raw maps_NCHW of all training images, in float16 or float32 as stored.
 
-    With ``permute: fixed`` in the targets, each map is permuted within itself, by the seed. (With ``redrawn``, the
-    trainer permutes each batch.) On the CPU, maps without permutation are the file mapped into memory, and all workers
-    of a machine share its pages.
+    With ``permute: fixed`` in the targets, each map is permuted within itself, by the seed. On the CPU, other maps are
+    the file mapped into memory, and all workers of a machine share its pages.
 
     Raises:
         ValueError: there are no maps, they do not fit ``data``, or one is not finite.
@@ -31,7 +30,10 @@ def load_training_maps(assignment: Assignment, data: Dataset) -> dict[int, Tenso
         raise ValueError(
             f"{item.recipe.method} needs target maps, but the arm {item.arm} names no targets; name a teacher"
         )
-    raw_NCHW = _read(assignment.maps, data.train.x_NCHW.shape, _remedy(assignment)).to(assignment.device)
+    remedy = "give the maps of these training images, in their order"
+    if assignment.store is not None:
+        remedy = "run again: the next start sets a damaged file aside and makes it again"
+    raw_NCHW = _read(assignment.maps, data.train.x_NCHW.shape, remedy).to(assignment.device)
     if _permutation(assignment) != "fixed":
         return dict.fromkeys(item.seeds, raw_NCHW)
     return {
@@ -41,10 +43,7 @@ def load_training_maps(assignment: Assignment, data: Dataset) -> dict[int, Tenso
 
 
 def load_preview_maps(assignment: Assignment) -> Tensor | None:
-    """Return the raw maps_BCHW, float32, of the validation images that TensorBoard shows; None without a store.
-
-    They are permuted, once, if the training's are.
-    """
+    """Return the raw maps_BCHW, float32, of the previewed images, permuted like the others; None without a store."""
     item = assignment.item
     if item.recipe.maps is None or assignment.store is None:
         return None
@@ -72,21 +71,8 @@ def _read(file: Path, expected: torch.Size, remedy: str) -> Tensor:
             f"got {maps.dtype} of shape {list(maps.shape)}; {remedy}"
         )
     maps_NCHW = torch.from_numpy(maps)
-    index = _find_not_finite(maps_NCHW)
-    if index is not None:
+    # Minimum and maximum take one pass and no memory; one of them is not finite if any value is not.
+    if not torch.isfinite(torch.stack(torch.aminmax(maps_NCHW))).all():
+        index = next(n for n, map_CHW in enumerate(maps_NCHW) if not torch.isfinite(map_CHW).all())
         raise ValueError(f"{file}: takes finite numbers, but map {index} has another value; {remedy}")
     return maps_NCHW
-
-
-def _find_not_finite(maps_NCHW: Tensor) -> int | None:
-    """Return the index of the first map with a value that is not finite."""
-    # Minimum and maximum take one pass and no memory; one of them is not finite if any value is not.
-    if torch.isfinite(torch.stack(torch.aminmax(maps_NCHW))).all():
-        return None
-    return next(n for n, map_CHW in enumerate(maps_NCHW) if not torch.isfinite(map_CHW).all())
-
-
-def _remedy(assignment: Assignment) -> str:
-    if assignment.store is None:
-        return "give the maps of these training images, in their order"
-    return "run again: the next start sets a damaged file aside and makes it again"

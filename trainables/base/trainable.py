@@ -24,7 +24,7 @@ from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store import ledger
-from tune_interpreg.store.files import Damaged, replace_atomically
+from tune_interpreg.store.files import replace_atomically
 from tune_interpreg.study.metric_names import LEARNING_RATE, SAMPLES_PER_SECOND
 from tune_interpreg.study.parameters import Parameter, with_defaults
 from tune_interpreg.training.device import read_peak_memory, reset_peak_memory
@@ -50,9 +50,9 @@ CHECKPOINT = "epoch.safetensors"
 class MethodTrainable(ItemTrainable):
     """Base of all training methods; a subclass defines ``parameters`` and ``terms``.
 
-    Within a study the configuration is an item. Under a plain ``Tuner`` it holds the method's parameters and the keys
-    in ``assignment.SETTING`` and ``assignment.PlainOptions``. TensorBoard's events are then in the trial's working
-    folder, which Tune keeps with ``SyncConfig(sync_artifacts=True)``. A loss that is not finite raises ``Diverged``.
+    Under a plain ``Tuner``, the configuration holds the method's parameters and the keys in ``assignment.SETTING`` and
+    ``assignment.PlainOptions``. TensorBoard's events are then in the trial's working folder, which Tune keeps with
+    ``SyncConfig(sync_artifacts=True)``. A loss that is not finite raises ``Diverged``.
     """
 
     #: The method's hyperparameters by name.
@@ -107,7 +107,10 @@ class MethodTrainable(ItemTrainable):
             if self.assignment.store is None:
                 raise
             return self._finish_training("diverged", error=str(error))
-        self._warn(self.trainer.engine.describe_failure(self.recipe.method))
+        if failure := self.trainer.engine.describe_failure(self.recipe.method):
+            if self.assignment.store is None:  # else the study's worker reports self.warning
+                warnings.warn(failure, stacklevel=2)
+            self.warning = "\n".join(filter(None, (self.warning, failure)))
         rate = len(losses) * self.trainer.images_per_epoch / (self.spent["train"] - before)
         with self._timed("evaluate"):
             metrics = self._validate(losses)
@@ -116,12 +119,11 @@ class MethodTrainable(ItemTrainable):
         mean = _mean(metrics.values())
         with self._timed("log"):
             self.log.scalars(self.trainer.epoch, mean | {LEARNING_RATE: lr, SAMPLES_PER_SECOND: rate})
-        if self._is_last_epoch:
+        if self.trainer.epoch >= self.recipe.training.epochs:
             return self._evaluate(metrics)
-        with self._timed("save"):
-            if store := self.assignment.store:
-                with store.replace_atomically(self._checkpoint_file) as temporary:
-                    self._save(temporary)
+        if store := self.assignment.store:
+            with self._timed("save"), store.replace_atomically(self._checkpoint_file) as temporary:
+                self._save(temporary)
         return {**mean, "epoch": self.trainer.epoch, "seconds": self.seconds}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -133,22 +135,16 @@ class MethodTrainable(ItemTrainable):
             self._load(Path(checkpoint_dir) / CHECKPOINT)
             self.log = TrialLog(self._log_folder(), self.trainer.epoch)
 
-    def _read_config(self, config: dict[str, Any]) -> Assignment:
-        if "item" in config:
-            return Assignment.from_study(config)
-        method = type(self)
-        return Assignment.from_plain_config(
-            config, method=method.__name__, parameters=method.parameters, needs_targets=method.needs_targets
-        )
+    def _read_plain_config(self, config: dict[str, Any]) -> Assignment:
+        return Assignment.from_plain_config(config, type(self))
 
     def _make_guidance(self) -> Guidance | None:
         if not self.needs_targets:
             return None
-        maps = self.recipe.maps
-        redraw = maps is not None and maps.permute == "redrawn"
+        redraw = self.recipe.maps is not None and self.recipe.maps.permute == "redrawn"
         return Guidance(load_training_maps(self.assignment, self.data), self.target, redraw=redraw)
 
-    # -------------------------------------------------------- time and warnings
+    # ----------------------------------------------------- time and evaluation
     @property
     def seconds(self) -> float:
         """Seconds that the item has taken so far, in all of its workers."""
@@ -163,22 +159,11 @@ class MethodTrainable(ItemTrainable):
         finally:
             self.spent[activity] += time.perf_counter() - started
 
-    def _warn(self, message: str | None) -> None:
-        """Warn the user: with the next result within a study, by Python's warnings under a plain Tuner."""
-        if message is not None and self.assignment.store is None:
-            warnings.warn(message, stacklevel=3)
-        self.warning = "\n".join(filter(None, (self.warning, message))) or None
-
-    # -------------------------------------------------------------- evaluation
-    @property
-    def _is_last_epoch(self) -> bool:
-        return self.trainer.epoch >= self.recipe.training.epochs
-
     def _validate(self, losses: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
-        """Return the epoch's metrics by seed."""
-        every = self.recipe.evaluation.adversarial_every
-        due = self._is_last_epoch or bool(every and self.trainer.epoch % every == 0)
-        adversarial = self.item.adversarial and due
+        """Return the metrics of the epoch by seed."""
+        last = self.recipe.training.epochs
+        every = self.recipe.evaluation.adversarial_every or last
+        adversarial = self.item.adversarial and (self.trainer.epoch >= last or self.trainer.epoch % every == 0)
         return {
             replica.seed: {f"train/{name}": value for name, value in losses[replica.seed].items()}
             | validate(replica.model, self.data, self.recipe, seed=replica.seed, adversarial=adversarial)
@@ -213,18 +198,15 @@ class MethodTrainable(ItemTrainable):
         )
 
     def _finish_training(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
-        extra: dict[str, Any] = {}
-        if state == "done":
-            extra["curves"] = {str(replica.seed): self.curves[replica.seed] for replica in self.trainer.finite_replicas}
+        curves = {str(replica.seed): self.curves[replica.seed] for replica in self.trainer.finite_replicas}
+        extra: dict[str, Any] = {"curves": curves} if state == "done" else {}
         peak = read_peak_memory(self.assignment.device)
         if peak is not None:
             extra["gpu_bytes_a_seed"] = peak // len(self.item.seeds)
-        result = self._finish_item(
-            state, extra=extra, epochs=self.trainer.epoch, seconds=self.seconds, spent=self.spent, **fields
-        )
-        return _mean(fields.get("metrics", {}).values()) | result
+        fields |= {"epochs": self.trainer.epoch, "seconds": self.seconds, "spent": self.spent}
+        return _mean(fields.get("metrics", {}).values()) | self._finish_item(state, extra=extra, **fields)
 
-    # ------------------------------------------------------------- checkpoints
+    # ---------------------------------------------- checkpoints and TensorBoard
     @property
     def _checkpoint_file(self) -> Path:
         assert self.assignment.store is not None
@@ -244,18 +226,13 @@ class MethodTrainable(ItemTrainable):
 
     def _resume(self) -> None:
         """Load the checkpoint that an interrupted training left in the store; set it aside if it is damaged."""
-        store = self.assignment.store
-        if store is None or not self._checkpoint_file.exists():
+        if self.assignment.store is None or not self._checkpoint_file.exists():
             return
-        try:
+        with self._set_damage_aside("its training starts again"):
             self._load(self._checkpoint_file)
-        except Damaged as error:
-            self.warning = f"{store.set_aside(error)}; its training starts again"
-            return
-        epochs = zip(*self.curves.values(), strict=False)  # the curve of a seed that diverged is shorter
-        self.earlier = [_mean(metrics) | {"epoch": epoch} for epoch, metrics in enumerate(epochs, start=1)]
+            epochs = zip(*self.curves.values(), strict=False)  # the curve of a seed that diverged is shorter
+            self.earlier = [_mean(metrics) | {"epoch": epoch} for epoch, metrics in enumerate(epochs, start=1)]
 
-    # ------------------------------------------------------------- TensorBoard
     def _log_folder(self) -> Path:
         return self.assignment.store.trial_log(self.item) if self.assignment.store else Path(self.logdir)
 
@@ -269,7 +246,5 @@ class MethodTrainable(ItemTrainable):
 
 def _mean(metrics: Collection[Mapping[str, float]]) -> dict[str, float]:
     """Return each metric's mean over the seeds."""
-    if not metrics:
-        return {}
-    names = next(iter(metrics))
+    names = next(iter(metrics), {})
     return {name: sum(values[name] for values in metrics) / len(metrics) for name in names}

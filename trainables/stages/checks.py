@@ -6,7 +6,7 @@ from typing import Any
 from trainables.stages.stage import StageTrainable
 from tune_interpreg.evaluation.honesty import CHECKS
 from tune_interpreg.evaluation.subject import Subject
-from tune_interpreg.store.files import Damaged, read_checked
+from tune_interpreg.store.files import read_checked
 
 
 class ChecksTrainable(StageTrainable):
@@ -23,21 +23,11 @@ class ChecksTrainable(StageTrainable):
         self.seconds = 0.0
         self._progress_file = self.folder / "progress.json"
         if self._progress_file.exists():
-            self._resume()
-        self.subject = self._load_subject()
-
-    def _resume(self) -> None:
-        """Load the results that an interrupted stage left; set them aside if they are damaged."""
-        try:
-            progress = read_checked(self._progress_file)
-        except Damaged as error:
-            self.warning = f"{self.store.set_aside(error)}; its checks start again"
-            return
-        self.results, self.seconds = progress["checks"], progress["seconds"]
-
-    def _load_subject(self) -> Subject:
+            with self._set_damage_aside("its checks start again"):
+                progress = read_checked(self._progress_file)
+                self.results, self.seconds = progress["checks"], progress["seconds"]
         evaluation, checked = self.recipe.evaluation, self.checked
-        return Subject(
+        self.subject = Subject(
             self.load_model(checked.model, checked.seed),
             self.data.validation.subset(checked.images, "checks"),
             self.recipe.evaluation_attack,

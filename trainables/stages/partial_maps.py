@@ -20,16 +20,13 @@ BLOCK = 512
 class PartialMaps:
     """The maps_NCHW, float32, that a stage has made so far, in ``folder`` of ``store``.
 
-    What an interrupted stage left there is resumed. If it is damaged, it is set aside and the maps start again.
-
-    Attributes:
-        blocks: checksums of the finished blocks.
-        seconds: that these took.
-        warning: message about damaged files, or None.
+    What an interrupted stage left there is resumed. If it is damaged, it is set aside with a ``warning``, and the maps
+    start again. ``blocks`` holds the checksums of the finished blocks, which took ``seconds``.
     """
 
     def __init__(self, store: Store, folder: Path, shape: Sequence[int]):
-        self._store, self._file, self._progress_file = store, folder / "maps.npy", folder / "progress.json"
+        self._store, self._progress_file, self.file = store, folder / "progress.json", folder / "maps.npy"
+        self.block_count = -(-shape[0] // BLOCK)
         self.blocks: list[str] = []
         self.seconds = 0.0
         self.warning: str | None = None
@@ -41,22 +38,20 @@ class PartialMaps:
             except Damaged as error:
                 self.warning = f"{store.set_aside(error)}; its maps start again"
                 self._progress_file.unlink(missing_ok=True)
-        self.raw_NCHW = _create(self._file, tuple(shape), np.float32)
+        self.raw_NCHW = _create(self.file, tuple(shape), np.float32)
 
     def _resume(self, shape: tuple[int, ...]) -> np.memmap:
         progress = read_checked(self._progress_file)
         try:
-            raw_NCHW = np.lib.format.open_memmap(self._file, mode="r+")
-        except FileNotFoundError:
-            raise Damaged(self._file, "is missing") from None
-        except (ValueError, EOFError, SyntaxError) as error:
-            raise Damaged(self._file, f"is damaged: it is not an .npy file ({error})") from None
+            raw_NCHW = np.lib.format.open_memmap(self.file, mode="r+")
+        except (FileNotFoundError, ValueError, EOFError, SyntaxError) as error:
+            raise Damaged(self.file, f"is damaged: it is not an .npy file ({error})") from None
         if raw_NCHW.shape != shape or raw_NCHW.dtype != np.float32:
-            raise Damaged(self._file, f"is damaged: it has {raw_NCHW.dtype} of shape {list(raw_NCHW.shape)}")
-        preallocate(self._file)  # NumPy extends a truncated file with holes
+            raise Damaged(self.file, f"is damaged: it has {raw_NCHW.dtype} of shape {list(raw_NCHW.shape)}")
+        preallocate(self.file)  # NumPy extends a truncated file with holes
         for block, checksum in enumerate(progress["blocks"]):
             if _checksum(raw_NCHW[block * BLOCK : (block + 1) * BLOCK]) != checksum:
-                raise Damaged(self._file, f"is damaged: block {block} has another checksum than when it was made")
+                raise Damaged(self.file, f"is damaged: block {block} has another checksum than when it was made")
         self.blocks, self.seconds = progress["blocks"], progress["seconds"]
         return raw_NCHW
 
@@ -70,21 +65,12 @@ class PartialMaps:
         progress = {"blocks": self.blocks, "seconds": self.seconds, "of": self.block_count}
         self._store.write_checked(self._progress_file, progress)
 
-    @property
-    def block_count(self) -> int:
-        """Number of blocks of all maps."""
-        return -(-len(self.raw_NCHW) // BLOCK)
-
     def copy(self, file: Path, dtype: str) -> None:
         """Write all maps to an .npy file of ``dtype``."""
         stored = _create(file, self.raw_NCHW.shape, np.dtype(dtype))
         for first in range(0, len(stored), BLOCK):
             stored[first : first + BLOCK] = self.raw_NCHW[first : first + BLOCK]
         stored.flush()
-
-    def drop(self) -> None:
-        """Remove the unfinished file."""
-        self._file.unlink()
 
 
 def _create(file: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:

@@ -1,7 +1,6 @@
 """The stage that makes target maps: SmoothGrad of a trained teacher for every training image (Section 3.1)."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,8 @@ class TargetsTrainable(StageTrainable):
 
     def _make_block(self) -> None:
         started, first = time.perf_counter(), self.block * BLOCK
-        images = self.data.train.at(slice(first, first + BLOCK))
-        maps_BCHW = self._smoothgrad(images, f"smoothgrad/{self.block}")
-        self._check_finite(maps_BCHW, f"training image {{}} (block {self.block})", first)
+        maps_BCHW = self._smoothgrad(self.data.train.at(slice(first, first + BLOCK)), f"smoothgrad/{self.block}")
+        self._check_finite(maps_BCHW, "training", first)
         self.partial.add(maps_BCHW, time.perf_counter() - started)
 
     def _smoothgrad(self, images: Split, purpose: str) -> np.ndarray:
@@ -68,12 +66,13 @@ class TargetsTrainable(StageTrainable):
         )
         return maps_BCHW.cpu().numpy()
 
-    def _check_finite(self, maps_BCHW: np.ndarray, image: str, first: int = 0) -> None:
+    def _check_finite(self, maps_BCHW: np.ndarray, split: str, first: int = 0) -> None:
         """Raise ``Diverged`` with the teacher and the first image that has a map with a value that is not finite."""
         infinite_B = ~np.isfinite(maps_BCHW).all(axis=(1, 2, 3))
         if infinite_B.any():
+            image = f"{split} image {first + int(infinite_B.argmax())}"
             teacher = f"the teacher {self.item.arm}, seed {self.maps.teacher_seed}"
-            raise Diverged(f"{teacher}: the map of {image.format(first + int(infinite_B.argmax()))} is not finite")
+            raise Diverged(f"{teacher}: the map of {image} is not finite")
 
     def _finish(self) -> dict[str, Any]:
         maps_file, preview_file = self.store.maps_file(self.maps.key), self.store.preview_file(self.maps.key)
@@ -82,25 +81,20 @@ class TargetsTrainable(StageTrainable):
         dtype = "float16" if saliency.fits_float16(torch.from_numpy(self.partial.raw_NCHW)) else "float32"
         with self.store.replace_atomically(maps_file) as temporary:
             self.partial.copy(temporary, dtype)
-        files = self.store.checksums(maps_file, preview_file)
-        counts = {"train": len(self.data.train)}
-        return self._finish_stage("done", {"maps_dtype": dtype}, counts=counts, files=files) | {"maps": 1.0}
+        counts, files = {"train": len(self.data.train)}, self.store.checksums(maps_file, preview_file)
+        return self._finish_stage("done", extra={"maps_dtype": dtype}, counts=counts, files=files) | {"maps": 1.0}
 
-    def _finish_stage(
-        self, state: ledger.RecordState, extra: Mapping[str, Any] | None = None, **fields: Any
-    ) -> dict[str, Any]:
+    def _finish_stage(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
         seconds = self.partial.seconds
-        result = self._finish_item(
-            state, extra=extra, epochs=self.block, seconds=seconds, spent={"maps": seconds}, **fields
-        )
-        self.partial.drop()  # last, so that a retry of this step still finds it
+        result = self._finish_item(state, epochs=self.block, seconds=seconds, spent={"maps": seconds}, **fields)
+        self.partial.file.unlink()  # last, so that a retry of this step still finds it
         return result
 
     def _make_preview(self) -> dict[str, torch.Tensor]:
         """Return a few validation images and the teacher's maps of them, for TensorBoard and figures."""
         images = self.data.validation.subset(PREVIEW, "preview")
         x_NCHW, maps_NCHW = to_pixels(images.x_NCHW), self._smoothgrad(images, "smoothgrad/preview")
-        self._check_finite(maps_NCHW, "validation image {}")
+        self._check_finite(maps_NCHW, "validation")
         tensors = {
             "images_NCHW": x_NCHW.float(),
             "labels_N": images.y_N.long(),
