@@ -6,7 +6,6 @@ Noack, Ahern, Dou, Li: Does Interpretability of Neural Networks Imply Adversaria
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from analysis.statistics.intervals import Interval
@@ -68,38 +67,34 @@ SETTINGS: dict[str, dict[str, dict[str, float]]] = {
 _COLUMNS = ((ACCURACIES, (TEST_ACCURACY, TEST_COMPAT)), (GRADIENT_NORMS, (GRAD_NORM_LABEL, GRAD_NORM_OTHER)))
 
 
-@dataclass(frozen=True)
-class Setup:
-    """The set-up of Sections 4.1 and 4.2; None if the paper does not state it.
-
-    train_images, test_images: sizes of the data set, without a validation split. eps: an l2 radius for pixels in
-    [0, 1]. model_options: (option, value) of the network. steps, step_size: of the evaluation's attack. maps_*: of
-    SmoothGrad (Eq. 4).
-    """
-
-    train_images: int
-    test_images: int
-    model: str
-    eps: float
-    batch_size: int
-    norm: str = "l2"
-    model_options: tuple[tuple[str, Any], ...] = ()
-    steps: int = 40
-    steps_in_training: int = 40
-    step_size: float | None = None
-    epochs: int | None = None
-    lr: float = 0.01
-    momentum: float = 0.9
-    lr_decay: float = 0.1
-    decay_every: int = 10
-    schedule: str = "step"
-    maps_sigma: float = 0.15
-    maps_samples: int = 50
-    maps_clamp: bool = False
-    maps_include_clean: bool = False
-    maps_sign: str = "abs"
-    device: str | None = None
-
+#: The set-up of Sections 4.1 and 4.2 on MNIST; None if the paper does not state it. The sizes are those without a
+#: validation split. eps: for pixels in [0, 1]. steps, step_size: of the evaluation's attack. maps_*: SmoothGrad, Eq. 4.
+_MNIST: dict[str, Any] = {
+    "train_images": 60_000,
+    "test_images": 10_000,
+    "model": "mnist_cnn",
+    "model_options": {},
+    "eps": 1.5,
+    "batch_size": 64,
+    "norm": "l2",
+    "steps": 40,
+    "steps_in_training": 40,
+    "step_size": None,
+    "epochs": None,
+    "lr": 0.01,
+    "momentum": 0.9,
+    "lr_decay": 0.1,
+    "decay_every": 10,
+    "schedule": "step",
+    "maps_sigma": 0.15,
+    "maps_samples": 50,
+    "maps_clamp": False,
+    "maps_include_clean": False,
+    "maps_sign": "abs",
+    "device": None,
+}
+_CIFAR10 = _MNIST | {"train_images": 50_000, "model": "cifar_cnn", "model_options": {"fc_relu": True}}
+SETUPS = {"mnist": _MNIST, "cifar10": _CIFAR10 | {"eps": 0.314, "batch_size": 100}}
 
 #: The usual settings of what the paper does not state. Only departures from these are reported.
 UNSTATED: dict[str, Any] = {
@@ -111,12 +106,6 @@ UNSTATED: dict[str, Any] = {
     "precision_in_training": "float32",
     "maps_output": "logits",
     "maps_precision": "float32",
-}
-
-
-SETUPS = {
-    "mnist": Setup(60_000, 10_000, "mnist_cnn", eps=1.5, batch_size=64),
-    "cifar10": Setup(50_000, 10_000, "cifar_cnn", eps=0.314, batch_size=100, model_options=(("fc_relu", True),)),
 }
 
 
@@ -145,30 +134,28 @@ def published(dataset: str, name: str, metric: str) -> Interval | None:
 def differences(study: Study, facts: Mapping[str, Collection[Any]]) -> list[str]:
     """Return the departures of a study from the paper's set-up, such as 'epochs: 20 (paper: not stated)'.
 
-    facts: field of Setup (train_images, test_images, device) → its values in the records. A field without a value is
+    facts: field of SETUPS (train_images, test_images, device) → its values in the records. A field without a value is
     not compared. Other data sets than the paper's have no departures.
     """
     setup = SETUPS.get(study.data.name)
     if setup is None:
         return []
-    settings = _settings(study, setup) | {field: set(values) for field, values in facts.items()}
-    stated = [(field, value, value) for field, value in vars(setup).items()]
-    unstated = [(field, usual, None) for field, usual in UNSTATED.items()]
+    settings = _settings(study, setup["model_options"]) | {field: set(values) for field, values in facts.items()}
     return [
-        f"{field.replace('_', ' ')}: {_format_values(settings[field])} (paper: {_format_values({theirs})})"
-        for field, usual, theirs in stated + unstated
+        f"{field.replace('_', ' ')}: {_format_values(settings[field])} (paper: {_format_values({setup.get(field)})})"
+        for field, usual in (setup | UNSTATED).items()
         if settings.get(field) and settings[field] != {usual}
     ]
 
 
-def _settings(study: Study, setup: Setup) -> dict[str, set[Any]]:
-    """Return all values that a study has for each field of Setup and UNSTATED."""
+def _settings(study: Study, model_options: Mapping[str, Any]) -> dict[str, set[Any]]:
+    """Return all values that a study has for each field of SETUPS and UNSTATED; model_options: the paper's."""
     evaluation, attack, training = study.evaluation_attack, study.attack, study.training
     fields = {"epochs", "batch_size", "lr", "momentum", "schedule", "matmul"}
     if training.schedule == "step":  # a cosine schedule has no decay
         fields |= {"lr_decay", "decay_every"}
     settings: dict[str, Any] = training.model_dump(include=fields) | {
-        "model": _model(study.model, setup),
+        "model": _model(study.model, model_options),
         "norm": evaluation.norm,
         "eps": evaluation.eps,
         "steps": evaluation.steps,
@@ -185,9 +172,9 @@ def _settings(study: Study, setup: Setup) -> dict[str, set[Any]]:
     return {field: {value} for field, value in settings.items()} | maps
 
 
-def _model(model: Model, setup: Setup) -> str:
+def _model(model: Model, printed: Mapping[str, Any]) -> str:
     """Return a network's name and those of its options that differ from the paper's."""
-    options = [f"{name} {value}" for name, value in model.options.items() if (name, value) not in setup.model_options]
+    options = [f"{name} {value}" for name, value in model.options.items() if printed.get(name) != value]
     return f"{model.name} with {', '.join(options)}" if options else model.name
 
 

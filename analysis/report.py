@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import textwrap
 from collections import Counter
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from analysis.formats import latex
-from analysis.formats.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
+from analysis.formats.render import escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
 from analysis.results.results import Results
 from analysis.tables.accuracy import AUTOATTACK, CLEAN, COMPAT, STRICT, accuracy_table, gradient_table
@@ -27,8 +25,6 @@ from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
-
-CSV_FIELDS = ("table", "row", "column", "text", *NUMBERS)
 
 #: Short headings of the summary, so that it fits 80 columns.
 SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict", AUTOATTACK: "AutoAttack"}
@@ -96,7 +92,7 @@ def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
     texts = {
         "tables.md": _markdown(report),
         "tables.tex": _latex(report),
-        "tables.csv": _csv(report.tables),
+        "tables.csv": to_csv(report.tables),
         "tables.json": _dump(_content(report)),
         "rows.json": _dump(_values(results)),
     }
@@ -177,14 +173,6 @@ def _markdown(report: Report) -> str:
 def _latex(report: Report) -> str:
     lines = "".join(f"% {' '.join(line.split())}\n" for line in (*report.status, *report.answer))
     return "\n\n".join([latex.PREAMBLE + lines, *map(latex.to_latex, report.tables)]) + "\n"
-
-
-def _csv(tables: tuple[Table, ...]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(line for table in tables for line in to_csv(table))
-    return text.getvalue()
 
 
 def _content(report: Report) -> dict[str, object]:

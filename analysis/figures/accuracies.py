@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,19 +17,6 @@ from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_STRICT, VAL_AC
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class RepeatAccuracies:
-    """Test accuracies of one arm's repeats, percent."""
-
-    clean: Interval
-    adversarial: Interval
-
-    @property
-    def n(self) -> int:
-        """The number of seeds of both."""
-        return min(self.clean.n, self.adversarial.n)
-
-
 def trial_accuracies(results: Results) -> dict[str, Array]:
     """Return arm → (clean, adversarial) validation accuracy of its finished search trials, T×2, percent."""
     by_arm: dict[str, list[tuple[float, float]]] = {}
@@ -45,13 +30,13 @@ def trial_accuracies(results: Results) -> dict[str, Array]:
     return {arm: np.asarray(points) for arm, points in by_arm.items()}
 
 
-def repeat_accuracies(results: Results) -> dict[str, RepeatAccuracies]:
-    """Return arm → test accuracies, adversarial under the strict attack; arms that lack one are left out."""
+def repeat_accuracies(results: Results) -> dict[str, tuple[Interval, Interval]]:
+    """Return arm → (clean, adversarial) test accuracy, percent, under the strict attack, of the arms that have both."""
     by_arm = {}
     for arm in results.study.arms:
         clean, strict = (results.estimate(arm, metric, 100).interval for metric in (TEST_ACCURACY, TEST_STRICT))
         if clean and strict:
-            by_arm[arm] = RepeatAccuracies(clean, strict)
+            by_arm[arm] = (clean, strict)
     return by_arm
 
 
@@ -88,10 +73,10 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     if repeats:
         draw_repeats(axes[-1], repeats, look)
         attack = results.study.evaluation_attack
-        n = canvas.describe_n({arm: of_arm.n for arm, of_arm in repeats.items()}, results)
+        n_by_arm = {arm: min(clean.n, strict.n) for arm, (clean, strict) in repeats.items()}
+        means = canvas.describe_means(n_by_arm, results, single="Wilson's over its images")
         caption.append(
-            f"Repeats: means over {n} on test images"
-            f" with {_interval_names(repeats)}, strict attack, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps."
+            f"Repeats, test images: {means}; strict attack, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps."
         )
     return drawing, " ".join([*caption, "Each arm has the same colour in all figures."])
 
@@ -105,34 +90,22 @@ def draw_trials(axes: Axes, trials: dict[str, Array], look: dict[str, Look]) -> 
     points_T2 = np.concatenate(list(trials.values()))
     front_T2 = pareto_front(points_T2)
     axes.step(*front_T2.T, where="pre", color=canvas.INK, linewidth=1, zorder=1)
-    spot: Options = {"textcoords": "offset points", "ha": "left", "fontsize": canvas.FONT - 1, "color": canvas.MUTED}
-    axes.annotate("Pareto front", front_T2[0], (0, 5), **spot)
+    canvas.annotate(axes, "Pareto front", front_T2[0], (0, 5), ha="left")
     clean, adversarial = (axis_limits(column_T) for column_T in points_T2.T)
     outside = int(((points_T2[:, 0] < clean[0]) | (points_T2[:, 1] < adversarial[0])).sum())
     if outside:
         text = f"{outside} trial{'s' * (outside > 1)} outside"
-        axes.text(0.02, 0.02, text, transform=axes.transAxes, color=canvas.MUTED, fontsize=canvas.FONT - 1)
+        canvas.annotate(axes, text, (0.02, 0.02), (0, 0), xycoords="axes fraction")
     axes.set(title="Search, validation images", xlabel="clean accuracy, %", ylabel="adversarial accuracy, %")
     axes.set(xlim=clean, ylim=adversarial)
 
 
-def draw_repeats(axes: Axes, repeats: dict[str, RepeatAccuracies], look: dict[str, Look]) -> None:
+def draw_repeats(axes: Axes, repeats: dict[str, tuple[Interval, Interval]], look: dict[str, Look]) -> None:
     """Draw repeats as crosses of two intervals, named at the right."""
-    for arm, of_arm in repeats.items():
-        bars: Options = {
-            "xerr": canvas.reach(of_arm.clean),
-            "yerr": canvas.reach(of_arm.adversarial),
-            "elinewidth": 1.1,
-        }
-        axes.errorbar(of_arm.clean.mean, of_arm.adversarial.mean, fmt=look[arm].marker, color=look[arm].colour, **bars)
+    for arm, (clean, adversarial) in repeats.items():
+        bars: Options = {"xerr": canvas.reach(clean), "yerr": canvas.reach(adversarial), "elinewidth": 1.1}
+        axes.errorbar(clean.mean, adversarial.mean, fmt=look[arm].marker, color=look[arm].colour, **bars)
     axes.set(title="Repeats, test images", xlabel="clean accuracy, %", ylabel="adversarial accuracy, %")
     axes.margins(0.08)
     edge = axes.get_xlim()[1]
-    canvas.label(axes, {arm: (edge, of_arm.adversarial.mean) for arm, of_arm in repeats.items()}, look)
-
-
-def _interval_names(repeats: dict[str, RepeatAccuracies]) -> str:
-    single = [of_arm.n == 1 for of_arm in repeats.values()]
-    if all(single):
-        return "95% intervals of Wilson, of one model over its images"
-    return "95% Student t intervals" + (", of a single seed Wilson's over its images" if any(single) else "")
+    canvas.label(axes, {arm: (edge, adversarial.mean) for arm, (_, adversarial) in repeats.items()}, look)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
@@ -33,6 +33,8 @@ WIDTH, DPI, FONT = 7.2, 150, 8.5  # inches, dots per inch, points
 
 #: More points than this are rasterized in vector files.
 MANY = 1_000
+
+DASHED: Options = {"color": MUTED, "linestyle": (0, (4, 3)), "linewidth": 1}
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": FAINT,
@@ -106,6 +108,12 @@ def short_title(results: Results, arm: str, longest: int = 32) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
+def describe_means(n_by_arm: Mapping[str, int], results: Results, single: str = "none") -> str:
+    """Return 'means over n = 5 seeds with 95% Student t intervals'; single: the interval of a mean of one seed."""
+    of_single = f", of a single seed {single}" if 1 in n_by_arm.values() else ""
+    return f"means over {describe_n(n_by_arm, results)} with 95% Student t intervals{of_single}"
+
+
 def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
     """Return 'n = 5 seeds', with what is missing: of how many seeds, and which arms have fewer.
 
@@ -117,13 +125,12 @@ def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
     return f"n = {most}{of} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
 
 
-def panels(count: int, *, height: float, columns: int = 2, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` axes, up to ``columns`` in a row; height: inches of one row."""
-    columns = min(count, columns)
-    rows = -(-count // columns)
+def panels(count: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` axes, up to two in a row; height: inches of one row."""
+    rows, columns = -(-count // 2), min(count, 2)
     margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.04)
     figure = Figure(figsize=(WIDTH, rows * height), layout=margins)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
@@ -139,8 +146,6 @@ def spread(places: Sequence[float], gap: float, low: float = 0.0, high: float = 
 
     Least squares under z_{i+1} − z_i ≥ gap for the sorted places: isotonic regression of z_i − i·gap.
     """
-    if not len(places):
-        return []
     order = np.argsort(places, kind="stable")
     steps = gap * np.arange(len(places))
     free = isotonic_regression(np.asarray(places, dtype=float)[order] - steps).x
@@ -149,11 +154,17 @@ def spread(places: Sequence[float], gap: float, low: float = 0.0, high: float = 
     return placed.tolist()
 
 
+def annotate(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **options: Any) -> Annotation:
+    """Write a short remark at a point, moved by ``offset`` in typographic points."""
+    style: Options = {"textcoords": "offset points", "fontsize": FONT - 1, "color": MUTED} | options
+    return axes.annotate(text, at, offset, **style)
+
+
 def reach(interval: Interval) -> Array | None:
     """Return the distances from an interval's mean to its ends, 2×1; None without an interval."""
-    if interval.low is None or interval.high is None:
+    if interval.ends is None:
         return None
-    return np.asarray([[interval.mean - interval.low], [interval.high - interval.mean]])
+    return np.asarray([[interval.mean - interval.ends[0]], [interval.ends[1] - interval.mean]])
 
 
 def label(axes: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str, Look]) -> None:
@@ -185,19 +196,15 @@ def log_ticks(axes: Axes, which: str) -> None:
 
 
 def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:
-    """Write NAME.png (150 dpi, white) and NAME.svg (transparent, text as text), reproducible byte by byte."""
-    kinds: dict[str, Options] = {
-        "png": {"facecolor": "white"},
-        "svg": {"transparent": True, "metadata": {"Date": None}},
-    }
-    paths = {suffix: folder(store) / f"{name}.{suffix}" for suffix in kinds}
-    for suffix, options in kinds.items():
+    """Write NAME.png (150 dpi, white) and NAME.svg (transparent, text as text), reproducible under ``STYLE``."""
+    paths = (folder(store) / f"{name}.png", folder(store) / f"{name}.svg")
+    kinds: tuple[Options, ...] = ({"facecolor": "white"}, {"transparent": True, "metadata": {"Date": None}})
+    for path, options in zip(paths, kinds, strict=True):
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(file, format=suffix, dpi=DPI, **options)
-        store.write_bytes(paths[suffix], file.getvalue())
+        figure.savefig(file, format=path.suffix[1:], dpi=DPI, **options)
+        store.write_bytes(path, file.getvalue())
         figure.set_layout_engine("none")  # the layout is computed once, for both files
-    return tuple(paths.values())
+    return paths
 
 
 def folder(store: Store) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,24 +60,32 @@ def learning_curves(results: Results, metric: str, factor: float = 1.0) -> dict[
 
 def radius_curves(results: Results) -> dict[str, Curve]:
     """Return arm → accuracy in percent by radius in its 95% interval, at the radii that all checked seeds have."""
+    accuracies: dict[str, list[dict[float, float]]] = {}
+    for (arm, _), checks in collect_checks(results).items():
+        by_radius = {
+            float(radius): 100 * float(share)
+            for check in checks
+            if check["check"] == "radius"
+            for radius, share in check["values"].items()
+            if radius != "inf"  # the unbounded attack
+        }
+        if by_radius:
+            accuracies.setdefault(arm, []).append(by_radius)
     by_arm: dict[str, Curve] = {}
-    for arm, seeds in collect_checks(results).items():
-        by_seed = [accuracies for accuracies in map(_accuracy_by_radius, seeds.values()) if accuracies]
-        radii = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+    for arm, by_seed in accuracies.items():
+        radii = sorted(set.intersection(*map(set, by_seed)))
         if radii:
-            intervals = [student_t([accuracies[radius] for accuracies in by_seed]) for radius in radii]
-            mean_P, low_P, high_P = (
-                np.asarray([getattr(interval, name) for interval in intervals], dtype=float)
-                for name in ("mean", "low", "high")
-            )
+            intervals = [student_t([by_radius[radius] for by_radius in by_seed]) for radius in radii]
+            low_P, high_P = np.asarray([interval.ends or (np.nan, np.nan) for interval in intervals]).T
+            mean_P = np.asarray([interval.mean for interval in intervals])
             by_arm[arm] = Curve(np.asarray(radii), mean_P, low_P, high_P, len(by_seed))
     return by_arm
 
 
 def learning_figure(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw one panel per metric."""
-    shown = {metric: learning_curves(results, metric, factor) for metric, (_, factor) in PANELS.items()}
-    shown = {metric: by_arm for metric, by_arm in shown.items() if by_arm}
+    all_curves = {metric: learning_curves(results, metric, factor) for metric, (_, factor) in PANELS.items()}
+    shown = {metric: by_arm for metric, by_arm in all_curves.items() if by_arm}
     if not shown:
         raise NothingToDraw("no finished repeat has curves")
     look = canvas.looks(results)
@@ -110,16 +117,13 @@ def radius_figure(results: Results, store: Store) -> tuple[Figure, str]:
     draw_curves(axes, curves, look, points_up_to=1_000)
     axes.set(xlabel="radius ε", ylabel="adversarial accuracy, %", ylim=(0, 100))
     axes.set_xlim(left=0)
-    axes.axvline(attack.eps, color=canvas.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    spot: Options = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
-    axes.annotate(f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), color=canvas.MUTED, fontsize=canvas.FONT - 1, **spot)
+    axes.axvline(attack.eps, zorder=1, **canvas.DASHED)
+    canvas.annotate(axes, f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
     _name_ends(axes, curves, look)
-    n_by_arm = {arm: curve.n for arm, curve in curves.items()}
-    single = ", of a single seed none" if 1 in n_by_arm.values() else ""
+    means = canvas.describe_means({arm: curve.n for arm, curve in curves.items()}, results)
     caption = (
         f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps), on the validation"
-        f" images of the checks: means over {canvas.describe_n(n_by_arm, results)}, in a band of their 95% Student t"
-        f" interval{single}. Dashed: the radius of the tables."
+        f" images of the checks: {means} as bands. Dashed: the radius of the tables."
     )
     return figure, caption
 
@@ -141,12 +145,3 @@ def draw_curves(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look
 def _name_ends(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look]) -> None:
     ends = {arm: (float(curve.x_P[-1]), float(curve.mean_P[-1])) for arm, curve in by_arm.items()}
     canvas.label(axes, ends, look)
-
-
-def _accuracy_by_radius(checks: list[Mapping[str, Any]]) -> dict[float, float]:
-    """Return radius → accuracy in percent from one seed's checks, without the unbounded attack."""
-    accuracies: dict[str, float] = {}
-    for check in checks:
-        if check["check"] == "radius":
-            accuracies |= check["values"]
-    return {float(radius): 100 * float(value) for radius, value in accuracies.items() if radius != "inf"}

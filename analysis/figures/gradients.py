@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis import paper
 from analysis.figures import canvas
@@ -18,77 +15,60 @@ from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, GRAD_NORM_OTHER
 
 METRICS = (GRAD_NORM_LABEL, GRAD_NORM_OTHER)
 
-
-@dataclass(frozen=True)
-class ArmNorms:
-    """Mean gradient norms of one arm by metric, logits per pixel unit: ours, and the paper's if it has the arm."""
-
-    ours: dict[str, Interval]
-    theirs: dict[str, Interval]
+#: Arm → metric → mean gradient norm, logits per pixel unit.
+Norms = dict[str, dict[str, Interval]]
 
 
-def gradient_norms(results: Results) -> dict[str, ArmNorms]:
-    """Return arm → gradient norms, in the study's order; arms without any are left out."""
-    by_arm: dict[str, ArmNorms] = {}
+def gradient_norms(results: Results) -> tuple[Norms, Norms]:
+    """Return our norms of the arms that have any, in the study's order, and the paper's of the arms that it has."""
+    ours: Norms = {}
+    printed: Norms = {}
     for name, arm in results.study.arms.items():
-        ours, theirs = {}, {}
         for metric in METRICS:
             interval = results.estimate(name, metric).interval
-            printed = paper.published(results.study.data.name, name, metric)
+            of_paper = paper.published(results.study.data.name, name, metric)
             if interval:
-                ours[metric] = interval
-            if printed and paper.corresponds(name, arm):
-                theirs[metric] = printed
-        if ours:
-            by_arm[name] = ArmNorms(ours, theirs)
-    return by_arm
+                ours.setdefault(name, {})[metric] = interval
+            if of_paper and paper.corresponds(name, arm):
+                printed.setdefault(name, {})[metric] = of_paper
+    return ours, printed
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw one row per arm."""
-    norms = gradient_norms(results)
-    if not norms:
+    ours, printed = gradient_norms(results)
+    if not ours:
         raise NothingToDraw("no repeat has gradient norms yet")
-    drawing, (axes,) = canvas.panels(1, height=0.85 + 0.34 * len(norms))
-    drawing.set_figwidth(canvas.WIDTH)
-    draw_norms(axes, norms, canvas.looks(results))
-    n_by_arm = {arm: min(interval.n for interval in of_arm.ours.values()) for arm, of_arm in norms.items()}
-    single = ", of a single seed none" if 1 in n_by_arm.values() else ""
+    drawing, (axes,) = canvas.panels(1, height=0.85 + 0.34 * len(ours))
+    draw_norms(axes, ours, printed, canvas.looks(results))
+    n_by_arm = {arm: min(interval.n for interval in by_metric.values()) for arm, by_metric in ours.items()}
     caption = (
         "Mean l2 norms of the logits' input gradients on training images: filled, of the label's logit; hollow, the"
-        f" mean over the other logits. Means over {canvas.describe_n(n_by_arm, results)} with 95% Student t"
-        f" intervals{single}."
+        f" mean over the other logits; {canvas.describe_means(n_by_arm, results)}."
     )
-    if any(of_arm.theirs for of_arm in norms.values()):
+    if printed:
         caption += " Upright ticks: the paper's Table 3, with the paper's set-up."
     return drawing, caption
 
 
-def draw_norms(axes: Axes, norms: dict[str, ArmNorms], look: dict[str, Look]) -> None:
+def draw_norms(axes: Axes, ours: Norms, printed: Norms, look: dict[str, Look]) -> None:
     """Draw two points per arm, the label's above the others'."""
-    for place, (arm, of_arm) in enumerate(norms.items()):
+    for place, (arm, by_metric) in enumerate(ours.items()):
         for shift, metric, face in ((-0.14, GRAD_NORM_LABEL, look[arm].colour), (0.14, GRAD_NORM_OTHER, "none")):
-            if metric in of_arm.theirs:
+            if metric in printed.get(arm, {}):
                 tick: Options = {"color": canvas.MUTED, "markersize": 10, "markeredgewidth": 1.6}
-                axes.plot(of_arm.theirs[metric].mean, place + shift, "|", **tick)
-            if metric in of_arm.ours:
-                interval = of_arm.ours[metric]
-                style: Options = {"color": look[arm].colour, "markerfacecolor": face, "markersize": 5.5}
-                axes.errorbar(
-                    interval.mean, place + shift, xerr=canvas.reach(interval), fmt="o", elinewidth=1.5, **style
-                )
-    axes.set_yticks(range(len(norms)), [look[arm].name for arm in norms], color=canvas.INK)
+                axes.plot(printed[arm][metric].mean, place + shift, "|", **tick)
+            if metric in by_metric:
+                bar: Options = {"xerr": canvas.reach(by_metric[metric]), "elinewidth": 1.5, "markersize": 5.5}
+                bar |= {"color": look[arm].colour, "markerfacecolor": face}
+                axes.errorbar(by_metric[metric].mean, place + shift, fmt="o", **bar)
+    axes.set_yticks(range(len(ours)), [look[arm].name for arm in ours], color=canvas.INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="mean gradient norm", ylim=(len(norms) - 0.5, -0.5))
+    axes.set(xlabel="mean gradient norm", ylim=(len(ours) - 0.5, -0.5))
     axes.set_xlim(left=0)
-    marks = [_mark("o", canvas.INK, canvas.INK, "label"), _mark("o", canvas.INK, "none", "other labels")]
-    if any(of_arm.theirs for of_arm in norms.values()):
-        marks.append(_mark("|", canvas.MUTED, canvas.MUTED, "paper"))
-    axes.legend(
-        handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=canvas.FONT - 0.5, borderpad=0
-    )
-
-
-def _mark(marker: str, colour: str, face: str, name: str) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, color=colour, markerfacecolor=face, label=name, markersize=6)
+    marks = [("o", canvas.INK, canvas.INK, "label"), ("o", canvas.INK, "none", "other labels")]
+    marks += [("|", canvas.MUTED, canvas.MUTED, "paper")] if printed else []
+    for marker, colour, face, name in marks:
+        axes.plot([], [], marker, color=colour, markerfacecolor=face, label=name, markersize=6)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=canvas.FONT - 0.5, borderpad=0)

@@ -6,9 +6,9 @@ Shapes: N images, C·H·W image. A shade is a brightness in [0, 1].
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -43,8 +43,7 @@ class TeacherMaps:
     gradient_NCHW: Array
 
 
-@dataclass(frozen=True)
-class TileRow:
+class TileRow(NamedTuple):
     """One row of images: its name, its processing, and shades N·H·W (maps) or N·H·W·C (images)."""
 
     name: str
@@ -54,15 +53,15 @@ class TileRow:
 
 def teacher_maps(results: Results, store: Store) -> list[TeacherMaps]:
     """Return the study's teachers with previews, robust ones first. Raises ``NothingToDraw`` if there are none."""
-    teachers: dict[str, TeacherMaps] = {}
+    teachers = []
     for arm, records in results.current.maps.items():
         recipes = [Maps.model_validate(record["recipe"]["maps"]) for record in records]
         on_disk = [maps for maps in recipes if store.preview_file(maps.key).exists()]
         if on_disk:
-            teachers[arm] = _read(results, arm, min(on_disk, key=lambda maps: maps.teacher_seed), store)
+            teachers.append(_read(results, arm, min(on_disk, key=lambda maps: maps.teacher_seed), store))
     if not teachers:
         raise NothingToDraw("no teacher's maps are in the store yet")
-    return sorted(teachers.values(), key=lambda teacher: results.study.arms[teacher.arm].method == "standard")
+    return sorted(teachers, key=lambda teacher: results.study.arms[teacher.arm].method == "standard")
 
 
 def threshold(maps_NCHW: Array, phi: float) -> Array:
@@ -82,12 +81,11 @@ def shades(raw_NCHW: Array, shown_NCHW: Array) -> Array:
 def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw images, and SmoothGrad maps of robust and non-robust teachers, raw and thresholded."""
     teachers = teacher_maps(results, store)
-    images = _image_row(teachers[0])
-    shown = [images]
+    shown = [_image_row(teachers[0])]
     for teacher in teachers:
         shown += _map_rows(teacher.title, "SmoothGrad", teacher.smoothgrad_NCHW, teacher.phis)
     caption = (
-        f"{len(images.tiles)} validation images of {results.study.data.name}, and SmoothGrad maps of the teachers'"
+        f"{len(shown[0].tiles)} validation images of {results.study.data.name}, and SmoothGrad maps of the teachers'"
         f" label gradients, each from one model ({_settings(teachers)}). {_PROCESSING}"
     )
     return _mosaic(shown), caption
@@ -115,17 +113,21 @@ _PROCESSING = (
 def _settings(teachers: list[TeacherMaps]) -> str:
     """Return the map settings, per teacher if they differ."""
     by_title = {
-        teacher.title: f"σ = {teacher.settings.sigma:g}, N = {teacher.settings.samples},"
-        f" seed {teacher.settings.teacher_seed}"
-        for teacher in teachers
+        teacher.title: f"σ = {maps.sigma:g}, N = {maps.samples}, seed {maps.teacher_seed}"
+        for teacher, maps in ((teacher, teacher.settings) for teacher in teachers)
     }
     if len(set(by_title.values())) == 1:
-        return next(iter(by_title.values()))
+        return by_title[teachers[0].title]
     return "; ".join(f"{title}: {text}" for title, text in by_title.items())
 
 
-def draw_rows(axes: Axes, shown: list[TileRow]) -> None:
+def _mosaic(shown: list[TileRow]) -> Figure:
     """Draw rows of square tiles, the first on top, their names to the left."""
+    width, height = len(shown[0].tiles) * (1 + GAP) - GAP, len(shown) * (1 + GAP) - GAP  # in tiles
+    side = (canvas.WIDTH - LABELS - 0.08) / max(width, SHOWN)
+    figure = Figure(figsize=(canvas.WIDTH, side * height + 0.16))
+    low, high = 0.08 / figure.get_figheight(), side * height / figure.get_figheight()
+    axes = figure.add_axes((LABELS / canvas.WIDTH, low, side * width / canvas.WIDTH, high))
     for place, row in enumerate(shown):
         top = -place * (1 + GAP)
         for column, tile in enumerate(row.tiles):
@@ -136,18 +138,8 @@ def draw_rows(axes: Axes, shown: list[TileRow]) -> None:
         spot: Options = {"x": -0.15, "ha": "right", "va": "center"}
         axes.text(y=top - 0.5 + apart, s=row.name, fontweight="bold", fontsize=canvas.FONT - 0.5, **spot)
         axes.text(y=top - 0.5 - apart, s=row.detail, color=canvas.MUTED, fontsize=canvas.FONT - 1, **spot)
-    columns = max(len(row.tiles) for row in shown)
-    axes.set(xlim=(0, columns * (1 + GAP) - GAP), ylim=(-len(shown) * (1 + GAP) + GAP, 0))
+    axes.set(xlim=(0, width), ylim=(-height, 0))
     axes.set_axis_off()
-
-
-def _mosaic(shown: list[TileRow]) -> Figure:
-    columns = max(len(row.tiles) for row in shown) * (1 + GAP) - GAP
-    lines = len(shown) * (1 + GAP) - GAP
-    side = (canvas.WIDTH - LABELS - 0.08) / max(columns, SHOWN)
-    figure = Figure(figsize=(canvas.WIDTH, side * lines + 0.16))
-    low, high = 0.08 / figure.get_figheight(), side * lines / figure.get_figheight()
-    draw_rows(figure.add_axes((LABELS / canvas.WIDTH, low, side * columns / canvas.WIDTH, high)), shown)
     return figure
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -49,12 +50,9 @@ class MatchingSearch:
 
 def matching_searches(results: Results) -> list[MatchingSearch]:
     """Return every search that matches a loss, has a target, and has a finished trial."""
-    searches = [
-        _collect(results, name, arm.search, arm.search.match_loss_of)
-        for name, arm in results.study.arms.items()
-        if arm.search and arm.search.match_loss_of
-    ]
-    return [search for search in searches if search]
+    searches = {name: arm.search for name, arm in results.study.arms.items() if arm.search}
+    collected = (_collect(results, name, search) for name, search in searches.items() if search.match_loss_of)
+    return [search for search in collected if search]
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
@@ -86,9 +84,8 @@ def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) 
         cross: Options = {"markersize": 7, "markeredgewidth": 1.8, "elinewidth": 1.6, "capsize": 3}
         axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=canvas.INK, **cross)
     if search.reason:
-        axes.text(
-            0.99, 0.02, "no match", transform=axes.transAxes, ha="right", fontweight="bold", fontsize=canvas.FONT - 1
-        )
+        bold: Options = {"ha": "right", "fontweight": "bold", "color": canvas.INK}
+        canvas.annotate(axes, "no match", (0.99, 0.02), (0, 0), xycoords="axes fraction", **bold)
     losses = [loss for _, loss in search.trials + search.other_trials + search.repeats]
     if min(losses) > 0 and max(losses) / min(losses) > 8:
         canvas.log_ticks(axes, "y")
@@ -104,25 +101,22 @@ def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
     axes.plot(*_columns(search.trials), "o", alpha=0.85, **dots)
     rings: Options = {"markerfacecolor": "none", "markersize": 8, "markeredgewidth": 0.9}
     axes.plot(*_columns(search.repeats), "o", color=look.colour, **rings)
-    ticks: Options = {"markersize": 9, "markeredgewidth": 1.2, "clip_on": False}
-    at_top = axes.get_xaxis_transform()
+    ticks: Options = {"markersize": 9, "markeredgewidth": 1.2, "clip_on": False, "color": canvas.INK}
     for strength in search.diverged:
-        axes.plot(strength, 1.0, "|", color=canvas.INK, transform=at_top, **ticks)
+        axes.plot(strength, 1.0, "|", transform=axes.get_xaxis_transform(), **ticks)
 
 
 def _draw_target(axes: Axes, search: MatchingSearch, reference: str) -> None:
-    axes.axhspan(
-        search.target - search.error, search.target + search.error, color=canvas.MUTED, alpha=0.25, linewidth=0
-    )
-    axes.axhline(search.target, color=canvas.MUTED, linestyle=(0, (4, 3)), linewidth=1)
-    spot: Options = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "ha": "right"}
-    text = f"loss of {reference}"
-    name = axes.annotate(text, (0.99, search.target), (0, -4), fontsize=canvas.FONT - 1, color=canvas.MUTED, **spot)
+    low, high = search.target - search.error, search.target + search.error
+    axes.axhspan(low, high, color=canvas.MUTED, alpha=0.25, linewidth=0)
+    axes.axhline(search.target, **canvas.DASHED)
+    spot: Options = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "right"}
+    name = canvas.annotate(axes, f"loss of {reference}", (0.99, search.target), (0, -4), **spot)
     name.set_in_layout(False)
 
 
-def _collect(results: Results, arm: str, search: Search, reference: str) -> MatchingSearch | None:
-    choice = results.current.choices.get(arm, {})
+def _collect(results: Results, arm: str, search: Search) -> MatchingSearch | None:
+    choice, reference = results.current.choices.get(arm, {}), search.match_loss_of or ""
     losses = list(results.values(reference, search.matched_metric).values())
     target = choice.get("target") or (statistics.fmean(losses) if losses else None)
     records = results.current.trials[arm]
@@ -171,5 +165,5 @@ def _strength(record: Record, search: Search) -> float:
     return float(record["recipe"]["params"][search.strength_name])
 
 
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def _columns(points: Points) -> Any:
+    return np.reshape(points, (-1, 2)).T

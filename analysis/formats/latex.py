@@ -21,8 +21,8 @@ CHARACTERS = {
     "φ": r"$\varphi$", "ω": r"$\omega$", "Σ": r"$\Sigma$", "Δ": r"$\Delta$",
 }  # fmt: skip
 
-#: A symbol with its index, which becomes one formula: λ_J, g_z, ∇f_c, ‖∇f_k(x)‖₂.
-FORMULA = re.compile(r"‖∇f_(\w)(\(x\))?‖(₂)?|\b([λδg])_(J|cs|gm|g|z)\b")
+#: A symbol with its index, which becomes one formula: λ_J, g_z, ‖∇f_k(x)‖₂. Or a dash before another, or any character.
+TOKEN = re.compile(r"‖∇f_(\w)(\(x\))?‖(₂)?|\b([λδg])_(J|cs|gm|g|z)\b|([-–—])(?=[-–—])|.", re.DOTALL)
 
 
 def to_latex(table: Table) -> str:
@@ -49,28 +49,18 @@ def to_latex(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Return text that pdflatex prints as it is, on one line."""
-    parts, end = [], 0
-    for match in FORMULA.finditer(text):
-        parts += [_plain(text[end : match.start()]), _formula(match)]
-        end = match.end()
-    return "".join([*parts, _plain(text[end:])])
+    return TOKEN.sub(_escape_token, text)
 
 
-def _formula(match: re.Match[str]) -> str:
-    label, argument, squared, symbol, index = match.groups()
+def _escape_token(match: re.Match[str]) -> str:
+    label, argument, squared, symbol, index, dash = match.groups()
     if label:
         return rf"$\|\nabla f_{label}{argument or ''}\|{'_2' if squared else ''}$"
-    letter = CHARACTERS.get(symbol, symbol).strip("$")
-    return rf"${letter}_{{{index}}}$"
-
-
-def _plain(text: str) -> str:
-    parts = re.split("(?<=[-–—])(?=[-–—])", text)  # TeX would join two dashes to another one
-    return "{}".join("".join(CHARACTERS.get(letter) or _character(letter) for letter in part) for part in parts)
-
-
-def _character(letter: str) -> str:
+    if index:
+        return f"${CHARACTERS.get(symbol, symbol).strip('$')}_{{{index}}}$"
+    letter = match[0]
     if letter.isspace():
         return " "
     printable = " " < letter <= "~" or ("À" <= letter <= "ÿ" and letter not in "ÐðÞþ")
-    return letter if printable else f"{{[}}U+{ord(letter):04X}{{]}}"
+    escaped = CHARACTERS.get(letter) or (letter if printable else f"{{[}}U+{ord(letter):04X}{{]}}")
+    return escaped + "{}" if dash else escaped  # TeX would join two dashes to another one

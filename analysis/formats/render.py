@@ -1,17 +1,18 @@
-"""Tables as Markdown, as records for CSV and JSON, and as terminal text. Computes nothing."""
+"""Tables as Markdown, CSV, JSON and terminal text. Computes nothing."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from analysis.tables.cells import Cell, Estimate, Probability, Table
+from analysis.tables.cells import Cell, Probability, Table
 
 #: Characters that Markdown would interpret: emphasis, code, cells, formulas, links, and headings or lists at the start
 #: of a line. An underscore within a word is safe.
@@ -33,21 +34,22 @@ def to_markdown(table: Table) -> str:
     return "\n".join([f"## {escape(table.title)}", "", *body, "", *notes]) + "\n"
 
 
-def to_csv(table: Table) -> list[dict[str, object]]:
-    """Return one record per cell: table, row, column, text, and unrounded NUMBERS or None."""
-    return [
-        {"table": table.title, "row": str(row[0]), "column": column, "text": str(cell)} | numbers(cell)
+def to_csv(tables: Iterable[Table]) -> str:
+    """Return one line per cell: table, row, column, text, and unrounded NUMBERS or nothing."""
+    cells = [
+        {"table": table.title, "row": row[0], "column": column, "text": str(cell)} | numbers(cell)
+        for table in tables
         for row in table.rows
         for column, cell in zip(table.columns[1:], row[1:], strict=True)
     ]
+    columns = ["table", "row", "column", "text", *NUMBERS]
+    return pd.DataFrame(cells, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def to_json(table: Table) -> dict[str, Any]:
     """Return {title, columns, rows, notes}. A row is a list of cells, each {text} and, if measured, NUMBERS."""
-    rows = [
-        [{"text": str(cell)} | ({} if isinstance(cell, str) else numbers(cell)) for cell in row] for row in table.rows
-    ]
-    return {"title": table.title, "columns": list(table.columns), "rows": rows, "notes": list(table.notes)}
+    rows = [[{"text": str(cell)} | numbers(cell) for cell in row] for row in table.rows]
+    return {"title": table.title, "columns": table.columns, "rows": rows, "notes": table.notes}
 
 
 def to_rich(table: Table, width: int) -> Group:
@@ -57,8 +59,8 @@ def to_rich(table: Table, width: int) -> Group:
     """
     parts: list[RichTable | Text] = [Text(table.title, style="bold")]
     widths = [_natural_width(table, place) for place in range(len(table.columns))]
-    for number, places in enumerate(_blocks(widths, width)):
-        if number:
+    for places in _blocks(widths, width):
+        if len(parts) > 1:
             parts.append(Text())
         part = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for place in places:
@@ -72,13 +74,14 @@ def to_rich(table: Table, width: int) -> Group:
 
 
 def numbers(cell: Cell) -> dict[str, object]:
-    """Return the NUMBERS of a cell, None for those it has not."""
-    empty: dict[str, object] = dict.fromkeys(NUMBERS)
-    if isinstance(cell, Probability):
-        return empty | {"p": cell.p}
-    if isinstance(cell, Estimate) and cell.interval:
-        return empty | {name: getattr(cell.interval, name) for name in NUMBERS[:-1]}
-    return empty
+    """Return the NUMBERS of a measured cell, None for those it has not; nothing for a text."""
+    if isinstance(cell, str):
+        return {}
+    if isinstance(cell, Probability) or cell.interval is None:
+        return dict.fromkeys(NUMBERS) | {"p": cell.p if isinstance(cell, Probability) else None}
+    low, high = cell.interval.ends or (None, None)
+    values = (cell.interval.mean, cell.interval.half_width, low, high, cell.interval.n, None)
+    return dict(zip(NUMBERS, values, strict=True))
 
 
 def escape(text: str) -> str:
@@ -89,14 +92,13 @@ def escape(text: str) -> str:
 
 def _natural_width(table: Table, place: int) -> int:
     """Return the width of a column: numbers stay on one line, long texts wrap between words."""
-    limit = WRAP if place else WRAP_NAME
-    cells = [row[place] for row in table.rows]
-    texts = [table.columns[place], *(cell for cell in cells if isinstance(cell, str))]
-    widths = [len(str(cell)) for cell in cells if not isinstance(cell, str)]
-    for text in texts:
-        longest_word = max(map(len, text.split()), default=0)
-        widths.append(min(len(text), max(longest_word, limit)))
-    return min(max(widths, default=0), 2 * WRAP_NAME)
+    widths = []
+    for cell in (table.columns[place], *(row[place] for row in table.rows)):
+        width = len(str(cell))
+        if isinstance(cell, str):
+            width = min(width, max([WRAP if place else WRAP_NAME, *map(len, cell.split())]))
+        widths.append(width)
+    return min(max(widths), 2 * WRAP_NAME)
 
 
 def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 from analysis import paper
 from analysis.results import rows
 from analysis.results.rows import MissingSeed
-from analysis.statistics.intervals import student_t, wilson
+from analysis.statistics.intervals import Interval, student_t, wilson
 from analysis.statistics.pairs import Comparison
 from analysis.tables.cells import Estimate, MetricSource
 from tune_interpreg.schedule.current import Current
@@ -54,19 +55,16 @@ class Results:
         """
         study = store.load_study() if study is None else study
         records, unreadable = store.read_ledger()
-        damaged: dict[str, list[str]] = {}
-        choices: dict[str, dict[str, Any]] = {}
+        damaged: defaultdict[str, list[str]] = defaultdict(list)
+        choices: dict[str, Mapping[str, Any]] = {}
         for error in unreadable:
-            damaged.setdefault(error.path.parent.name, []).append(str(error))
+            damaged[error.path.parent.name].append(str(error))
         for name in study.arms:
             try:
-                choice = store.read_choice(name)
+                choices[name] = store.read_choice(name) or {}
             except StoreError as error:
-                damaged.setdefault(name, []).append(str(error))
-            else:
-                if choice:
-                    choices[name] = choice
-        return cls(study, tuple(records), choices, damaged)
+                damaged[name].append(str(error))
+        return cls(study, tuple(records), {name: choice for name, choice in choices.items() if choice}, dict(damaged))
 
     @property
     def seed_count(self) -> int:
@@ -103,13 +101,18 @@ class Results:
             interval = replace(interval, bounds=wilson(interval.mean, images))
         return Estimate(interval.scaled(scale), self.seed_count, decimals, (MetricSource(arm, metric, scale),))
 
+    def cell(self, interval: Interval | None, arms: Iterable[str], *metrics: str, scale: float = 100) -> Estimate:
+        """Return a cell of an interval that was computed from these metrics of these arms, in the column's unit."""
+        sources = tuple(MetricSource(arm, metric, scale) for arm in arms for metric in metrics)
+        return Estimate(interval, self.seed_count, decimals=None, sources=sources)
+
     def images(self, arm: str, metric: str) -> int:
         """Return the smallest number of images that a value of the metric was measured on; 0 if not recorded."""
         return min((images for _, images in self._by_seed.get((arm, metric), {}).values()), default=0)
 
-    def compare(self, arm: str, other: str, metric: str) -> Comparison:
-        """Return arm − other on a metric, paired by seed."""
-        return Comparison.from_seeds(self.values(arm, metric), self.values(other, metric))
+    def compare(self, arm: str, other: str, metric: str, scale: float = 1.0) -> Comparison:
+        """Return arm − other on a metric, paired by seed; the difference is times scale."""
+        return Comparison.from_seeds(self.values(arm, metric), self.values(other, metric), scale)
 
     @cached_property
     def _by_seed(self) -> dict[tuple[str, str], dict[int, tuple[float, int]]]:

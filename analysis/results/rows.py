@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,13 @@ def tabulate(current: Current) -> pd.DataFrame:
     images: how many images the metric was measured on, 0 if the record does not say.
     """
     tidy = [
-        (arm, seed, metric, _number(value), _images(record, metric), record["key"], record["recipe_key"])
+        (arm, seed, metric, value, _images(record, metric), record["key"], record["recipe_key"])
         for arm, group in current.repeats.items()
         for seed, record in finished_repeats(group, current.study.seeds).items()
         for metric, value in record["metrics"][str(seed)].items()
     ]
-    frame = pd.DataFrame(tidy, columns=list(COLUMNS))
-    return frame.astype({"seed": "int64", "value": "float64", "images": "int64"})
+    frame = pd.DataFrame(tidy, columns=list(COLUMNS)).astype({"seed": "int64", "value": "float64", "images": "int64"})
+    return frame.replace({"value": {math.inf: math.nan, -math.inf: math.nan}})
 
 
 def finished_repeats(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
@@ -59,7 +59,16 @@ def find_missing(current: Current) -> list[MissingSeed]:
     missing = []
     for arm, group in current.repeats.items():
         finished = finished_repeats(group, current.study.seeds)
-        missing += [_reason(arm, seed, group) for seed in current.study.seeds if seed not in finished]
+        for seed in current.study.seeds:
+            tried = [record for record in group if seed in record["seeds"]]
+            if seed in finished:
+                continue
+            if not tried:
+                missing.append(MissingSeed(arm, seed, "absent"))
+                continue
+            # A training of several seeds is done although one of them diverged.
+            state = "diverged" if tried[-1]["state"] == "done" else tried[-1]["state"]
+            missing.append(MissingSeed(arm, seed, state, first_line(tried[-1].get("error"))))
     return missing
 
 
@@ -88,37 +97,17 @@ def collect_facts(current: Current) -> dict[str, list[Any]]:
     """Return the distinct train_images, test_images, gradient_images and devices of the finished repeats."""
     finished = [r for group in current.repeats.values() for r in group if r["state"] == "done"]
     counts = {"train_images": "train", "test_images": "test", "gradient_images": "grad_norm"}
-    facts = {name: _distinct(r["counts"].get(key) for r in finished) for name, key in counts.items()}
-    return facts | {"device": _distinct(r.get("device") for r in finished)}
+    facts = {name: {r["counts"].get(key) for r in finished} for name, key in counts.items()}
+    facts["device"] = {r.get("device") for r in finished}
+    return {name: sorted(value for value in values if value) for name, values in facts.items()}
 
 
 def first_line(error: str | None, width: int = 160) -> str | None:
     """Return the first line of an error, cut to ``width`` characters; None if there is no text."""
     lines = (error or "").strip().splitlines()
-    if not lines:
-        return None
-    return lines[0] if len(lines[0]) <= width else lines[0][: width - 1] + "…"
-
-
-def _reason(arm: str, seed: int, group: list[Record]) -> MissingSeed:
-    tried = [record for record in group if seed in record["seeds"]]
-    if not tried:
-        return MissingSeed(arm, seed, "absent")
-    last = tried[-1]
-    # A training of several seeds is done although one of them diverged.
-    state = "diverged" if last["state"] == "done" else last["state"]
-    return MissingSeed(arm, seed, state, first_line(last.get("error")))
+    return lines[0][:width] if lines else None
 
 
 def _images(record: Record, metric: str) -> int:
     counted = "autoattack" if metric == TEST_AUTOATTACK else metric.split("/")[0]
     return int(record["counts"].get(counted, 0))
-
-
-def _number(value: Any) -> float:
-    number = math.nan if value is None else float(value)
-    return number if math.isfinite(number) else math.nan
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return sorted({value for value in values if value})

@@ -29,31 +29,22 @@ class Interval:
     bounds: tuple[float, float] | None = None
 
     @property
-    def low(self) -> float | None:
-        """The lower end, or None without an interval."""
-        if self.bounds:
-            return self.bounds[0]
-        return None if self.half_width is None else self.mean - self.half_width
-
-    @property
-    def high(self) -> float | None:
-        """The upper end, or None without an interval."""
-        if self.bounds:
-            return self.bounds[1]
-        return None if self.half_width is None else self.mean + self.half_width
+    def ends(self) -> tuple[float, float] | None:
+        """The lower and the upper end, or None without an interval."""
+        if self.bounds or self.half_width is None:
+            return self.bounds
+        return self.mean - self.half_width, self.mean + self.half_width
 
     @property
     def sign(self) -> int:
         """+1 or −1 if the whole interval is above or below 0; 0 if it contains 0, has no width, or is absent."""
-        if self.low is None or self.high is None or self.low == self.high:
-            return 0
-        return (self.low > 0) - (self.high < 0)
+        low, high = self.ends or (0.0, 0.0)
+        return 0 if low == high else (low > 0) - (high < 0)
 
     def lies_within(self, margin: float) -> bool:
         """Return True if the interval has a width and lies within ±margin."""
-        if self.low is None or self.high is None or self.low == self.high:
-            return False
-        return -margin <= self.low and self.high <= margin
+        low, high = self.ends or (0.0, 0.0)
+        return -margin <= low < high <= margin
 
     def scaled(self, factor: float) -> Interval:
         """Return the interval in another unit, e.g. with factor = 100 from fractions to percent; factor > 0."""

@@ -28,12 +28,12 @@ class Comparison:
     p: float | None
 
     @classmethod
-    def from_seeds(cls, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison:
-        """Compare two arms; ours, theirs: seed → value. Only seeds of both count."""
+    def from_seeds(cls, ours: Mapping[int, float], theirs: Mapping[int, float], scale: float = 1.0) -> Comparison:
+        """Compare two arms; ours, theirs: seed → value, only seeds of both count; scale: of the difference."""
         differences_S = list(paired_differences(ours, theirs).values())
         if not differences_S:
             return cls(None, None, None)
-        difference = student_t(differences_S)
+        difference = student_t(differences_S).scaled(scale)
         if len(differences_S) == 1 or standard_deviation(differences_S) == 0:
             return cls(difference, None, None)
         test = scipy.stats.ttest_1samp(differences_S, 0.0)

@@ -51,9 +51,8 @@ def gradient_table(results: Results) -> Table:
     if results.study.data.name in paper.GRADIENT_NORMS:
         note += " The paper's intervals also include the variation between images."
     notes = (*mean_notes(results, metrics.values()), note, *_setup_note(results))
-    return Table(
-        f"Table 3. Mean gradient norms on {results.study.data.name}", columns, cells, notes, section="gradients"
-    )
+    title = f"Table 3. Mean gradient norms on {results.study.data.name}"
+    return Table(title, columns, cells, notes, section="gradients")
 
 
 def _columns_with_paper(

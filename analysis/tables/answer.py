@@ -11,7 +11,7 @@ from analysis.results.results import Results
 from analysis.statistics.intervals import Interval, paired_differences, student_t
 from analysis.statistics.pairs import Comparison, holm
 from analysis.tables.accuracy import CLEAN, COMPAT, STRICT
-from analysis.tables.cells import ABSENT, Cell, Estimate, MetricSource, Probability, Table
+from analysis.tables.cells import ABSENT, Cell, Probability, Table
 from analysis.tables.notes import missing_notes, teacher_notes
 from analysis.tables.settings import judge_match
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
@@ -22,10 +22,10 @@ MARGIN = 1.0
 
 @dataclass(frozen=True)
 class Gain:
-    """One arm minus standard training.
+    """One arm minus standard training, in points.
 
-    compat, strict: adversarial accuracy; clean: clean accuracy; fractions. p_compat, p_strict: after Holm's correction
-    over both attacks and all arms. strict_minus_compat: the gain under strict − the gain under compat, points.
+    compat, strict: adversarial accuracy; clean: clean accuracy. p_compat, p_strict: after Holm's correction over both
+    attacks and all arms. strict_minus_compat: the gain under strict − the gain under compat.
     """
 
     arm: str
@@ -42,7 +42,7 @@ class MatchedPair:
     """One arm minus the reference arm, which has the training loss that the arm matches.
 
     permuted: the arm's targets are the reference's, permuted. residual: of training losses, in their unit. verdict:
-    see ``settings.judge_match``. compat, strict: adversarial accuracy, fractions.
+    see ``settings.judge_match``. compat, strict: adversarial accuracy, points.
     """
 
     arm: str
@@ -55,11 +55,6 @@ class MatchedPair:
     strict: Comparison
 
 
-def points(comparison: Comparison) -> Interval | None:
-    """Return a difference of fractions in percentage points."""
-    return comparison.difference and comparison.difference.scaled(100)
-
-
 def compute_gains(results: Results) -> list[Gain]:
     """Return every other arm minus standard training; nothing if the study has no such arm."""
     standard = results.standard
@@ -67,12 +62,15 @@ def compute_gains(results: Results) -> list[Gain]:
         return []
     arms = [arm for arm in results.study.arms if arm != standard]
     compat, strict, clean = (
-        [results.compare(arm, standard, metric) for arm in arms] for metric in (TEST_COMPAT, TEST_STRICT, TEST_ACCURACY)
+        [results.compare(arm, standard, metric, 100) for arm in arms]
+        for metric in (TEST_COMPAT, TEST_STRICT, TEST_ACCURACY)
     )
     corrected = holm([comparison.p for comparison in (*compat, *strict)])
     p_compat, p_strict = corrected[: len(arms)], corrected[len(arms) :]
-    excess = [_excess_difference(results, arm, standard) for arm in arms]
-    return [Gain(*fields) for fields in zip(arms, compat, strict, clean, p_compat, p_strict, excess, strict=True)]
+    # Strict − compat of the gain is standard training's compat excess − the arm's.
+    excess = [_excess_by_seed(results, arm) for arm in arms]
+    change = [Comparison.from_seeds(_excess_by_seed(results, standard), ours, 100).difference for ours in excess]
+    return [Gain(*fields) for fields in zip(arms, compat, strict, clean, p_compat, p_strict, change, strict=True)]
 
 
 def compute_matches(results: Results) -> list[MatchedPair]:
@@ -82,7 +80,7 @@ def compute_matches(results: Results) -> list[MatchedPair]:
         if arm.search is None or arm.search.match_loss_of is None:
             continue
         reference, metric = arm.search.match_loss_of, arm.search.matched_metric
-        compat, strict = (results.compare(name, reference, metric) for metric in (TEST_COMPAT, TEST_STRICT))
+        compat, strict = (results.compare(name, reference, metric, 100) for metric in (TEST_COMPAT, TEST_STRICT))
         residual = results.compare(name, reference, metric).difference
         permuted, verdict = _permutes(results, name, reference), judge_match(results, name)
         pairs.append(MatchedPair(name, reference, metric, permuted, residual, verdict, compat, strict))
@@ -108,14 +106,14 @@ def gain_table(results: Results) -> Table:
         body.append(
             (
                 results.title(gain.arm),
-                _estimate(results, points(gain.compat), pair, TEST_COMPAT),
+                results.cell(gain.compat.difference, pair, TEST_COMPAT),
                 Probability(gain.p_compat),
-                _estimate(results, points(gain.strict), pair, TEST_STRICT),
+                results.cell(gain.strict.difference, pair, TEST_STRICT),
                 Probability(gain.p_strict),
-                _estimate(results, gain.strict_minus_compat, pair, *forms),
-                _estimate(results, points(gain.clean), pair, TEST_ACCURACY),
-                _equal(points(gain.clean)),
-                _estimate(results, compat_excess(results, gain.arm), (gain.arm,), *forms),
+                results.cell(gain.strict_minus_compat, pair, *forms),
+                results.cell(gain.clean.difference, pair, TEST_ACCURACY),
+                _equal(gain.clean.difference),
+                results.cell(compat_excess(results, gain.arm), (gain.arm,), *forms),
             )
         )
     tests = sum(cell.p is not None for row in body for cell in row if isinstance(cell, Probability))
@@ -144,10 +142,10 @@ def match_table(results: Results) -> Table:
             (
                 results.title(pair.arm),
                 results.title(pair.reference),
-                _estimate(results, pair.residual, arms, pair.metric, scale=1),
+                results.cell(pair.residual, arms, pair.metric, scale=1),
                 pair.verdict,
-                _estimate(results, points(pair.compat), arms, TEST_COMPAT),
-                _estimate(results, points(pair.strict), arms, TEST_STRICT),
+                results.cell(pair.compat.difference, arms, TEST_COMPAT),
+                results.cell(pair.strict.difference, arms, TEST_STRICT),
                 Probability(pair.strict.p),
             )
         )
@@ -163,22 +161,10 @@ def match_table(results: Results) -> Table:
     return Table("Differences at matched training loss", columns, tuple(body), notes, section="answer")
 
 
-def _estimate(
-    results: Results, interval: Interval | None, arms: tuple[str, ...], *metrics: str, scale: float = 100
-) -> Estimate:
-    sources = tuple(MetricSource(arm, metric, scale) for arm in arms for metric in metrics)
-    return Estimate(interval, results.seed_count, decimals=None, sources=sources)
-
-
 def _equal(clean: Interval | None) -> Cell:
     if clean is None or clean.half_width is None:
         return ABSENT
     return "yes" if clean.lies_within(MARGIN) else "not shown"
-
-
-def _excess_difference(results: Results, arm: str, standard: str) -> Interval | None:
-    """Return the gain under strict − the gain under compat, points: standard's compat excess − the arm's."""
-    return points(Comparison.from_seeds(_excess_by_seed(results, standard), _excess_by_seed(results, arm)))
 
 
 def _excess_by_seed(results: Results, arm: str) -> dict[int, float]:

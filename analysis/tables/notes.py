@@ -66,6 +66,14 @@ def name_seeds(seeds: Collection[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
+def list_seeds(reasons: Iterable[tuple[str, int, str]]) -> list[str]:
+    """Return one line per arm and reason: 'standard: seeds 3, 4 failed.'; reasons: (arm, seed, reason)."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for arm, seed, reason in reasons:
+        seeds.setdefault((arm, reason), []).append(seed)
+    return [f"{arm}: {name_seeds(of_reason)} {reason}." for (arm, reason), of_reason in seeds.items()]
+
+
 def _wilson_note(results: Results, metrics: list[str], arms: Collection[str]) -> list[str]:
     single = [(arm, metric) for arm in arms for metric in metrics if len(results.values(arm, metric)) == 1]
     images = {results.images(arm, metric) for arm, metric in single if "accuracy" in metric} - {0}
@@ -78,16 +86,15 @@ def _wilson_note(results: Results, metrics: list[str], arms: Collection[str]) ->
 
 
 def _missing_seeds(results: Results, metrics: Collection[str], arms: Collection[str]) -> list[str]:
-    """Return the seeds without a value, one line per arm and reason."""
-    reasons: dict[tuple[str, str], list[int]] = {}
+    reasons = []
     for gap in results.missing:
         state = "not in the ledger yet" if gap.state == "absent" else gap.state
-        reasons.setdefault((gap.arm, state + (f": {gap.error}" if gap.error else "")), []).append(gap.seed)
+        reasons.append((gap.arm, gap.seed, state + (f": {gap.error}" if gap.error else "")))
     missing = {(gap.arm, gap.seed) for gap in results.missing}
     for arm in results.study.arms:
         values = {metric: results.values(arm, metric) for metric in metrics}
         for seed in results.study.seeds:
             lost = [metric for metric in metrics if seed not in values[metric]]
             if lost and (arm, seed) not in missing:
-                reasons.setdefault((arm, f"without a finite {', '.join(lost)}"), []).append(seed)
-    return [f"{arm}: {name_seeds(seeds)} {reason}." for (arm, reason), seeds in reasons.items() if arm in arms]
+                reasons.append((arm, seed, f"without a finite {', '.join(lost)}"))
+    return list_seeds(reason for reason in reasons if reason[0] in arms)

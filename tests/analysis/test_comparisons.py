@@ -77,13 +77,6 @@ def test_pairs_without_a_test_have_a_reason():
     assert str(row_of(table, "Jacobian Reg. − Std. Training")["Difference, points"]) == "−9.0000 (n=1)"
 
 
-def test_brackets_of_effect_sizes_are_not_called_wilsons():
-    table = clean_table([*STANDARD, *arm("adversarial", CLEAN), *arm("jacobian", [0.9], {"lambda_j": 0.1})])
-    assert "[" in str(row_of(table, "Adv. Training − Std. Training")["g_z"])
-    assert not any("Wilson" in note for note in table.notes)
-    assert "jacobian: seeds 1, 2, 3, 4 not in the ledger yet." in table.notes
-
-
 def test_of_many_arms_each_is_compared_with_standard_training_alone():
     arms = {f"arm{n:02d}": STUDY.arms["adversarial"] for n in range(MOST_ARMS)} | {"plain": STUDY.arms["standard"]}
     study = STUDY.model_copy(update={"arms": arms})

@@ -15,7 +15,7 @@ from rich.console import Console
 from analysis.report import build, print_summary
 from analysis.results.results import Results
 from analysis.tables.answer import compute_gains, compute_matches, gain_table, match_table
-from analysis.tables.sentences import format_above, write_sentences
+from analysis.tables.sentences import write_sentences
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import Maps, Recipe
@@ -101,9 +101,6 @@ SCENARIOS = {
     "attacks that differ by the same in every seed": against_plain(
         above(PLAIN, *STEPS), compat=above(PLAIN, *(step + 0.05 for step in STEPS))
     ),
-    "attacks that differ within chance": against_plain(
-        above(PLAIN, 0.1, 0.2, 0.1, 0.2, 0.1), compat=above(PLAIN, 0.101, 0.2, 0.1, 0.201, 0.1)
-    ),
     "a gain that Holm's correction does not confirm": results(
         STANDARD,
         repeats("taught", above(PLAIN, 0.01, 0.03, 0.02, 0.05, 0.04)),
@@ -134,10 +131,8 @@ def test_the_wording_of_reports_and_sentences(tmp_path):
     parts = ["# The summary of a run\n", *(f"    {line}".rstrip() for line in summary.get().splitlines())]
     parts += ["\n# The files of a report\n", build(store.path).paths[0].read_text(encoding="utf-8")]
     for name, scenario in SCENARIOS.items():
-        sentences = [
-            f"- {line}" for line in write_sentences(scenario) if "no seed has" not in line or not scenario.records
-        ]
-        parts += [f"# Sentences: {name}\n", *sentences, ""]
+        sentences = (line for line in write_sentences(scenario) if "no seed has" not in line or not scenario.records)
+        parts += [f"# Sentences: {name}\n", *(f"- {line}" for line in sentences), ""]
     written = tmp_path / GOLDEN.name
     written.write_text("\n".join(parts), encoding="utf-8")
     assert written.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8"), f"compare {written} with {GOLDEN}"
@@ -152,7 +147,7 @@ def test_a_gain_by_hand():
     assert row["Gain (compat)"].interval.mean == pytest.approx(12.2)
     assert row["Strict − compat"].interval.mean == pytest.approx(-0.2)
     assert (row["Within ±1"], str(row["Std. Acc."])) == ("yes", "0.000 ± 0.088")
-    gain = next(gain for gain in compute_gains(scenario) if gain.arm == "taught")
+    gain = compute_gains(scenario)[1]
     assert row["p, strict"].p == pytest.approx(2 * gain.strict.p), "two tests, corrected by Holm"
 
 
@@ -163,22 +158,10 @@ def test_standard_training_is_found_by_its_method_and_is_no_row():
     assert gain_table(SCENARIOS["no standard training"]).rows == ()
 
 
-def test_lost_seeds_are_in_the_cell_and_in_the_notes():
-    table = gain_table(SCENARIOS["a lost seed"])
-    assert str(row_of(table, "taught")["Gain (strict)"]).endswith("(n=4)")
-    assert "taught: seed 4 failed: OSError: disk." in table.notes
-
-
 @pytest.mark.parametrize(("name", "equal"), [("one seed", "–"), ("the same gain in every seed", "not shown")])
 def test_without_a_spread_nothing_is_shown(name, equal):
     row = row_of(gain_table(SCENARIOS[name]), "taught")
     assert (row["Within ±1"], row["p, strict"].p) == (equal, None)
-    notes = [*gain_table(SCENARIOS[name]).notes, *match_table(SCENARIOS[name]).notes]
-    assert not any("Wilson" in note for note in notes), "no cell has such an interval"
-
-
-def test_a_p_above_its_level_is_printed_above_its_level():
-    assert [format_above(p) for p in (0.11, 0.0502, 0.0500004)] == ["0.11", "0.0502", "0.0500004"]
 
 
 # -------------------------------------------------------------- at matched training loss

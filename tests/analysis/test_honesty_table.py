@@ -49,7 +49,10 @@ def test_a_warning_is_counted_in_the_cell_and_explained_in_the_notes():
     assert notes_of(table, "12 images differ") == [
         "standard, seeds 3, 4: batch size: 12 images differ: raise it (n = 1000 images)."
     ]
-    assert summarize_warnings(results(ledger)) == ["WARN batch size: 2 of 5 models (standard): raise it"]
+    assert summarize_warnings(results(ledger)) == ["WARN batch size: 2 of 5 models: raise it"]
+    long = check("WARN", said=90 * "a word ")
+    (line,) = summarize_warnings(results([*STANDARD, *all_checked(long)]))
+    assert len(line) <= 80
 
 
 def test_models_without_checks_are_named_with_the_reason():

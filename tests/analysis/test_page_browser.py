@@ -82,12 +82,6 @@ def test_a_heading_sorts_up_then_down_then_as_written(shown):
     assert column(shown, 0)[:2] == [drawn.HOSTILE, "Adv. Training"]
 
 
-def test_sorting_needs_no_mouse(shown):
-    shown.run("document.querySelector(arguments[0]).focus()", f"{TABLE} thead th:nth-child(2) button")
-    shown.press(ENTER)
-    assert orders(shown)[1] == "ascending"
-
-
 def test_a_number_opens_its_trials_and_closes_them(shown):
     number = f"{TABLE} tbody tr:nth-child(2) td button"
     shown.click(number)
@@ -134,18 +128,6 @@ def test_colours_follow_the_system_until_chosen(shown):
     assert shown.text("#theme") == "Dark"
     shown.run("location.reload()")
     assert ground(shown) == light, "the choice is remembered"
-
-
-def test_words_and_lines_of_figures_take_the_pages_colour(shown):
-    script = (
-        "const at = (q) => document.querySelector(q); return [getComputedStyle(at('#curves svg text')).fill,"
-        " getComputedStyle(at('#figure-1 svg text')).fill, getComputedStyle(document.body).color]"
-    )
-    for scheme in ("light", "dark"):
-        shown.prefer(scheme)
-        ticks, name, ink = shown.run(script)
-        assert name == ink
-        assert ticks != ink
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
