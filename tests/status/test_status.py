@@ -14,7 +14,7 @@ from helpers.observed import arm, driving, finished, run_status
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import text
-from tune_interpreg.status.observer import Checkpoint, Observer, read_checkpoint
+from tune_interpreg.status.observer import Observer, read_checkpoint
 from tune_interpreg.store import lock
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
@@ -247,7 +247,7 @@ def test_an_unreadable_checkpoint_is_no_progress(store: Store, content: bytes) -
         item = next(steps(dispatcher))
         (store.checkpoint_dir(item.key) / "epoch.safetensors").write_bytes(content)
         store.worker_file(item.key).write_bytes(content)
-        assert read_checkpoint(store, item) == Checkpoint(0, 30)
+        assert read_checkpoint(store, item) == {"epoch": 0, "of": 30, "seconds": 0.0, "loss": None}
         assert store.read_worker(item.key) == {}
 
 

@@ -44,17 +44,14 @@ class Account(Listener):
         self.workers = max(self.workers, len(self._starts))
 
     def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        started = self._starts.pop(item.key, None)
-        if started is not None:
-            self.ended = self.now()
-            self._count(record, self.ended - started)
-
-    def _count(self, record: Record, seconds: float) -> None:
-        """Count the work of an item that ran for ``seconds``; work of an earlier run is left out in proportion."""
+        if item.key not in self._starts:
+            return
+        self.ended = self.now()
+        seconds = self.ended - self._starts.pop(item.key)
+        self.running_seconds += seconds
         spent, whole = record.get("spent") or {}, record["seconds"]
         spent = {**spent, OTHER: max(0.0, whole - sum(spent.values()))}
-        share = min(1.0, seconds / whole) if whole else 0.0
-        self.running_seconds += seconds
+        share = min(1.0, seconds / whole) if whole else 0.0  # work of an earlier run is left out in proportion
         for kind, amount in spent.items():
             self.spent[kind] += amount * share
 

@@ -74,9 +74,8 @@ class Current:
             latest = [record for record in repeats if _without_teacher(record) == _without_teacher(repeats[-1])]
             for record in latest:
                 current.settle(record)
-            outdated = _count_done(by_stage[name, "repeat"]) - _count_done(latest)
-            if outdated:
-                current.outdated[name] = outdated
+            done, counting = (sum(r["state"] == "done" for r in rs) for rs in (by_stage[name, "repeat"], latest))
+            current.outdated += Counter({name: done - counting})
             current._settle_counting(by_stage[name, "targets"])
         for name in study.arms:
             current._settle_counting(by_stage[name, "checks"])
@@ -219,10 +218,11 @@ class Current:
         if search is None or stored is None:
             return None
         if self._keep_last_results:
-            return stored if search.could_propose(stored["params"]) else None
-        if not graph.is_search_over(self.study, self.state, name):
-            return None
-        return stored if stored["trials"] == self._digest_trials(name, search) else None
+            is_valid = search.could_propose(stored["params"])
+        else:
+            is_over = graph.is_search_over(self.study, self.state, name)
+            is_valid = is_over and stored["trials"] == self._digest_trials(name, search)
+        return stored if is_valid else None
 
     def target(self, name: str) -> Target | None:
         """Return the loss that the arm's search matches, once its reference and its anchor are over."""
@@ -269,7 +269,8 @@ class Current:
     @cached_property
     def trials(self) -> dict[str, list[Record]]:
         """Arm → the trials of its search by number; of a number that was tried twice, the later trial."""
-        return {name: self._latest_trials(name) for name in self.study.arms}
+        latest = {name: {trial["number"]: trial for trial in trials} for name, trials in self._by_arm("search").items()}
+        return {name: [trial for _, trial in sorted(trials.items())] for name, trials in latest.items()}
 
     @cached_property
     def repeats(self) -> dict[str, list[Record]]:
@@ -289,18 +290,10 @@ class Current:
     def _by_arm(self, role: Role) -> dict[str, list[Record]]:
         return {name: sorted(self._settled[name, role], key=_age) for name in self.study.arms}
 
-    def _latest_trials(self, name: str) -> list[Record]:
-        by_number = {record["number"]: record for record in sorted(self._settled[name, "search"], key=_age)}
-        return [by_number[number] for number in sorted(by_number)]
-
 
 def _age(record: Mapping[str, Any]) -> tuple[str, str]:
     """Return a sort key that puts older records first."""
     return str(record.get("finished")), record["key"]
-
-
-def _count_done(records: Iterable[Record]) -> int:
-    return sum(record["state"] == "done" for record in records)
 
 
 def _read_maps(record: Mapping[str, Any]) -> Maps | None:
@@ -314,7 +307,4 @@ def _read_maps(record: Mapping[str, Any]) -> Maps | None:
 def _without_teacher(record: Record) -> Record:
     """Return a recipe without its teacher: with a teacher per seed, the repeats of an arm differ in nothing else."""
     recipe = record["recipe"]
-    maps = {
-        name: value for name, value in (recipe.get("maps") or {}).items() if name not in ("teacher", "teacher_seed")
-    }
-    return {**recipe, "maps": maps}
+    return {**recipe, "maps": {**(recipe.get("maps") or {}), "teacher": None, "teacher_seed": None}}

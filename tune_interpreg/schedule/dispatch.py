@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ class Dispatcher:
         self.study, self.store, self.fingerprint, self.say = study, store, fingerprint, say
         self.listeners: list[Listener] = []
         self._searches: dict[str, ArmSearch] = {}
-        self._storage: Any = None
         self._running: set[str] = set()  # keys
         self._duplicates: dict[str, list[Item]] = {}  # items that wait for a running item of the same key
         self._damaged: set[str] = set()  # keys of items with a damaged record or note
@@ -302,11 +302,10 @@ class Dispatcher:
         return None
 
     def _search(self, name: str) -> ArmSearch:
-        """Return the arm's search, opened when first needed: a finished study never opens Optuna's journal."""
+        """Return the arm's search, opened when first needed."""
         if name not in self._searches:
             search = self.study.arms[name].search
             assert search is not None
-            self._storage = self._storage or self._open_journal()
             self._searches[name] = ArmSearch(
                 name,
                 search,
@@ -317,7 +316,9 @@ class Dispatcher:
             )
         return self._searches[name]
 
-    def _open_journal(self) -> Any:
+    @cached_property
+    def _storage(self) -> Any:
+        """Optuna's journal, which a finished study never opens."""
         try:
             return open_journal(self.store.journal)
         except Damaged as error:

@@ -9,8 +9,8 @@ from tune_interpreg import registry
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import Task
-from tune_interpreg.search.choice import choose, load_choice, may_stop_early
-from tune_interpreg.store.store import Record, Store
+from tune_interpreg.search.choice import choose, may_stop_early, read_choice
+from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Item
@@ -30,8 +30,13 @@ class Progress(Current):
     """
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
-        stored = {name: load_choice(store, name, say) for name, arm in study.arms.items() if arm.search}
-        super().__init__(study, {name: choice.model_dump(mode="json") for name, choice in stored.items() if choice})
+        super().__init__(study)
+        for name in study.arms:
+            try:
+                if choice := read_choice(store, name):
+                    self._stored_choices[name] = choice.model_dump(mode="json")
+            except Damaged as error:
+                say(f"{store.set_aside(error)}; {name}'s search chooses again")
         self.store, self.fingerprint = store, fingerprint
         self.interrupted: list[Item] = []
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from

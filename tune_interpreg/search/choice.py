@@ -8,7 +8,7 @@ empty one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -79,17 +79,13 @@ def digest_trials(search: Search, records: Sequence[Record], reference: str | No
     return digest([goal, reference, [[record["number"], record["key"], record["state"]] for record in records]])
 
 
-def load_choice(store: Store, arm: str, say: Callable[[str], object]) -> Choice | None:
-    """Return the choice of the arm's search in the store; set a damaged one aside and report it to ``say``."""
+def read_choice(store: Store, arm: str) -> Choice | None:
+    """Return the choice of the arm's search in the store, None before it ends. Raise ``Damaged`` if it is unusable."""
+    content = store.read_choice(arm)
     try:
-        content = store.read_choice(arm)
         return Choice.model_validate(content) if content else None
-    except Damaged as error:
-        damaged = error
     except ValidationError:
-        damaged = Damaged(store.choice_file(arm), "is no choice of this version")
-    say(f"{store.set_aside(damaged)}; {arm}'s search chooses again")
-    return None
+        raise Damaged(store.choice_file(arm), "is no choice of this version") from None
 
 
 # ------------------------------------------------------------------ searches that maximize

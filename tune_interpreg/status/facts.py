@@ -11,42 +11,29 @@ from tune_interpreg.study.items import Role
 
 @dataclass(frozen=True)
 class DriverStatus:
-    """The process that runs the study, or ran it last.
-
-    Attributes:
-        since: when it started.
-        alive: None if only another machine could tell.
-        idle: seconds since the store was last written to.
-    """
+    """The process that runs the study, or ran it last."""
 
     pid: int | None
     host: str | None
-    since: str | None
-    alive: bool | None
-    idle: float
+    since: str | None  # when it started
+    alive: bool | None  # None if only another machine could say
+    idle: float  # seconds since the store was last written to
 
 
 @dataclass(frozen=True)
 class RunningItem:
-    """An item that runs, or that a run left unfinished.
-
-    Attributes:
-        epoch, of: epochs at its last checkpoint and in total; blocks for maps, checks for checks.
-        loss: training loss at the last checkpoint, mean over the seeds.
-        seconds: time spent until then.
-        host, pid: of its worker, once a worker has it.
-    """
+    """An item that runs, or that a run left unfinished, at its last checkpoint."""
 
     name: str
     arm: str
     role: Role
     number: int
     seeds: tuple[int, ...]
-    epoch: int
+    epoch: int  # or blocks of maps, or checks
     of: int | None
-    loss: float | None
-    seconds: float
-    host: str | None = None
+    loss: float | None  # training loss, mean over the seeds
+    seconds: float  # time spent
+    host: str | None = None  # of its worker, once a worker has it
     pid: int | None = None
 
 
@@ -79,27 +66,20 @@ class TriedStrength:
 
 @dataclass(frozen=True)
 class MatchStatus:
-    """The search for the strength ``parameter`` with the loss of the arm ``reference``.
-
-    Attributes:
-        target: the loss to match, once it is known.
-        params, low, high, residual: the choice, the 90% interval of its strength, and its expected residual.
-        feasible, reason: False, and why, if no strength matches. None while the search runs, like the choice.
-        below, above: while the search runs, the tried strengths nearest to the match from either side.
-    """
+    """The search for the strength ``parameter`` with the loss of the arm ``reference``; the choice once it is over."""
 
     reference: str
     metric: str
     parameter: str
-    target: float | None = None
+    target: float | None = None  # loss to match, once it is known
     tolerance: float | None = None
     params: dict[str, Scalar] | None = None
-    low: float | None = None
+    low: float | None = None  # 90% interval of the strength
     high: float | None = None
-    residual: float | None = None
+    residual: float | None = None  # expected
     feasible: bool | None = None
-    reason: str | None = None
-    below: TriedStrength | None = None
+    reason: str | None = None  # why no strength matches
+    below: TriedStrength | None = None  # while the search runs: nearest to the match from either side
     above: TriedStrength | None = None
 
 
@@ -122,22 +102,18 @@ class ArmStatus:
 class Status:
     """The progress of a study.
 
-    Attributes:
-        state: ``finished``; ``running``; ``unknown`` if the driver is on another machine; ``stopped`` if `run` would
-            continue it; ``ended`` if parts are missing that cannot run.
-        settled, running, total: numbers of parts.
-        seconds_left: estimate, without the ``untimed`` parts.
-        untimed: parts left per role, for roles without a time so far.
+    state: ``finished``; ``running``; ``unknown`` if the driver is on another machine; ``stopped`` if `run` would
+    continue it; ``ended`` if parts are missing that cannot run.
     """
 
     study: str
     store: str
     state: str
     driver: DriverStatus
-    settled: int
+    settled: int  # parts
     running: int
     total: int
-    seconds_left: float | None
-    untimed: dict[Role, int]
+    seconds_left: float | None  # estimate, without the untimed parts
+    untimed: dict[Role, int]  # parts left, of roles without a time so far
     damaged: tuple[str, ...]
     arms: tuple[ArmStatus, ...]

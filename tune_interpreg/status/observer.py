@@ -10,17 +10,17 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tune_interpreg.schedule import graph, stages
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.search.choice import Choice, best_trial
+from tune_interpreg.search.choice import Choice, best_trial, read_choice, read_goals
+from tune_interpreg.search.target import Target
 from tune_interpreg.status.facts import (
     ArmStatus,
     BestTrial,
@@ -34,14 +34,17 @@ from tune_interpreg.status.facts import (
 from tune_interpreg.status.remaining import estimate_remaining
 from tune_interpreg.store import lock
 from tune_interpreg.store.files import Damaged
-from tune_interpreg.store.ledger import mean_metric
 from tune_interpreg.store.store import Record, Store, read_record_file
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Role
 from tune_interpreg.study.metric_names import TRAIN_LOSS
+from tune_interpreg.study.space import Search
 
 #: Longest error, in characters.
 ERROR_WIDTH = 160
+
+#: Fields of a choice in the status of its match.
+CHOICE_FIELDS = {"target", "tolerance", "params", "low", "high", "feasible", "reason"}
 
 
 class Observer:
@@ -49,7 +52,7 @@ class Observer:
 
     def __init__(self, store: Store):
         self.store = store
-        self._files: dict[Path, tuple[object, Record | Damaged]] = {}
+        self._parse = cache(lambda path, stamp: read_record_file(path))
 
     def read_status(self) -> Status:
         """Return the status as it is now.
@@ -60,37 +63,32 @@ class Observer:
         """
         study, (started, damaged) = self.store.load_study(), self.store.read_notes()
         # Read records after the notes: an item that ends in between then appears twice rather than never.
-        records = []
-        for content in self._read_ledger():
-            if isinstance(content, Damaged):
-                damaged.append(content)
-            else:
-                records.append(content)
-        present = [error for error in damaged if error.path.exists()]
+        records, damaged_records = self.store.read_ledger(self._read_record)
+        present = [error for error in damaged + damaged_records if error.path.exists()]
         return _Snapshot(self.store, study, started, records, present).status()
 
-    def _read_ledger(self) -> list[Record | Damaged]:
-        files = {}
-        for path in self.store.record_files():
-            try:
-                info = path.stat()
-            except FileNotFoundError:  # set aside just now
-                continue
-            stamp = info.st_mtime_ns, info.st_ino, info.st_size
-            earlier = self._files.get(path)
-            files[path] = earlier if earlier and earlier[0] == stamp else (stamp, _read_record(path))
-        self._files = files
-        return [content for _, content in files.values()]
+    def _read_record(self, path: Path) -> Record:
+        try:
+            info = path.stat()
+        except FileNotFoundError:  # set aside just now
+            raise Damaged(path, "is missing") from None
+        return self._parse(path, (info.st_mtime_ns, info.st_ino, info.st_size))
 
 
 class _Snapshot:
     """A store at one moment."""
 
     def __init__(
-        self, store: Store, study: Study, started: Sequence[Item], records: Sequence[Record], damaged: Sequence[Damaged]
+        self, store: Store, study: Study, started: Sequence[Item], records: Sequence[Record], damaged: list[Damaged]
     ):
-        self.store, self.study, self.driver, self.damaged = store, study, _read_driver(store), list(damaged)
-        self.choices = self._read_choices()
+        self.store, self.study, self.driver, self.damaged = store, study, _read_driver(store), damaged
+        self.choices: dict[str, Choice] = {}
+        for name in study.arms:
+            try:
+                if choice := read_choice(store, name):
+                    self.choices[name] = choice
+            except Damaged as error:
+                damaged.append(error)
         dumped = {name: choice.model_dump(mode="json") for name, choice in self.choices.items()}
         self.current = Current.from_records(study, records, dumped)
         self.state = self.current.state
@@ -105,19 +103,8 @@ class _Snapshot:
                 self.running.append(self._describe(item))
             else:
                 self.interrupted.append(self._describe(item))
-
-    def _read_choices(self) -> dict[str, Choice]:
-        choices = {}
-        for name in self.study.arms:
-            try:
-                content = self.store.read_choice(name)
-                if content:
-                    choices[name] = Choice.model_validate(content)
-            except Damaged as error:
-                self.damaged.append(error)
-            except ValidationError:
-                self.damaged.append(Damaged(self.store.choice_file(name), "is no choice of this version"))
-        return choices
+        self.tasks = list(graph.ready_tasks(study, self.state))
+        self.blocked = graph.blocked_arms(study, self.state)
 
     def _is_of_driver(self, item: Item) -> bool:
         """Return whether the present driver started the item, and not an earlier one."""
@@ -130,7 +117,7 @@ class _Snapshot:
         return RunningItem(
             name=item.title,
             **item.model_dump(include={"arm", "role", "number", "seeds"}),
-            **vars(read_checkpoint(self.store, item)),
+            **read_checkpoint(self.store, item),
             host=worker.get("host"),
             pid=worker.get("pid"),
         )
@@ -154,12 +141,11 @@ class _Snapshot:
         )
 
     def _state(self) -> str:
-        is_ready = any(graph.ready_tasks(self.study, self.state))
-        if self.state.settled >= graph.count_parts(self.study, self.state) and not is_ready:
+        if self.state.settled >= graph.count_parts(self.study, self.state) and not self.tasks:
             return "finished"
         if self.driver.alive is not False:
             return "running" if self.driver.alive else "unknown"
-        return "stopped" if is_ready else "ended"
+        return "stopped" if self.tasks else "ended"
 
     def _arm(self, name: str, parent: str | None) -> ArmStatus:
         records = [record for role in stages.STAGE_NAMES for record in self.current.records_of(name, role)]
@@ -177,14 +163,12 @@ class _Snapshot:
 
     def _waits(self, name: str) -> str | None:
         """Return why nothing more of the arm can start, if it has parts left."""
-        reason = graph.blocked_arms(self.study, self.state).get(name)
         is_running = bool(self.state.searches[name].running or self.state.repeats[name].running)
-        tasks = graph.ready_tasks(self.study, self.state)
-        is_ready = any(task.arm == name and task.role in ("search", "repeat") for task in tasks)
-        if reason is None or is_running or is_ready:
+        is_ready = any(task.arm == name and task.role in ("search", "repeat") for task in self.tasks)
+        if name not in self.blocked or is_running or is_ready:
             return None
-        expected = list(dict.fromkeys(self._expected(name)))
-        return f"waits for {' and '.join(expected)}" if expected else reason
+        expected = " and ".join(dict.fromkeys(self._expected(name)))
+        return f"waits for {expected}" if expected else self.blocked[name]
 
     def _expected(self, name: str) -> Iterator[str]:
         """Yield what the arm needs and can still get."""
@@ -208,9 +192,8 @@ class _Snapshot:
         done = [record for record in self.current.records_of(name, "search") if record["state"] == "done"]
         if search is None or not search.goals or not done or (best := best_trial(search, done)) is None:
             return None
-        means = {goal: mean_metric(best, goal) for goal in search.goals}
         params = {parameter: best["recipe"]["params"][parameter] for parameter in search.ranges}
-        return BestTrial(best["number"], params, {goal: mean for goal, mean in means.items() if mean is not None})
+        return BestTrial(best["number"], params, dict(zip(search.goals, read_goals(search, best), strict=True)))
 
     def _match(self, name: str) -> MatchStatus | None:
         """Return the match of the arm's search, or what is known while the search runs."""
@@ -218,24 +201,27 @@ class _Snapshot:
         if search is None or search.match_loss_of is None:
             return None
         choice, target = self.choices.get(name), self.current.target(name)
-        match = MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name)
+        fields: dict[str, Any] = {}
         if choice is not None and self.current.choice(name):
-            names = {"target", "tolerance", "params", "low", "high", "feasible", "reason"}
-            return replace(match, residual=choice.expected_residual, **choice.model_dump(include=names))
-        if target is None:
-            return match
-        match = replace(match, target=target.loss)
-        if search.combinations() != [{}]:  # each combination of further choices has its own match
-            return match
-        tried = []
-        for record in self.current.records_of(name, "search"):
-            residual = target.residual(record)
-            if residual is not None and math.isfinite(residual):
-                tried.append(TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual))
-        tried.sort(key=lambda strength: strength.value)
-        below = next((strength for strength in reversed(tried) if strength.residual <= 0), None)
-        above = next((strength for strength in tried if strength.residual > 0), None)
-        return replace(match, below=below, above=above)
+            fields = {"residual": choice.expected_residual} | choice.model_dump(include=CHOICE_FIELDS)
+        elif target is not None:
+            fields = {"target": target.loss} | self._nearest(name, search, target)
+        return MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name, **fields)
+
+    def _nearest(self, name: str, search: Search, target: Target) -> dict[str, TriedStrength]:
+        """Return the tried strengths ``below`` and ``above`` the match; {} if each combination has a match."""
+        nearest: dict[str, TriedStrength] = {}
+        tried = [
+            TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual)
+            for record in self.current.records_of(name, "search")
+            if (residual := target.residual(record)) is not None and math.isfinite(residual)
+        ]
+        for strength in sorted(tried, key=attrgetter("value")) if search.combinations() == [{}] else ():
+            if strength.residual <= 0:
+                nearest["below"] = strength
+            else:
+                nearest.setdefault("above", strength)
+        return nearest
 
 
 def _troubles(records: Sequence[Record]) -> Iterator[Trouble]:
@@ -257,36 +243,22 @@ def _first_line(error: str) -> str:
 
 
 # --------------------------------------------------------------------- files of a store
-@dataclass(frozen=True)
-class Checkpoint:
-    """The progress of an item at its last checkpoint: epochs, blocks of maps or checks, of how many.
-
-    Attributes:
-        seconds: time spent.
-        loss: training loss, mean over the seeds.
-    """
-
-    epoch: int = 0
-    of: int | None = None
-    seconds: float = 0.0
-    loss: float | None = None
-
-
-def read_checkpoint(store: Store, item: Item) -> Checkpoint:
-    """Return the progress of a started item; zero progress if it has no readable checkpoint."""
+def read_checkpoint(store: Store, item: Item) -> dict[str, Any]:
+    """Return ``epoch``, ``of``, ``seconds`` and ``loss`` of a started item, as far as it has a readable checkpoint."""
     folder, trains = store.checkpoint_dir(item.key), item.role in ("search", "repeat")
-    epochs = item.recipe.training.epochs if trains else None
+    progress = {"epoch": 0, "of": item.recipe.training.epochs if trains else None, "seconds": 0.0, "loss": None}
     try:
         if trains:
             content = json.loads(_read_header(folder / "epoch.safetensors")["__metadata__"]["progress"])
             losses = [curve[-1][TRAIN_LOSS] for curve in content["curves"].values() if curve]
             loss = sum(losses) / len(losses) if losses else None
-            return Checkpoint(content["epoch"], epochs, sum(content.get("spent", {}).values()), loss)
+            seconds = sum(content.get("spent", {}).values())
+            return progress | {"epoch": content["epoch"], "seconds": seconds, "loss": loss}
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        done = content["blocks"] if item.role == "targets" else content["checks"]
-        return Checkpoint(len(done), content.get("of"), content["seconds"])
+        done = content["blocks" if item.role == "targets" else "checks"]
+        return progress | {"epoch": len(done), "of": content.get("of"), "seconds": content["seconds"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Checkpoint(0, epochs)
+        return progress
 
 
 def _read_header(path: Path) -> Any:
@@ -294,13 +266,6 @@ def _read_header(path: Path) -> Any:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(min(length, os.fstat(file.fileno()).st_size)))
-
-
-def _read_record(path: Path) -> Record | Damaged:
-    try:
-        return read_record_file(path)
-    except Damaged as error:
-        return error
 
 
 def _read_driver(store: Store) -> DriverStatus:

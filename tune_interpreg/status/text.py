@@ -12,7 +12,7 @@ from rich.tree import Tree
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_arms, one_line
 from tune_interpreg.schedule.stages import STAGE_NAMES
-from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status, TriedStrength
+from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status
 from tune_interpreg.study.fields import Scalar
 
 #: The unit in which the items of a role advance.
@@ -28,8 +28,11 @@ STATES = {
 
 def lines(status: Status) -> list[str]:
     """Return plain lines: the study's, then each arm's, which begin with its name."""
-    arms = [f"{arm.name}: {line}" for arm in status.arms for line in (_counts(arm), *details(arm))]
-    return [*header(status), *arms]
+    lines = header(status)
+    for arm in status.arms:
+        counts = ", ".join(f"{STAGE_NAMES[stage.role]} {stage.settled}/{stage.total}" for stage in arm.stages)
+        lines += [f"{arm.name}: {line}" for line in (counts, *details(arm))]
+    return lines
 
 
 def tree(status: Status, width: int, height: int | None = None) -> Tree:
@@ -72,16 +75,13 @@ def _driver(driver: DriverStatus) -> str:
     return f"last driver: {process}{ended}; last sign of life {format_duration(driver.idle)} ago"
 
 
-def _counts(arm: ArmStatus) -> str:
-    return ", ".join(f"{STAGE_NAMES[stage.role]} {stage.settled}/{stage.total}" for stage in arm.stages)
-
-
 def details(arm: ArmStatus) -> Iterator[str]:
     """Yield the lines about an arm below its counts."""
     for item in arm.running:
-        yield f"{_title(arm, item)}: {_progress(item)}, {_place(item)}"
+        place = f"process {item.pid} on {item.host}" if item.host else "no worker has it yet"
+        yield f"{_progress(item)}, {place}"
     for item in arm.interrupted:
-        yield f"interrupted: {_title(arm, item)}, {_progress(item)}"
+        yield f"interrupted: {_progress(item)}"
     for trouble in arm.troubles:
         error = f": {trouble.error}" if trouble.error else ""
         yield f"{trouble.count} {trouble.state} of {STAGE_NAMES[trouble.role]}{error}"
@@ -94,31 +94,21 @@ def details(arm: ArmStatus) -> Iterator[str]:
         yield arm.waits
 
 
-def _title(arm: ArmStatus, item: RunningItem) -> str:
-    return item.name.removeprefix(f"{arm.name}: ")
-
-
 def _progress(item: RunningItem) -> str:
     done = f"{item.epoch} of {item.of}" if item.of else f"{item.epoch}"
-    return f"{done} {UNITS[item.role]}" + ("" if item.loss is None else f", loss {item.loss:.3g}")
-
-
-def _place(item: RunningItem) -> str:
-    return f"process {item.pid} on {item.host}" if item.host else "no worker has it yet"
+    loss = "" if item.loss is None else f", loss {item.loss:.3g}"
+    return f"{item.name.removeprefix(f'{item.arm}: ')}: {done} {UNITS[item.role]}{loss}"
 
 
 def _match(match: MatchStatus) -> str:
     if match.params is None:
-        tried = [_tried(match.parameter, strength) for strength in (match.below, match.above) if strength]
+        strengths = [strength for strength in (match.below, match.above) if strength]
+        tried = [f"{match.parameter} {tried.value:.3g} (residual {tried.residual:+.2g})" for tried in strengths]
         return f"so far {' and '.join(tried)}" if tried else "no strength is tried yet"
-    choice = f"{_params(match.params)}, 90% interval [{match.low:.3g}, {match.high:.3g}]"
     within = "" if match.tolerance is None else f" (tolerance {match.tolerance:.2g})"
-    residual = f", residual {match.residual:+.2g}{within}"
-    return f"{choice}{residual}" if match.feasible else f"NO MATCH: {match.reason}; {choice}{residual}"
-
-
-def _tried(parameter: str, strength: TriedStrength) -> str:
-    return f"{parameter} {strength.value:.3g} (residual {strength.residual:+.2g})"
+    interval = f"90% interval [{match.low:.3g}, {match.high:.3g}]"
+    choice = f"{_params(match.params)}, {interval}, residual {match.residual:+.2g}{within}"
+    return choice if match.feasible else f"NO MATCH: {match.reason}; {choice}"
 
 
 def _params(params: Mapping[str, Scalar]) -> str:

@@ -35,6 +35,14 @@ T = TypeVar("T")
 FIELDS = ("format", "key", "arm", "role", "number", "seeds", "state", "metrics")
 
 
+def read_record_file(path: Path) -> Record:
+    """Return the record in a file. Raise ``Damaged`` if it differs from what was written, or is no record."""
+    record = files.read_checked(path)
+    if missing := [name for name in FIELDS if name not in record]:
+        raise Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}")
+    return record
+
+
 class Store(Layout):
     """The folder of a study's results. The constructor neither reads nor writes.
 
@@ -89,7 +97,8 @@ class Store(Layout):
     def remove_leftovers(self) -> None:
         """Delete temporary files, locks and Tune's files of runs and workers that were killed."""
         self.check_driver()
-        for path in (*self.path.rglob(".*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
+        overviews = self.tensorboard_dir.glob("events.*")  # of an older version
+        for path in (*self.path.rglob(".*.part"), *self.path.glob(f"{self.journal.name}.lock*"), *overviews):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.tune_dir, ignore_errors=True)
 
@@ -166,9 +175,9 @@ class Store(Layout):
         """Return all intact records, sorted by arm, role, number and seeds."""
         return self.read_ledger()[0]
 
-    def read_ledger(self) -> tuple[list[Record], list[Damaged]]:
+    def read_ledger(self, read: Callable[[Path], Record] = read_record_file) -> tuple[list[Record], list[Damaged]]:
         """Return all intact records, sorted as in ``records``, and the damaged files."""
-        records, damaged = _read_all(self.record_files(), read_record_file)
+        records, damaged = _read_all(self.record_files(), read)
         return sorted(records, key=itemgetter("arm", "role", "number", "seeds")), damaged
 
     def read_record(self, item: Item) -> Record | None:
@@ -246,14 +255,6 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T]
         except Damaged as error:
             damaged.append(error)
     return contents, damaged
-
-
-def read_record_file(path: Path) -> Record:
-    """Return the record in a file. Raise ``Damaged`` if it differs from what was written, or is no record."""
-    record = files.read_checked(path)
-    if missing := [name for name in FIELDS if name not in record]:
-        raise Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}")
-    return record
 
 
 def _read_note(path: Path) -> Item:
