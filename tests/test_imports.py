@@ -56,7 +56,6 @@ LIGHT = (
     "tune_interpreg.status.observer",
     "tune_interpreg.schedule.current",
     "tune_interpreg.schedule.graph",
-    "tune_interpreg.search.choosing",
     "tune_interpreg.store.store",
     "tune_interpreg.study.file.read",
 )
