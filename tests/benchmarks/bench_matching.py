@@ -14,14 +14,12 @@ rivals need no noise. The error of a match is |f(λ̂) − target| without noise
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import platform
 import sys
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -31,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from scipy.interpolate import PchipInterpolator
@@ -47,17 +46,12 @@ Curve = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Problem:
-    """A curve f(u), u = log λ scaled to [0, 1], with its root and its noise.
-
-    Attributes:
-        spread: standard deviation of single trainings at u.
-        draws_N: their deviations from f, in units of ``spread``. A trial draws one of them.
-    """
+    """A curve f(u), u = log λ scaled to [0, 1], with its root and its noise."""
 
     curve: Curve
     root: float
-    spread: Curve
-    draws_N: np.ndarray
+    spread: Curve  # standard deviation of single trainings at u
+    draws_N: np.ndarray  # their deviations from f, in units of ``spread``; a trial draws one of them
     seed: int
 
     @property
@@ -89,25 +83,18 @@ class Outcome:
 
 
 # ------------------------------------------------------------------ problems
-def logistic(centre: float) -> Curve:
-    return lambda u: 2.25 / (1 + math.exp(-11.5 * (u - centre)))
-
-
-def power(centre: float) -> Curve:
-    return lambda u: 10 ** (2 * (u - centre))
-
-
-def flat_then_steep(centre: float) -> Curve:
-    return lambda u: 0.3 + 0.05 * u + 0.3 * math.log1p(math.exp(40 * (u - centre)))
-
-
-FAMILIES = {"logistic": logistic, "power law": power, "flat then steep": flat_then_steep}
+#: Rising curves f(u, centre).
+FAMILIES: dict[str, Callable[[float, float], float]] = {
+    "logistic": lambda u, centre: 2.25 / (1 + math.exp(-11.5 * (u - centre))),
+    "power law": lambda u, centre: 10 ** (2 * (u - centre)),
+    "flat then steep": lambda u, centre: 0.3 + 0.05 * u + 0.3 * math.log1p(math.exp(40 * (u - centre))),
+}
 
 
 def synthetic(family: str, relative: float, repeat: int) -> Problem:
     """Return a curve of the family with a target in the middle three fifths of its losses, and Gaussian noise."""
     rng = np.random.default_rng((list(FAMILIES).index(family), repeat))
-    curve = FAMILIES[family](rng.uniform(0.35, 0.65))
+    curve = partial(FAMILIES[family], centre=rng.uniform(0.35, 0.65))
     root = root_at(curve, rng.uniform(0.2, 0.8))
     spread = relative * (curve(1.0) - curve(0.0))
     draws_N = rng.standard_normal(1000)
@@ -120,47 +107,36 @@ def root_at(curve: Curve, part: float) -> float:
     return float(brentq(lambda u: curve(u) - target, 0.0, 1.0))
 
 
-def recorded(file: Path) -> dict[str, tuple[Curve, Curve, np.ndarray]]:
-    """Return, by name, the rising PCHIP curve through the seeds' means, the seeds' spread, and their deviations.
+def recorded(file: Path, repeats: int) -> dict[str, list[Problem]]:
+    """Return, by curve, problems with targets in the middle three fifths of its losses.
 
-    Args:
-        file: CSV with the columns curve, strength, seed, loss. A strength with fewer than two finite losses is left
-            out, so a curve ends before its trainings diverge.
-
-    Raises:
-        ValueError: a curve has fewer than three strengths.
+    A strength with fewer than two finite losses is left out, so a curve ends before its trainings diverge.
     """
-    losses: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with file.open() as lines:
-        for row in csv.DictReader(lines):
-            if math.isfinite(float(row["loss"])):
-                losses[row["curve"]][float(row["strength"])].append(float(row["loss"]))
-    return {name: _interpolated(name, by_strength) for name, by_strength in losses.items()}
+    frame = pd.read_csv(file, float_precision="round_trip")
+    finite = frame[np.isfinite(frame["loss"])]
+    return {str(name): _interpolate(rows, repeats) for name, rows in finite.groupby("curve", sort=False)}
 
 
-def _interpolated(name: str, by_strength: dict[float, list[float]]) -> tuple[Curve, Curve, np.ndarray]:
-    strengths = sorted(strength for strength, seeds in by_strength.items() if len(seeds) > 1)
-    groups = [np.array(by_strength[strength]) for strength in strengths]
-    if len(strengths) < 3:
-        raise ValueError(f"{name}: a curve needs 3 strengths of 2 seeds, got {strengths}")
-    u_N = np.log(np.array(strengths) / strengths[0]) / math.log(strengths[-1] / strengths[0])
-    curve = PchipInterpolator(u_N, np.maximum.accumulate([group.mean() for group in groups]))
+def _interpolate(rows: pd.DataFrame, repeats: int) -> list[Problem]:
+    """Return a rising PCHIP curve through the seeds' means, with the seeds' spread and deviations as noise."""
+    groups = {strength: seeds.to_numpy() for strength, seeds in rows.groupby("strength")["loss"] if len(seeds) > 1}
+    strength_N = np.array(list(groups))
+    u_N = np.log(strength_N / strength_N[0]) / math.log(strength_N[-1] / strength_N[0])
+    means = PchipInterpolator(u_N, np.maximum.accumulate([seeds.mean() for seeds in groups.values()]))
     # Not pooled: the noise of strong penalties is orders of magnitude larger than that of weak penalties.
-    sd_N = np.maximum([group.std(ddof=1) for group in groups], 1e-9)
+    sd_N = np.maximum([seeds.std(ddof=1) for seeds in groups.values()], 1e-9)
     # Deviations from a mean of n values are too small by √((n − 1) / n).
-    draws = [(g - g.mean()) / sd * math.sqrt(len(g) / (len(g) - 1)) for g, sd in zip(groups, sd_N, strict=True)]
-    level = np.log(sd_N)
-    return (
-        lambda u: float(curve(min(max(u, 0.0), 1.0))),
-        lambda u: math.exp(float(np.interp(u, u_N, level))),
-        np.concatenate(draws),
-    )
+    pairs = zip(groups.values(), sd_N, strict=True)
+    draws = [(seeds - seeds.mean()) / sd * math.sqrt(len(seeds) / (len(seeds) - 1)) for seeds, sd in pairs]
 
+    def curve(u: float) -> float:
+        return float(means(min(max(u, 0.0), 1.0)))
 
-def real(curve: Curve, spread: Curve, draws_N: np.ndarray, repeat: int) -> Problem:
-    """Return a recorded curve, with a target in the middle three fifths of its losses."""
-    part = float(np.random.default_rng((9, repeat)).uniform(0.2, 0.8))
-    return Problem(curve, root_at(curve, part), spread, draws_N, repeat)
+    def spread(u: float) -> float:
+        return math.exp(float(np.interp(u, u_N, np.log(sd_N))))
+
+    roots = [root_at(curve, np.random.default_rng((9, repeat)).uniform(0.2, 0.8)) for repeat in range(repeats)]
+    return [Problem(curve, root, spread, np.concatenate(draws), repeat) for repeat, root in enumerate(roots)]
 
 
 # -------------------------------------------------------------------- rivals
@@ -206,18 +182,13 @@ def grid(problem: Problem, trials: int, workers: int) -> Outcome:
 
 
 def section(problem: Problem, trials: int, workers: int) -> Outcome:
-    """Cut the bracket into workers + 1 parts per round, and keep the part with the clearest change of sign.
-
-    The answer is the zero of the chord over the last bracket. An end of the range counts as a sign.
-    """
+    """Keep the part with the clearest change of sign, of workers + 1 parts per round; return the last chord's zero."""
     rng, low, high = np.random.default_rng((1, problem.seed)), (0.0, -math.inf), (1.0, math.inf)
     for first in range(0, trials, workers):
         u_W = np.linspace(low[0], high[0], min(workers, trials - first) + 2)[1:-1]
         points = [low, *((u, problem.residual(u, rng)) for u in u_W.tolist()), high]
-        wrong = [
-            sum(r > 0 for _, r in points[:cut]) + sum(r < 0 for _, r in points[cut:]) for cut in range(1, len(points))
-        ]
-        cut = int(np.argmin(wrong)) + 1
+        r_P = np.array([r for _, r in points])
+        cut = 1 + int(np.argmin([(r_P[:cut] > 0).sum() + (r_P[cut:] < 0).sum() for cut in range(1, r_P.size)]))
         low, high = points[cut - 1], points[cut]
     crossed = low[1] < 0 < high[1] and math.isfinite(high[1] - low[1])
     part = -low[1] / (high[1] - low[1]) if crossed else 0.5
@@ -264,8 +235,7 @@ def table(repeats: int, trials: int, workers: int) -> Iterator[str]:
         for family in FAMILIES
         for relative in (0.01, 0.05)
     }
-    for name, (curve, spread, draws_N) in recorded(CURVES).items():
-        settings[name] = [real(curve, spread, draws_N, i) for i in range(repeats)]
+    settings |= recorded(CURVES, repeats)
     yield f"| method | {' | '.join(settings)} |"
     yield "|---" * (len(settings) + 1) + "|"
     for name, rival in RIVALS.items():

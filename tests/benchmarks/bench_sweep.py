@@ -1,9 +1,8 @@
 """Measure the cost of a trial around its training, in a sweep of thousands: this system against plain Ray Tune.
 
-Runs a study of 1,000 trials and a study of 5,000 as a user would (``tune-interpreg run``, local Ray). Runs the same
-number of trials through ``tune.Tuner`` with ``OptunaSearch`` in between. Then runs ``run`` on the finished study, and
-``report``. Each command is a process of its own. A trial trains nothing: it is ``sweep_trials.Parabola``. Progress is
-printed to standard error. The result next to this file is made by
+Runs studies of 1,000 and 5,000 trials (``tune-interpreg run``, local Ray), and as many trials through ``tune.Tuner``
+with ``OptunaSearch``. Then runs ``run`` on the finished study, and ``report``. Each command is a process of its own. A
+trial trains nothing: it is ``sweep_trials.Parabola``. The result next to this file is made by
 
     python tests/benchmarks/bench_sweep.py > tests/benchmarks/sweep.md
 
@@ -15,18 +14,17 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-
-from tune_interpreg.store.store import Store
 
 STUDY = """\
 training: {{epochs: 1}}
@@ -38,27 +36,24 @@ arms:
     search: {{space: {{x: {{uniform: [-1, 1]}}, y: {{uniform: [-1, 1]}}}}, maximize: val/accuracy, trials: {trials}}}
 """
 
-# ------------------------------------------------------------------- measuring
 TICKS = os.sysconf("SC_CLK_TCK")
 HERE = Path(__file__).resolve().parent
-
+RUN, PLAIN, AGAIN, REPORT = "`tune-interpreg run`", "plain Tune", "`run` again, finished", "`tune-interpreg report`"
 
 EXPLANATION = """
-Commands run one after another, each as a process of its own. Wall time is the user's: from the start of the command
-in the shell to its end, with imports, Ray's start and the printed tables. Processor time covers the command and all
-of its descendants, read ten times per second. Other work on the machine stretches it less than wall time. The last
-two commands are the fastest of three runs. Workers are Ray's: each takes about 3 s to start, and plain Tune replaces
-some on the way. Services are Ray's raylet, GCS and agents. Both sides propose with Optuna's own TPE. Its time per
-proposal grows with the number of finished trials.
+Commands run one after another, each as a process of its own. Wall time is the user's, with imports, Ray's start and
+the printed tables. Processor time covers the command and all of its descendants, read ten times per second. Other
+work on the machine stretches it less than wall time. The last two commands are the fastest of three runs. Workers are
+Ray's: each takes about 3 s to start, and plain Tune replaces some on the way. Services are Ray's raylet, GCS and
+agents. Both sides propose with Optuna's TPE. Its time per proposal grows with the number of finished trials.
 
-**A trial** trains nothing, so that only the work around a training is measured. In a study, TPE proposes two
-parameters. The driver notes the item in the store, starts a reused worker, reads its record, tells Optuna and its
-journal, prints a line and drops the note. The worker opens and closes TensorBoard's events with two curves and the
-hyperparameters, and writes the record. The note, the record and each line of the journal reach the disk before the
-driver continues. Without the note, a crash of the machine would orphan a trial's checkpoint. Without the record, it
-would lose the trial. Plain Tune uses OptunaSearch in memory, a class that returns one result, Tune's own CSV, JSON
-and TensorBoard loggers, its snapshots and its printed status. It waits for none of these files and writes no
-checksums.
+**A trial** trains nothing, so that only the work around a training is measured. In a study, the driver notes the item
+in the store, starts a reused worker, reads its record, tells Optuna and its journal, prints a line and drops the note.
+The worker writes TensorBoard's events with two curves and the hyperparameters, and the record. The note, the record
+and each line of the journal reach the disk before the driver continues: without them, a crash of the machine would
+lose a trial or its checkpoint. Plain Tune uses OptunaSearch in memory, a class that returns one result, Tune's own
+CSV, JSON and TensorBoard loggers, its snapshots and its printed status. It waits for none of these files and writes
+no checksums.
 
 **Not measured**: training, evaluation, checkpoints of epochs, TensorBoard's images, teachers and maps, matches of a
 loss, pruning, several arms, a GPU, a cluster of several machines, a network file system, the memory of workers.
@@ -67,21 +62,13 @@ loss, pruning, several arms, a GPU, a cluster of several machines, a network fil
 
 @dataclass
 class Cost:
-    """The cost of a command.
+    """The cost of a command."""
 
-    Attributes:
-        driver: process id of the command.
-        wall: wall time in s.
-        memory: peak memory of the driver in bytes.
-        cpu: processor time in s, by process, of the driver and its descendants.
-        names: names of these processes.
-    """
-
-    driver: int
-    wall: float = 0.0
-    memory: int = 0
-    cpu: dict[int, float] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)
+    driver: int  # its process id
+    wall: float = 0.0  # s
+    memory: int = 0  # peak of the driver, bytes
+    cpu: dict[int, float] = field(default_factory=dict)  # s, by process, of the driver and its descendants
+    names: dict[int, str] = field(default_factory=dict)  # of these processes
 
     @property
     def total(self) -> float:
@@ -99,7 +86,9 @@ class Cost:
             family |= more
         self.cpu |= {pid: cpu[pid] for pid in family & cpu.keys()}
         self.names |= {pid: names[pid] for pid in family & cpu.keys()}
-        self.memory = max(self.memory, read_peak_memory(self.driver))
+        with suppress(OSError):  # the driver has ended
+            peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.driver}/status").read_text())
+            self.memory = max(self.memory, int(peak[1]) * 1024 if peak else 0)
 
 
 def list_processes() -> tuple[dict[int, int], dict[int, float], dict[int, str]]:
@@ -116,17 +105,10 @@ def list_processes() -> tuple[dict[int, int], dict[int, float], dict[int, str]]:
     return parents, cpu, names
 
 
-def read_peak_memory(pid: int) -> int:
-    """Return the peak memory of a process in bytes; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
-
-
-def measure(name: str, command: Sequence[str], folder: Path) -> Cost:
-    """Run a command to its end in ``folder``, with the plugin on its path, and print its cost to standard error."""
+def measure(name: str, command: Sequence[str], folder: Path, runs: int = 1) -> Cost:
+    """Run a command in ``folder``, with the plugin on its path. Return the cost of the fastest of ``runs``."""
+    if runs > 1:  # other work on the machine disturbs the fastest run least
+        return min((measure(name, command, folder) for _ in range(runs)), key=lambda cost: cost.wall)
     path = filter(None, (str(folder / "site"), str(HERE), os.environ.get("PYTHONPATH")))
     started = time.perf_counter()
     with (folder / "log.txt").open("a") as log:
@@ -143,11 +125,6 @@ def measure(name: str, command: Sequence[str], folder: Path) -> Cost:
     return cost
 
 
-def measure_fastest(name: str, command: Sequence[str], folder: Path) -> Cost:
-    """Return the fastest of three runs, which other work on the machine disturbs least."""
-    return min((measure(name, command, folder) for _ in range(3)), key=lambda cost: cost.wall)
-
-
 def prepare(trials: int, folder: Path) -> Path:
     """Write the study file, and ``sweep_trials`` as a package that registers ``parabola``. Returns the folder."""
     installed = folder / "site" / "sweep_trial-1.0.dist-info"
@@ -159,71 +136,42 @@ def prepare(trials: int, folder: Path) -> Path:
 
 
 # --------------------------------------------------------------------- results
-@dataclass(frozen=True)
-class Sweep:
-    """The costs of a number of trials, through a study and through plain Tune."""
-
-    trials: int
-    ours: Cost
-    plain: Cost
-    again: Cost
-    report: Cost
-
-    @classmethod
-    def from_runs(cls, trials: int, folder: Path) -> Sweep:
-        """Run all commands, one after another, in new folders below ``folder``."""
-        ours, others = prepare(trials, folder / f"{trials}-ours"), prepare(trials, folder / f"{trials}-plain")
-        program = (sys.executable, "-m", "tune_interpreg")
-        run, rival = (*program, "run", "sweep.yaml", "--store", "store"), (sys.executable, str(HERE / "sweep_rival.py"))
-        return cls(
-            trials,
-            ours=measure(f"{trials} trials, run", run, ours),
-            plain=measure(f"{trials} trials, plain Tune", (*rival, str(trials)), others),
-            again=measure_fastest(f"{trials} trials, run again", run, ours),
-            report=measure_fastest(f"{trials} trials, report", (*program, "report", "store"), ours),
-        )
+def run_all(trials: int, folder: Path) -> dict[str, Cost]:
+    """Run all commands, one after another, in new folders below ``folder``. Return cost by command."""
+    ours, others = prepare(trials, folder / f"{trials}-ours"), prepare(trials, folder / f"{trials}-plain")
+    program = (sys.executable, "-m", "tune_interpreg")
+    run, rival = (*program, "run", "sweep.yaml", "--store", "store"), (sys.executable, str(HERE / "sweep_rival.py"))
+    return {
+        RUN: measure(f"{trials} trials, run", run, ours),
+        PLAIN: measure(f"{trials} trials, plain Tune", (*rival, str(trials)), others),
+        AGAIN: measure(f"{trials} trials, run again", run, ours, runs=3),
+        REPORT: measure(f"{trials} trials, report", (*program, "report", "store"), ours, runs=3),
+    }
 
 
-def goals(sweeps: Sequence[Sweep]) -> Iterator[tuple[bool, str]]:
-    """Yield each goal: True if it is met, and a line with the figure."""
-    for sweep in sweeps:
-        for name, attribute in (("processor time", "total"), ("wall time", "wall")):
-            ratio = getattr(sweep.ours, attribute) / getattr(sweep.plain, attribute)
-            yield ratio <= 1.1, f"{sweep.trials:,} trials: {name} at most 1.1 times plain Tune's: {ratio:.2f} times"
-    last = sweeps[-1]
-    yield last.ours.memory < 2e9, f"driver's peak memory under 2 GB: {last.ours.memory / 1e9:.2f} GB"
-    for name, cost, limit in (("`run` on the finished study", last.again, 5), ("`report`", last.report, 10)):
+def goals(sweeps: Mapping[int, Mapping[str, Cost]]) -> Iterator[tuple[bool, str]]:
+    """Yield each goal: True if it is met, and a line with the figure. The largest sweep comes last."""
+    for trials, costs in sweeps.items():
+        ours, plain = costs[RUN], costs[PLAIN]
+        for name, ratio in {"processor time": ours.total / plain.total, "wall time": ours.wall / plain.wall}.items():
+            yield ratio <= 1.1, f"{trials:,} trials: {name} at most 1.1 times plain Tune's: {ratio:.2f} times"
+    last = list(sweeps.values())[-1]
+    yield last[RUN].memory < 2e9, f"driver's peak memory under 2 GB: {last[RUN].memory / 1e9:.2f} GB"
+    for name, cost, limit in (("`run` on the finished study", last[AGAIN], 5), ("`report`", last[REPORT], 10)):
         yield cost.wall < limit, f"{name} under {limit} s: {cost.wall:.1f} s ({cost.total:.1f} s of processor time)"
-    yield last.report.memory < 1e9, f"`report` under 1 GB: {last.report.memory / 1e9:.2f} GB"
+    yield last[REPORT].memory < 1e9, f"`report` under 1 GB: {last[REPORT].memory / 1e9:.2f} GB"
 
 
-def table(sweeps: Sequence[Sweep]) -> Iterator[str]:
+def table(sweeps: Mapping[int, Mapping[str, Cost]]) -> Iterator[str]:
     """Yield the lines of a Markdown table of costs."""
     yield "| trials | command | wall, s | driver, s | workers, s | Ray's services, s | driver's peak, GB |"
     yield "|---:|---|---:|---:|---:|---:|---:|"
-    names = {
-        "ours": "`tune-interpreg run`",
-        "plain": "plain Tune",
-        "again": "`run` again, finished",
-        "report": "`tune-interpreg report`",
-    }
-    for sweep in sweeps:
-        for attribute, name in names.items():
-            cost: Cost = getattr(sweep, attribute)
+    for trials, costs in sweeps.items():
+        for name, cost in costs.items():
             driver = cost.cpu[cost.driver]
             figures = (cost.wall, driver, cost.workers, cost.total - driver - cost.workers)
             seconds = " | ".join(f"{figure:.1f}" for figure in figures)
-            yield f"| {sweep.trials:,} | {name} | {seconds} | {cost.memory / 1e9:.2f} |"
-
-
-def measure_disk(folder: Path) -> float:
-    """Return the median time in s until a record of 2 kB is on the disk."""
-    store, durations = Store(folder), []
-    for number in range(50):
-        started = time.perf_counter()
-        store.write_bytes(folder / f"{number}.json", b"x" * 2048)
-        durations.append(time.perf_counter() - started)
-    return statistics.median(durations)
+            yield f"| {trials:,} | {name} | {seconds} | {cost.memory / 1e9:.2f} |"
 
 
 def main() -> int:
@@ -232,13 +180,11 @@ def main() -> int:
     options = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        disk = measure_disk(Path(folder))
-        sweeps = [Sweep.from_runs(trials, Path(folder)) for trials in options.trials]
+        sweeps = {trials: run_all(trials, Path(folder)) for trials in options.trials}
     verdicts = list(goals(sweeps))
     packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "optuna", "torch"))
     print(f"# A sweep of thousands\n\n{date.today()}, Python {platform.python_version()}, {packages}, ", end="")
-    print(f"{os.cpu_count()} cores; load average {load:.1f} before and {os.getloadavg()[0]:.1f} after; ", end="")
-    print(f"a file of 2 kB takes {1000 * disk:.1f} ms to reach the disk.\n")
+    print(f"{os.cpu_count()} cores; load average {load:.1f} before and {os.getloadavg()[0]:.1f} after.\n")
     print("\n".join(f"- **{'PASS' if met else 'MISSED'}** {goal}" for met, goal in verdicts), end="\n\n")
     print("\n".join(table(sweeps)))
     print(EXPLANATION, end="")

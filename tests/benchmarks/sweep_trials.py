@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from trainables import MethodTrainable
+from trainables.base.assignment import Assignment
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.study.parameters import Parameter
 
@@ -28,7 +29,7 @@ class Parabola(MethodTrainable):
     }
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.assignment = self._read_config(config)
+        self.assignment = Assignment.from_study(config) if "item" in config else self._read_plain_config(config)
         self.item, self.recipe = self.assignment.item, self.assignment.item.recipe
         self.params = self.recipe.params
         self.trainer = SimpleNamespace(epoch=1, finite_replicas=[SimpleNamespace(seed=SEED)], diverged={})

@@ -38,5 +38,6 @@ def cost(seconds: float) -> bench_sweep.Cost:
 
 @pytest.mark.parametrize(("seconds", "met"), [(10.9, True), (11.1, False)])
 def test_the_goal_is_at_most_a_tenth_more_than_plain_tune(seconds: float, met: bool) -> None:
-    sweep = bench_sweep.Sweep(10, ours=cost(seconds), plain=cost(10.0), again=cost(1.0), report=cost(1.0))
-    assert all(holds for holds, _ in bench_sweep.goals([sweep])) == met
+    costs = {bench_sweep.PLAIN: cost(10.0), bench_sweep.AGAIN: cost(1.0), bench_sweep.REPORT: cost(1.0)}
+    goals = bench_sweep.goals({10: {bench_sweep.RUN: cost(seconds), **costs}})
+    assert all(holds for holds, _ in goals) == met

@@ -3,6 +3,7 @@
 import doctest
 import math
 import time
+from functools import partial
 
 import numpy as np
 import optuna
@@ -18,7 +19,7 @@ from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match
 
 LOW, HIGH = BOUNDS = (1e-4, 10.0)  # five decades
 LAMBDA = FloatDistribution(LOW, HIGH, log=True)
-LOGISTIC = FAMILIES["logistic"](0.5)
+LOGISTIC = partial(FAMILIES["logistic"], centre=0.5)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
