@@ -45,19 +45,12 @@ def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: P
 @pytest.mark.skipif("TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder with MNIST")
 def test_the_mnist_study_runs_at_a_tenth_of_its_size(tmp_path: Path) -> None:
     """mnist-small with fewer images, seeds and steps: every arm, on real images."""
-    smaller = {
-        "data.train_limit": "640",
-        "data.test_limit": "100",
-        "training.epochs": "1",
-        "evaluation.steps": "10",
-        "evaluation.gradient_samples": "100",
-        "checks.images": "10",
-        "seeds": "[0, 1]",
-        "arms.interp_robust.targets.samples": "5",
-        "arms.interp_permuted.targets.samples": "5",
-        "arms.interp_nonrobust.targets.samples": "5",
-    }
-    overrides = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
+    smaller = (
+        "data.train_limit=640 data.test_limit=100 training.epochs=1 seeds=[0,1] checks.images=10 evaluation.steps=10"
+        " evaluation.gradient_samples=100 arms.interp_robust.targets.samples=5 arms.interp_permuted.targets.samples=5"
+        " arms.interp_nonrobust.targets.samples=5"
+    )
+    overrides = [word for setting in smaller.split() for word in ("--set", setting)]
     printed = run(tmp_path, "mnist-small", "--data-root", os.environ["TUNE_INTERPREG_DATA"], *overrides)
     assert "12 of 12 repeats done" in printed
     assert len(means(tmp_path, "Adv. Acc. (strict)")) == len(ARMS)

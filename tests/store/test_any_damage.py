@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import Leaving, outcome, steps
+from helpers.in_process import run_study
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis.report import print_tables
 from tune_interpreg.cluster import drain
-from tune_interpreg.running import run as running
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file.read import read_study_file
 
 pytestmark = pytest.mark.ray  # imports it
 
@@ -52,15 +51,6 @@ class ClosedFormDrain:
         return Stop()
 
 
-def run(folder: Path) -> tuple[int, str]:
-    """Run the study. Return the exit code and the output."""
-    console = Console(file=StringIO(), width=200)
-    (folder / "tiny.yaml").write_text(TINY)
-    file = read_study_file(str(folder / "tiny.yaml"))
-    code = running.run(file, Store(folder / "store"), where="in-process", console=console)
-    return code, console.file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """A finished store, and one of a run that stopped in its first search."""
@@ -71,7 +61,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
         for name, limit in (("interrupted", 4), ("finished", 10**9)):
             stand_in.limit = limit
             folders[name] = tmp_path_factory.mktemp(name)
-            run(folders[name])
+            run_study(Store(folders[name] / "store"), TINY, ends=name == "finished")
             assert Store(folders[name] / "store").records(), name
         yield folders
 
@@ -89,7 +79,7 @@ def flip(content: bytes, bit: int) -> bytes:
 
 
 @given(st.data())
-@settings(max_examples=10, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=7, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("state", ["interrupted", "finished"])
 def test_after_any_damage_to_a_file_the_study_ends_the_same(
     state: str, stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -101,7 +91,6 @@ def test_after_any_damage_to_a_file_the_study_ends_the_same(
     path.write_bytes(DAMAGES[data.draw(st.sampled_from(sorted(DAMAGES)))](path.read_bytes(), data))
     with suppress(StoreError):
         print_tables(store.path, console=Console(file=StringIO()))
-    code, output = run(folder)
-    assert code == 0, output
+    run_study(store, TINY)
     assert outcome(store) == outcome(Store(stores["finished"] / "store"))
     shutil.rmtree(folder)

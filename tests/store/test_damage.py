@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import ARMS, Leaving, outcome, steps, study
-from rich.console import Console
+from helpers.in_process import TEACHER, run_study
 
-from tune_interpreg.running import run as running
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Study, Training
-from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import Recipe
 
@@ -90,15 +88,6 @@ def test_repeats_wait_for_the_choice_that_needs_a_damaged_record(copy: Store, fi
     ran, _ = drain(study(*NAMES), copy, workers=9)
     assert [item.arm for item in ran] == ["robust", "robust", "jacobian", "jacobian"]
     assert outcome(copy) == outcome(finished)
-
-
-def test_a_damaged_choice_is_made_again(copy: Store, finished: Store) -> None:
-    path = copy.choice_file("jacobian")
-    flip(path)
-    ran, (message,) = drain(study(*NAMES), copy)
-    assert ran == []
-    assert message.startswith(f"{path}: is damaged")
-    assert path.read_bytes() == finished.choice_file("jacobian").read_bytes()
 
 
 def test_the_item_of_a_damaged_note_starts_again(store: Store) -> None:
@@ -177,23 +166,13 @@ def test_a_model_of_two_arms_is_made_again_once(store: Store) -> None:
 
 
 # ------------------------------------------------------------------- real workers
-TEACHER = """
-data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
-training: {epochs: 2, batch_size: 32, lr: 0.05}
-attack: {norm: l2, eps: 0.5, steps: 1}
-seeds: [0]
-checks: null
-arms:
-  adversarial: {method: adversarial}
-"""
 FIRST = "  first: {method: interpretation, lambda: 0.1, targets: {teacher: adversarial, samples: 2}}\n"
-SECOND = "  second: {method: interpretation, lambda: 0.2, targets: {teacher: adversarial, samples: 2}}\n"
+SECOND = FIRST.replace("first", "second").replace("0.1", "0.2")
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("spoil", [flip, truncate])
 def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
-    tmp_path: Path, spoil: Spoil, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trainables.base.trainable import CHECKPOINT
     from tune_interpreg.cluster.worker import StudyTrainable, worker_config
@@ -214,7 +193,7 @@ def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
 
     train(store, 2)
     path = store.checkpoint_dir(item.key) / CHECKPOINT
-    spoil(path)
+    flip(path)
     first, *_, last = train(store, 3)
     assert first["epoch"] == 1
     assert first["warning"].startswith(f"{path}: is damaged")
@@ -224,48 +203,30 @@ def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
         assert record[name] == expected[name]
 
 
-def run(store: Store, text: str, output: StringIO | None = None) -> str:
-    console, file = Console(file=output or StringIO(), width=250), store.path.with_suffix(".yaml")
-    file.write_text(text)
-    setting = read_study_file(str(file), ["name=small"])
-    assert running.run(setting, store, where="in-process", console=console) == 0
-    return console.file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("trained") / "store")
-    run(store, TEACHER + FIRST)
+    run_study(store, TEACHER + FIRST)
     return store
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("pattern", "spoil"),
-    [("targets/*.npy", flip), ("targets/*.npy", Path.unlink), ("targets/*.preview.safetensors", truncate)],
+    ("pattern", "spoil", "samples"),
+    [("targets/*.npy", Path.unlink, 2), ("targets/*.preview.s*", truncate, 2), ("models/{teacher}/*", flip, 1)],
 )
-def test_damaged_maps_are_made_again_with_the_same_bits(
-    trained: Store, tmp_path: Path, pattern: str, spoil: Spoil
+def test_damaged_models_and_maps_are_made_again_with_the_same_bits(
+    trained: Store, tmp_path: Path, pattern: str, spoil: Spoil, samples: int
 ) -> None:
+    """The second arm reads the same maps as the first, or needs other maps of the teacher."""
     store = Store(shutil.copytree(trained.path, tmp_path / "store"))
-    (path,) = store.path.glob(pattern)
+    teacher = next(record["key"] for record in store.records() if record["role"] == "repeat")
+    (path,) = store.path.glob(pattern.format(teacher=teacher))
     spoil(path)
-    assert f"{path}: is {'missing' if spoil is Path.unlink else 'damaged'}" in run(store, TEACHER + FIRST + SECOND)
+    printed = run_study(store, TEACHER + FIRST + SECOND.replace("samples: 2", f"samples: {samples}"))
+    assert f"{path}: is {'missing' if spoil is Path.unlink else 'damaged'}" in printed
     assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
-    assert [record["arm"] for record in store.records()] == ["adversarial", "adversarial", "first", "second"]
-    assert {record["state"] for record in store.records()} == {"done"}
-
-
-@pytest.mark.ray
-def test_a_damaged_teacher_is_trained_again_with_the_same_bits(trained: Store, tmp_path: Path) -> None:
-    """The second arm needs other maps of it; the maps of the first arm stay."""
-    store = Store(shutil.copytree(trained.path, tmp_path / "store"))
-    teacher = next(record for record in store.records() if record["role"] == "repeat")
-    path = store.model_file(teacher["key"], 0)
-    flip(path)
-    assert f"{path}: is damaged" in run(store, TEACHER + FIRST + SECOND.replace("samples: 2", "samples: 1"))
-    assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
-    assert [record["state"] for record in store.records()] == ["done"] * 5
+    assert [record["state"] for record in store.records()] == ["done"] * (6 - samples)
 
 
 class DyingWorker(StringIO):
@@ -286,6 +247,6 @@ class DyingWorker(StringIO):
 def test_the_end_of_a_run_removes_what_its_dead_workers_left(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     output = DyingWorker(store)
-    run(store, TEACHER, output)
+    run_study(store, TEACHER, output)
     assert "adversarial" in output.getvalue()
     assert list(store.path.rglob("*.part")) == []

@@ -3,34 +3,22 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers.closed_form import outcome
-from rich.console import Console
+from helpers.in_process import TEACHER, run_study
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tune_interpreg.display.trial_log import TrialLog
-from tune_interpreg.running import run as running
 from tune_interpreg.store.files import StoreError, as_refused, preallocate
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file.read import read_study_file
 
 pytestmark = pytest.mark.ray  # runs import it
 
-TEACHER = """
-data: {name: digits, train_limit: 64, validation: 20, test_limit: 20}
-training: {epochs: 2, batch_size: 32, lr: 0.05}
-attack: {norm: l2, eps: 0.5, steps: 1}
-seeds: [0]
-checks: null
-arms:
-  adversarial: {method: adversarial}
-"""
 STUDY = f"""{TEACHER}
   robust:
     method: interpretation
@@ -60,31 +48,26 @@ def fill(disk: Path, room: int) -> None:
         os.posix_fallocate(file.fileno(), 0, max(status.f_bavail * status.f_frsize - room, 1))
 
 
-def run(store: Store, text: str = STUDY) -> int:
-    file = store.path.parent.parent / "tiny.yaml"
-    file.write_text(text)
-    return running.run(read_study_file(str(file)), store, where="in-process", console=Console(file=StringIO()))
-
-
 # -------------------------------------------------------------------- a full disk
 def test_a_full_disk_ends_the_run_at_any_write_and_nothing_is_lost(disk: Path, tmp_path: Path) -> None:
     """Each run has 24 KiB more room. It ends at the next write that fails, and no item counts as failed."""
-    store, messages, code = Store(disk / "store"), list[str](), None
+    store, messages, finished = Store(disk / "store"), list[str](), False
     for room in range(0, 16 * 2**20, 24 * 1024):
         fill(disk, room)
         try:
-            code = run(store)
+            run_study(store, STUDY)
+            finished = True
             break
         except StoreError as error:
             messages.append(str(error))
         assert {record["state"] for record in store.records()} <= {"done"}
-    assert code == 0
+    assert finished
     assert len(messages) > 4
     assert all("no space left on device" in message.lower() for message in messages)
     assert messages[-1].startswith(f"{store.path}: no space left on device: make room")
     assert not list(store.path.rglob("*.part"))
     whole = Store(tmp_path / "elsewhere" / "store")
-    run(whole)
+    run_study(whole, STUDY)
     assert outcome(store) == outcome(whole)
 
 
@@ -123,15 +106,15 @@ def test_a_trial_log_reports_a_full_disk_and_survives_any_other_error(disk: Path
 # --------------------------------------------------------- folders without rights
 def test_a_read_only_store_or_folder_in_it_is_named_before_anything_runs(disk: Path) -> None:
     store = Store(disk / "store")
-    run(store, TEACHER)
+    run_study(store, TEACHER)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,ro", "tmpfs", store.path / "models"], check=True)
     try:
         with pytest.raises(StoreError, match=f"^{store.path}/models: cannot be read and written"):
-            run(store)
+            run_study(store, STUDY)
     finally:
         subprocess.run(["umount", store.path / "models"], check=True)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(StoreError, match=f"^{store.path}: .*(?i:read-only file system)"):
-        run(store)
+        run_study(store, STUDY)
     with pytest.raises(StoreError, match=f"^{disk}/new: cannot be written"):
-        run(Store(disk / "new"))
+        run_study(Store(disk / "new"), STUDY)
