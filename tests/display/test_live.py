@@ -13,9 +13,9 @@ from rich.text import Text
 from tune_interpreg.display import console
 from tune_interpreg.display.console import Live, summarize
 from tune_interpreg.display.tree import draw_arms
-from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.schedule.stages import Stage
+from tune_interpreg.schedule.graph import Stage
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
@@ -84,15 +84,15 @@ def test_the_tree_and_its_stages_count_as_the_dispatcher_does(tmp_path: Path) ->
         assert f" {dispatcher.settled()}/{dispatcher.total()}  " in lines[0]
         running = [line for line in lines if re.search(r"── (trial|repeat,|target maps|checks,)", line)]
         assert len(running) == dispatcher.state.running
-        all_stages = [stage for name in of.arms for stage in stages.stages_of(of, dispatcher.state, name)]
+        all_stages = [stage for name in of.arms for stage in graph.stages_of(of, dispatcher.state, name)]
         assert sum(stage.total for stage in all_stages) == graph.count_parts(of, dispatcher.state)
         assert sum(stage.settled for stage in all_stages) == dispatcher.settled()
         assert sum(stage.running for stage in all_stages) == dispatcher.state.running
-    assert all(stage.settled == stage.total for name in of.arms for stage in stages.stages_of(of, live.state, name))
+    assert all(stage.settled == stage.total for name in of.arms for stage in graph.stages_of(of, live.state, name))
 
 
 def test_an_arm_hangs_on_the_deepest_arm_that_it_needs() -> None:
-    assert list(stages.parents(study()).items()) == [
+    assert list(graph.parents(study()).items()) == [
         ("standard", None),
         ("adversarial", None),
         ("robust", "adversarial"),

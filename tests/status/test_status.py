@@ -11,7 +11,7 @@ import pytest
 from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study
 from helpers.observed import arm, driving, finished, run_status
 
-from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import text
 from tune_interpreg.status.observer import Observer, read_checkpoint
@@ -37,7 +37,7 @@ def test_it_counts_as_the_dispatcher_does_at_every_moment(store: Store, workers:
             numbers = ("running", dispatcher.settled(), dispatcher.state.running)
             assert (status.state, status.settled, status.running) == numbers
             for entry in status.arms:
-                expected = stages.stages_of(of, dispatcher.state, entry.name)
+                expected = graph.stages_of(of, dispatcher.state, entry.name)
                 assert [(s.role, s.done, s.lost, s.running) for s in entry.stages] == [
                     (s.role, s.done, s.lost, s.running) for s in expected
                 ]
@@ -58,7 +58,7 @@ def test_a_changed_study_is_counted_as_the_dispatcher_counts_it(store: Store) ->
     ):
         dispatcher = Dispatcher(of, store, "f")
         store.save_study(of)
-        expected = {name: tuple(stages.stages_of(of, dispatcher.state, name)) for name in of.arms}
+        expected = {name: tuple(graph.stages_of(of, dispatcher.state, name)) for name in of.arms}
         assert {entry.name: entry.stages for entry in Observer(store).read_status().arms} == expected
 
 

@@ -14,7 +14,7 @@ from helpers.closed_form import steps, study
 from helpers.observed import arm, driving, finished, run_status
 from rich.console import Console
 
-from tune_interpreg.schedule.stages import STAGE_NAMES
+from tune_interpreg.schedule.graph import STAGE_NAMES
 from tune_interpreg.status import text
 from tune_interpreg.status.observer import Observer
 from tune_interpreg.store.store import Store

@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tune_interpreg.display.tree import BAR, bar, draw_arms, one_line
-from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import State
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store import ledger
@@ -60,7 +60,7 @@ class Live(Listener):
         self._running: dict[str, _ItemLine] = {}
         self._settled: deque[str] = deque()
         self._started = time.monotonic()
-        self._parents = stages.parents(study)
+        self._parents = graph.parents(study)
         self._live = rich.live.Live(self, console=console, auto_refresh=False)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw_repeatedly, daemon=True)
@@ -105,7 +105,7 @@ class Live(Listener):
     def __rich__(self) -> Tree:
         running = list(self._running.values())
         leaves = {name: [line for line in running if line.item.arm == name] for name in self._parents}
-        arms = {name: stages.stages_of(self.study, self.state, name) for name in self._parents}
+        arms = {name: graph.stages_of(self.study, self.state, name) for name in self._parents}
         settled, total = self.state.settled, graph.count_parts(self.study, self.state)
         title = one_line(f"{self.study.name}  ").append_text(bar(settled, total, 2 * BAR))
         title.append(f" {settled}/{total}  {_clock(self._started)}")

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg.schedule.stages import STAGE_NAMES, Stage
+from tune_interpreg.schedule.graph import STAGE_NAMES, Stage
 
 #: Cells of the widest bar, of the widest column of names, and of a tree's guides per level.
 BAR, NAME, INDENT = 16, 40, 4
@@ -37,7 +37,7 @@ def draw_tree(
     """Return the tree of the arms in ``lines``, each with its line and the ``leaves`` below it.
 
     Args:
-        parents: as from ``stages.parents``, top down. An arm without a line is left out, but not those below it.
+        parents: as from ``graph.parents``, top down. An arm without a line is left out, but not those below it.
     """
     tree = Tree(title, guide_style="bright_black")
     nodes: dict[str | None, Tree] = {None: tree}

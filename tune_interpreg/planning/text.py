@@ -14,7 +14,7 @@ from tune_interpreg.display.tree import draw_tree, one_line
 from tune_interpreg.planning.forecast import Plan
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.stages import STAGE_NAMES, Stage, parents, stages_of
+from tune_interpreg.schedule.graph import STAGE_NAMES, Stage, parents, stages_of
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Role
 

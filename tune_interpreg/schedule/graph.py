@@ -7,7 +7,7 @@ reference; nothing waits for checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tune_interpreg.study.config import Arm, MapSettings, Study
@@ -15,6 +15,9 @@ from tune_interpreg.study.items import Item, Role
 
 #: The teacher's arm and the settings of its maps. There is one set of raw maps per key and seed of the teacher.
 MapsKey = tuple[str, MapSettings]
+
+#: The names of the stages for users, in the order in which an arm goes through them.
+STAGE_NAMES: dict[Role, str] = {"search": "search", "repeat": "repeats", "targets": "maps", "checks": "checks"}
 
 #: Methods of the arms that supply adversarial examples for the checks of all models.
 SOURCES = ("standard", "adversarial")
@@ -135,6 +138,61 @@ def _has_teacher_per_seed(arm: Arm) -> bool:
     return arm.targets is not None and arm.targets.teachers == "per_seed"
 
 
+# ------------------------------------------------------------------ progress of arms
+@dataclass(frozen=True)
+class Stage:
+    """Numbers of parts of an arm's stage: done, given up, running, and in total as far as it is known."""
+
+    role: Role
+    done: int
+    lost: int
+    running: int
+    total: int
+
+    @property
+    def settled(self) -> int:
+        return self.done + self.lost
+
+
+def stages_of(study: Study, state: State, name: str) -> list[Stage]:
+    """Return the stages of an arm. A finished match has no further trials, and a lost repeat has no checks."""
+    search, trials, repeats = study.arms[name].search, state.searches[name], state.repeats[name]
+    stages = []
+    if search:
+        started = len(trials.settled) + len(trials.running)
+        stages.append(_count("search", started if name in state.matched else search.trials, [trials]))
+    stages.append(_count("repeat", len(study.seeds), [repeats]))
+    keys = [key for key in state.maps if key[0] == name]
+    if keys:
+        total = sum(len(maps_seeds(study, key)) for key in keys)
+        stages.append(_count("targets", total, [state.maps[key] for key in keys]))
+    if study.checks:
+        stages.append(_count("checks", len(study.seeds) - len(repeats.lost), [state.checks[name]]))
+    return stages
+
+
+def _count(role: Role, total: int, stages: Sequence[StageParts]) -> Stage:
+    done = sum(len(stage.done) for stage in stages)
+    lost = sum(len(stage.lost - stage.done) for stage in stages)
+    return Stage(role, done, lost, sum(len(stage.running) for stage in stages), total)
+
+
+def count_parts(study: Study, state: State | None = None) -> int:
+    """Return how many parts the whole study has, as far as ``state`` shows it; a part is one trial or one seed."""
+    state = state or State.empty(study)
+    return sum(stage.total for name in study.arms for stage in stages_of(study, state, name))
+
+
+def parents(study: Study) -> dict[str, str | None]:
+    """Return each arm's parent in the tree, top down: of the arms that it needs, the one deepest in the tree."""
+    depths: dict[str | None, int] = {None: 0}
+    parents = {}
+    for name in study.arms_in_order():
+        parents[name] = max(study.arms[name].needs, key=depths.__getitem__, default=None)
+        depths[name] = depths[parents[name]] + 1
+    return parents
+
+
 # -------------------------------------------------------------------- what is ready
 def ready_tasks(study: Study, state: State) -> Iterator[Task]:
     """Yield the tasks that can start now: maps first, checks last, else the arms that most others wait for first."""
@@ -151,25 +209,6 @@ def dependents(study: Study, name: str) -> set[str]:
         new = {other for other, arm in study.arms.items() if not new.isdisjoint(arm.needs)} - needing
         needing |= new
     return needing
-
-
-def count_parts(study: Study, state: State | None = None) -> int:
-    """Return how many parts the whole study has, as far as ``state`` shows it; a part is one trial or one seed.
-
-    A finished match has no further trials, and a repeat that was given up has no checks.
-    """
-    state = state or State.empty(study)
-    searches = 0
-    for name, arm in study.arms.items():
-        trials = state.searches[name]
-        if name in state.matched:
-            searches += len(trials.settled) + len(trials.running)
-        elif arm.search:
-            searches += arm.search.trials
-    repeats = len(study.arms) * len(study.seeds)
-    maps = sum(len(maps_seeds(study, key)) for key in state.maps)
-    checks = repeats - sum(len(state.repeats[name].lost) for name in study.arms) if study.checks else 0
-    return searches + repeats + maps + checks
 
 
 def is_search_over(study: Study, state: State, name: str) -> bool:

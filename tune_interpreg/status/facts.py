@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune_interpreg.schedule.stages import Stage
+from tune_interpreg.schedule.graph import Stage
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Role
 

@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.search.choice import Choice, best_trial, read_choice, read_goals
 from tune_interpreg.search.target import Target
@@ -124,7 +124,7 @@ class _Snapshot:
 
     # -------------------------------------------------------------------- status
     def status(self) -> Status:
-        arms = tuple(self._arm(name, parent) for name, parent in stages.parents(self.study).items())
+        arms = tuple(self._arm(name, parent) for name, parent in graph.parents(self.study).items())
         seconds, untimed = estimate_remaining(self.current, arms, self.running, self.driver)
         return Status(
             study=self.study.name,
@@ -148,11 +148,11 @@ class _Snapshot:
         return "stopped" if self.tasks else "ended"
 
     def _arm(self, name: str, parent: str | None) -> ArmStatus:
-        records = [record for role in stages.STAGE_NAMES for record in self.current.records_of(name, role)]
+        records = [record for role in graph.STAGE_NAMES for record in self.current.records_of(name, role)]
         return ArmStatus(
             name=name,
             parent=parent,
-            stages=tuple(stages.stages_of(self.study, self.state, name)),
+            stages=tuple(graph.stages_of(self.study, self.state, name)),
             running=tuple(item for item in self.running if item.arm == name),
             interrupted=tuple(item for item in self.interrupted if item.arm == name),
             troubles=tuple(_troubles(records)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 
-from tune_interpreg.schedule import graph, stages
+from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import State
 from tune_interpreg.status.facts import ArmStatus, DriverStatus, RunningItem
@@ -62,7 +62,7 @@ def _count_remaining(current: Current, arms: Sequence[ArmStatus]) -> dict[tuple[
     final = _best_final_state(current.study, current.state)
     counts = {}
     for arm in arms:
-        for now, end in zip(arm.stages, stages.stages_of(current.study, final, arm.name), strict=True):
+        for now, end in zip(arm.stages, graph.stages_of(current.study, final, arm.name), strict=True):
             counts[arm.name, now.role] = end.settled - now.settled
     return counts
 

@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_arms, one_line
-from tune_interpreg.schedule.stages import STAGE_NAMES
+from tune_interpreg.schedule.graph import STAGE_NAMES
 from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status
 from tune_interpreg.study.fields import Scalar
 
