@@ -63,13 +63,11 @@ def test_directions_have_length_one_and_the_floor_shortens_l2_only() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_sphere_start_lies_on_the_sphere_and_in_the_box(norm: str) -> None:
+def test_the_sphere_start_lies_on_the_sphere(norm: str) -> None:
     """Uniform pixels are farther than ε from x, so their projection has distance ε. No ball start has it."""
     x = torch.rand(8, *SHAPE, generator=random(0))
     start = balls.draw_start(x, Attack(norm=norm, eps=0.3, start="sphere"), random(1))
     torch.testing.assert_close(distance(start - x, norm), torch.full((8,), 0.3), rtol=1e-5, atol=0.0)
-    assert start.min() >= 0
-    assert start.max() <= 1
     assert (distance(balls.draw_start(x, ball(norm, 0.3), random(1)) - x, norm) < 0.3 * (1 - 1e-5)).all()
 
 
@@ -100,17 +98,9 @@ def test_volumes_of_ball_starts_are_uniform(norm: str) -> None:
     assert stats.kstest(volume.numpy(), "uniform").pvalue > 0.01
 
 
-def test_components_of_linf_ball_starts_are_uniform() -> None:
-    """Each is U[−ε, ε], and they are uncorrelated."""
-    d_BD = offsets("linf", 0.25)
-    assert stats.kstest(d_BD.flatten().numpy(), stats.uniform(-1, 2).cdf).pvalue > 0.01
-    correlation = torch.corrcoef(d_BD.T) - torch.eye(D)
-    assert correlation.abs().max() < 5 / math.sqrt(len(d_BD))
-
-
-def test_l2_ball_starts_favour_no_direction() -> None:
-    """E d = 0 and E ddᵀ = ε²/(D + 2)·I, as for a uniform ball."""
-    d_BD = offsets("l2", 0.4)
-    scale = 1 / (D + 2)
+@pytest.mark.parametrize(("norm", "scale"), [("l2", 1 / (D + 2)), ("linf", 1 / 3)])
+def test_ball_starts_favour_no_direction(norm: str, scale: float) -> None:
+    """E d = 0 and E ddᵀ = ε²/(D + 2)·I under l2, ε²/3·I under linf, as for a uniform ball."""
+    d_BD = offsets(norm, 0.4)
     assert d_BD.mean(0).abs().max() < 5 * math.sqrt(scale / len(d_BD))
     assert (torch.cov(d_BD.T) - scale * torch.eye(D)).abs().max() < 5 * scale * math.sqrt(2 / len(d_BD))

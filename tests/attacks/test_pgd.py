@@ -170,18 +170,6 @@ def test_compat_divides_the_gradient_of_the_mean_by_its_floor(
     torch.testing.assert_close(moved, expected.expand(batch), rtol=1e-2, atol=0.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_number_of_images_per_forward_changes_nothing(
-    trained: nn.Module, form: Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (x, y), attack = halves(), Attack(norm="l2", eps=0.5, steps=5, step_size=0.1)
-    whole = pgd.perturb_from(trained, x, y, x, attack=attack, form=form)
-    for per_forward in (1, 7):
-        monkeypatch.setattr(pgd, "IMAGES_PER_FORWARD", per_forward)
-        parts = pgd.perturb_from(trained, x, y, x, attack=attack, form=form)
-        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
-
-
 def test_strict_breaks_what_any_iterate_breaks(trained: nn.Module) -> None:
     """x, the start and all iterates of the whole batch, computed one by one."""
     x, y = halves()
@@ -205,25 +193,6 @@ def test_several_starts_break_the_union_of_single_runs(trained: nn.Module, form:
     together = pgd.find_broken_by_any(trained, x, y, iter(starts), attack=attack, form=form)
     assert torch.equal(together, torch.stack(singles).any(0))
     assert together.sum() > max(single.sum() for single in singles)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_only_compat_attacks_broken_samples_from_further_starts(
-    trained: nn.Module, form: Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its steps follow the mean of the whole batch."""
-    (x, y), attack = halves(200), Attack(norm="l2", eps=0.6, steps=1, step_size=0.1)
-    monkeypatch.setattr(pgd, "IMAGES_PER_FORWARD", len(y))
-    starts = draw_starts(x, attack, 2)
-    unbroken = int((~pgd.find_broken(trained, x, y, starts[0], attack=attack, form=form)).sum())
-    sizes: list[int] = []
-    hook = trained.register_forward_hook(lambda module, inputs, z: sizes.append(len(z)))
-    pgd.find_broken_by_any(trained, x, y, starts[:1], attack=attack, form=form)
-    forwards = len(sizes)
-    pgd.find_broken_by_any(trained, x, y, starts, attack=attack, form=form)
-    hook.remove()
-    assert 0 < unbroken < len(y)
-    assert sizes[2 * forwards] == (unbroken if form == "strict" else len(y))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -71,16 +71,6 @@ def test_the_simple_gradient_is_autograds() -> None:
     assert not ours.requires_grad
 
 
-def test_the_gradient_of_the_probability_of_a_linear_network() -> None:
-    """∂p_c/∂x = p_c·(w_c − Σ_k p_k·w_k)."""
-    model, x, y = linear().double(), images(4).double(), torch.tensor([0, 2, 1, 2])
-    p = model(x).detach().softmax(1)
-    mean = (p @ model.layers[1].weight.detach()).view(-1, *SHAPE)
-    expected = p[torch.arange(4), y].view(-1, 1, 1, 1) * (rows(model, y) - mean)
-    ours = saliency.simple_gradient(model, x, y, output="probabilities")
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
-
-
 def test_the_gradient_of_the_probability_of_a_confident_network_is_exact() -> None:
     """1 − p is below float32's resolution, but the gradient agrees with float64."""
     model, x = linear(), images(20)
@@ -182,28 +172,16 @@ def test_a_value_at_the_threshold_is_kept() -> None:
         assert torch.equal(cut(constant, 1.0), constant)
 
 
-@given(st.floats(0, 3), st.integers(-9, 9), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
-def test_thresholds_commute_with_scaling_and_permutation(phi: float, exponent: int, seed: int) -> None:
-    """The two-sided one also commutes with a change of sign."""
-    maps, scale = torch.randn(3, *SHAPE, generator=random(seed), dtype=torch.float64), 2.0**exponent
-    for cut in (saliency.threshold, saliency.two_sided_threshold):
-        assert torch.equal(cut(scale * maps, phi), scale * cut(maps, phi))
-        assert torch.equal(
-            cut(saliency.permute(maps, random(seed)), phi), saliency.permute(cut(maps, phi), random(seed))
-        )
-    assert torch.equal(saliency.two_sided_threshold(-maps, phi), -saliency.two_sided_threshold(maps, phi))
-
-
-@given(st.integers(1, 6), st.integers(0, 99), st.sampled_from([torch.float32, torch.float16]))
-@settings(max_examples=30, deadline=None)
-def test_a_permutation_keeps_each_maps_values(n: int, seed: int, dtype: torch.dtype) -> None:
-    """The input is not changed."""
-    maps = images(n, seed).to(dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_permutation_keeps_each_maps_values(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the last, shorter part. The input is not changed."""
+    monkeypatch.setattr(saliency, "VALUES_AT_ONCE", 3 * math.prod(SHAPE))
+    maps = images(7).to(dtype)
     raw = maps.clone()
-    permuted = saliency.permute(maps, random(seed))
+    permuted = saliency.permute(maps, random(0))
     assert (permuted.shape, permuted.dtype) == (maps.shape, dtype)
     assert torch.equal(permuted.flatten(1).sort().values, maps.flatten(1).sort().values)
+    assert all(not torch.equal(p, m) for p, m in zip(permuted, maps, strict=True))
     assert torch.equal(maps, raw)
 
 
@@ -227,29 +205,14 @@ def test_a_permutation_crosses_channels_and_is_uniform() -> None:
     assert abs(chi2 - (d - 1)) < 5 * math.sqrt(2 * (d - 1))
 
 
-def test_permuting_in_parts_covers_every_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also the last, shorter part."""
-    monkeypatch.setattr(saliency, "VALUES_AT_ONCE", 3 * math.prod(SHAPE))
-    maps = images(7)
-    permuted = saliency.permute(maps, random(0))
-    assert torch.equal(permuted.flatten(1).sort().values, maps.flatten(1).sort().values)
-    assert all(not torch.equal(p, m) for p, m in zip(permuted, maps, strict=True))
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_maps_in_float16s_normal_range_fit_it(scale: float) -> None:
-    """So do maps of zeros."""
-    maps = scale * images(5)
-    maps[3] = 0
-    assert saliency.fits_float16(maps)
-
-
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-9, 1e-6, 1e5, 1e38])
 def test_maps_do_not_fit_float16_if_one_of_them_does_not(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It underflows, loses digits, overflows or is not finite, in the first or the last part."""
+    """It underflows, loses digits, overflows or is not finite, in the first or the last part. Zeros fit."""
     monkeypatch.setattr(saliency, "VALUES_AT_ONCE", 2 * math.prod(SHAPE))
     for place in (0, 4):
         maps = images(5)
+        maps[3] = 0
+        assert saliency.fits_float16(maps)
         maps[place] = maps[place] * scale if scale else math.nan
         assert not saliency.fits_float16(maps)
 

@@ -85,21 +85,15 @@ def test_too_small_images_are_refused(name: str) -> None:
         getattr(zoo, name)((1, 3, 3), CLASSES)
 
 
-@pytest.mark.parametrize("fc_relu", [True, False])
-def test_the_fully_connected_part_of_cifar_cnn_is_linear_without_relu(fc_relu: bool) -> None:
-    """h(u + v) − h(0) = (h(u) − h(0)) + (h(v) − h(0)) in eval mode. The option does not change the weights."""
-    model = Model.model_validate({"name": "cifar_cnn", "fc_relu": fc_relu})
-    net = build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")).double().eval()
-    kinds = [type(layer) for layer in net.layers]
-    head = net.layers[kinds.index(nn.Flatten) :]
-    u, v = torch.randn(2, 3, 128, 1, 1, generator=seeding.generator(0, "u"), dtype=torch.float64)
-    zero = head(torch.zeros_like(u))
-    excess = (head(u + v) - head(u) - head(v) + zero).abs().max().item()
-    assert excess > 1e-3 if fc_relu else excess < 1e-12
-    assert kinds.count(nn.ReLU) == (6 if fc_relu else 4)
-    whole = build(Model(name="cifar_cnn"), NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init"))
-    for ours, default in zip(net.parameters(), whole.parameters(), strict=True):
-        assert torch.equal(ours, default.double())
+def test_the_fully_connected_part_of_cifar_cnn_is_linear_without_relu() -> None:
+    """The option removes two ReLUs and does not change the weights."""
+    models = [Model.model_validate({"name": "cifar_cnn", "fc_relu": fc_relu}) for fc_relu in (True, False)]
+    nets = [build(model, NETS["cifar_cnn"], CLASSES, seeding.generator(0, "init")) for model in models]
+    kinds = [[type(layer) for layer in net.layers] for net in nets]
+    assert [each.count(nn.ReLU) for each in kinds] == [6, 4]
+    assert nn.ReLU not in kinds[1][kinds[1].index(nn.Flatten) :]
+    for weights in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(*weights)
 
 
 def test_a_sequential_becomes_piecewise_linear(build_user: Build) -> None:
@@ -181,20 +175,6 @@ def test_a_network_with_linearize_is_not_changed(build_user: Build) -> None:
             return self(x_BCHW), lambda e: (e @ self[1].weight).unflatten(-1, SHAPE)
 
     assert type(build_user(lambda: Linearized(nn.Flatten(), linear()))) is Linearized
-
-
-@pytest.mark.filterwarnings("ignore::tune_interpreg.networks.build.SlowGradients")
-def test_dropout_inside_any_network_draws_from_the_given_generator(build_user: Build) -> None:
-    """Not from the global generator, which is not changed."""
-    net, outputs = build_user(Residual), []
-    for _ in range(2):
-        layers.set_dropout_generator(net, torch.Generator().manual_seed(3))
-        torch.rand(1)
-        state = torch.get_rng_state()
-        outputs.append(net(torch.ones(1, *SHAPE)))
-        assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(*outputs)
-    assert not torch.equal(outputs[0], net(torch.ones(1, *SHAPE)))
 
 
 class Functional(nn.Module):

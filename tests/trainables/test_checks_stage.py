@@ -101,7 +101,3 @@ def test_damaged_progress_is_set_aside_and_made_again(store: Store) -> None:
     again = make(store)
     assert str(progress) in str(again.warning)
     assert len(finish(again)) == COUNT
-
-
-def test_no_more_images_are_checked_than_the_validation_split_has(store: Store) -> None:
-    assert make(store, images=10_000).subject.n == len(load_dataset(Data()).validation)

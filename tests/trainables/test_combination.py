@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from helpers.contract import COMBINED, Make, first_batch, method, strengths
 from ray import cloudpickle
 from torch import Tensor, nn
 
-from trainables import Batch, JacobianTrainable, MethodTrainable, Parameter, StandardTrainable, combine
+from trainables import Batch, JacobianTrainable, MethodTrainable, StandardTrainable, combine
 from trainables.combination import CombinedTrainable
 from tune_interpreg import registry
 from tune_interpreg.networks.layers import Adjoint
@@ -94,9 +93,7 @@ def test_a_combination_has_the_parameters_and_traits_of_its_methods() -> None:
 
 
 class OtherNorm(MethodTrainable):
-    parameters: ClassVar[Mapping[str, Parameter]] = {
-        "norm": JacobianTrainable.parameters["norm"].model_copy(update={"default": "sample"})
-    }
+    parameters = {"norm": JacobianTrainable.parameters["norm"].model_copy(update={"default": "sample"})}
 
 
 class SameTerm(MethodTrainable):

@@ -19,7 +19,7 @@ from trainables.stages.checks import ChecksTrainable
 from trainables.stages.stage import StageTrainable
 from trainables.stages.targets import BLOCK
 from tune_interpreg import seeding
-from tune_interpreg.data.dataset import DataError, Split, load_dataset
+from tune_interpreg.data.dataset import Split, load_dataset
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.files import Damaged
@@ -83,10 +83,6 @@ def smoothgrad(model: torch.nn.Module, images: Split, purpose: str, maps: Maps =
     return maps_BCHW.numpy()
 
 
-def first_block() -> Split:
-    return IMAGES.train.at(slice(BLOCK))
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The store and the results of an uninterrupted stage."""
@@ -115,7 +111,7 @@ def test_maps_that_do_not_fit_float16_are_stored_in_float32(tmp_path: Path) -> N
     finish(make(store))
     maps_NCHW = load_maps(store)
     assert maps_NCHW.dtype == np.float32
-    assert np.array_equal(maps_NCHW[:BLOCK], smoothgrad(faint, first_block(), "smoothgrad/0"))
+    assert np.array_equal(maps_NCHW[:BLOCK], smoothgrad(faint, IMAGES.train.at(slice(BLOCK)), "smoothgrad/0"))
     assert store.records()[0]["maps_dtype"] == "float32"
 
 
@@ -207,12 +203,6 @@ def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(value: float, block
     assert record["error"] == f"the teacher adversarial, seed 3: the map of training image {image} is not finite"
     assert not store.maps_file(MAPS.key).exists()
     assert not list(store.checkpoint_dir(targets_item().key).glob("maps.npy"))
-
-
-def test_the_images_must_be_the_studys(store: Store) -> None:
-    make(store, data_fingerprint=IMAGES.fingerprint)
-    with pytest.raises(DataError, match="fingerprint 00ff"):
-        make(store, data_fingerprint="00ff")
 
 
 def test_a_damaged_teacher_is_named(store: Store) -> None:

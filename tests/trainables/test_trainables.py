@@ -175,11 +175,6 @@ def test_methods_with_targets_need_maps(maps: str | None, make: Make) -> None:
         make("interpretation", maps=maps)
 
 
-def test_a_batch_larger_than_the_data_is_refused(make: Make) -> None:
-    with pytest.raises(ValueError, match="201 images, but there are 200"):
-        make("standard", **PLAIN | {"training": {"batch_size": 201}})
-
-
 def test_a_plain_configuration_is_read_like_a_study(make: Make) -> None:
     """Data by name, NumPy's numbers, several seeds, defaults, and the evaluation's attack with training's radius."""
     config = {"data": "digits", "lambda_j": np.float64(0.2), "seed": [4, 2], "evaluation": {"steps": np.int64(7)}}

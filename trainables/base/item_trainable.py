@@ -37,9 +37,7 @@ class ItemTrainable(tune.Trainable):
         return True
 
     def _read_plain_config(self, config: dict[str, Any]) -> Assignment:
-        raise ValueError(
-            f"{type(self).__name__} runs within a study only: its configuration is {{item, store, device}}"
-        )
+        raise ValueError(f"{type(self).__name__} runs within a study only, with the keys item, store and device")
 
     @contextmanager
     def _set_damage_aside(self, consequence: str) -> Iterator[None]:
