@@ -45,20 +45,10 @@ def build(store: str | Path, *, pictures: bool = False) -> Report:
 
 def print_tables(store: str | Path, console: Console | None = None, *, pictures: bool = False) -> Report:
     """Build the report of a store and print all but its long tables; arguments and errors as in ``build``."""
-    console = console or Console()
     report = build(store, pictures=pictures)
-    _print_lines(console, report.status)
-    for table in report.tables:
-        if not table.long:
-            console.print()
-            console.print(to_rich(table, console.width))
-    console.print()
-    _print_list(console, report.answer)
-    console.print()
     long = [table.title for table in report.tables if table.long]
-    if long:
-        console.print(Text(f"In the files only: {'; '.join(long)}."))
-    _print_lines(console, map(str, report.paths))
+    last = [f"In the files only: {'; '.join(long)}."] if long else []
+    _print(report, console, [table for table in report.tables if not table.long], [*last, *map(str, report.paths)])
     return report
 
 
@@ -67,22 +57,12 @@ def print_summary(store: str | Path, console: Console | None = None) -> Report:
 
     Prints the accuracies, the chosen settings with their match, the answer in sentences, and one line per warning.
     """
-    console = console or Console()
     report, results = _build(Store(store), pictures=False)
-    _print_lines(console, report.status)
-    console.print()
-    console.print(to_rich(_short_accuracies(results), console.width))
-    settings = settings_table(results)
+    settings, warnings = settings_table(results), summarize_warnings(results)
+    tables = [_short_accuracies(results)]
     if settings.rows:
-        console.print()
-        console.print(to_rich(settings.select("Chosen settings", SUMMARY_SETTINGS), console.width))
-    console.print()
-    _print_list(console, report.answer)
-    warnings = summarize_warnings(results)
-    if warnings:
-        console.print()
-        _print_lines(console, warnings)
-    console.print()
+        tables.append(settings.select("Chosen settings", SUMMARY_SETTINGS))
+    _print(report, console, tables, [*warnings, ""] if warnings else [])
     return report
 
 
@@ -149,11 +129,19 @@ def _short_accuracies(results: Results) -> Table:
     return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=notes)
 
 
-def _print_list(console: Console, lines: Iterable[str]) -> None:
-    """Print a dash per line; long lines wrap behind it."""
+def _print(report: Report, console: Console | None, tables: Iterable[Table], last: Iterable[str]) -> None:
+    console = console or Console()
+    _print_lines(console, report.status)
+    for table in tables:
+        console.print()
+        console.print(to_rich(table, console.width))
+    console.print()
+    # A dash per sentence; long ones wrap behind it, but not around ±.
     wrapper = textwrap.TextWrapper(console.width, initial_indent="- ", subsequent_indent="  ", break_long_words=False)
-    unbroken = (line.replace(" ± ", "\0±\0") for line in lines)
+    unbroken = (line.replace(" ± ", "\0±\0") for line in report.answer)
     _print_lines(console, (wrapper.fill(line).replace("\0", " ") for line in unbroken))
+    console.print()
+    _print_lines(console, last)
 
 
 def _print_lines(console: Console, lines: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,7 @@ class NothingToDraw(ValueError):
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure on disk.
-
-    caption: content, n and method, or why it is left out. paths: PNG and SVG, or none if it is left out.
-    """
+    """A figure on disk; caption: content, n and method, or why it is left out; paths: PNG and SVG, if it is drawn."""
 
     name: str
     title: str
@@ -183,6 +180,12 @@ def label(axes: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str
     spot: Options = {"textcoords": "axes fraction", "va": "center", "fontsize": FONT - 0.5}
     for (arm, end), height in zip(ends.items(), spread(heights, 1.35 * FONT / points), strict=True):
         axes.annotate(look[arm].name, end, (1.07, height), arrowprops=line | {"color": look[arm].colour}, **spot)
+
+
+def log_if_wide(axes: Axes, values: Collection[float]) -> None:
+    """Make the y axis logarithmic if its values are positive and the highest is eight times the lowest or more."""
+    if min(values) > 0 and max(values) >= 8 * min(values):
+        log_ticks(axes, "y")
 
 
 def log_ticks(axes: Axes, which: str) -> None:

@@ -96,8 +96,8 @@ def learning_figure(results: Results, store: Store) -> tuple[Figure, str]:
         panel.set(title=PANELS[metric][0], xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         n_by_arm |= {arm: min(curve.n, n_by_arm.get(arm, curve.n)) for arm, curve in by_arm.items()}
-    if spans_decades(shown.get(TRAIN_LOSS, {})):
-        canvas.log_ticks(axes[-1], "y")
+    losses = shown.get(TRAIN_LOSS, {}).values()
+    canvas.log_if_wide(axes[-1], np.concatenate([[curve.low_P.min(), curve.high_P.max()] for curve in losses] or [[0]]))
     _name_ends(axes[-1], by_arm, look)
     caption = (
         f"Repeats by epoch: mean over {canvas.describe_n(n_by_arm, results)}, in a band from the lowest to the highest"
@@ -126,12 +126,6 @@ def radius_figure(results: Results, store: Store) -> tuple[Figure, str]:
         f" images of the checks: {means} as bands. Dashed: the radius of the tables."
     )
     return figure, caption
-
-
-def spans_decades(by_arm: Mapping[str, Curve]) -> bool:
-    """Return True if the curves are positive and the highest value is at least eight times the lowest."""
-    lowest = min((float(curve.low_P.min()) for curve in by_arm.values()), default=0.0)
-    return lowest > 0 and max(float(curve.high_P.max()) for curve in by_arm.values()) >= 8 * lowest
 
 
 def draw_curves(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look], *, points_up_to: int) -> None:

@@ -28,10 +28,9 @@ GAP = 0.07  # between images, as a fraction of an image's side
 
 @dataclass(frozen=True)
 class TeacherMaps:
-    """A teacher's maps of a few validation images.
+    """A teacher's maps of a few validation images: pixels in [0, 1], and gradients as output per pixel unit.
 
-    phis: the thresholds to show: the paper's, and that of a student's training. images_NCHW: pixels in [0, 1].
-    smoothgrad_NCHW: raw; gradient_NCHW: raw and signed; both output per pixel.
+    phis: the thresholds to show, the paper's and that of a student's training. gradient_NCHW: signed.
     """
 
     arm: str
@@ -84,9 +83,10 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     shown = [_image_row(teachers[0])]
     for teacher in teachers:
         shown += _map_rows(teacher.title, "SmoothGrad", teacher.smoothgrad_NCHW, teacher.phis)
+    settings = (f"{teacher.title}: {_describe(teacher.settings)}" for teacher in teachers)
     caption = (
         f"{len(shown[0].tiles)} validation images of {results.study.data.name}, and SmoothGrad maps of the teachers'"
-        f" label gradients, each from one model ({_settings(teachers)}). {_PROCESSING}"
+        f" label gradients, each from one model ({'; '.join(settings)}). {_PROCESSING}"
     )
     return _mosaic(shown), caption
 
@@ -98,27 +98,20 @@ def figure_2(results: Results, store: Store) -> tuple[Figure, str]:
     simple = _map_rows("Simple gradient", "|g|", teacher.gradient_NCHW, (PHI,))
     smooth = _map_rows("SmoothGrad", f"N = {settings.samples}", teacher.smoothgrad_NCHW, (PHI,))
     caption = (
-        f"Magnitude of the label's simple gradient and SmoothGrad (σ = {settings.sigma:g}, N = {settings.samples}) of"
-        f" {teacher.title}, seed {settings.teacher_seed}, on the same images. {_PROCESSING}"
+        f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title} ({_describe(settings)}), on the"
+        f" same images. {_PROCESSING}"
     )
     return _mosaic([_image_row(teacher), *simple, *smooth]), caption
+
+
+def _describe(maps: Maps) -> str:
+    return f"σ = {maps.sigma:g}, N = {maps.samples}, seed {maps.teacher_seed}"
 
 
 _PROCESSING = (
     "Thresholded: values below mean + φ·std of their map are set to 0. Brightness: sum over channels, from 0 to the"
     " 99th percentile of each raw map."
 )
-
-
-def _settings(teachers: list[TeacherMaps]) -> str:
-    """Return the map settings, per teacher if they differ."""
-    by_title = {
-        teacher.title: f"σ = {maps.sigma:g}, N = {maps.samples}, seed {maps.teacher_seed}"
-        for teacher, maps in ((teacher, teacher.settings) for teacher in teachers)
-    }
-    if len(set(by_title.values())) == 1:
-        return by_title[teachers[0].title]
-    return "; ".join(f"{title}: {text}" for title, text in by_title.items())
 
 
 def _mosaic(shown: list[TileRow]) -> Figure:

@@ -27,10 +27,9 @@ Points = list[tuple[float, float]]
 class MatchingSearch:
     """A search that matches a loss. Points are (strength, training loss).
 
-    reference: the arm with the target loss. trials: those with the chosen values of the other parameters.
-    other_trials: the rest. diverged: strengths without a loss. target, error: the mean of the reference's n repeats and
-    its standard error. match, interval: the matched point and the 90% interval of its strength, None and NaN until
-    the search has ended. reason: why nothing matches. repeats: points of the arm's finished repeats.
+    reference: the arm with the target loss. trials: those with the chosen values of the other parameters; other_trials:
+    the rest. diverged: strengths. target, error: mean and standard error of the reference's n repeats. match, interval:
+    the matched point and the 90% interval of its strength, if the search has ended. reason: why nothing matches.
     """
 
     arm: str
@@ -77,24 +76,6 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
 
 def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) -> None:
     """Draw one search and its target, named after ``reference``."""
-    _draw_trials(axes, search, look)
-    _draw_target(axes, search, reference)
-    if search.match:
-        low, high = search.match[0] - search.interval[0], search.interval[1] - search.match[0]
-        cross: Options = {"markersize": 7, "markeredgewidth": 1.8, "elinewidth": 1.6, "capsize": 3}
-        axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=canvas.INK, **cross)
-    if search.reason:
-        bold: Options = {"ha": "right", "fontweight": "bold", "color": canvas.INK}
-        canvas.annotate(axes, "no match", (0.99, 0.02), (0, 0), xycoords="axes fraction", **bold)
-    losses = [loss for _, loss in search.trials + search.other_trials + search.repeats]
-    if min(losses) > 0 and max(losses) / min(losses) > 8:
-        canvas.log_ticks(axes, "y")
-    canvas.log_ticks(axes, "x")
-    axes.set_ylabel("training loss")
-    axes.set_xlabel(to_mathtext(search.symbol), parse_math=True)
-
-
-def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
     many = len(search.trials) + len(search.other_trials) > canvas.MANY
     dots: Options = {"color": look.colour, "markersize": 4.5, "markeredgewidth": 0, "rasterized": many}
     axes.plot(*_columns(search.other_trials), "o", alpha=0.25, **dots)
@@ -104,15 +85,23 @@ def _draw_trials(axes: Axes, search: MatchingSearch, look: Look) -> None:
     ticks: Options = {"markersize": 9, "markeredgewidth": 1.2, "clip_on": False, "color": canvas.INK}
     for strength in search.diverged:
         axes.plot(strength, 1.0, "|", transform=axes.get_xaxis_transform(), **ticks)
-
-
-def _draw_target(axes: Axes, search: MatchingSearch, reference: str) -> None:
     low, high = search.target - search.error, search.target + search.error
     axes.axhspan(low, high, color=canvas.MUTED, alpha=0.25, linewidth=0)
     axes.axhline(search.target, **canvas.DASHED)
     spot: Options = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "right"}
     name = canvas.annotate(axes, f"loss of {reference}", (0.99, search.target), (0, -4), **spot)
     name.set_in_layout(False)
+    if search.match:
+        low, high = search.match[0] - search.interval[0], search.interval[1] - search.match[0]
+        cross: Options = {"markersize": 7, "markeredgewidth": 1.8, "elinewidth": 1.6, "capsize": 3}
+        axes.errorbar(*search.match, xerr=[[low], [high]], fmt="x", color=canvas.INK, **cross)
+    if search.reason:
+        bold: Options = {"ha": "right", "fontweight": "bold", "color": canvas.INK}
+        canvas.annotate(axes, "no match", (0.99, 0.02), (0, 0), xycoords="axes fraction", **bold)
+    canvas.log_if_wide(axes, [loss for _, loss in search.trials + search.other_trials + search.repeats])
+    canvas.log_ticks(axes, "x")
+    axes.set_ylabel("training loss")
+    axes.set_xlabel(to_mathtext(search.symbol), parse_math=True)
 
 
 def _collect(results: Results, arm: str, search: Search) -> MatchingSearch | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from analysis.results import rows
@@ -22,32 +23,25 @@ def provenance(results: Results) -> dict[str, Any]:
 
 
 def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[str, str]]) -> dict[str, Any]:
-    finished = rows.finished_repeats(group, results.study.seeds)
-    metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
+    trials = {}
+    for seed, record in rows.finished_repeats(group, results.study.seeds).items():
+        if record.get("versions", {}) not in versions:
+            versions.append(record.get("versions", {}))
+        trials[seed] = {name: record.get(name) for name in ("key", "device", "seconds", "finished")}
+        trials[seed] |= {"seeds": len(record["seeds"]), "versions": versions.index(record.get("versions", {}))}
+    search = None
+    if results.study.arms[arm].search:
+        chosen = results.current.choices.get(arm, {}).get("params", {})
+        search = {"trials": Counter(record["state"] for record in results.current.trials[arm]), "chosen": chosen}
     recipe = group[-1]["recipe"] if group else {}
+    metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     return {
         "title": results.title(arm),
         "method": results.study.arms[arm].method,
         "recipe": group[-1]["recipe_key"] if group else None,
         "params": recipe.get("params", {}),
         "maps": recipe.get("maps"),
-        "search": _search(results, arm),
-        "trials": {seed: _trial(record, versions) for seed, record in finished.items()},
+        "search": search,
+        "trials": trials,
         "values": {metric: results.values(arm, metric) for metric in metrics},
     }
-
-
-def _trial(record: Record, versions: list[dict[str, str]]) -> dict[str, Any]:
-    of_record = record.get("versions", {})
-    if of_record not in versions:
-        versions.append(of_record)
-    facts = {name: record.get(name) for name in ("key", "device", "seconds", "finished")}
-    return facts | {"seeds": len(record["seeds"]), "versions": versions.index(of_record)}
-
-
-def _search(results: Results, arm: str) -> dict[str, Any] | None:
-    if results.study.arms[arm].search is None:
-        return None
-    states = [record["state"] for record in results.current.trials[arm]]
-    counts = {state: states.count(state) for state in dict.fromkeys(states)}
-    return {"trials": counts, "chosen": results.current.choices.get(arm, {}).get("params", {})}

@@ -15,10 +15,11 @@ from markupsafe import Markup, escape
 
 from analysis.figures import DrawnFigure
 from analysis.figures.canvas import FAINT, INK, MUTED
+from analysis.formats.render import numbers
 from analysis.page.provenance import provenance
 from analysis.results.results import Results
 from analysis.tables import symbols
-from analysis.tables.cells import Cell, Estimate, Probability, Report
+from analysis.tables.cells import Cell, Estimate, Report
 from tune_interpreg.store.store import Store
 
 #: First word of a cell → its CSS class; NOT is that of NOT SHOWN.
@@ -43,6 +44,7 @@ def to_html(report: Report, results: Results, figures: Sequence[DrawnFigure]) ->
     css, js, template = (_read(name) for name in ("page.css", "page.js", "template.html"))
     study, attack = results.study, results.study.evaluation_attack
     last = max((record["finished"] for record in results.records), default=None)
+    resolved = study.model_dump(mode="json", exclude_defaults=True, exclude={"data": {"root"}})
     return environment.from_string(template).render(
         css=Markup(css),
         js=Markup(js),
@@ -55,18 +57,16 @@ def to_html(report: Report, results: Results, figures: Sequence[DrawnFigure]) ->
         ],
         arms={results.title(arm): arm for arm in study.arms},
         figures={figure.name: figure for figure in figures},
-        pictures={figure.name: Markup(_picture(figure)) for figure in figures if figure.paths},
-        study=yaml.safe_dump(_study(results), sort_keys=False, allow_unicode=True),
+        pictures={figure.name: Markup(inline_svg(figure)) for figure in figures if figure.paths},
+        study=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
         records=f"{len(results.records)} records in the ledger" + (f", the last from {last}" if last else ""),
         data=Markup(_to_json(provenance(results))),
     )
 
 
-def inline_svg(svg: str, name: str, title: str, caption: str) -> str:
-    """Return an SVG document as an HTML element in the page's colours and width.
-
-    name: prefix of every id, because several figures share the page. title, caption: for screen readers.
-    """
+def inline_svg(figure: DrawnFigure) -> str:
+    """Return a figure as an HTML element in the page's colours and width, with ids that start with its name."""
+    svg, name = figure.paths[-1].read_text(encoding="utf-8"), figure.name
     body = svg[svg.index("<svg") :]
     for unused in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         body = re.sub(unused, "", body, flags=re.DOTALL)
@@ -78,20 +78,15 @@ def inline_svg(svg: str, name: str, title: str, caption: str) -> str:
     size = re.search(r'viewBox="[^"]*"', body)
     assert size
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]} role="img"'
-    names = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(caption)}</desc>'
+    names = f'<title id="{name}-title">{escape(figure.title)}</title>'
+    names += f'<desc id="{name}-desc">{escape(figure.caption)}</desc>'
     return f'{head} aria-labelledby="{name}-title" aria-describedby="{name}-desc">{names}{body[body.index(">") + 1 :]}'
-
-
-def _picture(figure: DrawnFigure) -> str:
-    path = next(path for path in figure.paths if path.suffix == ".svg")
-    return inline_svg(path.read_text(encoding="utf-8"), figure.name, figure.title, figure.caption)
 
 
 def _sort_value(cell: Cell) -> str | None:
     """Return the unrounded number that a cell is sorted by."""
-    value = cell.p if isinstance(cell, Probability) else None
-    if isinstance(cell, Estimate) and cell.interval:
-        value = cell.interval.mean
+    values = numbers(cell)
+    value = values.get("mean") if values.get("p") is None else values["p"]
     return None if value is None else repr(value)
 
 
@@ -104,13 +99,6 @@ def _sources(cell: Cell) -> str | None:
 
 def _verdict(cell: Cell) -> str | None:
     return VERDICTS.get(str(cell).split(" ")[0])
-
-
-def _study(results: Results) -> dict[str, Any]:
-    """Return the study without the folder of its data, which does not change any result."""
-    study = results.study.model_dump(mode="json", exclude_defaults=True)
-    study.get("data", {}).pop("root", None)
-    return study
 
 
 def _to_json(content: Any) -> str:

@@ -34,15 +34,14 @@ def accuracy_table(results: Results) -> Table:
     if results.study.evaluation.autoattack:
         metrics[AUTOATTACK] = TEST_AUTOATTACK
         attack += f" AutoAttack: {results.study.evaluation.autoattack} test images."
-    columns, cells = _columns_with_paper(results, metrics, scale=100)
-    notes = (*mean_notes(results, metrics.values()), attack, *teacher_notes(results), *_setup_note(results))
-    return Table(f"Table {number}. Accuracy on {results.study.data.name}, %", columns, cells, notes)
+    notes = [*mean_notes(results, metrics.values()), attack, *teacher_notes(results), *_setup_note(results)]
+    title = f"Table {number}. Accuracy on {results.study.data.name}, %"
+    return Table.from_rows(title, _rows(results, metrics, scale=100), notes, "results")
 
 
 def gradient_table(results: Results) -> Table:
     """Return Table 3: mean l2 norms of the logits' input gradients, of the label and of the other labels."""
     metrics = {"‖∇f_c‖ label": GRAD_NORM_LABEL, "‖∇f_k‖ other": GRAD_NORM_OTHER}
-    columns, cells = _columns_with_paper(results, metrics, scale=1)
     images = join_counts(rows.collect_facts(results.current)["gradient_images"])
     note = (
         f"Gradients of logits by pixels in [0, 1] on {images} training images: per image ‖∇f_c(x)‖₂ and the mean"
@@ -50,30 +49,25 @@ def gradient_table(results: Results) -> Table:
     )
     if results.study.data.name in paper.GRADIENT_NORMS:
         note += " The paper's intervals also include the variation between images."
-    notes = (*mean_notes(results, metrics.values()), note, *_setup_note(results))
+    notes = [*mean_notes(results, metrics.values()), note, *_setup_note(results)]
     title = f"Table 3. Mean gradient norms on {results.study.data.name}"
-    return Table(title, columns, cells, notes, section="gradients")
+    return Table.from_rows(title, _rows(results, metrics, scale=1), notes, "gradients")
 
 
-def _columns_with_paper(
-    results: Results, metrics: Mapping[str, str], scale: float
-) -> tuple[tuple[str, ...], tuple[tuple[Cell, ...], ...]]:
-    """Return headings and rows; a metric that the paper has gets a second column with the paper's number."""
+def _rows(results: Results, metrics: Mapping[str, str], scale: float) -> list[dict[str, Cell]]:
+    """Return one row per arm; a metric that the paper has gets a second column with the paper's number."""
     arms, dataset = results.study.arms, results.study.data.name
     in_paper = {m for m in metrics.values() if any(paper.published(dataset, name, m) for name in arms)}
-    columns = ["Arm"]
-    for heading, metric in metrics.items():
-        columns += [heading, f"{heading}, paper"] if metric in in_paper else [heading]
-    body = []
+    rows_of_arms = []
     for name, arm in arms.items():
-        row: list[Cell] = [results.title(name)]
-        for metric in metrics.values():
-            row.append(results.estimate(name, metric, scale))
+        row: dict[str, Cell] = {"Arm": results.title(name)}
+        for heading, metric in metrics.items():
+            row[heading] = results.estimate(name, metric, scale)
             if metric in in_paper:
                 published = paper.published(dataset, name, metric) if paper.corresponds(name, arm) else None
-                row.append(Estimate(published, paper.SEEDS))
-        body.append(tuple(row))
-    return tuple(columns), tuple(body)
+                row[f"{heading}, paper"] = Estimate(published, paper.SEEDS)
+        rows_of_arms.append(row)
+    return rows_of_arms
 
 
 def _setup_note(results: Results) -> list[str]:

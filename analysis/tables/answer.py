@@ -95,28 +95,25 @@ def compat_excess(results: Results, arm: str) -> Interval | None:
 
 def gain_table(results: Results) -> Table:
     """Return the gains over standard training under both attacks, and the cost in clean accuracy."""
-    columns = (
-        *("Arm", "Gain (compat)", "p, compat", "Gain (strict)", "p, strict", "Strict − compat"),
-        *(CLEAN, f"Within ±{MARGIN:g}", "Compat − strict, own"),
-    )
     forms = (TEST_COMPAT, TEST_STRICT)
-    body = []
-    for gain in compute_gains(results):
+    rows: list[dict[str, Cell]] = []
+    gains = compute_gains(results)
+    for gain in gains:
         pair = (gain.arm, results.standard or "")
-        body.append(
-            (
-                results.title(gain.arm),
-                results.cell(gain.compat.difference, pair, TEST_COMPAT),
-                Probability(gain.p_compat),
-                results.cell(gain.strict.difference, pair, TEST_STRICT),
-                Probability(gain.p_strict),
-                results.cell(gain.strict_minus_compat, pair, *forms),
-                results.cell(gain.clean.difference, pair, TEST_ACCURACY),
-                _equal(gain.clean.difference),
-                results.cell(compat_excess(results, gain.arm), (gain.arm,), *forms),
-            )
+        rows.append(
+            {
+                "Arm": results.title(gain.arm),
+                "Gain (compat)": results.cell(gain.compat.difference, pair, TEST_COMPAT),
+                "p, compat": Probability(gain.p_compat),
+                "Gain (strict)": results.cell(gain.strict.difference, pair, TEST_STRICT),
+                "p, strict": Probability(gain.p_strict),
+                "Strict − compat": results.cell(gain.strict_minus_compat, pair, *forms),
+                CLEAN: results.cell(gain.clean.difference, pair, TEST_ACCURACY),
+                f"Within ±{MARGIN:g}": _equal(gain.clean.difference),
+                "Compat − strict, own": results.cell(compat_excess(results, gain.arm), (gain.arm,), *forms),
+            }
         )
-    tests = sum(cell.p is not None for row in body for cell in row if isinstance(cell, Probability))
+    tests = sum((gain.p_compat is not None) + (gain.p_strict is not None) for gain in gains)
     notes = [
         "Gain: the arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of"
         " the 95% Student t interval over the seeds that both have. p: two-sided paired t test, corrected by Holm over"
@@ -128,26 +125,25 @@ def gain_table(results: Results) -> Table:
         *missing_notes(results, (TEST_ACCURACY, *forms)),
     ]
     title = f"Gains over {results.title(results.standard)}, points" if results.standard else "Gains"
-    return Table(title, columns, tuple(body), tuple(notes), section="answer")
+    return Table.from_rows(title, rows, notes, "answer")
 
 
 def match_table(results: Results) -> Table:
     """Return the arms that match another arm's training loss, minus that arm."""
-    columns = ("Arm", "Reference", "Residual", "Match", COMPAT, STRICT, "p, strict")
     pairs = compute_matches(results)
-    body = []
+    rows: list[dict[str, Cell]] = []
     for pair in pairs:
         arms = (pair.arm, pair.reference)
-        body.append(
-            (
-                results.title(pair.arm),
-                results.title(pair.reference),
-                results.cell(pair.residual, arms, pair.metric, scale=1),
-                pair.verdict,
-                results.cell(pair.compat.difference, arms, TEST_COMPAT),
-                results.cell(pair.strict.difference, arms, TEST_STRICT),
-                Probability(pair.strict.p),
-            )
+        rows.append(
+            {
+                "Arm": results.title(pair.arm),
+                "Reference": results.title(pair.reference),
+                "Residual": results.cell(pair.residual, arms, pair.metric, scale=1),
+                "Match": pair.verdict,
+                COMPAT: results.cell(pair.compat.difference, arms, TEST_COMPAT),
+                STRICT: results.cell(pair.strict.difference, arms, TEST_STRICT),
+                "p, strict": Probability(pair.strict.p),
+            }
         )
     note = (
         "Arm − reference, paired by seed: mean ± half-width of the 95% Student t interval. Residual: difference of the"
@@ -157,8 +153,8 @@ def match_table(results: Results) -> Table:
     )
     named = {arm for pair in pairs for arm in (pair.arm, pair.reference)}
     metrics = dict.fromkeys([*(pair.metric for pair in pairs), TEST_COMPAT, TEST_STRICT])
-    notes = (note, *missing_notes(results, metrics, named))
-    return Table("Differences at matched training loss", columns, tuple(body), notes, section="answer")
+    notes = [note, *missing_notes(results, metrics, named)]
+    return Table.from_rows("Differences at matched training loss", rows, notes, "answer")
 
 
 def _equal(clean: Interval | None) -> Cell:

@@ -8,7 +8,7 @@ more decimals if two would print a half-width as ± 0.00 that is not 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +54,9 @@ class Estimate:
         """The number and its interval without n: 99.20 ± 0.20, or 3.1 [1.2, 5.3], or 99.20."""
         if self.interval is None:
             return ABSENT
-        mean, bounds, half_width = self.interval.mean, self.interval.bounds, self.interval.half_width
-        if bounds:
-            half_width = (bounds[1] - bounds[0]) / 2
-        places = _places(half_width, self.decimals)
-        number = _fixed(mean, places)
+        bounds, half_width = self.interval.bounds, self.interval.half_width
+        places = _places((bounds[1] - bounds[0]) / 2 if bounds else half_width, self.decimals)
+        number = _fixed(self.interval.mean, places)
         if bounds:
             return f"{number} [{_fixed(bounds[0], places)}, {_fixed(bounds[1], places)}]"
         return number if half_width is None else f"{number} ± {half_width:.{places}f}"
@@ -94,9 +92,13 @@ class Table:
     section: str = "results"
     long: bool = False
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            assert len(row) == len(self.columns), (self.title, row)
+    @classmethod
+    def from_rows(
+        cls, title: str, rows: Sequence[Mapping[str, Cell]], notes: Iterable[str], section: str, *, long: bool = False
+    ) -> Table:
+        """Return a table of rows, each heading → cell, all with the same headings."""
+        columns = tuple(rows[0]) if rows else ()
+        return cls(title, columns, tuple(tuple(row.values()) for row in rows), tuple(notes), section, long)
 
     def select(self, title: str, headings: Mapping[str, str]) -> Table:
         """Return those columns that ``headings`` renames (column → new heading), without notes."""

@@ -15,8 +15,6 @@ from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_S
 #: With more arms, each is compared only with standard training, or with the study's first arm.
 MOST_ARMS = 12
 
-COLUMNS = ("Pair", "Difference, points", "p", "p (Holm)", "g_z", "n")
-
 
 def comparison_tables(results: Results) -> tuple[Table, ...]:
     """Return one table of all pairs per metric: difference, p, p after Holm's correction, effect size and n."""
@@ -37,13 +35,20 @@ def _table(results: Results, heading: str, metric: str) -> Table:
     pairs = list_pairs(results)
     comparisons = [results.compare(*pair, metric, 100) for pair in pairs]
     corrected = holm([comparison.p for comparison in comparisons])
-    body: list[tuple[Cell, ...]] = []
+    rows: list[dict[str, Cell]] = []
     untested: dict[str, list[str]] = {}
     for pair, comparison, p_holm in zip(pairs, comparisons, corrected, strict=True):
         title = f"{results.title(pair[0])} − {results.title(pair[1])}"
-        difference = results.cell(comparison.difference, pair, metric)
-        effect = replace(results.cell(comparison.effect, pair, metric), asked=0)
-        body.append((title, difference, Probability(comparison.p), Probability(p_holm), effect, str(comparison.n)))
+        rows.append(
+            {
+                "Pair": title,
+                "Difference, points": results.cell(comparison.difference, pair, metric),
+                "p": Probability(comparison.p),
+                "p (Holm)": Probability(p_holm),
+                "g_z": replace(results.cell(comparison.effect, pair, metric), asked=0),
+                "n": str(comparison.n),
+            }
+        )
         if comparison.p is None:
             untested.setdefault(_reason(comparison), []).append(title)
     tests = sum(p is not None for p in corrected)
@@ -55,9 +60,9 @@ def _table(results: Results, heading: str, metric: str) -> Table:
         " corrected for the number of comparisons."
     )
     reasons = [f"Not tested, {reason}: {'; '.join(titles)}".rstrip(".") + "." for reason, titles in untested.items()]
-    notes = (method, *reasons, *missing_notes(results, [metric]))
+    notes = [method, *reasons, *missing_notes(results, [metric])]
     title = f"All pairs: {heading} on {results.study.data.name}"
-    return Table(title, COLUMNS, tuple(body), notes, section="comparisons", long=True)
+    return Table.from_rows(title, rows, notes, "comparisons", long=True)
 
 
 def _reason(comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from analysis.results import rows
 from analysis.results.results import Results
 from analysis.statistics.intervals import wilson
-from analysis.tables.cells import ABSENT, Table
+from analysis.tables.cells import ABSENT, Cell, Table
 from analysis.tables.notes import attack_note, join_counts, list_seeds, name_seeds
 
 #: (arm, seed) → the checks of that model, each {check, state, n, said, values}.
@@ -32,11 +32,11 @@ def honesty_table(results: Results) -> Table:
             by_arm = states.setdefault(check["check"], {})
             if check["n"]:
                 by_arm.setdefault(arm, []).append(check["state"])
-    body = tuple(
-        (name, *(_cell(by_arm.get(arm, []), results.seed_count) for arm in arms)) for name, by_arm in states.items()
-    )
-    notes = tuple(_notes(results, models)) if body else ()
-    return Table("Honesty checks", ("Check", *map(results.title, arms)), body, notes, section="honesty")
+    lines: list[dict[str, Cell]] = []
+    for name, by_arm in states.items():
+        cells = {results.title(arm): _cell(by_arm.get(arm, []), results.seed_count) for arm in arms}
+        lines.append({"Check": name, **cells})
+    return Table.from_rows("Honesty checks", lines, _notes(results, models) if lines else (), "honesty")
 
 
 def collect_checks(results: Results) -> ModelChecks:

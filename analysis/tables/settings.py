@@ -23,21 +23,21 @@ def settings_table(results: Results) -> Table:
     """
     searches = {name: arm.search for name, arm in results.study.arms.items() if arm.search}
     printed = paper.SETTINGS.get(results.study.data.name)
-    columns = ["Arm", "Search", "Trials", "Chosen", *(["Paper"] if printed else []), "Loss", "Residual", "Match"]
-    body = []
+    rows: list[dict[str, Cell]] = []
     for name, search in searches.items():
         metric, reference = search.matched_metric, search.match_loss_of
         ended = [record for record in results.current.trials[name] if record["state"] != "failed"]
-        row: list[Cell] = [results.title(name), _goal(search), f"{len(ended)} of {search.trials}"]
-        row.append(_chosen(results, name, search))
+        row: dict[str, Cell] = {"Arm": results.title(name), "Search": _goal(search)}
+        row |= {"Trials": f"{len(ended)} of {search.trials}", "Chosen": _chosen(results, name, search)}
         if printed:
             values = printed.get(name, {}) if paper.corresponds(name, results.study.arms[name]) else {}
-            row.append(", ".join(f"{SYMBOLS[parameter]} {value:g}" for parameter, value in values.items()) or ABSENT)
-        row += [results.estimate(name, metric, decimals=None), ABSENT, ABSENT]
+            row["Paper"] = ", ".join(f"{SYMBOLS[key]} {value:g}" for key, value in values.items()) or ABSENT
+        row |= {"Loss": results.estimate(name, metric, decimals=None), "Residual": ABSENT, "Match": ABSENT}
         if reference:
             residual = results.compare(name, reference, metric).difference
-            row[-2:] = [results.cell(residual, (name, reference), metric, scale=1), judge_match(results, name)]
-        body.append(tuple(row))
+            row["Residual"] = results.cell(residual, (name, reference), metric, scale=1)
+            row["Match"] = judge_match(results, name)
+        rows.append(row)
     references = {search.match_loss_of for search in searches.values()}
     named = [name for name in results.study.arms if name in searches or name in references]
     note = (
@@ -49,9 +49,7 @@ def settings_table(results: Results) -> Table:
     )
     notes = [*mean_notes(results, [TRAIN_LOSS], named), note]
     notes += _option_notes(results, searches) + _strength_notes(results, searches)
-    return Table(
-        "Chosen settings and matched training losses", tuple(columns), tuple(body), tuple(notes), section="settings"
-    )
+    return Table.from_rows("Chosen settings and matched training losses", rows, notes, "settings")
 
 
 def judge_match(results: Results, name: str) -> str:

@@ -9,7 +9,6 @@ from helpers import drawn
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.numpy import save_file
 
 from analysis.figures import accuracies, curves, draw, gradients, maps, matching
 from analysis.figures.canvas import looks, spread
@@ -144,13 +143,12 @@ def test_the_papers_gradient_norms_are_drawn_only_on_its_data(results):
 def test_a_teacher_is_drawn_at_the_papers_threshold_and_its_students(results, store):
     (teacher,) = maps.teacher_maps(results, store)
     assert (teacher.arm, teacher.phis) == ("adversarial", (1.0, 2.0))
-    assert teacher.smoothgrad_NCHW.shape == (2, 1, 4, 4)
 
 
 # ---------------------------------------------------------------------------- captions
 def without(results, *lost):
-    """The results without the repeats of these (arm, seed)."""
-    rest = [r for r in results.records if r["role"] != "repeat" or (r["arm"], r["seeds"][0]) not in lost]
+    """The results without the repeats and checks of these (arm, seed)."""
+    rest = [r for r in results.records if r["role"] == "search" or (r["arm"], r["seeds"][0]) not in lost]
     return Results(results.study, tuple(rest), results.choices)
 
 
@@ -160,26 +158,8 @@ def test_captions_name_the_arms_with_fewer_seeds(results, store, figure):
     assert "over n = 2 seeds (but Std. Training 1)" in caption
     assert (", of a single seed" in caption) == ("Student" in caption)
     single = without(results, *((arm, 1) for arm in results.study.arms))
-    assert "over n = 1 of 2 seeds" in figure(single, store)[1]
-
-
-def test_captions_of_radii_and_matches_count_checked_seeds_and_those_of_the_reference(results, store):
-    rest = [r for r in results.records if (r["role"], r["seeds"]) != ("checks", [1])]
-    assert "over n = 1 of 2 seeds" in curves.radius_figure(Results(results.study, tuple(rest)), store)[1]
-    caption = matching.figure(without(results, ("interp_robust", 1)), store)[1]
-    assert "the mean over n = 1 of 2 seeds of the reference" in caption
-
-
-def test_teachers_with_different_maps_have_their_settings_each(results, tmp_path):
-    arms = results.study.model_dump()["arms"]
-    arms["interp_plain"] = {"method": "interpretation", "targets": {"teacher": "standard", "sigma": 0.3}, "lambda": 1.0}
-    plain = drawn.maps().model_copy(update={"teacher": drawn.item("standard").key, "sigma": 0.3})
-    made = drawn.record(drawn.item("standard", role="targets", maps=plain))
-    store = drawn.store_at(tmp_path / "store")
-    save_file(drawn.preview(), store.preview_file(plain.key))
-    both = Results(Study.model_validate(results.study.model_dump() | {"arms": arms}), (*results.records, made))
-    caption = maps.figure_1(both, store)[1]
-    assert "Adv. Training: σ = 0.15, N = 50, seed 0; Std. Training: σ = 0.3, N = 50, seed 0" in caption
+    for draw_figure in (figure, curves.radius_figure, matching.figure):
+        assert "over n = 1 of 2 seeds" in draw_figure(single, store)[1]
 
 
 # ------------------------------------------------------------------------------ files
@@ -192,13 +172,10 @@ def test_every_figure_is_drawn_as_png_and_svg(figures):
             assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
             assert picture.convert("L").getextrema()[0] < 60, "the picture is not blank"
         assert ET.parse(svg).getroot().tag.endswith("svg")
-
-
-def test_the_words_of_a_figure_are_text_and_indices_are_set_low(figures):
-    by_name = {figure.name: figure.paths[1].read_text(encoding="utf-8") for figure in figures}
-    assert all("Adv. Training" in by_name[name] for name in ("accuracies", "gradients", "curves"))
-    assert "λ" in by_name["matching"]
-    assert "λ_J" not in by_name["matching"]
+    words = {figure.name: figure.paths[1].read_text(encoding="utf-8") for figure in figures}
+    assert all("Adv. Training" in words[name] for name in ("accuracies", "gradients", "curves"))
+    assert "λ" in words["matching"]
+    assert "λ_J" not in words["matching"]
 
 
 def test_figures_without_data_are_left_out_with_a_reason(tmp_path):

@@ -11,7 +11,6 @@ from rich.console import Console
 from analysis.formats import latex
 from analysis.formats.render import NUMBERS, escape, to_csv, to_json, to_markdown, to_rich
 from analysis.statistics.intervals import Interval
-from analysis.tables import symbols
 from analysis.tables.accuracy import accuracy_table, gradient_table
 from analysis.tables.cells import Estimate, Probability, Table
 from analysis.tables.comparisons import comparison_tables
@@ -89,15 +88,6 @@ def test_a_wide_table_continues_below_and_breaks_no_number():
     assert max(map(len, text.splitlines())) <= 60
     assert all(str(cell) in text for cell in cells)
     assert text.count("An arm with a long name") == 5
-
-
-# ----------------------------------------------------------------------------- symbols
-def test_indices_are_set_low_on_the_page_and_in_figures():
-    assert symbols.to_html("λ_J 0.03, g_z, ‖∇f_c(x)‖, a_g") == (
-        "λ<sub>J</sub> 0.03, g<sub>z</sub>, ‖∇f<sub>c</sub>(x)‖, a_g"
-    )
-    assert symbols.to_mathtext("λ_J") == r"$\mathrm{λ_{J}}$"
-    assert symbols.to_mathtext("lambda_x") == "lambda_x"
 
 
 # ------------------------------------------------------------------------------- LaTeX

@@ -109,14 +109,11 @@ def test_ids_are_unique_and_references_to_them_exist(document):
     assert set(inner) <= ids.keys()
 
 
-def test_figures_have_a_name_a_description_and_a_caption(document):
+def test_figures_and_tables_have_names_and_captions(document):
     pictures = [attributes for tag, attributes in document.attributes if tag == "svg"]
     assert len(pictures) == len(DRAWN)
     assert all(picture["role"] == "img" and picture["aria-describedby"] for picture in pictures)
     assert document.text.count("Matched training losses.") == 1
-
-
-def test_every_table_has_a_caption_and_headings_in_both_directions(document):
     tags = Counter(tag for tag, _ in document.attributes)
     assert tags["table"] == tags["caption"] > 5
     assert set(document.of("th", "scope")) == {"row", "col"}
@@ -138,12 +135,9 @@ def test_each_seed_has_the_ledgers_value_and_its_trial(data, store):
     assert store.record_file("adversarial", trial["key"]).exists()
     assert (trial["device"], trial["seconds"]) == ("cpu", 1.5)
     assert data["versions"][trial["versions"]] == {"python": "3.11", "torch": "2.11"}
-
-
-def test_an_arm_has_its_parameters_and_search(data):
-    arm = data["arms"]["jacobian"]
-    assert arm["params"]["lambda_j"] == 0.03
-    assert arm["search"] == {"trials": {"done": 3, "diverged": 1}, "chosen": {"lambda_j": 0.03}}
+    searched = data["arms"]["jacobian"]
+    assert searched["params"]["lambda_j"] == 0.03
+    assert searched["search"] == {"trials": {"done": 3, "diverged": 1}, "chosen": {"lambda_j": 0.03}}
     assert data["arms"]["standard"]["search"] is None
 
 
@@ -179,12 +173,13 @@ def test_an_empty_store_has_a_page(tmp_path):
     assert document.text.count("Left out:") == len(DRAWN)
 
 
-def test_an_inline_figure_has_the_pages_colours_and_its_own_ids():
+def test_an_inline_figure_has_the_pages_colours_and_its_own_ids(tmp_path):
     drawing = (
         '<?xml version="1.0"?><svg width="5pt" viewBox="0 0 5 5"><metadata>who</metadata><style>*{}</style>'
         '<g id="a" style="fill: #1F2328; stroke: #d1d9e0"/><use xlink:href="#a"/><g clip-path="url(#p)"/></svg>'
     )
-    svg = inline_svg(drawing, "one", "A < B", 'says "so"')
+    (tmp_path / "a.svg").write_text(drawing)
+    svg = inline_svg(DrawnFigure("one", "A < B", 'says "so"', (tmp_path / "a.svg",)))
     assert '<g id="one-a" style="fill: currentColor; stroke: var(--line)"/>' in svg
     assert 'xlink:href="#one-a"' in svg
     assert "url(#one-p)" in svg

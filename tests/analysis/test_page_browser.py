@@ -148,14 +148,11 @@ def test_text_has_contrast(shown, scheme):
     assert [(name, ratio) for name, ratio in shown.run(script) if ratio < 4.5] == []
 
 
-def test_nothing_is_wider_than_a_phone(shown):
+def test_it_fits_a_phone_and_prints_on_white_without_controls(shown):
     metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     shown.devtools("Emulation.setDeviceMetricsOverride", metrics)
     assert shown.run("return document.documentElement.scrollWidth") <= 390
     shown.devtools("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_print_is_on_white_without_controls(shown):
     shown.devtools("Emulation.setEmulatedMedia", {"media": "print"})
     assert ground(shown) == "rgb(255, 255, 255)"
     assert shown.run("return getComputedStyle(document.querySelector('.bar')).display") == "none"
