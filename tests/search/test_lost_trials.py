@@ -112,11 +112,8 @@ def test_a_diverged_trial_ranks_just_below_the_worst_done_trial(path: Path, sear
     for record, worst in zip(records, (None, 0.7, 0.4, 0.4), strict=True):
         arm.tell(record)
         diverged = next(trial for trial in journal_trials(path) if trial.user_attrs["number"] == 0)
-        if worst is None:
-            assert diverged.state == TrialState.FAIL
-        else:
-            assert diverged.state == TrialState.COMPLETE
-            assert diverged.values == [math.nextafter(worst, -1.0)] * goals
+        assert diverged.state == (TrialState.COMPLETE if worst else TrialState.FAIL)
+        assert diverged.values == ([math.nextafter(worst, -1.0)] * goals if worst else None)
     running = journal_trials(path)[4]
     assert (running.state, running.params) == (TrialState.RUNNING, params[4])
     assert arm.propose(4) == params[4]
@@ -140,16 +137,9 @@ def test_an_earlier_proposal_is_repeated_whatever_diverged_since() -> None:
     assert open_search(BEST, first_eight("diverged")).propose(8, params) == params
 
 
-RISEN = [
-    rising(number, {"lambda": value, "phi": 0.0}, "diverged") for number, value in enumerate((0.002, 0.008, 0.03, 0.1))
-]
-TRIED: list[tuple[float, ledger.RecordState]] = [
-    (0.003, "done"),
-    (0.03, "done"),
-    (0.0417, "diverged"),
-    (0.6, "done"),
-]
-BRACKETED = [trial_record(number, {"lambda": value}, state) for number, (value, state) in enumerate(TRIED)]
+RISEN = [rising(number, {"lambda": 0.002 * 3**number, "phi": 0.0}, "diverged") for number in range(4)]
+TRIED: dict[float, ledger.RecordState] = {0.003: "done", 0.03: "done", 0.0417: "diverged", 0.6: "done"}
+BRACKETED = [trial_record(number, {"lambda": value}, state) for number, (value, state) in enumerate(TRIED.items())]
 
 
 @pytest.mark.parametrize(("search", "records"), [(GP, RISEN), (MATCH, BRACKETED)], ids=["gp", "match"])

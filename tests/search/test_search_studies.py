@@ -3,7 +3,7 @@
 The closed form's loss is 1 + √λ + 0.001·seed. The reference at λ = 0.1 has 1.3163 (seeds 0 and 1: + 0.0005).
 """
 
-import shutil
+import re
 from io import StringIO
 from itertools import islice, product
 from pathlib import Path
@@ -57,7 +57,8 @@ def test_a_match_stops_once_it_is_within_tolerance(tmp_path: Path, workers: int)
     assert abs(repeated_strength(ran) ** 0.5 - 0.1**0.5) < 0.02
     dispatcher = Dispatcher(settings, store, "f")
     assert dispatcher.settled() == dispatcher.total() == len(ran)
-    assert drain(settings, store) == []
+    assert drain(match_study(trials=50, tolerance="0.02"), store) == []
+    assert trials_of(drain(match_study(trials=50, tolerance="0.03"), store)) == []
 
 
 def test_more_trials_or_a_tighter_tolerance_continue_an_open_match(tmp_path: Path) -> None:
@@ -67,13 +68,6 @@ def test_more_trials_or_a_tighter_tolerance_continue_an_open_match(tmp_path: Pat
     first = trials_of(drain(match_study(trials=30, tolerance="0.01"), store))
     assert {item.number for item in first} <= set(range(6, 30))
     assert trials_of(drain(match_study(trials=30, tolerance="0.0005"), store))
-
-
-def test_more_trials_or_a_looser_tolerance_leave_a_settled_match(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert len(trials_of(drain(match_study(trials=30, tolerance="0.02"), store))) < 30
-    assert drain(match_study(trials=40, tolerance="0.02"), store) == []
-    assert trials_of(drain(match_study(trials=40, tolerance="0.03"), store)) == []
 
 
 def test_a_match_of_a_match_runs_nothing_again(tmp_path: Path) -> None:
@@ -116,27 +110,23 @@ def test_trials_under_way_when_a_match_settles_continue_after_a_kill(tmp_path: P
 DIVERGING: Worker = failing(lambda item: (item.arm, item.role, item.number) == ("arm", "search", 2), "diverged")
 
 
-@pytest.mark.parametrize("killed_after", [6, 11])
-def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp_path: Path, killed_after: int) -> None:
-    """Also with a widened range, a diverged trial, and a match that settles early."""
+def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """Also with a diverged trial and a widened range: half the logarithmic length above [0.0005, 0.03] reaches 0.232.
+
+    The root 0.1 lies beyond the file's range.
+    """
     settings = match_study(trials=14, space="lambda_j: {log_uniform: [0.0005, 0.03]}")
-    whole = trials_of(drain(settings, Store(tmp_path / "whole"), DIVERGING))
-    store = Store(tmp_path / "killed")
-    first = list(islice(steps(Dispatcher(settings, store, "f"), DIVERGING), killed_after))
-    shutil.rmtree(store.journal, ignore_errors=True)
-    rest = drain(settings, store, DIVERGING)
-    both = {item.number: strength(item) for item in trials_of(first + rest)}
-    assert both == {item.number: strength(item) for item in whole}
-
-
-# ------------------------------------------------------------------------ widening
-def test_a_range_without_a_root_is_widened_once(tmp_path: Path) -> None:
-    """The root 0.1 lies beyond [0.0005, 0.03]. Half the logarithmic length more reaches 0.232."""
-    ran = drain(match_study(space="lambda_j: {log_uniform: [0.0005, 0.03]}"), Store(tmp_path))
-    tried = [strength(item) for item in trials_of(ran)]
+    whole = drain(settings, Store(tmp_path / "whole"), DIVERGING)
+    tried = [strength(item) for item in trials_of(whole)]
     assert max(tried[:4]) <= 0.03
     assert 0.03 < max(tried) <= 0.0005 * (60**1.5)
-    assert repeated_strength(ran) == pytest.approx(0.1, rel=0.1)
+    assert repeated_strength(whole) == pytest.approx(0.1, rel=0.1)
+    for killed_after in (6, 11):
+        store = Store(tmp_path / f"killed-{killed_after}")
+        first = list(islice(steps(Dispatcher(settings, store, "f"), DIVERGING), killed_after))
+        store.journal.unlink(missing_ok=True)
+        rest = drain(settings, store, DIVERGING)
+        assert {item.number: strength(item) for item in trials_of(first + rest)} == dict(enumerate(tried))
 
 
 def test_a_match_ends_early_as_infeasible_if_widening_does_not_help(tmp_path: Path) -> None:
@@ -175,12 +165,10 @@ def test_changed_choices_keep_no_trial_of_another_choice(tmp_path: Path, changed
     drain(match_study(trials=9, space=CHOICES), Store(tmp_path))
     settings = match_study(trials=9, space=CHOICES.replace("[batch, sample]", changed))
     drain(settings, Store(tmp_path))
-    search = settings.arms["arm"].search
     records = Dispatcher(settings, Store(tmp_path), "f").progress.records_of("arm", "search")
-    assert search is not None
+    norms = re.findall(r"\w+", changed)
     assert records
-    for record in records:
-        assert record["recipe"]["params"]["norm"] == search.fixed_params(record["number"])["norm"]
+    assert all(record["recipe"]["params"]["norm"] == norms[record["number"] % len(norms)] for record in records)
 
 
 # ----------------------------------------------------------------- anchor and losses
@@ -204,11 +192,10 @@ def test_a_loss_that_a_method_lacks_is_an_error_after_its_first_training(tmp_pat
             metrics |= {} if item.arm == without else {TRAIN_CE: 1.0}
         return record
 
-    settings, error = match_study(loss="ce"), rf"arms\.arm\.search\.loss: {without} trains without train/ce"
-    with pytest.raises(MissingLoss, match=error):
-        drain(settings, Store(tmp_path), answer)
-    with pytest.raises(MissingLoss, match=error):
-        Dispatcher(settings, Store(tmp_path), "f")
+    settings = match_study(loss="ce")
+    for start in (lambda: drain(settings, Store(tmp_path), answer), lambda: Dispatcher(settings, Store(tmp_path), "f")):
+        with pytest.raises(MissingLoss, match=rf"arms\.arm\.search\.loss: {without} .* train/ce"):
+            start()
     assert drain(match_study(), Store(tmp_path), answer)
 
 
