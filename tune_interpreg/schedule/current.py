@@ -27,6 +27,9 @@ from tune_interpreg.study.items import Item, Role
 from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps
 from tune_interpreg.study.space import Search
 
+#: Arm → the fields of the choice of its search.
+Choices = Mapping[str, Mapping[str, Any]]
+
 
 class Current:
     """The records that count for a study, and the state of the graph that follows from them.
@@ -39,9 +42,7 @@ class Current:
             latest repeats; and all checks of the arm's models count.
     """
 
-    def __init__(
-        self, study: Study, choices: Mapping[str, Mapping[str, Any]] | None = None, *, keep_last_results: bool = False
-    ):
+    def __init__(self, study: Study, choices: Choices | None = None, *, keep_last_results: bool = False):
         self.study, self.state = study, State.empty(study)
         self.foreign: Counter[str] = Counter()  # records of another format, per arm
         self.outdated: Counter[str] = Counter()  # finished repeats that do not count, per arm
@@ -51,12 +52,7 @@ class Current:
 
     @classmethod
     def from_records(
-        cls,
-        study: Study,
-        records: Iterable[Record],
-        choices: Mapping[str, Mapping[str, Any]] | None = None,
-        *,
-        keep_last_results: bool = False,
+        cls, study: Study, records: Iterable[Record], choices: Choices | None = None, *, keep_last_results: bool = False
     ) -> Current:
         """Settle all records of a ledger that count, each after the records that it depends on."""
         current = cls(study, choices, keep_last_results=keep_last_results)
@@ -131,11 +127,13 @@ class Current:
         arm = self.study.arms.get(record["arm"])
         if arm is None or not self.accepts_state(record["arm"], record.get("state")):
             return False
+        if record["role"] == "targets":
+            return self._counts_maps(record)
+        if record["role"] == "checks":
+            return self._counts_checks(record)
         if record["role"] == "search":
-            return self._counts_trial(record, arm)
-        if record["role"] == "repeat":
-            return self._counts_repeat(record, arm)
-        return self._counts_maps(record) if record["role"] == "targets" else self._counts_checks(record)
+            return self._counts_trial(record, arm) and self._agrees(record, arm)
+        return self._counts_repeat(record, arm) and self._agrees(record, arm)
 
     def accepts_state(self, arm: str, state: str | None) -> bool:
         """Return whether a result of this state can be one of the arm: a pruned trial needs a pruner."""
@@ -146,10 +144,10 @@ class Current:
         search, number = arm.search, record["number"]
         if search is None or number >= search.trials or record["seeds"] != [self.study.seeds[0]]:
             return False
-        return search.could_propose(record["recipe"]["params"], number) and self._agrees(record, arm)
+        return search.could_propose(record["recipe"]["params"], number)
 
     def _counts_repeat(self, record: Mapping[str, Any], arm: Arm) -> bool:
-        if not set(record["seeds"]) <= set(self.study.seeds) or not self._agrees(record, arm):
+        if not set(record["seeds"]) <= set(self.study.seeds):
             return False
         if arm.search is None:
             return True
@@ -215,14 +213,17 @@ class Current:
     def choice(self, name: str) -> Mapping[str, Any] | None:
         """Return the fields of the arm's stored choice if the search is over and its trials are those of the choice."""
         search, stored = self.study.arms[name].search, self._stored_choices.get(name)
-        if search is None or stored is None:
-            return None
         if self._keep_last_results:
-            is_valid = search.could_propose(stored["params"])
-        else:
-            is_over = graph.is_search_over(self.study, self.state, name)
-            is_valid = is_over and stored["trials"] == self._digest_trials(name, search)
-        return stored if is_valid else None
+            return stored if search and stored and search.could_propose(stored["params"]) else None
+        return stored if graph.is_search_over(self.study, self.state, name) and self._is_choice_valid(name) else None
+
+    def _is_choice_valid(self, name: str) -> bool:
+        """Return whether the arm's stored choice was made from the trials that are settled now."""
+        search, stored = self.study.arms[name].search, self._stored_choices.get(name)
+        if search is None or stored is None:
+            return False
+        trials = digest_trials(search, self.records_of(name, "search"), self.reference_key(search))
+        return bool(stored["trials"] == trials)
 
     def target(self, name: str) -> Target | None:
         """Return the loss that the arm's search matches, once its reference and its anchor are over."""
@@ -238,10 +239,7 @@ class Current:
 
     def has_match(self, name: str) -> bool:
         """Return whether the stored choice says that the settled trials of the arm's match are enough."""
-        search, stored = self.study.arms[name].search, self._stored_choices.get(name)
-        if search is None or stored is None or not stored.get("found"):
-            return False
-        return stored["trials"] == self._digest_trials(name, search)
+        return bool(self._stored_choices.get(name, {}).get("found")) and self._is_choice_valid(name)
 
     def reference_key(self, search: Search) -> str | None:
         """Return the key of the recipe with the loss to match; None without a finished seed of it."""
@@ -256,9 +254,6 @@ class Current:
             self.state.matched.add(name)
         else:
             self.state.matched.discard(name)
-
-    def _digest_trials(self, name: str, search: Search) -> str:
-        return digest_trials(search, self.records_of(name, "search"), self.reference_key(search))
 
     # --------------------------------------------------------- views of a whole ledger
     @cached_property

@@ -41,19 +41,14 @@ class Dispatcher:
     Files that open work reads are verified here, at the start. A damaged file is set aside, and its item runs again.
     A file that is damaged later fails the items that read it.
 
-    Attributes:
-        listeners: receive the events of the run.
-        records: the records of this study, by arm, key and number.
-
     Args:
-        study: a checked study.
         fingerprint: of the data.
         say: receives a line about each damaged file.
     """
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         self.study, self.store, self.fingerprint, self.say = study, store, fingerprint, say
-        self.listeners: list[Listener] = []
+        self.listeners: list[Listener] = []  # receive the events of the run
         self._searches: dict[str, ArmSearch] = {}
         self._running: set[str] = set()  # keys
         self._duplicates: dict[str, list[Item]] = {}  # items that wait for a running item of the same key
@@ -78,7 +73,11 @@ class Dispatcher:
             elif self._damaged_among(self._input_files(item)):
                 self.fail(item, "")
             else:
-                return self._start(item)
+                self._running.add(item.key)
+                self.store.note_start(item)
+                for listener in self.listeners:
+                    listener.start(item)
+                return item
         return Pause.WAIT if self.state.running else Pause.DRAINED
 
     def is_open(self) -> bool:
@@ -100,13 +99,6 @@ class Dispatcher:
         interrupted = {Task.from_item(item) for item in self.progress.interrupted}
         tasks.sort(key=lambda task: task not in interrupted)
         return next((task for task in tasks if self.progress.can_start(task)), None)
-
-    def _start(self, item: Item) -> Item:
-        self._running.add(item.key)
-        self.store.note_start(item)
-        for listener in self.listeners:
-            listener.start(item)
-        return item
 
     # ---------------------------------------------------------------------- results
     def epoch(self, item: Item, *reports: Mapping[str, float]) -> Mapping[str, float] | None:
@@ -135,16 +127,11 @@ class Dispatcher:
             listener.settle(item, record, self.settled(), self.total())
 
     def prune(self, item: Item, report: Mapping[str, float], **times: Any) -> Record:
-        """Settle a trial that is stopped after the epoch of this report.
-
-        Args:
-            times: ``seconds`` and ``spent`` of the record.
-        """
+        """Settle a trial that is stopped after the epoch of this report. ``times``: ``seconds`` and ``spent``."""
         metrics = {name: value for name, value in report.items() if "/" in name}
         by_seed = dict.fromkeys(item.seeds, metrics)
-        return self._write(
-            item, ledger.make_record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **times)
-        )
+        record = ledger.make_record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **times)
+        return self._write(item, record)
 
     def recover(self, item: Item) -> bool:
         """Take the record of a worker that wrote it and died before it reported; return whether there is one."""
@@ -172,7 +159,7 @@ class Dispatcher:
         self._damaged |= self._set_aside([*damaged, *damaged_notes])
         self.progress = Progress(self.study, self.store, self.fingerprint, self.say)
         self.state = self.progress.state
-        self.records: dict[tuple[str, str, int], Record] = {}
+        self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
         self._checksums: dict[Path, str] = {}  # of the files that settled items made
         self._results: dict[str, Record] = {}  # by key
         self._pending: list[tuple[Item, Record]] = []
@@ -241,8 +228,7 @@ class Dispatcher:
     def _set_aside_damaged_files(self) -> bool:
         """Set damaged models and maps aside that open work reads, and the records of their makers and failed readers.
 
-        Returns:
-            whether there were any. Their items are then open again.
+        Return whether there were any.
         """
         damaged: dict[Path, Damaged] = {}
         keys = set()

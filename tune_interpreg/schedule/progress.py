@@ -60,7 +60,10 @@ class Progress(Current):
         if role == "targets":
             key = (arm, Maps.model_validate(record["recipe"]["maps"]).map_settings)
             pupils = [name for name, pupil in self.study.arms.items() if graph.maps_key(pupil) == key]
-            return not all(self._is_done(name) for name in pupils)
+            return not all(
+                set(self.study.seeds) <= state.repeats[name].done and graph.is_search_over(self.study, state, name)
+                for name in pupils
+            )
         seeds = set(record["seeds"]) if role == "repeat" else set()
         checked = self.study.arms if arm in graph.attack_sources(self.study) else [arm]
         readers = [
@@ -68,10 +71,6 @@ class Progress(Current):
         ]
         readers += [seeds - state.checks[name].done for name in checked] if self.study.checks else []
         return any(seeds & unread for unread in readers)
-
-    def _is_done(self, name: str) -> bool:
-        is_repeated = set(self.study.seeds) <= self.state.repeats[name].done
-        return is_repeated and graph.is_search_over(self.study, self.state, name)
 
     # --------------------------------------------------------------------- items
     def can_start(self, task: Task) -> bool:

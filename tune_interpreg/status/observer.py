@@ -98,17 +98,14 @@ class _Snapshot:
         for item in started:
             if item.key in settled:
                 continue
-            if self.driver.alive is not False and self._is_of_driver(item):
+            is_of_driver = _mtime(store.note_file(item.key)) >= _mtime(store.driver_file)
+            if self.driver.alive is not False and is_of_driver:
                 self.current.start(item)
                 self.running.append(self._describe(item))
             else:
                 self.interrupted.append(self._describe(item))
         self.tasks = list(graph.ready_tasks(study, self.state))
         self.blocked = graph.blocked_arms(study, self.state)
-
-    def _is_of_driver(self, item: Item) -> bool:
-        """Return whether the present driver started the item, and not an earlier one."""
-        return _mtime(self.store.note_file(item.key)) >= _mtime(self.store.driver_file)
 
     def _describe(self, item: Item) -> RunningItem:
         worker = self.store.read_worker(item.key)

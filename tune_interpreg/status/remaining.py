@@ -16,16 +16,9 @@ from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Role
 
-#: Mean seconds per part, by arm and role, and by role over all arms (None).
-Means = dict[tuple[str | None, Role], float]
-
 
 def estimate_remaining(
-    current: Current,
-    arms: Sequence[ArmStatus],
-    running: Sequence[RunningItem],
-    driver: DriverStatus,
-    now: datetime | None = None,
+    current: Current, arms: Sequence[ArmStatus], running: Sequence[RunningItem], driver: DriverStatus
 ) -> tuple[float | None, dict[Role, int]]:
     """Return the seconds until the rest is done, and the parts left per role for roles without a time so far.
 
@@ -33,38 +26,32 @@ def estimate_remaining(
     item costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all workers
     together.
 
-    Args:
-        now: in UTC; the present by default.
-
     Returns:
         seconds: None if nothing is left, or no role that is left has a time.
         untimed: role → parts that ``seconds`` leaves out.
     """
-    records = current.all_records()
-    means = _mean_seconds(records)
-    untimed: Counter[Role] = Counter()
-    work, is_known = 0.0, False
-    for (name, role), parts in _count_remaining(current, arms).items():
-        mean = means.get((name, role), means.get((None, role)))
-        if parts and mean is None:
-            untimed[role] += parts
-        elif parts and mean is not None:
-            work, is_known = work + parts * mean, True
-    for item in running:
-        mean = means.get((item.arm, item.role), means.get((None, item.role), 0.0))
-        work -= min(item.seconds, len(item.seeds) * mean)
-    pace = _pace(records, running, driver, now or datetime.now(UTC))
-    return round(max(0.0, work) / pace, 1) if is_known else None, dict(untimed)
+    records = [record for record in current.all_records() if record["seconds"]]
+    times: defaultdict[tuple[str | None, Role], list[float]] = defaultdict(list)
+    for record in records:
+        for arm_name in (record["arm"], None):  # None: all arms
+            times[arm_name, record["role"]].append(record["seconds"] / max(1, len(record["seeds"])))
 
+    def mean(arm: str, role: Role) -> float | None:
+        return statistics.fmean(seconds) if (seconds := times[arm, role] or times[None, role]) else None
 
-def _count_remaining(current: Current, arms: Sequence[ArmStatus]) -> dict[tuple[str, Role], int]:
-    """Return how many parts of each arm and role run or can still run."""
     final = _best_final_state(current.study, current.state)
-    counts = {}
+    lengths, untimed = list[float](), Counter[Role]()
     for arm in arms:
         for now, end in zip(arm.stages, graph.stages_of(current.study, final, arm.name), strict=True):
-            counts[arm.name, now.role] = end.settled - now.settled
-    return counts
+            parts, seconds = end.settled - now.settled, mean(arm.name, now.role)
+            if parts and seconds is None:
+                untimed[now.role] += parts
+            elif parts and seconds is not None:
+                lengths.append(parts * seconds)
+    if not lengths:
+        return None, dict(untimed)
+    done = sum(min(item.seconds, len(item.seeds) * (mean(item.arm, item.role) or 0.0)) for item in running)
+    return round(max(0.0, sum(lengths) - done) / _pace(records, running, driver), 1), dict(untimed)
 
 
 def _best_final_state(study: Study, state: State) -> State:
@@ -80,20 +67,11 @@ def _best_final_state(study: Study, state: State) -> State:
     return state
 
 
-def _mean_seconds(records: Sequence[Record]) -> Means:
-    seconds = defaultdict(list)
-    for record in records:
-        if record["seconds"]:
-            per_part = record["seconds"] / max(1, len(record["seeds"]))
-            seconds[record["arm"], record["role"]].append(per_part)
-            seconds[None, record["role"]].append(per_part)
-    return {key: statistics.fmean(values) for key, values in seconds.items()}
-
-
-def _pace(records: Sequence[Record], running: Sequence[RunningItem], driver: DriverStatus, now: datetime) -> float:
+def _pace(records: Sequence[Record], running: Sequence[RunningItem], driver: DriverStatus) -> float:
     """Return the seconds of work per second since the last run's first item; before it ends, the running items."""
+    now = datetime.now(UTC)
     since = datetime.fromisoformat(driver.since) if driver.since else now
-    ends = [(record["seconds"], datetime.fromisoformat(record["finished"])) for record in records if record["seconds"]]
+    ends = [(record["seconds"], datetime.fromisoformat(record["finished"])) for record in records]
     ends = [(seconds, end) for seconds, end in ends if end > since]
     if not ends:
         return max(1, len(running))
