@@ -150,7 +150,7 @@ def test_parallel_proposals_differ(search: Search) -> None:
 
 
 def test_an_earlier_proposal_can_be_repeated(path: Path) -> None:
-    arm = open_search(BEST, extend(BEST, 5, []), path)
+    arm = open_search(BEST, [*extend(BEST, 4, []), trial_record(4, {"lambda": 0.7, "phi": 1.0}, "diverged")], path)
     params = {"lambda": 0.7123456789012345, "phi": 1.0}
     assert arm.propose(5, {"norm": "batch", **params}) == params
     for record in (trial_record(5, params), trial_record(6, params)):  # trial 6 was not proposed here

@@ -132,11 +132,6 @@ def test_reports_of_diverged_trials_do_not_move_the_median() -> None:
     assert not any(arm.should_prune(9, epoch, {VAL_ADV_ACCURACY: 0.6}) for epoch in (1, 2))
 
 
-def test_an_earlier_proposal_is_repeated_whatever_diverged_since() -> None:
-    params = {"lambda": 0.7123456789012345, "phi": 1.0}
-    assert open_search(BEST, first_eight("diverged")).propose(8, params) == params
-
-
 RISEN = [rising(number, {"lambda": 0.002 * 3**number, "phi": 0.0}, "diverged") for number in range(4)]
 TRIED: dict[float, ledger.RecordState] = {0.003: "done", 0.03: "done", 0.0417: "diverged", 0.6: "done"}
 BRACKETED = [trial_record(number, {"lambda": value}, state) for number, (value, state) in enumerate(TRIED.items())]
