@@ -69,11 +69,12 @@ def print_summary(store: str | Path, console: Console | None = None) -> Report:
 def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
     results = Results.from_store(store)
     report = Report(results.study, _status(results), _tables(results), write_sentences(results))
+    content = {"study": report.study.name, "status": report.status, "answer": report.answer}
     texts = {
         "tables.md": _markdown(report),
         "tables.tex": _latex(report),
         "tables.csv": to_csv(report.tables),
-        "tables.json": _dump(_content(report)),
+        "tables.json": _dump(content | {"tables": list(map(to_json, report.tables))}),
         "rows.json": _dump(_values(results)),
     }
     paths = [store.report_dir / name for name in texts]
@@ -81,29 +82,17 @@ def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
         for path, text in zip(paths, texts.values(), strict=True):
             store.write_text(path, text)
         if pictures:
-            paths.append(_page(report, results, store))
+            from analysis import figures, page  # matplotlib takes a second to import
+
+            paths.append(page.write(report, results, store, figures.draw(results, store)))
     except OSError as error:
         raise StoreError(f"{store.report_dir}: cannot be written ({error.strerror}); make it writable") from None
     return replace(report, paths=tuple(paths)), results
 
 
-def _page(report: Report, results: Results, store: Store) -> Path:
-    """Draw the figures and write the page. matplotlib takes a second to import, so it is imported here."""
-    from analysis import figures, page
-
-    return page.write(report, results, store, figures.draw(results, store))
-
-
 def _tables(results: Results) -> tuple[Table, ...]:
-    tables = (
-        accuracy_table(results),
-        gradient_table(results),
-        settings_table(results),
-        gain_table(results),
-        match_table(results),
-        *comparison_tables(results),
-        honesty_table(results),
-    )
+    first = (accuracy_table, gradient_table, settings_table, gain_table, match_table)
+    tables = [*(make(results) for make in first), *comparison_tables(results), honesty_table(results)]
     return tuple(table for table in tables if table.rows)
 
 
@@ -152,8 +141,7 @@ def _print_lines(console: Console, lines: Iterable[str]) -> None:
 
 # ------------------------------------------------------------------------------- files
 def _markdown(report: Report) -> str:
-    status = "\n".join(f"- {escape(line)}" for line in report.status)
-    answer = "\n".join(f"- {escape(line)}" for line in report.answer)
+    status, answer = ("\n".join(f"- {escape(line)}" for line in lines) for lines in (report.status, report.answer))
     head = f"# {escape(report.study.name)}\n\n{status}\n\n## Answer\n\n{answer}\n"
     return "\n".join([head, *map(to_markdown, report.tables)])
 
@@ -163,18 +151,10 @@ def _latex(report: Report) -> str:
     return "\n\n".join([latex.PREAMBLE + lines, *map(latex.to_latex, report.tables)]) + "\n"
 
 
-def _content(report: Report) -> dict[str, object]:
-    tables = list(map(to_json, report.tables))
-    return {"study": report.study.name, "status": report.status, "answer": report.answer, "tables": tables}
-
-
 def _values(results: Results) -> dict[str, object]:
     frame = results.frame.astype(object).where(results.frame.notna(), None)
-    return {
-        "study": results.study.model_dump(mode="json"),
-        "rows": frame.to_dict(orient="records"),
-        "missing": [asdict(gap) for gap in results.missing],
-    }
+    missing = [asdict(gap) for gap in results.missing]
+    return {"study": results.study.model_dump(mode="json"), "rows": frame.to_dict(orient="records"), "missing": missing}
 
 
 def _dump(content: dict[str, object]) -> str:

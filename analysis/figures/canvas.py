@@ -112,10 +112,7 @@ def describe_means(n_by_arm: Mapping[str, int], results: Results, single: str = 
 
 
 def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
-    """Return 'n = 5 seeds', with what is missing: of how many seeds, and which arms have fewer.
-
-    n_by_arm: arm → n; if an arm's means have different n, the smallest.
-    """
+    """Return 'n = 5 seeds', with what is missing: of how many seeds, and which arms have fewer."""
     most = max(n_by_arm.values())
     fewer = [f"{short_title(results, arm)} {n}" for arm, n in n_by_arm.items() if n < most]
     of = f" of {results.seed_count}" if most < results.seed_count else ""

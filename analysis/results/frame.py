@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +32,14 @@ def results(store: str | Path) -> pd.DataFrame:
     repeats under several recipes only the latest. Raises ``StoreError`` if the folder is no store.
     """
     study_results = Results.from_store(Store(store))
+    arms = study_results.study.arms
+    empty: dict[str, Any] = {"metric": "", "key": "", "recipe_key": "", "device": "", "images": 0}
     records = {(arm, record["key"]): record for arm, group in study_results.current.repeats.items() for record in group}
-    lines: list[dict[str, Any]] = []
     rows: Any = study_results.frame.to_dict(orient="records")
-    for row in rows:
-        record = records[row["arm"], row["key"]]
-        facts = {name: record[name] for name in ("device", "seconds", "finished")}
-        lines.append(_describe(study_results, row["arm"]) | row | facts | {"state": "done"})
-    for gap in study_results.missing:
-        lines.append({**_describe(study_results, gap.arm), "seed": gap.seed, "state": gap.state})
+    lines = [records[row["arm"], row["key"]] | row | {"state": "done"} for row in rows]
+    lines += [empty | {"arm": gap.arm, "seed": gap.seed, "state": gap.state} for gap in study_results.missing]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    frame["title"] = frame["arm"].map(study_results.title)
+    frame["method"] = frame["arm"].map(lambda arm: arms[arm].method)
     frame["finished"] = pd.to_datetime(frame["finished"], utc=True).dt.as_unit("s")
     return frame.astype({"seed": "int64", "value": "float64", "images": "int64", "seconds": "float64"})
-
-
-def _describe(study_results: Results, arm: str) -> dict[str, Any]:
-    """Return a row with what the study says of an arm, and empty values for what a record says."""
-    described = {"arm": arm, "title": study_results.title(arm), "method": study_results.study.arms[arm].method}
-    texts = dict.fromkeys(("metric", "key", "recipe_key", "device"), "")
-    return {**described, **texts, "images": 0, "value": math.nan, "seconds": math.nan, "finished": None}

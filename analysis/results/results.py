@@ -29,23 +29,12 @@ class Results:
 
     choices: arm → what its search chose (the fields of the choice file), for finished searches.
     damaged: arm → its damaged files, which are left out, one line each.
-    current: the records and choices that belong to the study as it is now.
-    frame: one row per arm, seed and metric (``rows.tabulate``). missing: seeds without a result.
     """
 
     study: Study
     records: tuple[Record, ...]
     choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    current: Current = field(init=False)
-    frame: pd.DataFrame = field(init=False)
-    missing: tuple[MissingSeed, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        current = Current.from_records(self.study, self.records, self.choices, keep_last_results=True)
-        object.__setattr__(self, "current", current)
-        object.__setattr__(self, "frame", rows.tabulate(current))
-        object.__setattr__(self, "missing", tuple(rows.find_missing(current)))
 
     @classmethod
     def from_store(cls, store: Store, study: Study | None = None) -> Results:
@@ -65,6 +54,21 @@ class Results:
             except StoreError as error:
                 damaged[name].append(str(error))
         return cls(study, tuple(records), {name: choice for name, choice in choices.items() if choice}, dict(damaged))
+
+    @cached_property
+    def current(self) -> Current:
+        """The records and choices that belong to the study as it is now."""
+        return Current.from_records(self.study, self.records, self.choices, keep_last_results=True)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per arm, seed and metric (see ``rows.tabulate``)."""
+        return rows.tabulate(self.current)
+
+    @cached_property
+    def missing(self) -> list[MissingSeed]:
+        """The seeds without a result."""
+        return rows.find_missing(self.current)
 
     @property
     def seed_count(self) -> int:

@@ -1,8 +1,7 @@
 """Tables before rendering: their cells, and how measured numbers are rounded.
 
-Measured numbers and what is derived from them are rounded to the second digit of the half-width, the mean to the same
-place. Only Tables 1 to 3 keep the two decimals of the paper, so that a reader can compare them line by line; they get
-more decimals if two would print a half-width as ± 0.00 that is not 0.
+Numbers are rounded to the second digit of the half-width. Only Tables 1 to 3 keep the two decimals of the paper, for
+comparison line by line; they get more decimals if two would print a half-width as ± 0.00 that is not 0.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class MetricSource:
 class Estimate:
     """A measured cell: an interval in the column's unit, or None if no seed has a value.
 
-    asked: the number of seeds it should have; with fewer, (n=…) is printed. decimals: how many are printed, or None to
-    round at the half-width's second digit. sources: the metrics it is computed from; for a difference, of both arms.
+    asked: the number of seeds it should have; with fewer, (n=…) is printed. decimals: None to round at the half-width's
+    second digit. sources: the metrics it is computed from; for a difference, of both arms.
     """
 
     interval: Interval | None
@@ -109,10 +108,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """The tables and sentences of a study, and the files they were written to.
+    """The tables and sentences of a study, and the files they were written to, without figures.
 
-    status: how many repeats are done, then what went wrong, one line each. tables: those with rows, in the order of
-    the files. answer: the answer to the paper's question, one sentence each. paths: without figures.
+    status: how many repeats are done, then what went wrong. tables: those with rows, in the order of the files.
+    answer: the answer to the paper's question, one sentence each.
     """
 
     study: Study

@@ -89,7 +89,7 @@ def _missing_seeds(results: Results, metrics: Collection[str], arms: Collection[
     reasons = []
     for gap in results.missing:
         state = "not in the ledger yet" if gap.state == "absent" else gap.state
-        reasons.append((gap.arm, gap.seed, state + (f": {gap.error}" if gap.error else "")))
+        reasons.append((gap.arm, gap.seed, f"{state}: {gap.error}" if gap.error else state))
     missing = {(gap.arm, gap.seed) for gap in results.missing}
     for arm in results.study.arms:
         values = {metric: results.values(arm, metric) for metric in metrics}
