@@ -89,7 +89,7 @@ def perturb_from(
 def find_broken(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, *, attack: Attack, form: Form
 ) -> Tensor:
-    """Return which samples PGD from this start breaks.
+    """Return bool_B: the samples that PGD from this start breaks.
 
     compat: those with a misclassified last iterate. strict: those with x, the start or any iterate misclassified.
 
@@ -105,10 +105,10 @@ def find_broken(
 def find_broken_by_any(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, starts: Iterable[Tensor], *, attack: Attack, form: Form
 ) -> Tensor:
-    """Return which samples PGD breaks from at least one of the starts.
+    """Return bool_B: the samples that PGD breaks from at least one of the starts, each for the whole batch.
 
     strict attacks each sample on its own, so a broken one needs no further start. compat attacks the whole batch from
-    every start, because its steps depend on the batch. The arguments are those of `find_broken`.
+    every start, because its steps depend on the batch. The other arguments are those of `find_broken`.
     """
     broken_B = torch.zeros_like(y_B, dtype=torch.bool)
     for start_BCHW in starts:
