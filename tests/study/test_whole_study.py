@@ -1,6 +1,5 @@
 """A whole study as a user runs it: the command in its own process, real Ray, real files, a slice of the digits."""
 
-import json
 import os
 import re
 import subprocess
@@ -8,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.in_process import run_study
 
-from tune_interpreg.store.files import file_checksum, read_checked, with_checksum
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.metric_names import TRAIN_LOSS
 
 STUDY = """\
@@ -69,34 +69,32 @@ def succeed(folder: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-def ledger(store: Path) -> dict[str, dict]:
-    return {path.stem: json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")}
-
-
-def repeats(store: Path) -> dict[tuple[str, int], dict]:
-    """Return (arm, seed) → metrics."""
-    records = [record for record in ledger(store).values() if record["role"] == "repeat"]
+def metrics_of(store: Store) -> dict[tuple[str, int], dict]:
+    """Return (arm, seed) → metrics of the repeats."""
+    records = [record for record in store.records() if record["role"] == "repeat"]
     return {(record["arm"], seed): record["metrics"][str(seed)] for record in records for seed in record["seeds"]}
 
 
 def test_every_part_is_done_once_with_its_curves_and_table(folder: Path) -> None:
-    store = folder / "store"
-    records = ledger(store).values()
+    store = Store(folder / "store")
+    records = store.records()
     roles = [record["role"] for record in records]
     assert {record["state"] for record in records} == {"done"}
     counts = [roles.count(role) for role in ("repeat", "search", "targets", "checks")]
     assert counts == [REPEATS, SEARCHES, MAPS, CHECKS]
     printed = (folder / "printed").read_text()
-    assert len({path.parent for path in store.glob("tensorboard/*/*/events.*")}) == REPEATS + SEARCHES
-    assert not [*store.glob("checkpoints/*"), *store.glob(".tune")]
+    assert len({path.parent for path in store.path.glob("tensorboard/*/*/events.*")}) == REPEATS + SEARCHES
+    assert not [*store.path.glob("checkpoints/*"), *store.path.glob(".tune")]
     for expected in ("Table 1", "compat", "strict", "10 of 10 repeats done", "tune-interpreg tensorboard"):
         assert expected in printed
 
 
 def test_matched_arms_target_the_mean_loss_of_their_reference(folder: Path) -> None:
-    losses = [metrics[TRAIN_LOSS] for (arm, _), metrics in repeats(folder / "store").items() if arm == "interp_robust"]
+    store = Store(folder / "store")
+    losses = [metrics[TRAIN_LOSS] for (arm, _), metrics in metrics_of(store).items() if arm == "interp_robust"]
     for arm in ("interp_permuted", "jacobian"):
-        choice = json.loads((folder / "store" / "choices" / f"{arm}.json").read_text())
+        choice = store.read_choice(arm)
+        assert choice is not None
         assert choice["target"] == pytest.approx(sum(losses) / 2, rel=1e-12)
 
 
@@ -121,17 +119,18 @@ def test_report_prints_and_writes_all_tables(folder: Path) -> None:
 @pytest.mark.slow
 def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path) -> None:
     """With one more arm and without a cluster, old records stay, and both places give equal bits."""
-    before = set(ledger(folder / "store"))
+    store, fresh = Store(folder / "store"), Store(folder / "fresh")
+    before = {record["key"] for record in store.records()}
     extra = "  interp_standard:\n    {method: interpretation, targets: {teacher: standard, samples: 3}, lambda: 0.1}\n"
     (folder / "grown.yaml").write_text(STUDY + extra)
     (folder / "fresh.yaml").write_text(STUDY[: STUDY.index("  interp_robust")] + extra)
     arguments = ("--set", "name=slice", "--cluster", "in-process")
     succeed(folder, "run", "grown.yaml", *arguments, "--store", "store")
-    new = [record for key, record in ledger(folder / "store").items() if key not in before]
+    new = [record for record in store.records() if record["key"] not in before]
     assert sorted(record["role"] for record in new) == ["checks", "checks", "repeat", "repeat", "targets"]
 
     succeed(folder, "run", "fresh.yaml", *arguments, "--store", "fresh")
-    there, here = repeats(folder / "store"), repeats(folder / "fresh")
+    there, here = metrics_of(store), metrics_of(fresh)
     for arm in ("standard", "adversarial", "interp_standard"):
         assert there[arm, 1] == here[arm, 1]
 
@@ -140,25 +139,21 @@ def test_a_failed_item_is_recorded_shown_and_run_again_on_request(tmp_path: Path
     """A teacher's weights are unreadable: its maps fail. They are made after the weights are restored."""
     study = STUDY[: STUDY.index("  interp_permuted")].replace("trials: 2", "trials: 1")
     (tmp_path / "slice.yaml").write_text(study)
-    (tmp_path / "teachers.yaml").write_text(study[: study.index("  interp_robust")])
-    succeed(tmp_path, "run", "teachers.yaml", "--store", "store", "--cluster", "in-process")
-    records = ledger(tmp_path / "store").items()
-    trained = {(record["arm"], *record["seeds"]): key for key, record in records if record["role"] == "repeat"}
-    key = trained["adversarial", 0]
-    name, file = f"models/{key}/seed-0.safetensors", tmp_path / "store" / "ledger" / "adversarial" / f"{key}.json"
-    weights = tmp_path / "store" / name
+    store = Store(tmp_path / "store")
+    run_study(store, study[: study.index("  interp_robust")])
+    repeats = {(record["arm"], *record["seeds"]): record for record in store.records() if record["role"] == "repeat"}
+    teacher = repeats["adversarial", 0]
+    weights, file = store.model_file(teacher["key"], 0), store.record_file("adversarial", teacher["key"])
     intact = {path: path.read_bytes() for path in (weights, file)}
     weights.write_bytes(b"no weights")
-    record = read_checked(file)
-    record["files"][name] = file_checksum(weights)  # otherwise the start of the run trains the teacher again
-    file.write_text(json.dumps(with_checksum(record)))
+    store.write_record(teacher | {"files": store.checksums(weights)})  # so that the start of the run accepts them
 
     arguments = ("run", "slice.yaml", "--store", "store", "--cluster", "in-process")
     broken = command(tmp_path, *arguments)
     assert broken.returncode == 1, broken.stdout + broken.stderr
     assert "FAILED" in broken.stdout
     assert "interp_robust has no target maps" in broken.stdout
-    (failed,) = [record for record in ledger(tmp_path / "store").values() if record["state"] == "failed"]
+    (failed,) = [record for record in store.records() if record["state"] == "failed"]
     assert str(weights) in failed["error"]
 
     for path, content in intact.items():

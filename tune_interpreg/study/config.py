@@ -24,7 +24,7 @@ Permutation = Literal["fixed", "redrawn"]
 
 
 class OpenSection(Frozen):
-    """A section that takes additional keys, gathered in the field ``ADDITIONAL``. A name alone stands for a section."""
+    """A section that takes additional keys, gathered in the field that ``ADDITIONAL`` names."""
 
     ADDITIONAL: ClassVar[str] = "options"
 
