@@ -102,7 +102,6 @@ class Store(Layout):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.tune_dir, ignore_errors=True)
 
-    # ------------------------------------------------------------------ access
     def check_access(self) -> None:
         """Raise ``StoreError`` if a folder of the store cannot be read and written."""
         for folder in (self.path, *self.path.glob("*/"), *self.path.glob("ledger/*/")):
