@@ -64,18 +64,21 @@ def test_shares_are_of_all_workers_time_and_add_up_to_one(items: list[Item], acc
     assert (account.summary() or "").startswith("10.0 s on 2 workers: 50% at work; 35% training, 5% evaluation, ")
 
 
-def test_work_of_an_earlier_run_is_left_out(items: list[Item], account: Account, clock: Clock) -> None:
-    account.start(items[0])
-    clock.now += 5
-    settle(account, items[0], 50.0, train=40.0, evaluate=10.0)
-    assert account.shares() == pytest.approx({"training": 0.8, "evaluation": 0.2, OVERHEAD: 0, IDLE: 0})
-
-
-def test_work_without_details_is_other_work(items: list[Item], account: Account, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "spent", "shares"),
+    [
+        (40.0, {"train": 32.0, "evaluate": 8.0}, {"training": 0.8, "evaluation": 0.2, OVERHEAD: 0.0}),
+        (3.0, {}, {OTHER: 0.75, OVERHEAD: 0.25}),
+    ],
+    ids=["work of an earlier run", "work without details"],
+)
+def test_an_item_that_ran_for_four_seconds(
+    items: list[Item], account: Account, clock: Clock, seconds: float, spent: dict[str, float], shares: dict[str, float]
+) -> None:
     account.start(items[0])
     clock.now += 4
-    settle(account, items[0], 3.0)
-    assert account.shares() == pytest.approx({OTHER: 0.75, OVERHEAD: 0.25, IDLE: 0})
+    settle(account, items[0], seconds, **spent)
+    assert account.shares() == pytest.approx(shares | {IDLE: 0})
 
 
 def test_a_run_without_items_has_no_account(items: list[Item], account: Account) -> None:

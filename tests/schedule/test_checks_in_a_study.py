@@ -28,10 +28,8 @@ def checks_ready(of: Study, state: State) -> list[tuple[str, int]]:
 
 def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() -> None:
     """The sources are the first standard and the first adversarial arm; a lost one is not waited for."""
-    of, state = (
-        study("standard", "adversarial", other="{method: standard}"),
-        State.empty(study("standard", "adversarial", other="{method: standard}")),
-    )
+    of = study("standard", "adversarial", other="{method: standard}")
+    state = State.empty(of)
     assert graph.attack_sources(of) == ("standard", "adversarial")
     state.repeats["other"].done |= {0, 1}
     assert checks_ready(of, state) == []
@@ -40,17 +38,11 @@ def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() ->
     assert checks_ready(of, state) == []
     state.repeats["adversarial"].lost.add(1)
     assert checks_ready(of, state) == [("standard", 1), ("other", 1)]
+    roles = [task.role for task in graph.ready_tasks(of, state)]
+    assert roles == sorted(roles, key="checks".__eq__), "checks come last"
     state.checks["standard"].running.add(1)
     state.checks["other"].done.add(1)
     assert checks_ready(of, state) == []
-
-
-def test_checks_come_last() -> None:
-    of = study("standard", "adversarial")
-    state = State.empty(of)
-    for name in of.arms:
-        state.repeats[name].done.add(0)
-    assert [task.role for task in graph.ready_tasks(of, state)] == ["repeat", "repeat", "checks", "checks"]
 
 
 def test_a_study_counts_its_checks_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
@@ -95,15 +87,6 @@ def test_other_checks_run_again_and_nothing_else(tmp_path: Path) -> None:
     assert drain(study("standard", "adversarial", checks="null"), store) == []
 
 
-def test_failed_checks_block_nothing_and_run_again_on_request(tmp_path: Path) -> None:
-    of, store = study(), Store(tmp_path / "store")
-    ran = drain(of, store, failing(lambda item: item.role == "checks"))
-    assert len(ran) == graph.count_parts(of)
-    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
-    assert store.delete_failures() == len(of.arms) * len(of.seeds)
-    assert {item.role for item in drain(of, store)} == {"checks"}
-
-
 def test_no_check_runs_twice_after_kills(tmp_path: Path) -> None:
     """A new driver takes over what an earlier one settled: repeats first, then their checks."""
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
@@ -117,10 +100,13 @@ def test_no_check_runs_twice_after_kills(tmp_path: Path) -> None:
     assert drain(of, store) == []
 
 
-def test_checks_read_the_models_of_all_sources(tmp_path: Path) -> None:
+def test_failed_checks_run_again_and_read_the_models_of_all_sources(tmp_path: Path) -> None:
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
     drain(of, store, failing(lambda item: item.role == "checks"))
     progress = Dispatcher(of, store, "f").progress
+    assert not graph.blocked_arms(of, progress.state)
+    assert store.delete_failures() == 4
+    assert {item.role for item in drain(of, store)} == {"checks"}
     needed = progress.item_for(Task("standard", "checks", (0,))).recipe.checked
     repeats = [progress.item_for(Task(name, "repeat", (0,))) for name in of.arms]
     assert store.input_files("checks", needed) == tuple(store.model_file(item.key, 0) for item in repeats)

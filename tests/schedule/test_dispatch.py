@@ -12,7 +12,6 @@ from tune_interpreg.planning.forecast import read_progress
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.search.journal import open_journal
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
@@ -29,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("workers", [1, 20])
-def test_a_study_drains_and_every_part_runs_once(store: Store, workers: int) -> None:
+def test_a_study_drains_with_every_part_once_and_matched_losses(store: Store, workers: int) -> None:
     of = study()
     ran = drain(of, store, workers=workers)
     assert len(ran) == len({item.key for item in ran}) == graph.count_parts(of) == 15 + 10 + 1
@@ -37,16 +36,11 @@ def test_a_study_drains_and_every_part_runs_once(store: Store, workers: int) -> 
     assert dispatcher.settled() == dispatcher.total() == len(dispatcher.records)
     assert not graph.blocked_arms(of, dispatcher.state)
     assert not list((store.path / "checkpoints").iterdir())
-
-
-def test_matched_arms_train_at_the_loss_of_their_reference(store: Store) -> None:
-    ran = drain(study(), store)
     chosen = {item.arm: strength(item) for item in ran if item.role == "repeat"}
-    searched = [item for item in ran if (item.arm, item.role) == ("robust", "search")]
-    assert chosen["robust"] == min(map(strength, searched), key=lambda x: abs(math.log(x / 0.1)))
-    for arm in ("permuted", "jacobian"):
-        assert chosen[arm] == pytest.approx(chosen["robust"], rel=0.25)
-        assert all(not item.adversarial for item in ran if (item.arm, item.role) == (arm, "search"))
+    tried = [strength(item) for item in ran if (item.arm, item.role) == ("robust", "search")]
+    assert chosen["robust"] == min(tried, key=lambda x: abs(math.log(x / 0.1)))
+    assert [chosen[arm] for arm in ("permuted", "jacobian")] == pytest.approx([chosen["robust"]] * 2, rel=0.25)
+    assert {item.arm for item in ran if item.role == "search" and item.adversarial} == {"robust"}
 
 
 def test_a_finished_study_runs_nothing_and_writes_nothing(store: Store) -> None:
@@ -151,20 +145,15 @@ def test_a_reference_with_another_choice_is_matched_again(store: Store) -> None:
 
 
 def test_trials_outside_of_a_changed_range_do_not_count_until_it_is_back(store: Store) -> None:
-    before = {n: r["key"] for n, r in _trials(store, study("adversarial", "robust")).items()}
+    of = study("adversarial", "robust")
     narrow = study("adversarial", robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.08, 0.2]"))
-    trials = _trials(store, narrow)
-    remaining = {number for number, record in trials.items() if record["key"] == before[number]}
-    assert 0 < len(remaining) < 6 == len(trials)
-    assert all(record["recipe"]["params"]["lambda"] >= 0.08 for record in trials.values())
-    drained = Dispatcher(study("adversarial", "robust"), store, "f")
-    assert drained.next() is Pause.DRAINED
-    assert {key for _, key, _ in drained.records} >= set(before.values())
-
-
-def _trials(store: Store, of: Study) -> dict[int, Record]:
     drain(of, store)
-    return searched(of, store, "robust")
+    before = {number: record["key"] for number, record in searched(of, store, "robust").items()}
+    drain(narrow, store)
+    trials = searched(narrow, store, "robust")
+    assert 0 < sum(record["key"] == before[number] for number, record in trials.items()) < 6 == len(trials)
+    assert all(record["recipe"]["params"]["lambda"] >= 0.08 for record in trials.values())
+    assert drain(of, store) == []
 
 
 def test_a_search_continues_after_its_choices_got_one_more_value(store: Store) -> None:
@@ -176,41 +165,23 @@ def test_a_search_continues_after_its_choices_got_one_more_value(store: Store) -
     assert [item.number for item in drain(grown, store) if item.role == "search"] == [3, 4, 5]
 
 
-def test_lost_trials_leave_the_other_trials_to_choose_from(store: Store) -> None:
-    def answer(item: Item) -> Record:
-        lost: ledger.RecordState = "diverged" if strength(item) > 0.17 else "failed"
-        return failing(lambda other: other.role == "search" and (other.number == 2 or strength(other) > 0.17), lost)(
-            item
-        )
-
+@pytest.mark.parametrize(
+    ("lost", "blocked", "failures"),
+    [
+        (("robust", "search"), {"robust", "permuted", "jacobian"}, 6),
+        (("adversarial", "repeat"), {"robust", "permuted", "jacobian"}, 2),
+    ],
+)
+def test_a_lost_arm_blocks_the_arms_that_need_it_until_it_is_retried(
+    store: Store, lost: tuple[str, str], blocked: set[str], failures: int
+) -> None:
     of = study()
-    ran = drain(of, store, answer)
-    assert len(ran) == graph.count_parts(of)
-    assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
-    assert {record["state"] for record in store.records()} == {"done", "failed", "diverged"}
-    chosen = {item.arm: strength(item) for item in ran if item.role == "repeat"}
-    assert chosen["permuted"] == pytest.approx(chosen["robust"], rel=0.5)
-
-
-def test_an_arm_without_a_done_trial_blocks_the_arms_that_need_it(store: Store) -> None:
-    of = study()
-    ran = drain(of, store, failing(lambda item: (item.arm, item.role) == ("robust", "search")))
-    assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "adversarial"}
-    waiting = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
-    assert waiting["robust"] == "no trial of its search finished"
-    assert waiting["jacobian"] == waiting["permuted"] == "has no loss to match: no seed of robust finished"
+    ran = drain(of, store, failing(lambda item: (item.arm, item.role) == lost))
+    assert graph.blocked_arms(of, Dispatcher(of, store, "f").state).keys() == blocked
+    assert blocked.isdisjoint(item.arm for item in ran if item.role == "repeat")
     assert drain(of, store) == []
-    assert store.delete_failures() == 6
-    assert len(drain(of, store)) == graph.count_parts(of) - len(ran) + 6
-
-
-def test_a_failed_teacher_blocks_its_pupils_until_it_is_retried(store: Store) -> None:
-    of = study()
-    ran = drain(of, store, failing(lambda item: item.arm == "adversarial" and item.seeds == (0,)))
-    assert sorted({item.arm for item in ran}) == ["adversarial", "standard"]
-    assert graph.blocked_arms(of, Dispatcher(of, store, "f").state).keys() == {"robust", "permuted", "jacobian"}
-    assert store.delete_failures() == 1
-    assert len(drain(of, store)) == graph.count_parts(of) - 3
+    assert store.delete_failures() == failures
+    assert len(drain(of, store)) == graph.count_parts(of) - len(ran) + failures
 
 
 @pytest.mark.parametrize("workers", [1, 8])
@@ -236,20 +207,6 @@ def test_on_a_gpu_one_item_repeats_all_missing_seeds(store: Store) -> None:
         ("repeat", (2, 5))
     }
     assert [(item.role, item.seeds) for item in drain(study(seeds="[0, 1, 2, 5, 6]"), store)] == [("repeat", (6,))] * 5
-
-
-def test_a_pruned_trial_is_settled_with_its_last_metrics(store: Store) -> None:
-    pruned = "trials: 8, pruner: median"
-    of = study("adversarial", robust=ARMS["robust"].replace("trials: 6", pruned))
-    dispatcher = Dispatcher(of, store, "f")
-    for item in steps(dispatcher):
-        if item.role == "search" and item.number == 6:
-            break
-        if item.role == "search":
-            assert not dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.5})
-    assert dispatcher.epoch(item, {"epoch": 1, "val/adv_accuracy": 0.1})
-    assert dispatcher.prune(item, {"epoch": 1, "val/adv_accuracy": 0.1})["metrics"] == {"0": {"val/adv_accuracy": 0.1}}
-    assert [item.number for item in drain(of, store) if item.role == "search"] == [7]
 
 
 MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")

@@ -44,15 +44,6 @@ def test_arms_without_needs_start_with_all_seeds() -> None:
     assert (state.running, state.settled, graph.count_parts(of)) == (1, 2, 4)
 
 
-def test_on_a_gpu_the_open_seeds_of_an_arm_are_one_task() -> None:
-    of = study(TEACHER, seeds="[5, 6, 7, 8]", gpus=1)
-    state = State.empty(of)
-    state.repeats["teacher"].done.add(6)
-    assert ready(of, state) == [("teacher", "repeat", (5, 7, 8))]
-    state.repeats["teacher"].running |= {5, 7, 8}
-    assert ready(of, state) == []
-
-
 def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     of = study(PUPIL, TEACHER)
     state = State.empty(of)
@@ -68,28 +59,19 @@ def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     assert ready(of, state) == [("teacher", "repeat", (6,)), ("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
 
 
-def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps() -> None:
-    per_seed = PUPIL.replace("teacher}", "teacher, teachers: per_seed}")
-    for gpus in (0, 1):
-        of = study(TEACHER, per_seed, gpus=gpus)
-        state = State.empty(of)
-        state.repeats["teacher"].done |= {5, 6}
-        assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
-        assert graph.count_parts(of) == 6
-        (maps,) = state.maps.values()
-        maps.done.add(6)
-        maps.running.add(5)
-        assert ready(of, state) == [("pupil", "repeat", (6,))]
-        maps.running.clear()
-        maps.lost.add(5)
-        state.repeats["pupil"].done.add(6)
-        assert graph.blocked_arms(of, state) == {
-            "pupil": "has no target maps for seed 5: the teacher teacher gave none"
-        }
-        maps.done.add(5)
-        maps.lost.clear()
-        state.repeats["pupil"].done.clear()
-        assert ready(of, state) == [("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps(gpus: int) -> None:
+    of = study(TEACHER, PUPIL.replace("teacher}", "teacher, teachers: per_seed}"), gpus=gpus)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
+    assert graph.count_parts(of) == 6
+    (maps,) = state.maps.values()
+    maps.done.add(6)
+    maps.lost.add(5)
+    assert ready(of, state) == [("pupil", "repeat", (6,))]
+    state.repeats["pupil"].done.add(6)
+    assert "for seed 5" in graph.blocked_arms(of, state)["pupil"]
 
 
 def test_a_match_does_not_wait_for_a_seed_of_its_reference_without_a_teacher() -> None:
@@ -205,13 +187,6 @@ def test_dependents_of_a_deep_chain_take_no_exponential_time() -> None:
         search = Search(space={"x": {"log_uniform": (1, 2)}}, match_loss_of=f"a{n - 2}")
         arms[f"a{n}"] = Arm(method="m", targets=Targets(teacher=f"a{n - 1}"), search=search)
     assert len(graph.dependents(Study(arms=arms), "a0")) == 58
-
-
-def test_a_blocked_arm_names_the_teacher_without_maps() -> None:
-    of = study(PUPIL, TEACHER)
-    state = State.empty(of)
-    state.repeats["teacher"] = StageParts(done={6}, lost={5})
-    assert graph.blocked_arms(of, state) == {"pupil": "has no target maps: the teacher teacher gave none"}
 
 
 # ------------------------------------------------------------ any study, any failures

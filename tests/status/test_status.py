@@ -50,6 +50,7 @@ def test_it_counts_as_the_dispatcher_does_at_every_moment(store: Store, workers:
 def test_a_changed_study_is_counted_as_the_dispatcher_counts_it(store: Store) -> None:
     drain(study(), store)
     for of in (
+        study("standard", **TWINS),
         study(robust=ARMS["robust"].replace("[0.05, 0.2]", "[0.08, 0.2]")),
         study(permuted=ARMS["permuted"].replace("phi: 1.0", "phi: 0.5")),
         study(seeds="[1]"),
@@ -60,12 +61,6 @@ def test_a_changed_study_is_counted_as_the_dispatcher_counts_it(store: Store) ->
         store.save_study(of)
         expected = {name: tuple(graph.stages_of(of, dispatcher.state, name)) for name in of.arms}
         assert {entry.name: entry.stages for entry in Observer(store).read_status().arms} == expected
-
-
-def test_equal_items_of_several_arms_count_for_each(store: Store) -> None:
-    of = study("standard", **TWINS)
-    status = finished(store, of)
-    assert (status.state, status.settled) == ("finished", graph.count_parts(of))
 
 
 # -------------------------------------------------------------------- arms and searches
@@ -166,25 +161,15 @@ def test_parts_that_cannot_start_any_more_take_no_time(store: Store) -> None:
 
 def test_time_left_is_the_mean_of_such_parts_at_the_pace_so_far(store: Store) -> None:
     """Two of four repeats took 100 s each, in the 100 s since the driver started: the others take as long again."""
-    with driving(store, study("standard", seeds="[0, 1, 2, 3]")) as dispatcher:
+    with driving(store, study("standard", seeds="[0, 1, 2, 3]", checks="{images: 10}")) as dispatcher:
         start_earlier(store, 100)
-        for count, _ in enumerate(steps(dispatcher, timed("none"), workers=2)):
-            if count == 3:
-                break
-        status = Observer(store).read_status()
-        assert (status.seconds_left, status.untimed) == (pytest.approx(100, rel=0.05), {})
-
-
-def test_parts_of_a_role_without_a_time_are_counted_apart(store: Store) -> None:
-    with driving(store, study("standard", checks="{images: 10}")) as dispatcher:
-        running = steps(dispatcher, timed("none"))
+        running = steps(dispatcher, timed("none"), workers=2)
         next(running)
         status = Observer(store).read_status()
-        assert (status.seconds_left, status.untimed) == (None, {"repeat": 2, "checks": 2})
-        next(running)
+        assert (status.seconds_left, status.untimed) == (None, {"repeat": 4, "checks": 4})
+        assert [next(running).role for _ in range(3)] == ["repeat"] * 3
         status = Observer(store).read_status()
-        assert status.seconds_left is not None
-        assert status.untimed == {"checks": 2}
+        assert (status.seconds_left, status.untimed) == (pytest.approx(100, rel=0.05), {"checks": 4})
 
 
 # ------------------------------------------------------------------ running items
