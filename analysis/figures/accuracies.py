@@ -19,15 +19,14 @@ Array = np.ndarray
 
 def trial_accuracies(results: Results) -> dict[str, Array]:
     """Return arm → (clean, adversarial) validation accuracy of its finished search trials, T×2, percent."""
-    by_arm: dict[str, list[tuple[float, float]]] = {}
+    by_arm = {}
     for arm, records in results.current.trials.items():
-        for record in records:
-            if record["state"] != "done":
-                continue
-            clean, adversarial = (ledger.mean_metric(record, name) for name in (VAL_ACCURACY, VAL_ADV_ACCURACY))
-            if clean is not None and adversarial is not None:
-                by_arm.setdefault(arm, []).append((100 * clean, 100 * adversarial))
-    return {arm: np.asarray(points) for arm, points in by_arm.items()}
+        done = [record for record in records if record["state"] == "done"]
+        points = [[ledger.mean_metric(record, name) for name in (VAL_ACCURACY, VAL_ADV_ACCURACY)] for record in done]
+        complete = [point for point in points if None not in point]
+        if complete:
+            by_arm[arm] = 100 * np.asarray(complete, dtype=float)
+    return by_arm
 
 
 def repeat_accuracies(results: Results) -> dict[str, tuple[Interval, Interval]]:

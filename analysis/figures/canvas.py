@@ -170,8 +170,8 @@ def label(axes: Axes, ends: Mapping[str, tuple[float, float]], look: Mapping[str
     to_fraction = axes.transAxes.inverted()
     heights = [float(to_fraction.transform(axes.transData.transform(end))[1]) for end in ends.values()]
     figure, grid = axes.get_figure(root=True), axes.get_subplotspec()
-    assert figure is not None
-    assert grid is not None
+    assert figure
+    assert grid
     points = 72 * 0.8 * figure.get_figheight() / grid.get_gridspec().nrows
     line: Options = {"arrowstyle": "-", "linewidth": 0.9, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3}
     spot: Options = {"textcoords": "axes fraction", "va": "center", "fontsize": FONT - 0.5}
@@ -197,7 +197,7 @@ def log_ticks(axes: Axes, which: str) -> None:
 
 def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:
     """Write NAME.png (150 dpi, white) and NAME.svg (transparent, text as text), reproducible under ``STYLE``."""
-    paths = (folder(store) / f"{name}.png", folder(store) / f"{name}.svg")
+    paths = tuple(store.report_dir / "figures" / f"{name}.{suffix}" for suffix in ("png", "svg"))
     kinds: tuple[Options, ...] = ({"facecolor": "white"}, {"transparent": True, "metadata": {"Date": None}})
     for path, options in zip(paths, kinds, strict=True):
         file = io.BytesIO()
@@ -205,8 +205,3 @@ def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:
         store.write_bytes(path, file.getvalue())
         figure.set_layout_engine("none")  # the layout is computed once, for both files
     return paths
-
-
-def folder(store: Store) -> Path:
-    """Return the folder of a store's figures."""
-    return store.report_dir / "figures"

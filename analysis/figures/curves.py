@@ -98,7 +98,7 @@ def learning_figure(results: Results, store: Store) -> tuple[Figure, str]:
         n_by_arm |= {arm: min(curve.n, n_by_arm.get(arm, curve.n)) for arm, curve in by_arm.items()}
     losses = shown.get(TRAIN_LOSS, {}).values()
     canvas.log_if_wide(axes[-1], np.concatenate([[curve.low_P.min(), curve.high_P.max()] for curve in losses] or [[0]]))
-    _name_ends(axes[-1], by_arm, look)
+    canvas.label(axes[-1], {arm: (curve.x_P[-1], curve.mean_P[-1]) for arm, curve in by_arm.items()}, look)
     caption = (
         f"Repeats by epoch: mean over {canvas.describe_n(n_by_arm, results)}, in a band from the lowest to the highest"
         " seed. The training loss includes each arm's own penalty, and in adversarial training the attack, so compare"
@@ -119,7 +119,7 @@ def radius_figure(results: Results, store: Store) -> tuple[Figure, str]:
     axes.set_xlim(left=0)
     axes.axvline(attack.eps, zorder=1, **canvas.DASHED)
     canvas.annotate(axes, f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
-    _name_ends(axes, curves, look)
+    canvas.label(axes, {arm: (curve.x_P[-1], curve.mean_P[-1]) for arm, curve in curves.items()}, look)
     means = canvas.describe_means({arm: curve.n for arm, curve in curves.items()}, results)
     caption = (
         f"Adversarial accuracy by the radius of the attack ({attack.norm}, {attack.steps} steps), on the validation"
@@ -134,8 +134,3 @@ def draw_curves(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look
         marks: Options = {"marker": look[arm].marker, "markersize": 3.5} if len(curve.x_P) < points_up_to else {}
         axes.plot(curve.x_P, curve.mean_P, color=look[arm].colour, **marks)
         axes.fill_between(curve.x_P, curve.low_P, curve.high_P, color=look[arm].colour, alpha=0.16, linewidth=0)
-
-
-def _name_ends(axes: Axes, by_arm: Mapping[str, Curve], look: Mapping[str, Look]) -> None:
-    ends = {arm: (float(curve.x_P[-1]), float(curve.mean_P[-1])) for arm, curve in by_arm.items()}
-    canvas.label(axes, ends, look)

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from analysis.figures import accuracies, curves, gradients, maps, matching
-from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, folder, save
+from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, save
 from analysis.results.results import Results
 from analysis.results.rows import first_line
 from tune_interpreg.store.files import StoreError
@@ -43,6 +43,6 @@ def _draw(name: str, results: Results, store: Store) -> DrawnFigure:
             raise
         except Exception as error:  # an error in one figure must not stop the report
             reason = f"it could not be drawn ({first_line(repr(error))})"
-    for stale in folder(store).glob(f"{name}.*"):
+    for stale in (store.report_dir / "figures").glob(f"{name}.*"):
         stale.unlink()
     return DrawnFigure(name, title, f"Left out: {reason}.")

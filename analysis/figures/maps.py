@@ -72,9 +72,8 @@ def threshold(maps_NCHW: Array, phi: float) -> Array:
 
 def shades(raw_NCHW: Array, shown_NCHW: Array) -> Array:
     """Return maps as brightness N·H·W: the sum over channels, scaled by the 99th percentile of each raw map's."""
-    bright_N = np.percentile(raw_NCHW.sum(1), 99, axis=(1, 2))
-    scale_N11 = np.where(bright_N > 0, bright_N, 1.0)[:, None, None]
-    return np.clip(shown_NCHW.sum(1) / scale_N11, 0.0, 1.0)
+    bright_N11 = np.percentile(raw_NCHW.sum(1), 99, axis=(1, 2), keepdims=True)
+    return np.clip(shown_NCHW.sum(1) / np.where(bright_N11 > 0, bright_N11, 1.0), 0.0, 1.0)
 
 
 def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
@@ -163,6 +162,5 @@ def _phis(results: Results, teacher: str) -> tuple[float, ...]:
     for name, arm in results.study.arms.items():
         repeats = results.current.repeats[name]
         if arm.targets and arm.targets.teacher == teacher and repeats and not repeats[-1]["recipe"]["maps"]["permute"]:
-            phi = repeats[-1]["recipe"]["params"].get("phi")
-            return tuple(dict.fromkeys((PHI, float(phi)))) if isinstance(phi, (int, float)) else (PHI,)
+            return tuple(dict.fromkeys((PHI, float(repeats[-1]["recipe"]["params"].get("phi", PHI)))))
     return (PHI,)

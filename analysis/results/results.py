@@ -122,7 +122,7 @@ class Results:
     def _by_seed(self) -> dict[tuple[str, str], dict[int, tuple[float, int]]]:
         """(arm, metric) → seed → (value, images)."""
         by_seed: dict[tuple[str, str], dict[int, tuple[float, int]]] = {}
-        columns = [self.frame[name].tolist() for name in ("arm", "metric", "seed", "value", "images")]
-        for arm, metric, seed, value, images in zip(*columns, strict=True):
-            by_seed.setdefault((arm, metric), {})[seed] = (value, images)
+        row: Any
+        for row in self.frame.itertuples():
+            by_seed.setdefault((row.arm, row.metric), {})[row.seed] = (row.value, row.images)
         return by_seed

@@ -18,9 +18,8 @@ LARGE_T = 1e3
 class Comparison:
     """One arm minus another on one metric, paired by seed.
 
-    difference: of the means, over the n seeds that both have; None without such a seed.
-    t, p: of the two-sided paired t test, p before any correction; None with fewer than two pairs or if all
-    differences are equal.
+    difference: of the means, over the n seeds that both have; None without such a seed. t, p: of the two-sided paired t
+    test, p before any correction; None with fewer than two pairs or if all differences are equal.
     """
 
     difference: Interval | None

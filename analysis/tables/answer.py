@@ -24,8 +24,7 @@ MARGIN = 1.0
 class Gain:
     """One arm minus standard training, in points.
 
-    compat, strict: adversarial accuracy; clean: clean accuracy. p_compat, p_strict: after Holm's correction over both
-    attacks and all arms. strict_minus_compat: the gain under strict − the gain under compat.
+    compat, strict: of adversarial accuracy. p_compat, p_strict: after Holm's correction over both attacks and all arms.
     """
 
     arm: str
@@ -39,10 +38,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class MatchedPair:
-    """One arm minus the reference arm, which has the training loss that the arm matches.
+    """One arm minus the arm with the training loss that it matches.
 
-    permuted: the arm's targets are the reference's, permuted. residual: of training losses, in their unit. verdict:
-    see ``settings.judge_match``. compat, strict: adversarial accuracy, points.
+    permuted: the arm's targets are the reference's, permuted. residual: of training losses. compat, strict: points.
     """
 
     arm: str
@@ -170,6 +168,6 @@ def _excess_by_seed(results: Results, arm: str) -> dict[int, float]:
 def _permutes(results: Results, name: str, reference: str) -> bool:
     """Return True if an arm's targets are those of its reference, permuted."""
     ours, theirs = results.study.arms[name].targets, results.study.arms[reference].targets
-    if ours is None or theirs is None or ours.permute is None or theirs.permute is not None:
+    if not ours or not theirs or ours.permute is None or theirs.permute is not None:
         return False
     return ours.teacher == theirs.teacher and ours.map_settings == theirs.map_settings

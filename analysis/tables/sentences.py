@@ -101,14 +101,14 @@ def _attack_forms(results: Results, gains: list[Gain]) -> list[str]:
         for title, x in excess.items()
         if x and x.mean > 0 and _differs(x)
     ]
-    overestimates = f"; compat overestimates {_join(over)}" if over else ""
+    overestimates = f"; compat overestimates {', '.join(over)}" if over else ""
     shown = [
         f"{_size(change)} points {'larger' if change.mean > 0 else 'smaller'} for {title}{_in_all_seeds(change)}"
         for title, change in changes.items()
         if _differs(change)
     ]
     if shown:
-        return [f"Compat and strict differ: under strict the gain is {_join(shown)}{overestimates}."]
+        return [f"Compat and strict differ: under strict the gain is {', '.join(shown)}{overestimates}."]
     title, largest = max(changes.items(), key=lambda item: abs(item[1].mean))
     change = f"the largest change of a gain is {_number(largest)} points, of {title}"
     return [f"No difference between compat and strict is shown: {change}{overestimates}."]
@@ -141,7 +141,3 @@ def _why_no_interval(interval: Interval) -> str:
 
 def _count(interval: Interval, results: Results) -> str:
     return f"n = {interval.n}" + (f" of {results.seed_count} seeds" if interval.n < results.seed_count else "")
-
-
-def _join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -101,13 +101,10 @@ def test_trials_with_other_parameters_are_apart(results):
     choice = {**drawn.CHOICE, "params": {"lambda_j": 0.03, "norm": "sample"}}
     space = {"lambda_j": {"log_uniform": [0.001, 1]}, "norm": {"choice": ["batch", "sample"]}}
     study = drawn.searching("jacobian", {"space": space, "match_loss_of": "interp_robust", "trials": 8})
-    tried = [
-        drawn.record(
-            drawn.item("jacobian", role="search", number=number, params={"lambda_j": strength, "norm": norm}),
-            metrics={"0": {"train/loss": 0.7}},
-        )
-        for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")])
-    ]
+    tried = []
+    for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")]):
+        item = drawn.item("jacobian", role="search", number=number, params={"lambda_j": strength, "norm": norm})
+        tried.append(drawn.record(item, metrics={"0": {"train/loss": 0.7}}))
     others = [record for record in results.records if (record["arm"], record["role"]) != ("jacobian", "search")]
     (search,) = matching.matching_searches(Results(study, (*others, *tried), {"jacobian": choice}))
     assert search.trials == [(0.2, 0.7)]

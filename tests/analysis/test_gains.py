@@ -109,7 +109,6 @@ SCENARIOS = {
     "a lost seed": results(STANDARD, TAUGHT[:4], [repeat("taught", 4, state="failed", error="OSError: disk")]),
     "one seed": results(STANDARD[:1], repeats("taught", [0.9])),
     "the same gain in every seed": against_plain(above(PLAIN, *[0.25] * 5)),
-    "no spread under one attack": against_plain(above(PLAIN, *STEPS), compat=above(PLAIN, *[0.25] * 5)),
     "matched: permuted maps": results(
         STANDARD, TAUGHT, repeats("shuffled", above(PLAIN, 0.15, 0.15, 0.16, 0.17, 0.17), loss=NEAR)
     ),
@@ -171,18 +170,6 @@ def test_permuted_maps_are_found_by_their_targets():
     row = row_of(match_table(scenario), "shuffled")
     assert (row["Reference"], row["Match"], str(row["Residual"])) == ("taught", "PASS (±0.071)", "0.000 ± 0.020")
     assert row["Adv. Acc. (strict)"].interval.mean == pytest.approx(-6.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "verdict"),
-    [
-        ("a missed match", "MISSED (±0.071)"),
-        ("matched: no difference", "PASS (±0.071)"),
-        ("a match that is not shown", "NOT SHOWN (±0.05)"),
-    ],
-)
-def test_the_verdict_has_the_tolerance_of_the_search(name, verdict):
-    assert row_of(match_table(SCENARIOS[name]), "flat")["Match"] == verdict
 
 
 def test_seeds_lost_in_the_reference_count_in_no_residual_and_are_named():

@@ -75,8 +75,6 @@ def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
     assert "on 100 validation images" in notes
     assert "AutoAttack: 20 of them." in notes
     assert "test images" not in notes
-    without = honesty_table(Results(study, (*STANDARD, *all_checked(check(n=100)))))
-    assert not notes_of(without, "AutoAttack")
 
 
 def test_equal_lines_of_several_models_are_one_note():

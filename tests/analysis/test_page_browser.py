@@ -96,26 +96,18 @@ def test_a_number_opens_its_trials_and_closes_them(shown):
     assert shown.run("return document.querySelector('#panel').hidden") is True
     assert has_focus(shown, number)
     assert shown.log() == []
+    shown.click(f"{TABLE} tbody tr:nth-child(3) th button")
+    assert "lambda 0.1, phi 2" in shown.text("#panel")
+    assert "sigma 0.15" in shown.text("#panel")
+    shown.click("h1")
+    assert shown.run("return document.querySelector('#panel').hidden") is True
 
 
 def test_a_difference_opens_the_values_of_both_arms(shown):
     shown.click("#answer td button.from")
     values = [line.split("\t")[1:3] for line in shown.text("#panel").splitlines() if line.startswith(("0\t", "1\t"))]
-    assert values == [
-        ["Adv. Training", "71"],
-        ["Adv. Training", "71.2"],
-        ["Std. Training", "41"],
-        ["Std. Training", "41.2"],
-    ]
-
-
-def test_a_rows_name_opens_the_arms_recipe(shown):
-    shown.click(f"{TABLE} tbody tr:nth-child(3) th button")
-    panel = shown.text("#panel")
-    assert "lambda 0.1, phi 2" in panel
-    assert "sigma 0.15" in panel
-    shown.click("h1")
-    assert shown.run("return document.querySelector('#panel').hidden") is True
+    assert [arm for arm, _ in values] == ["Adv. Training"] * 2 + ["Std. Training"] * 2
+    assert [value for _, value in values] == ["71", "71.2", "41", "41.2"]
 
 
 def test_colours_follow_the_system_until_chosen(shown):
@@ -128,24 +120,6 @@ def test_colours_follow_the_system_until_chosen(shown):
     assert shown.text("#theme") == "Dark"
     shown.run("location.reload()")
     assert ground(shown) == light, "the choice is remembered"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast(shown, scheme):
-    """WCAG 2 contrast of 4.5 : 1 for all small text."""
-    shown.prefer(scheme)
-    script = """
-    const share = (c) => (c <= 10.3 ? c / 3294.6 : ((c / 255 + .055) / 1.055) ** 2.4);
-    const weights = [.2126, .7152, .0722];
-    const light = (rgb) => rgb.match(/[\\d.]+/g).slice(0, 3)
-      .reduce((sum, c, place) => sum + weights[place] * share(Number(c)), 0);
-    const body = light(getComputedStyle(document.body).backgroundColor);
-    return ['body', '.facts', '.notes', '.warn', '.pass', 'nav a', 'figcaption', '.hint'].map((q) => {
-      const ink = light(getComputedStyle(document.querySelector(q)).color);
-      return [q, (Math.max(ink, body) + .05) / (Math.min(ink, body) + .05)];
-    });
-    """
-    assert [(name, ratio) for name, ratio in shown.run(script) if ratio < 4.5] == []
 
 
 def test_it_fits_a_phone_and_prints_on_white_without_controls(shown):
