@@ -20,6 +20,9 @@ CLASSES = 4
 #: Hides the linearize method of the network inside.
 Opaque = nn.Sequential
 
+KINDS = ("random", "ties", "constant", "black", "black without biases")
+CASES = [(name, kind) for name in NETS for kind in KINDS[: 2 if name == "cifar_cnn" else None]]
+
 
 def network(name: str, dtype: torch.dtype = torch.float64) -> PiecewiseLinear:
     net = getattr(zoo, name)(NETS[name], CLASSES)
@@ -56,12 +59,7 @@ def all_penalties(z: Tensor, logits_adjoint: layers.Adjoint, y: Tensor, t: Tenso
             yield penalties.projected_jacobian(adjoint, v, norm=norm)
 
 
-KINDS = ("random", "ties", "constant", "black", "black without biases")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in NETS for kind in (KINDS if name != "cifar_cnn" else KINDS[:2])]
-)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_penalties_and_their_gradients_equal_double_backpropagation(name: str, kind: str) -> None:
     """In float64 and train mode: logits, each penalty under each option, and the gradients of all parameters."""
     net, x, y = network(name), images(kind.split()[0], NETS[name]), torch.tensor([0, 3])

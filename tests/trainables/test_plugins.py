@@ -38,7 +38,6 @@ def stripes(root, *, classes: int = 3):
     images = Split((eye(8)[y_N, None, None] + noise_NCHW) / 2, y_N)
     return Source(classes, (1, 8, 8), 60, lambda: images.at(slice(200)), lambda: images.at(slice(200, 300)))
 '''
-#: The method stale is of a module that was removed.
 ENTRY_POINTS = """
 [tune_interpreg.methods]
 sparse = my_lab:SparseTrainable
