@@ -3,11 +3,12 @@
 import numpy as np
 from safetensors.numpy import save_file
 
+from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.parameters import resolve_study
-from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps, Recipe
+from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe
 
 HOSTILE = "<script>window.harmed = true</script>"
 
@@ -71,21 +72,12 @@ SEARCHED = ((0.99, 0.5), (0.97, 0.7), (0.96, 0.6))
 
 
 def record(work, state="done", **fields):
-    return {
-        "format": FORMAT,
-        "key": work.key,
-        "recipe_key": work.recipe.key,
-        **work.model_dump(mode="json"),
-        "state": state,
-        "metrics": {},
+    made = {
         "counts": {"train": 1197, "val": 240, "test": 360, "grad_norm": 1197},
-        "error": None,
-        "epochs": 3,
-        "seconds": 1.5,
-        "device": "cpu",
         "versions": {"python": "3.11", "torch": "2.11"},
         "finished": f"2026-01-01T00:00:{work.number:02d}+00:00",
-    } | fields
+    }
+    return ledger.make_record(work, state, epochs=3, seconds=1.5, device="cpu") | made | fields
 
 
 def item(arm, seeds=(0,), role="repeat", number=0, params=None, **fields):
@@ -136,13 +128,8 @@ def records():
     made += [checked("standard", seed) for seed in STUDY.seeds]
     made.append(record(item("adversarial", role="targets", maps=maps())))
     for number, (clean, adversarial) in enumerate(SEARCHED):
-        work = item(
-            "interp_robust",
-            role="search",
-            number=number,
-            params={"lambda": 0.1 * (number + 1), "phi": 2.0},
-            maps=maps(),
-        )
+        params = {"lambda": 0.1 * (number + 1), "phi": 2.0}
+        work = item("interp_robust", role="search", number=number, params=params, maps=maps())
         made.append(record(work, metrics={"0": {"val/accuracy": clean, "val/adv_accuracy": adversarial}}))
     for number, (strength, loss) in enumerate(MATCHING):
         work = item("jacobian", role="search", number=number, params={"lambda_j": strength})

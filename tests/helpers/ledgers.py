@@ -2,10 +2,11 @@
 
 from analysis.results.results import Results
 from tune_interpreg.schedule.current import Current
+from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import FORMAT, Maps, Recipe
+from tune_interpreg.study.recipe import Maps, Recipe
 
 T4 = 2.7764451
 
@@ -40,18 +41,10 @@ def item(arm, seeds, params=None, role="repeat", teacher=None, teacher_seed=0, n
 
 
 def record(work, metrics=None, state="done", error=None, day=1):
-    return {
-        "format": FORMAT,
-        "key": work.key,
-        "recipe_key": work.recipe.key,
-        **work.model_dump(mode="json"),
-        "state": state,
-        "metrics": {str(seed): values for seed, values in (metrics or {}).items()},
-        "counts": {"train": 55_000, "val": 5_000, "test": 10_000, "grad_norm": 55_000},
-        "error": error,
-        "device": "cpu",
-        "finished": f"2026-01-{day:02d}T00:00:00+00:00",
-    }
+    counts = {"train": 55_000, "val": 5_000, "test": 10_000, "grad_norm": 55_000}
+    by_seed = {str(seed): values for seed, values in (metrics or {}).items()}
+    made = ledger.make_record(work, state, counts=counts, error=error, seconds=12.5, device="cpu")
+    return made | {"metrics": by_seed, "finished": f"2026-01-{day:02d}T00:00:00+00:00"}
 
 
 def accuracies(clean, compat=0.6, strict=0.5):
@@ -79,5 +72,5 @@ def store_with(path, records, study=STUDY):
     store = Store(path)
     store.save_study(study)
     for content in records:
-        store.write_record({"seconds": 12.5} | content)
+        store.write_record(content)
     return store

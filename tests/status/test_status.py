@@ -139,15 +139,6 @@ def start_earlier(store: Store, seconds: float) -> None:
     store.write_json(store.driver_file, store.read_driver() | {"since": since.isoformat()})
 
 
-def test_a_study_with_parts_that_cannot_run_ends_and_has_no_time_left(store: Store) -> None:
-    with driving(store, of := study("standard", "adversarial", "robust", checks="{images: 10}")):
-        drain(of, store, timed("adversarial"))
-    status = Observer(store).read_status()
-    assert (status.state, status.seconds_left, status.untimed) == ("ended", None, {})
-    assert status.settled < status.total
-    assert arm(status, "robust").waits == "has no target maps: the teacher adversarial gave none"
-
-
 def test_parts_that_cannot_start_any_more_take_no_time(store: Store) -> None:
     """One seed of standard is left, at a pace of three items in 100 s; the pupils of adversarial never run."""
     with driving(store, study(seeds="[0, 1]")) as dispatcher:
@@ -157,6 +148,11 @@ def test_parts_that_cannot_start_any_more_take_no_time(store: Store) -> None:
         status = Observer(store).read_status()
         assert (status.state, status.settled) == ("running", 3)
         assert (status.seconds_left, status.untimed) == (pytest.approx(100 / 3, rel=0.05), {})
+        list(running)
+    status = Observer(store).read_status()
+    assert (status.state, status.seconds_left, status.untimed) == ("ended", None, {})
+    assert status.settled < status.total
+    assert arm(status, "robust").waits == "has no target maps: the teacher adversarial gave none"
 
 
 def test_time_left_is_the_mean_of_such_parts_at_the_pace_so_far(store: Store) -> None:
@@ -207,6 +203,8 @@ def test_items_of_an_earlier_driver_do_not_run(store: Store) -> None:
     with driving(store, of) as dispatcher:
         first = next(steps(dispatcher))
         store.record_worker(first.key)
+        store.record_worker("another-run-has-finished-it")
+        assert store.checkpoint_keys() == {first.key}
     os.utime(store.checkpoint_dir(first.key) / "item.json", (1.0, 1.0))
     with driving(store, of) as dispatcher:
         standard = arm(Observer(store).read_status(), "standard")
@@ -234,17 +232,6 @@ def test_an_unreadable_checkpoint_is_no_progress(store: Store, content: bytes) -
         store.worker_file(item.key).write_bytes(content)
         assert read_checkpoint(store, item) == {"epoch": 0, "of": 30, "seconds": 0.0, "loss": None}
         assert store.read_worker(item.key) == {}
-
-
-def test_a_worker_is_noted_only_while_its_item_runs(store: Store) -> None:
-    key = "k" * 16
-    store.record_worker(key)
-    assert not store.path.exists()
-    store.checkpoint_dir(key).mkdir(parents=True)
-    store.record_worker(key)
-    assert store.read_worker(key) == {"host": socket.gethostname(), "pid": os.getpid(), "driver": None}
-    store.drop_checkpoint(key)
-    assert store.checkpoint_keys() == set()
 
 
 # ------------------------------------------------------------------------ drivers
