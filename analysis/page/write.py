@@ -41,7 +41,8 @@ def to_html(report: Report, results: Results, figures: Sequence[DrawnFigure]) ->
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["typeset"] = lambda text: Markup(symbols.to_html(str(escape(text))))
     environment.globals |= {"sort_value": _sort_value, "sources": _sources, "verdict": _verdict}
-    css, js, template = (_read(name) for name in ("page.css", "page.js", "template.html"))
+    names = ("page.css", "page.js", "template.html")
+    css, js, template = ((files(__package__) / name).read_text(encoding="utf-8") for name in names)
     study, attack = results.study, results.study.evaluation_attack
     last = max((record["finished"] for record in results.records), default=None)
     resolved = study.model_dump(mode="json", exclude_defaults=True, exclude={"data": {"root"}})
@@ -104,7 +105,3 @@ def _verdict(cell: Cell) -> str | None:
 def _to_json(content: Any) -> str:
     """Return JSON that can stand in a script element: the browser finds no markup in it."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _read(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")

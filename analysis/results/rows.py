@@ -32,11 +32,10 @@ class MissingSeed:
 
 
 def tabulate(current: Current) -> pd.DataFrame:
-    """Return the metrics of finished repeats, one row per arm, seed and metric, in the study's order.
+    """Return the metrics of finished repeats, one row per arm, seed of the study and metric, in the study's order.
 
-    Columns: arm, seed, metric, value, images, key, recipe_key. Only seeds of the study are included; if a seed was
-    trained twice, the later result counts. Values are as recorded (accuracies in [0, 1]), or NaN if not finite.
-    images: how many images the metric was measured on, 0 if the record does not say.
+    Columns: ``COLUMNS``. If a seed was trained twice, the later result counts. value: as recorded (accuracies in
+    [0, 1]), or NaN if not finite. images: how many the metric was measured on, 0 if the record does not say.
     """
     tidy = [
         (arm, seed, metric, value, _images(record, metric), record["key"], record["recipe_key"])
@@ -61,14 +60,12 @@ def find_missing(current: Current) -> list[MissingSeed]:
         finished = finished_repeats(group, current.study.seeds)
         for seed in current.study.seeds:
             tried = [record for record in group if seed in record["seeds"]]
-            if seed in finished:
-                continue
-            if not tried:
+            if tried and seed not in finished:
+                # A training of several seeds is done although one of them diverged.
+                state = "diverged" if tried[-1]["state"] == "done" else tried[-1]["state"]
+                missing.append(MissingSeed(arm, seed, state, first_line(tried[-1].get("error"))))
+            elif not tried:
                 missing.append(MissingSeed(arm, seed, "absent"))
-                continue
-            # A training of several seeds is done although one of them diverged.
-            state = "diverged" if tried[-1]["state"] == "done" else tried[-1]["state"]
-            missing.append(MissingSeed(arm, seed, state, first_line(tried[-1].get("error"))))
     return missing
 
 

@@ -87,7 +87,8 @@ def _notes(results: Results, models: ModelChecks) -> Iterable[str]:
     of_ensemble = sorted(n for is_ensemble, n in counts if n and is_ensemble)
     ensemble = f" AutoAttack: {join_counts(of_ensemble)} of them." if of_ensemble else ""
     yield attack_note(results, f"{join_counts(images)} validation images") + ensemble
-    widths = ", ".join(f"{_half_width(n):.2g} points for {n} images" for n in sorted({*images, *of_ensemble}))
+    bounds = {n: wilson(0.5, n) for n in sorted({*images, *of_ensemble})}
+    widths = ", ".join(f"{50 * (high - low):.2g} points for {n} images" for n, (low, high) in bounds.items())
     yield f"Half-width of Wilson's 95% interval of one model with 50% accuracy: {widths}."
     yield from _explain(models)
     if results.study.checks:
@@ -121,8 +122,3 @@ def _unchecked(results: Results, models: ModelChecks) -> Iterable[str]:
                 reason = f"not checked, {ended[-1]['state']}" if ended else "not checked yet"
                 reasons.append((arm, seed, reason + (f": {error}" if error else "")))
     return list_seeds(reasons)
-
-
-def _half_width(images: int) -> float:
-    low, high = wilson(0.5, images)
-    return 50 * (high - low)
