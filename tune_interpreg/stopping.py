@@ -14,11 +14,8 @@ from typing import NoReturn
 
 RUN_AGAIN = "interrupted: run the same command again to continue"
 
-#: Seconds after the first signal until the run is asked again, and until the process ends whatever it does.
-PATIENCE, LIMIT = 4.0, 6.0
-
-#: Seconds that child processes have to end.
-GRACE = 1.5
+#: Seconds after the first signal until it is repeated, until the process ends, and then for its children to end.
+PATIENCE, LIMIT, GRACE = 4.0, 6.0, 1.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
@@ -33,10 +30,7 @@ class Stop:
         self._polling = self._signalled = False
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if the run was asked to stop.
-
-        The exception of a signal handler is lost if it is raised inside a destructor, so a loop must check.
-        """
+        """Raise ``KeyboardInterrupt`` if requested. A handler's exception is lost if it is raised in a destructor."""
         if self.requested:
             raise KeyboardInterrupt
 
@@ -56,7 +50,7 @@ class Stop:
         return 128 + self.signal
 
     def request(self, number: int) -> None:
-        """Record a signal. Only the first one counts."""
+        """Record a signal. Only the first counts."""
         if not self.requested:
             self.requested, self.signal = True, signal.Signals(number)
 
@@ -79,17 +73,17 @@ def listen_for_stops() -> Iterator[Stop]:
     nested block yields the same ``Stop`` and installs the handlers again, because Ray replaces them as it starts.
     """
     global _active
-    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # see cluster/ray_internals.py
     if _active:
-        _install_handlers(_active)
+        for number in SIGNALS:
+            signal.signal(number, _active.handle)
         yield _active
         return
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # see cluster/ray_internals.py
     _active = Stop()
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        with _time_limit(_active):
-            _install_handlers(_active)
-            yield _active
+        with _time_limit(_active), listen_for_stops() as stop:
+            yield stop
     finally:
         _active = None
         for number, handler in previous.items():
@@ -97,20 +91,14 @@ def listen_for_stops() -> Iterator[Stop]:
 
 
 def exit_now(code: int, message: str = "") -> NoReturn:
-    """Print ``message`` to standard error and end the process, whatever it is doing: files are written atomically.
+    """Print ``message`` to standard error and end the process at once: files are written atomically.
 
-    Child processes are asked to end first, because the agents of a killed raylet live on for a minute. The interpreter
-    is not shut down, which would take seconds after torch and Ray are loaded.
+    Child processes are asked to end first, because the agents of a killed raylet live on for a minute. The youngest
+    goes first, because a raylet deregisters at the older ones. Shutting down the interpreter would take seconds.
     """
     cursor, line = SHOW_CURSOR if os.isatty(2) else "", f"{message}\n" if message else ""
     with suppress(OSError):  # not through sys.stderr, which a thread that hangs may have locked
         os.write(2, (cursor + line).encode())
-    _end_children()
-    os._exit(code)
-
-
-def _end_children() -> None:
-    """Terminate the children within ``GRACE``, the youngest first: a raylet deregisters at the older ones."""
     deadline = time.monotonic() + GRACE
     children = [int(child) for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
     for child in reversed(children):
@@ -118,23 +106,18 @@ def _end_children() -> None:
             os.kill(child, signal.SIGTERM)
             while time.monotonic() < deadline and os.waitpid(child, os.WNOHANG) == (0, 0):
                 time.sleep(0.02)
-
-
-def _install_handlers(stop: Stop) -> None:
-    for number in SIGNALS:
-        signal.signal(number, stop.handle)
+    os._exit(code)
 
 
 @contextmanager
 def _time_limit(stop: Stop) -> Iterator[None]:
     """Limit the time from the first signal to the end of the block, by a thread that reads the wakeup pipe.
 
-    Python runs no handler while the main thread is in foreign code; and while Ray starts, the handlers are Ray's.
+    Python runs no handler while the main thread is in foreign code, and Ray has its own handlers while it starts.
     """
-    reader, writer = os.pipe()
+    over, (reader, writer) = threading.Event(), os.pipe()
     os.set_blocking(writer, False)
-    over = threading.Event()
-    thread = threading.Thread(target=_enforce, args=(stop, reader, over), daemon=True)
+    thread = threading.Thread(target=_enforce, args=(stop, threading.get_ident(), reader, over), daemon=True)
     thread.start()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
@@ -147,17 +130,16 @@ def _time_limit(stop: Stop) -> Iterator[None]:
         os.close(reader)
 
 
-def _enforce(stop: Stop, reader: int, over: threading.Event) -> None:
+def _enforce(stop: Stop, main_thread: int, reader: int, over: threading.Event) -> None:
     """Wait for the first signal, repeat it after ``PATIENCE``, and end the process after ``LIMIT``."""
-    while (number := os.read(reader, 1)) and number[0] not in SIGNALS:
-        pass
+    number = os.read(reader, 1)
+    while number and number[0] not in SIGNALS:
+        number = os.read(reader, 1)
     if not number:
         return
     stop.request(number[0])
     if over.wait(PATIENCE):
         return
-    main = threading.main_thread().ident
-    assert main is not None
-    signal.pthread_kill(main, signal.SIGINT)  # interrupts a system call too
+    signal.pthread_kill(main_thread, signal.SIGINT)  # interrupts a system call too
     if not over.wait(LIMIT - PATIENCE):
         exit_now(stop.code, RUN_AGAIN)

@@ -53,7 +53,7 @@ class Scripted:
 def follow(script: Iterable[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Let all workers together follow a script; returns what is left of it."""
     steps = iter(script)
-    monkeypatch.setattr(StudyTrainable, "_trainable", lambda self: Scripted(steps))
+    monkeypatch.setattr(StudyTrainable, "_trainable", lambda self, item, store: Scripted(steps))
     return steps
 
 

@@ -1,22 +1,19 @@
 """Whatever is killed, `run` again continues, and the numbers are those of a run without kills."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers import kills
+from helpers.kills import VICTIMS, run_rounds
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def test_thirty_kills_leave_no_trace_in_the_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_order", [True, False])
+def test_fifteen_kills_leave_no_trace_in_the_results(tmp_path: Path, in_order: bool) -> None:
     """Kill drivers, workers and raylets, from start-up to a trial's last write. SEED chooses other moments."""
-    rounds = kills.run_rounds(tmp_path, 30, seed=int(os.environ.get("SEED", "0")))
-    done = [kill for finished in rounds for kill in finished.kills]
-    assert len(done) == 30
-    assert Counter(victim for victim, _ in done).keys() == set(kills.VICTIMS)
-    assert len({moment for _, moment in done}) >= 4
-    assert sum(finished.count_repeated_epochs() for finished in rounds) <= 2 * len(done)
-    assert all(seconds < 30 for finished in rounds for seconds in finished.orphaned)
-    assert all(seconds < kills.MAX_HANG for finished in rounds for seconds in finished.hung)
+    rounds = run_rounds(tmp_path, in_order, seed=int(os.environ.get("SEED", "0")))
+    kills = [kill for finished in rounds for kill in finished.kills]
+    assert sorted(victim for victim, _ in kills) == sorted(VICTIMS)
+    assert len({moment for _, moment in kills}) >= 3
+    assert sum(finished.count_repeated_epochs() for finished in rounds) <= 2 * len(kills)

@@ -51,8 +51,8 @@ def run(folder: Path, study: str, *options: str, **variables: str) -> subprocess
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> subprocess.CompletedProcess[bytes]:
-    """A verbose run of the whole study into ``runs/exp[lr=0.1]``."""
-    return run(folder, "small.yaml", "--store", "runs/exp[lr=0.1]", "-v")
+    """A verbose run of the whole study into ``runs/exp[λ=0.1]``."""
+    return run(folder, "small.yaml", "--store", "runs/exp[λ=0.1]", "-v")
 
 
 # ------------------------------------------------------------------------ the end of a run
@@ -60,12 +60,12 @@ def test_the_end_fits_on_one_screen_and_its_lines_can_be_copied(
     folder: Path, finished: subprocess.CompletedProcess[bytes]
 ) -> None:
     assert finished.returncode == 0, finished.stderr
-    again = run(folder, "small.yaml", "--store", "runs/exp[lr=0.1]", COLUMNS="80")
+    again = run(folder, "small.yaml", "--store", "runs/exp[λ=0.1]", COLUMNS="80")
     lines = again.stdout.decode().splitlines()
     assert again.returncode == 0, again.stderr
     assert len(lines) < 50
     assert "Table 1" in again.stdout.decode()
-    store = folder / "runs/exp[lr=0.1]"
+    store = folder / "runs/exp[λ=0.1]"
     assert ["tune-interpreg", "report", str(store)] in [shlex.split(line)[1:] for line in lines if line[:4] == "page"]
     paths = {line.split()[0]: shlex.split(line)[-1] for line in lines[-4:]}
     assert paths == {
@@ -78,7 +78,7 @@ def test_the_end_fits_on_one_screen_and_its_lines_can_be_copied(
 
 
 def test_the_log_names_each_start_and_result(folder: Path, finished: subprocess.CompletedProcess[bytes]) -> None:
-    log = (folder / "runs/exp[lr=0.1]" / "run.log").read_text()
+    log = (folder / "runs/exp[λ=0.1]" / "run.log").read_text()
     for seed in (0, 1):
         assert log.count(f"start standard: repeat, seed {seed}") == 1
         assert log.count(f"finish standard: repeat, seed {seed}") == 1
@@ -88,20 +88,19 @@ def test_the_log_names_each_start_and_result(folder: Path, finished: subprocess.
 
 # -------------------------------------------------------------------- output that is cut off
 def test_a_closed_pipe_ends_a_run_quietly(folder: Path, finished: subprocess.CompletedProcess[bytes]) -> None:
-    words = shlex.join(command("small.yaml", "--store", "runs/exp[lr=0.1]"))
-    shell = ["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"]
+    words = shlex.join(command("small.yaml", "--store", "runs/exp[λ=0.1]"))
+    shell = ["bash", "-c", f"{words} | true; exit ${{PIPESTATUS[0]}}"]
     cut = subprocess.run(shell, cwd=folder, env=os.environ | {"PYTHONUNBUFFERED": "1"}, capture_output=True)
     assert cut.returncode == 141
-    assert len(cut.stdout.splitlines()) == 1
-    assert cut.stderr == b""
+    assert (cut.stdout, cut.stderr) == (b"", b"")
 
 
 def test_characters_that_the_encoding_lacks_are_replaced(
     folder: Path, finished: subprocess.CompletedProcess[bytes]
 ) -> None:
-    printed = run(folder, "small.yaml", "--store", "runs/exp[lr=0.1]", PYTHONIOENCODING="ascii")
+    printed = run(folder, "small.yaml", "--store", "runs/exp[λ=0.1]", PYTHONIOENCODING="ascii")
     assert printed.returncode == 0, printed.stderr
-    assert "mean ? 95%" in printed.stdout.decode("ascii")
+    assert b"exp[?=0.1]" in printed.stdout
 
 
 # ------------------------------------------------------------------------------ debugging

@@ -42,14 +42,7 @@ class Node:
             time.sleep(0.1)
 
     def pids(self) -> set[int]:
-        """Return the pids of all living processes of the node, workers included."""
-        pids = set()
-        for entry in Path("/proc").iterdir():
-            with suppress(ValueError, OSError):
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                if os.getsid(int(entry.name)) == self.process.pid and state != "Z":
-                    pids.add(int(entry.name))
-        return pids
+        return session_processes(self.process.pid)
 
     def kill(self) -> None:
         """Kill the node without notice, like a machine that is switched off."""
@@ -92,6 +85,17 @@ class Cluster:
         for node in reversed(self.nodes):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def session_processes(leader: int) -> set[int]:
+    """Return the pids of all living processes that a leader and its children have started."""
+    pids = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if os.getsid(int(entry.name)) == leader and state != "Z":
+                pids.add(int(entry.name))
+    return pids
 
 
 def free_port() -> int:

@@ -1,14 +1,11 @@
 """kill -9 at random moments, of the driver, of workers and of the raylet; run again until the study is finished.
 
-Each round is one fresh store of the same study. When it is finished, it must equal the store of a run in which nothing
-was killed: the same records, models and maps, no half-written file, no leftover. A round also measures
+A finished store must equal the store of a run in which nothing was killed: the same records, models and maps, no
+half-written file, no leftover. Also checked:
 
-- the epochs that ran twice, from TensorBoard's events. Events are on disk before the epoch's checkpoint, so each whole
+- how many epochs ran twice, from TensorBoard's events. Events are on disk before the epoch's checkpoint, so each whole
   epoch counts. The part of an epoch that a kill interrupts leaves no events;
 - how long workers outlive their driver, and how long a driver outlives its raylet.
-
-In even rounds a trial takes the whole machine, so that a search proposes its trials in one order. In odd rounds two
-trials run at once, and records with equal keys are compared: a key names everything that determines a result.
 """
 
 from __future__ import annotations
@@ -23,16 +20,15 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from helpers.kept import Kept, epochs
 
-EPOCHS = 6
+EPOCHS = 5
 STUDY = f"""
 name: kills
-data: {{name: digits, train_limit: 400, validation: 60, test_limit: 60}}
+data: {{name: digits, train_limit: 320, validation: 60, test_limit: 60}}
 training: {{epochs: {EPOCHS}, batch_size: 16, lr: 0.05}}
 attack: {{eps: 0.5, steps: 3}}
 evaluation: {{steps: 5}}
@@ -52,18 +48,19 @@ arms:
     method: jacobian
     search: {{space: {{lambda_j: {{log_uniform: [0.001, 1.0]}}}}, match_loss_of: robust, trials: 3}}
 """
-VICTIMS = {"driver": 9, "worker": 8, "raylet": 3}  # with their weights
+#: Fifteen victims. Each is killed at one of these moments.
+VICTIMS = ("driver", "worker") * 6 + ("driver", "raylet", "raylet")
 MOMENTS = ("start-up", "targets", "epoch", "ending", "any")
-MAX_HANG = 60  # seconds that a driver may outlive its raylet
-RAY_GAVE_UP = 1  # exit code if the raylet dies during Ray's start: Ray itself ends the process
-STUCK = 240  # seconds without progress
-PATIENCE = 15  # seconds to wait for a moment, before any other will do
 
+#: Seconds that workers may outlive their driver, and a driver its raylet.
+ORPHANED, HUNG = 30, 60
+#: Seconds without progress, and to wait for a moment before any other will do.
+STUCK, PATIENCE = 240, 12
+#: Exit codes after a kill. If the raylet dies during Ray's start, Ray itself ends the process with 1.
+CODES = {"driver": (-signal.SIGKILL,), "raylet": (2, 1), "worker": ()}
 
-#: Workers have as many threads as their trial has cores, unless this variable says otherwise; and threads that wait
-#: leave their core to other tests.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-ENVIRONMENT["OMP_WAIT_POLICY"] = "PASSIVE"
+#: One thread per worker, so that results do not depend on how many run at once. A waiting thread leaves its core.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 # ------------------------------------------------------------------ processes
@@ -78,6 +75,14 @@ def ray_processes(driver: int) -> dict[int, str]:
     return commands
 
 
+def find_processes(driver: int, kind: str) -> list[int]:
+    """Return the driver's living processes of a kind: driver, worker or raylet."""
+    if kind == "driver":
+        return [driver]
+    pattern = re.compile(r"ray::(?!\w*Agent)" if kind == "worker" else r"\S*/raylet/raylet ")
+    return [pid for pid, command in ray_processes(driver).items() if pattern.match(command)]
+
+
 def kill(pid: int) -> bool:
     """Kill a process. Returns whether it was alive."""
     try:
@@ -87,107 +92,72 @@ def kill(pid: int) -> bool:
     return True
 
 
-class Run:
-    """One `run` of the study, started like a user does."""
-
-    def __init__(self, folder: Path, *options: str):
-        words = ["run", str(folder / "study.yaml"), "--store", str(folder / "store"), *options]
-        with (folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tune_interpreg", *words],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=ENVIRONMENT,
-            )
-
-    def workers(self) -> list[int]:
-        commands = ray_processes(self.process.pid).items()
-        return [pid for pid, command in commands if re.match(r"ray::(?!\w*Agent)", command)]
-
-    def victim(self, kind: str) -> int | None:
-        if kind == "driver":
-            return self.process.pid
-        if kind == "worker":
-            return next(iter(self.workers()), None)
-        commands = ray_processes(self.process.pid).items()
-        return next((pid for pid, command in commands if "/raylet/raylet " in command), None)
-
-    def delete_session(self) -> None:
-        """Delete Ray's folder of this run, which a killed driver leaves."""
-        for session in Path("/tmp/ray").glob(f"session_*_{self.process.pid}"):
-            shutil.rmtree(session, ignore_errors=True)
-
-
 # ------------------------------------------------------------------------- a round
-@dataclass
 class Round:
     """One study from its first run to its end, and the kills in between, as (victim, moment)."""
 
-    folder: Path
-    cpus: int
-    rng: random.Random
-    kills: list[tuple[str, str]] = field(default_factory=list)
-    orphaned: list[float] = field(default_factory=list)  # seconds that workers outlived their driver
-    hung: list[float] = field(default_factory=list)  # seconds that a driver outlived its raylet
-    ledger: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    def __init__(self, folder: Path, cpus: int, rng: random.Random):
+        self.folder, self.store, self.rng = folder, folder / "store", rng
+        self.kills: list[tuple[str, str]] = []
+        self._ledger: dict[Path, tuple[int, int]] = {}
+        folder.mkdir(parents=True)
+        (folder / "study.yaml").write_text(STUDY.replace("CPUS", str(cpus)))
 
-    def __post_init__(self) -> None:
-        self.store = self.folder / "store"
-        self.folder.mkdir(parents=True)
-        (self.folder / "study.yaml").write_text(STUDY.replace("CPUS", str(self.cpus)))
+    def finish(self, deck: list[tuple[str, str]], *options: str) -> None:
+        """Run, kill and run again, until the study is finished. Takes the kills from the end of ``deck``."""
+        while (code := self._run_once(deck, *options)) != 0:
+            victim = self.kills[-1][0] if self.kills else "worker"
+            assert code in CODES[victim], f"exit code {code}: {self._log()}"
 
-    def finish(self, kills: int = 0, *options: str) -> None:
-        """Run, kill and run again, until the study is finished. After ``kills``, nothing is killed any more."""
-        while (code := self._run_once(kills, *options)) != 0:
-            expected = {"driver": [-signal.SIGKILL], "raylet": [2, RAY_GAVE_UP]}
-            victim = self.kills[-1][0] if self.kills else "none"
-            assert code in expected.get(victim, []), f"exit code {code}: {self.log()}"
-
-    def _run_once(self, kills: int, *options: str) -> int:
+    def _run_once(self, deck: list[tuple[str, str]], *options: str) -> int:
         """Run and kill. Returns the exit code."""
-        run = Run(self.folder, *options)
+        words = ["run", str(self.folder / "study.yaml"), "--store", str(self.store), *options]
+        with (self.folder / "log").open("a") as log:
+            command = [sys.executable, "-m", "tune_interpreg", *words]
+            driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
         try:
-            while run.process.poll() is None and len(self.kills) < kills:
-                self._kill_one(run)
-            self._wait(lambda: run.process.poll() is not None, run)
+            while driver.poll() is None and deck:
+                if self._try_to_kill(driver, *deck[-1]):
+                    deck.pop()
+            self._wait(lambda: False, driver)
         finally:
-            run.process.kill()  # if an assertion ends the test
-            run.process.wait()
-            run.delete_session()
-        return run.process.returncode
+            driver.kill()  # if an assertion ends the test
+            driver.wait()
+            for session in Path("/tmp/ray").glob(f"session_*_{driver.pid}"):
+                shutil.rmtree(session, ignore_errors=True)
+        return driver.returncode
 
-    def _kill_one(self, run: Run) -> None:
-        """Wait for a random moment, then kill a random victim, if it is there."""
-        kind = self.rng.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-        has_maps = bool(list(self.store.glob("targets/*.npy")))
-        moment = self.rng.choice([moment for moment in MOMENTS if moment != "targets" or not has_maps])
-        has_come, deadline = self._moment(moment, run), time.monotonic() + PATIENCE
-        if not self._wait(lambda: has_come() or time.monotonic() > deadline, run):
-            return
-        on_time = time.monotonic() < deadline
-        if (pid := run.victim(kind)) is None or not kill(pid):
-            return
-        self.kills.append((kind, moment if on_time else "any"))
-        print(f"{self.folder.name}, {len(self.kills):2}: {' at '.join(self.kills[-1])}; {len(self.ledger)} records")
-        if kind == "driver":
-            run.process.wait()
+    def _try_to_kill(self, driver: subprocess.Popen[bytes], victim: str, moment: str) -> bool:
+        """Wait for a moment, then kill the victim. Returns whether it was alive."""
+        if moment == "targets" and any(self.store.glob("targets/*.npy")):
+            moment = "epoch"
+        if moment != "start-up" and not self._wait(lambda: bool(find_processes(driver.pid, "worker")), driver):
+            return False
+        has_come, deadline = self._moment(moment), time.monotonic() + PATIENCE
+        if not self._wait(lambda: has_come() or time.monotonic() > deadline, driver):
+            return False
+        pid = next(iter(find_processes(driver.pid, victim)), None)
+        if pid is None or not kill(pid):
+            return False
+        self.kills.append((victim, moment if time.monotonic() < deadline else "any"))
+        print(f"{self.folder.name}, {len(self.kills):2}: {' at '.join(self.kills[-1])}; {len(self._ledger)} records")
+        if victim == "driver":
+            driver.wait()
             if self.rng.random() < 0.5:  # otherwise the next driver starts while the workers live
-                self.orphaned.append(self._seconds_until(lambda: not run.workers()))
-        elif kind == "raylet":
-            self.hung.append(self._seconds_until(lambda: run.process.poll() is not None))
+                self._wait_at_most(ORPHANED, lambda: not find_processes(driver.pid, "worker"))
+        elif victim == "raylet":
+            self._wait_at_most(HUNG, lambda: driver.poll() is not None)
+        return True
 
-    def _moment(self, name: str, run: Run) -> Callable[[], bool]:
+    def _moment(self, name: str) -> Callable[[], bool]:
         """Return a condition that becomes true at a moment of this kind."""
-        delay, start = self.rng.uniform(0, 6), time.monotonic()
-        if name == "start-up":
-            return lambda: time.monotonic() - start > delay
-        if name == "any":
-            return lambda: bool(run.workers()) and time.monotonic() - start > delay
+        delayed = time.monotonic() + self.rng.uniform(0, 5)
+        if name in ("start-up", "any"):
+            return lambda: time.monotonic() > delayed
         ending = self.rng.choice(["ledger/*/*.json", "models/*/.*.part", "models/*/seed*", "ledger/*/.*"])
-        patterns = {"targets": "checkpoints/*/maps*", "epoch": "checkpoints/*/*.safetensors", "ending": ending}
-        before = self._newest(patterns[name])
-        return lambda: self._newest(patterns[name]) > before
+        pattern = {"targets": "checkpoints/*/maps*", "epoch": "checkpoints/*/*.safetensors", "ending": ending}[name]
+        before = self._newest(pattern)
+        return lambda: self._newest(pattern) > before
 
     def _newest(self, pattern: str) -> float:
         """Return the time of the last change among files."""
@@ -197,32 +167,27 @@ class Round:
                 times.append(path.stat().st_mtime)
         return max(times)
 
-    def _wait(self, condition: Callable[[], bool], run: Run) -> bool:
-        """Wait for a condition. Returns whether it became true before the run ended."""
+    def _wait(self, condition: Callable[[], bool], driver: subprocess.Popen[bytes]) -> bool:
+        """Wait for a condition. Returns whether it became true before the run ended. No record is written twice."""
         deadline = time.monotonic() + STUCK
         while not condition():
-            if run.process.poll() is not None:
+            if driver.poll() is not None:
                 return False
-            self._check_ledger()
-            assert time.monotonic() < deadline, f"no progress for {STUCK} s: {self.log()}"
+            stats = {path: path.stat() for path in self.store.glob("ledger/*/*.json")}
+            ledger = {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+            assert ledger.items() >= self._ledger.items(), dict(self._ledger.items() - ledger.items())
+            self._ledger = ledger
+            assert time.monotonic() < deadline, f"no progress for {STUCK} s: {self._log()}"
             time.sleep(0.02)
         return True
 
-    def _check_ledger(self) -> None:
-        """Check that no record is ever written a second time."""
-        stats = {path: path.stat() for path in self.store.glob("ledger/*/*.json")}
-        now = {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
-        assert now.items() >= self.ledger.items(), f"written again: {dict(self.ledger.items() - now.items())}"
-        self.ledger = now
-
-    def _seconds_until(self, condition: Callable[[], bool]) -> float:
-        start = time.monotonic()
+    def _wait_at_most(self, seconds: float, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() - start < MAX_HANG, f"not over after {MAX_HANG} s: {self.log()}"
+            assert time.monotonic() < deadline, f"not over after {seconds} s: {self._log()}"
             time.sleep(0.05)
-        return time.monotonic() - start
 
-    def log(self) -> str:
+    def _log(self) -> str:
         return (self.folder / "log").read_text()[-3000:]
 
     # ---------------------------------------------------------------------- results
@@ -239,7 +204,7 @@ class Round:
             assert steps == list(range(1, EPOCHS + 1)), f"{trial.name}: {ran}"
         return repeated
 
-    def ran_after_record(self) -> list[str]:
+    def started_after_record(self) -> list[str]:
         """Return the trials that a worker started although they had a record."""
         late = []
         for path in self.store.glob("ledger/*/*.json"):
@@ -252,26 +217,26 @@ class Round:
     def check(self, reference: Kept, *, in_order: bool) -> None:
         """Check that the store equals the reference's."""
         content = Kept(self.store)
-        difference = content.difference(reference, in_order=in_order)
-        assert difference == [], difference
-        assert content.shape() == reference.shape(), content.shape()
-        leftovers, late = content.leftovers(), self.ran_after_record()
-        assert (leftovers, late) == ([], []), (leftovers, late)
+        assert content.difference(reference, in_order=in_order) == []
+        assert content.shape() == reference.shape()
+        assert content.leftovers() == []
+        assert self.started_after_record() == []
 
 
-def run_rounds(folder: Path, kills: int, seed: int) -> list[Round]:
-    """Finish rounds until there were so many kills, and check each against a run without kills in one process."""
+def run_rounds(folder: Path, in_order: bool, seed: int) -> list[Round]:
+    """Finish studies until all ``VICTIMS`` were killed, and compare each with a run without kills in one process.
+
+    in_order: a trial takes the whole machine, so that a search proposes its trials in one order. Otherwise two trials
+    run at once, and records with equal keys are compared: a key names everything that determines a result.
+    """
     rng, cores = random.Random(seed), os.cpu_count() or 1
-    references: dict[int, Kept] = {}
-    rounds: list[Round] = []
-    while (left := kills - sum(len(finished.kills) for finished in rounds)) > 0:
-        in_order = len(rounds) % 2 == 0
-        cpus = cores if in_order else max(1, cores // 2)
-        if cpus not in references:
-            reference = Round(folder / f"reference-{cpus}", cpus, rng)
-            reference.finish(0, "--cluster", "in-process")
-            references[cpus] = Kept(reference.store)
-        rounds.append(Round(folder / f"round-{len(rounds)}", cpus, rng))
-        rounds[-1].finish(min(left, kills // 2))
-        rounds[-1].check(references[cpus], in_order=in_order)
+    untouched = Round(folder / "reference", 1, rng)
+    untouched.finish([], "--cluster", "in-process")
+    reference, rounds = Kept(untouched.store), []
+    moments = MOMENTS * (len(VICTIMS) // len(MOMENTS))
+    deck = list(zip(rng.sample(VICTIMS, len(VICTIMS)), moments, strict=True))
+    while deck:
+        rounds.append(Round(folder / f"round-{len(rounds)}", cores if in_order else max(1, cores // 2), rng))
+        rounds[-1].finish(deck)
+        rounds[-1].check(reference, in_order=in_order)
     return rounds

@@ -13,7 +13,7 @@ import ray
 from tune_interpreg.cluster import ray_internals
 
 #: Ray speaks HTTP/2: the first bytes of a client (preface and empty settings), and the frame type of the answer.
-_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", 4
+_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
 
 #: Seconds to wait for an address to answer. Ray itself tries for 15 minutes.
 PATIENCE = 5
@@ -48,12 +48,10 @@ def start_local() -> None:
 
 
 def join(where: str, runtime_env: Mapping[str, Any]) -> None:
-    """Connect to a running cluster that has a node on this machine.
+    """Connect to a running cluster that has a node on this machine; raises ``ClusterError`` after a few seconds.
 
     where: HOST:PORT of its head, or ``auto``: RAY_ADDRESS if set, else the cluster on this machine.
     runtime_env: Ray's ``runtime_env`` for all workers of this run.
-
-    Raises ``ClusterError`` with the reason and a remedy, after a few seconds.
     """
     _require_ray(where, os.environ.get("RAY_ADDRESS", "") if where == "auto" else where)
     with _explained(where):
@@ -62,20 +60,17 @@ def join(where: str, runtime_env: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _explained(where: str) -> Iterator[None]:
-    """Turn what Ray raises if it cannot connect into a ``ClusterError``."""
+    """Raise as ``ClusterError`` why Ray cannot connect."""
     try:
         yield
     except Exception as error:  # Ray raises bare Exception if one of its processes does not start
-        text = f"{type(error).__name__}: {error}\n{error.__cause__ or ''}".strip()
+        text = f"{type(error).__name__}: {error}\n{error.__cause__}"
         remedy = next(remedy for sign, remedy in REMEDIES.items() if sign in text)
-        raise ClusterError(f"--cluster {where}: {_reason(error)}; {remedy}") from None
-
-
-def _reason(error: BaseException) -> str:
-    """Return the reason from a message that may contain the traceback of another process."""
-    text = str(error.__cause__ or error).strip()
-    text = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
-    return text.partition(". Note:")[0].partition(". Ensure")[0].rstrip(".")
+        message = str(error.__cause__ or error).strip()
+        if "Traceback" in message:  # of another process
+            message = message.splitlines()[-1]
+        reason = " ".join(message.split()).partition(". Note:")[0].partition(". Ensure")[0].rstrip(".")
+        raise ClusterError(f"--cluster {where}: {reason}; {remedy}") from None
 
 
 def _require_ray(where: str, address: str) -> None:
@@ -100,9 +95,8 @@ def open_address(address: str, timeout: float) -> socket.socket:
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    connection.settimeout(PATIENCE)
     connection.sendall(_PREFACE)
     try:
-        return connection.recv(9)[3:4] == bytes([_SETTINGS])
+        return connection.recv(9)[3:4] == _SETTINGS
     except TimeoutError:
         return False

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,7 @@ from tune_interpreg.cluster.watchdog import watch_cluster
 from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
-from tune_interpreg.store.files import Refused, raise_refused
+from tune_interpreg.store.files import raise_refused
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 
@@ -38,18 +39,14 @@ SETTINGS = ray_internals.VARIABLES | {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker's death is retried; the dispatcher reports what is given up
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM, and limits the time that stopping takes
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM, and limits the time to stop
 }
-
-#: More trials than any cluster runs at once: the searcher itself limits them to the nodes' slots.
-UNLIMITED = 10**6
 
 
 def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
     """Run all open items of a study. Returns when none is open, or after Ctrl-C or SIGTERM.
 
-    The first signal lets each trial finish the checkpoint that it is writing. A second one ends at once, and loses no
-    more than the current epoch.
+    The first signal lets each trial finish its checkpoint. A second one ends at once, and loses the current epoch.
 
     where: ``in-process``, ``local`` (Ray on this machine) or a Ray cluster's address (``auto`` finds it).
     debug: run in this process, raise an item's exception at once, and leave signals to Python.
@@ -65,30 +62,20 @@ def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
         with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
             _run_in_process(dispatcher, device, stop)
         return stop
-    _connect(dispatcher.study, where)
-    try:
-        # Ray installs its own signal handlers as it starts: ours follow.
-        with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
-            _run_on_ray(dispatcher, device, stop)
-    finally:
-        ray.shutdown()
+    # Ray installs its own signal handlers as it starts: ours follow.
+    with _connected(dispatcher.study, where), stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
+        _run_on_ray(dispatcher, device, stop)
     return stop
 
 
 def count_slots(study: Study, where: str) -> int:
-    """Return how many trials run at once. Raises ``ClusterError`` if not even one can run.
-
-    Does not start Ray for ``local``.
-    """
+    """Return how many trials run at once, without starting Ray. Raises ``ClusterError`` if not even one can run."""
     if where == "in-process":
         return 1
     if where == "local":
         return nodes.require_slots([ray_internals.local_resources()], study.resources)
-    _connect(study, where)
-    try:
+    with _connected(study, where):
         return nodes.require_slots(nodes.living_nodes(), study.resources)
-    finally:
-        ray.shutdown()
 
 
 # ---------------------------------------------------------------- in this process
@@ -103,57 +90,54 @@ def run_item(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: S
     """Run an item to its end in this process.
 
     If its worker raises, the item starts again from its checkpoint, up to ``RETRIES`` times since its last epoch. With
-    ``debug`` the exception propagates. What the driver raises always does.
+    ``debug`` the exception propagates.
     """
-    worker, failures = None, 0
-    try:
-        while True:
-            try:
-                with raise_refused(dispatcher.store.path):
-                    worker = worker or StudyTrainable(config)
+    failures, is_settled = 0, False
+    while not is_settled:
+        with raise_refused(dispatcher.store.path):
+            worker = StudyTrainable(config)
+        try:
+            while not is_settled:
+                try:
                     result = worker.step()
-            except Refused:
-                raise
-            except Exception:
-                if debug:
-                    raise
-                _close(worker)
-                worker, failures = None, failures + 1
-                if dispatcher.recover(item):
-                    return
-                if failures > RETRIES:
-                    dispatcher.fail(item, read_error(dispatcher.store, item))
-                    return
-                continue
-            failures = 0
-            if record_result(dispatcher, item, result):
-                return
-            stop.check()
-    finally:
-        _close(worker)
-
-
-def _close(worker: StudyTrainable | None) -> None:
-    if worker is not None:
-        worker.cleanup()
-        shutil.rmtree(worker.logdir, ignore_errors=True)  # Tune makes this folder and leaves it empty
+                except Exception:
+                    if debug:
+                        raise
+                    failures += 1
+                    break
+                failures = 0
+                is_settled = record_result(dispatcher, item, result)
+                if not is_settled:
+                    stop.check()
+        finally:
+            worker.cleanup()
+            shutil.rmtree(worker.logdir, ignore_errors=True)  # Tune makes this folder and leaves it empty
+        is_settled = is_settled or dispatcher.recover(item)
+        if not is_settled and failures > RETRIES:
+            dispatcher.fail(item, read_error(dispatcher.store, item))
+            return
 
 
 # ------------------------------------------------------------------------- on Ray
-def _connect(study: Study, where: str) -> None:
+@contextmanager
+def _connected(study: Study, where: str) -> Iterator[None]:
     logger.info("connect to Ray: %s", where)
     if where == "local":
         connection.start_local()
-        return
-    with TemporaryDirectory() as scratch:  # Ray copies the modules while it connects
-        modules = runtime_env.collect_modules(runtime_env.study_packages(study), Path(scratch))
-        variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
-        excluded = list(runtime_env.EXCLUDED)
-        connection.join(where, {"py_modules": modules, "excludes": excluded, "env_vars": variables})
+    else:
+        with TemporaryDirectory() as scratch:  # Ray copies the modules while it connects
+            modules = runtime_env.collect_modules(runtime_env.study_packages(study), Path(scratch))
+            variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
+            excluded = list(runtime_env.EXCLUDED)
+            connection.join(where, {"py_modules": modules, "excludes": excluded, "env_vars": variables})
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 class _StopOnRequest(tune.Stopper):
-    """End Tune's run when it was asked to stop. Each trial finishes its epoch first."""
+    """End Tune's run on request. Each trial finishes its epoch first."""
 
     def __init__(self, stop: Stop):
         self._stop = stop
@@ -167,10 +151,8 @@ class _StopOnRequest(tune.Stopper):
 
 def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     resources = dispatcher.study.resources
-    slots = nodes.require_slots(nodes.living_nodes(), resources)
-    logger.info("the nodes can run %d trials at once", slots)
+    logger.info("the nodes can run %d trials at once", nodes.require_slots(nodes.living_nodes(), resources))
     searcher = GraphSearcher(dispatcher, device)
-    scratch = dispatcher.store.tune_dir
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
     tuner = tune.Tuner(
         tune.with_resources(StudyTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -178,14 +160,13 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
             search_alg=searcher,
             scheduler=GraphScheduler(searcher),
             num_samples=-1,
-            max_concurrent_trials=UNLIMITED,
+            max_concurrent_trials=10**6,  # the searcher limits them to the nodes' slots
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name="run",
-            storage_path=str(scratch),
-            failure_config=tune.FailureConfig(max_failures=0),
+            storage_path=str(dispatcher.store.tune_dir),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
             stop=_StopOnRequest(stop),
@@ -197,6 +178,6 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     except Exception as error:
         raise searcher.failure or error from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(dispatcher.store.tune_dir, ignore_errors=True)
     if searcher.failure:
         raise searcher.failure

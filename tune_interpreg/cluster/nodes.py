@@ -18,7 +18,7 @@ PERIOD, PATIENCE = 1.0, 60.0
 
 
 class Slots:
-    """Count how many trials of one size the nodes can run at once. Nodes may join and leave during a run.
+    """Count how many trials the nodes, which may join and leave, can run at once.
 
     resources: of one trial. say: prints a line for the user. now: a clock, in seconds.
     """
@@ -33,19 +33,17 @@ class Slots:
 
         Warns the user once if no node could run a trial for a minute.
         """
-        if self._now() - self._counted >= PERIOD:
-            self._counted = self._now()
-            self._count = sum(count_trials(node, self._resources) for node in living_nodes())
-            self._warn_if_none()
+        now = self._now()
+        if now - self._counted >= PERIOD:
+            nodes, self._counted = living_nodes(), now
+            self._count = sum(count_trials(node, self._resources) for node in nodes)
+            if self._count:
+                self._last_slot, self._warned = now, False
+            elif now - self._last_slot >= PATIENCE and not self._warned:
+                self._warned = True
+                lack = _describe_lack(nodes, self._resources)
+                self._say(f"waiting for a node: {lack}; add one, or stop with Ctrl-C and run again later")
         return max(1, self._count)
-
-    def _warn_if_none(self) -> None:
-        if self._count:
-            self._last_slot, self._warned = self._now(), False
-        elif self._now() - self._last_slot >= PATIENCE and not self._warned:
-            self._warned = True
-            lack = _describe_lack(living_nodes(), self._resources)
-            self._say(f"waiting for a node: {lack}; add one, or stop with Ctrl-C and run again later")
 
 
 def require_slots(nodes: Sequence[Mapping[str, float]], resources: Resources) -> int:
@@ -72,26 +70,22 @@ def living_nodes() -> list[Mapping[str, float]]:
 
 def count_trials(node: Mapping[str, float], resources: Resources) -> int:
     """Return how many trials one node can run at once. A fraction of a GPU must lie on one GPU."""
-    cpus = _floor(node.get("CPU", 0) / resources.cpus)
+    cpus, gpus = _quotient(node.get("CPU", 0), resources.cpus), node.get("GPU", 0)
     if not resources.gpus:
         return cpus
-    gpus = node.get("GPU", 0)
     if resources.gpus < 1:
-        return min(cpus, _floor(gpus) * _floor(1 / resources.gpus))
-    return min(cpus, _floor(gpus / resources.gpus))
+        return min(cpus, math.floor(gpus) * _quotient(1, resources.gpus))
+    return min(cpus, _quotient(gpus, resources.gpus))
 
 
-def _floor(ratio: float) -> int:
-    return math.floor(ratio + 1e-9)  # 0.3 / 0.1 is a little less than 3
+def _quotient(there: float, required: float) -> int:
+    return math.floor(there / required + 1e-9)  # 0.3 / 0.1 is a little less than 3
 
 
 def is_node_lost(error: Any) -> bool:
-    """Return whether a worker ended because its node did, which does not count against the worker's item.
-
-    A node that has just stopped answering does not count as dead yet, but its workers cannot be reached.
-    """
-    if isinstance(error, ActorUnavailableError):
-        return True
+    """Return whether a worker ended because its node did, which does not count against the worker's item."""
     if not isinstance(error, RayActorError):
         return False
-    return error.preempted or any(node["NodeID"] in str(error) for node in ray.nodes() if not node["Alive"])
+    if isinstance(error, ActorUnavailableError) or error.preempted:  # its node may not count as dead yet
+        return True
+    return any(node["NodeID"] in str(error) for node in ray.nodes() if not node["Alive"])

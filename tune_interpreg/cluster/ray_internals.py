@@ -1,17 +1,15 @@
 """All private names of Ray that the project uses. Each was seen in Ray 2.60.
 
-A name that a later Ray lacks is not used: each function below says what is lost then. After an upgrade,
-``tests/cluster/test_ray_internals.py`` checks all names in ``NAMES`` and ``VARIABLES``, and fails by name.
+A name that a later Ray lacks is not used. After an upgrade, ``tests/cluster/test_ray_internals.py`` checks all names.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -33,10 +31,8 @@ NAMES = {
 
 #: Environment variable that Ray reads and does not document → its value here. Ray ignores what it does not know.
 VARIABLES = {
-    # ray.init waits for the first workers, forever if one of them dies while it starts.
-    "RAY_prestart_worker_first_driver": "0",
-    # Attempts of one second to reach a cluster's head.
-    "RAY_gcs_server_port_wait_time_s": "2",
+    "RAY_prestart_worker_first_driver": "0",  # ray.init waits forever for a first worker that dies while it starts
+    "RAY_gcs_server_port_wait_time_s": "2",  # attempts of one second to reach a cluster's head
     # Ray's handler ends the process when SIGTERM arrives in ray.init. ``stopping`` sets this before Ray is imported.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }
@@ -44,38 +40,28 @@ VARIABLES = {
 
 def find(name: str) -> Any:
     """Return the object with this dotted name, or None if Ray no longer has it."""
-    parts = name.split(".")
-    for split in range(len(parts) - 1, 0, -1):
-        try:
-            value: Any = import_module(".".join(parts[:split]))
-        except ImportError:
-            continue
-        for attribute in parts[split:]:
-            value = getattr(value, attribute, None)
-        return value
-    return None
+    try:
+        return resolve_name(name)
+    except (ImportError, AttributeError):
+        return None
 
 
 @contextmanager
 def replaced(name: str, value: object) -> Iterator[None]:
     """Give a name of Ray's another value in this block; does nothing if Ray no longer has it."""
-    owner, _, attribute = name.rpartition(".")
-    usual = find(name)
-    if usual is None:
-        yield
-        return
-    setattr(find(owner), attribute, value)
+    owner_name, _, attribute = name.rpartition(".")
+    usual, owner = find(name), find(owner_name)
+    if usual is not None:
+        setattr(owner, attribute, value)
     try:
         yield
     finally:
-        setattr(find(owner), attribute, usual)
+        if usual is not None:
+            setattr(owner, attribute, usual)
 
 
 def listen_on_loopback() -> AbstractContextManager[None]:
-    """Let servers that Ray starts in this block listen on 127.0.0.1 only.
-
-    Ray has this for systems other than Linux. Without the name, a local Ray listens on all interfaces.
-    """
+    """Let servers that Ray starts in this block listen on 127.0.0.1 only, as Ray does on other systems than Linux."""
     return replaced("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
 
 
@@ -83,21 +69,21 @@ def wait_in_short_turns() -> AbstractContextManager[None]:
     """Let Python handle signals in this block while Ray waits for the port of its head.
 
     Ray waits in foreign code that holds Python's lock, for half a minute if a signal ended the head too. No handler and
-    no other thread runs in that time. Without the name, a stop during Ray's start takes that long.
+    no other thread runs in that time.
     """
     name = "ray._private.node.wait_for_persisted_port"
-    return replaced(name, partial(_wait_for_port, find(name)))
+    usual = find(name)
 
+    def wait_for_port(*place: str, timeout_ms: int) -> int:
+        deadline = time.monotonic() + timeout_ms / 1000
+        while True:
+            try:
+                return usual(*place, timeout_ms=200)
+            except RuntimeError:  # the port did not appear
+                if time.monotonic() > deadline:
+                    raise
 
-def _wait_for_port(wait: Callable[..., int], *place: str, timeout_ms: int) -> int:
-    """Call Ray's ``wait`` for 0.2 s at a time. Raises ``RuntimeError`` if the port does not appear in time."""
-    deadline = time.monotonic() + timeout_ms / 1000
-    while True:
-        try:
-            return wait(*place, timeout_ms=200)
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
+    return replaced(name, wait_for_port)
 
 
 def is_node_here() -> bool:
@@ -107,20 +93,17 @@ def is_node_here() -> bool:
 
 
 def local_resources() -> Mapping[str, float]:
-    """Return the CPUs and GPUs that Ray would declare for this machine, without starting Ray.
-
-    Without the names: the cores that this process may use, and PyTorch's count of GPUs.
-    """
-    cpus = find("ray._private.utils.get_num_cpus") or (lambda: len(os.sched_getaffinity(0)))
+    """Return the CPUs and GPUs that Ray would declare for this machine, without starting Ray."""
+    count_cpus = find("ray._private.utils.get_num_cpus") or (lambda: len(os.sched_getaffinity(0)))
     manager = "ray._private.accelerators.nvidia_gpu.NvidiaGPUAcceleratorManager"
-    gpus = find(f"{manager}.get_current_node_num_accelerators") or torch.cuda.device_count
-    return {"CPU": cpus(), "GPU": gpus()}
+    count_gpus = find(f"{manager}.get_current_node_num_accelerators") or torch.cuda.device_count
+    return {"CPU": count_cpus(), "GPU": count_gpus()}
 
 
 def survive_out_of_memory() -> AbstractContextManager[None]:
     """Let Tune count a worker that Ray's memory monitor kills in this block as dead, and continue the run.
 
-    Ray reports ``OutOfMemoryError``, which is no ``RayActorError``, and Tune ends the run. Without the name it does.
+    Ray reports ``OutOfMemoryError``, which is no ``RayActorError``, and Tune would end the run.
     """
     name = "ray.air.execution._internal.actor_manager.RayActorManager._actor_task_failed"
     usual = find(name)

@@ -26,28 +26,21 @@ def collect_modules(packages: Iterable[str], scratch: Path) -> list[str]:
     These are a package's own folders and files, and a ``.dist-info`` folder written to ``scratch``, where Python looks
     for entry points. Dependencies are not included.
     """
-    paths = []
-    for name in packages:
-        package = distribution(name)
-        paths += [*_sources(package), _write_metadata(package, scratch)]
+    installed = [distribution(name) for name in packages]
+    paths = [path for package in installed for path in [*_sources(package), _write_metadata(package, scratch)]]
     return [str(path) for path in paths]
 
 
 def _sources(package: Distribution) -> Iterator[Path]:
-    """Yield the folders and single files of a package's top-level modules, installed or editable."""
-    for name in _top_level_modules(package):
+    """Yield the folders and files of the modules that a package lists, if it does, and that its entry points name."""
+    listed = (package.read_text("top_level.txt") or "").split()
+    points = [point for point in package.entry_points if point.group.startswith("tune_interpreg.")]
+    for name in sorted({*listed, *(point.module.partition(".")[0] for point in points)}):
         spec = find_spec(name)
         if spec is not None and spec.submodule_search_locations:
             yield Path(next(iter(spec.submodule_search_locations))).absolute()
         elif spec is not None and spec.origin and spec.origin.endswith(".py"):
             yield Path(spec.origin).absolute()
-
-
-def _top_level_modules(package: Distribution) -> list[str]:
-    """Return the modules that the package lists, if it does, and those that its entry points name."""
-    listed = (package.read_text("top_level.txt") or "").split()
-    points = [point for point in package.entry_points if point.group.startswith("tune_interpreg.")]
-    return sorted({*listed, *(point.module.partition(".")[0] for point in points)})
 
 
 def _write_metadata(package: Distribution, scratch: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from ray import cloudpickle
@@ -23,9 +24,6 @@ from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.study.items import Item
 
 logger = logging.getLogger(__name__)
-
-#: Words of a long reason that are printed.
-MAX_WORDS = 100
 
 #: Restarts before an item fails: of one that raises, and of one that loses its worker (killed by the system, or with a
 #: machine that is taken back). A finished epoch resets both counts.
@@ -82,11 +80,8 @@ class GraphSearcher(Searcher):
             self.failure = failure
 
     def _restart_or_fail(self, item: Item, error: Exception | None) -> None:
-        """Restart an item after its worker's end, unless it has used up its restarts. A lost node does not count.
-
-        A worker that died after it wrote its record has finished the item.
-        """
-        if self.dispatcher.recover(item):
+        """Restart an item after its worker's end, unless it has used up its restarts. A lost node does not count."""
+        if self.dispatcher.recover(item):  # the worker died after it wrote the record
             return
         if nodes.is_node_lost(error):
             self.dispatcher.say(f"{item.title}: lost its node, continues elsewhere from its last checkpoint")
@@ -102,15 +97,14 @@ class GraphSearcher(Searcher):
         elif was_killed or isinstance(error, RayTaskError):
             self.dispatcher.fail(item, reason)
         else:
-            raise ClusterError(f"no worker can be started: {' '.join(str(error).split()[:MAX_WORDS])}")
+            raise ClusterError(f"no worker can be started: {shorten(str(error), 800)}")
 
     def record_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Record an epoch's result. Returns whether the item is settled now: its arm's pruner may stop the trial."""
         item = self.items[trial_id]
         self._raised.pop(item.key, None)
         self._killed.pop(item.key, None)
-        is_settled = record_result(self.dispatcher, item, result)
-        if is_settled:
+        if is_settled := record_result(self.dispatcher, item, result):
             del self.items[trial_id]
         return is_settled
 
@@ -136,8 +130,8 @@ class GraphScheduler(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Prefer no trial: Tune starts them in their order anyway.
 
-        Otherwise Tune gives each free worker to a trial that waits for a new worker to start, and drops that worker. If
-        trials are shorter than this start, a node that joins never gets work.
+        Otherwise Tune gives a free worker to the trial for which a new worker starts, and drops that worker. If trials
+        are shorter than this start, a node that joins never gets work.
         """
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -147,9 +141,8 @@ class GraphScheduler(FIFOScheduler):
         if self._searcher.failure:
             return TrialScheduler.STOP
         is_open = trial.trial_id in self._searcher.items
-        if is_open and self._searcher.record_epoch(trial.trial_id, result):
-            return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
+        is_settled = is_open and self._searcher.record_epoch(trial.trial_id, result)
+        return TrialScheduler.STOP if is_settled else TrialScheduler.CONTINUE
 
 
 def _read_trial_error(trial: Any) -> Exception:

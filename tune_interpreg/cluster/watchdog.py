@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
 
@@ -17,24 +17,18 @@ from tune_interpreg.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two checks, and how long a head may be silent: a cluster needs time to restart its head.
-PERIOD, SILENCE = 1.0, 40.0
+#: Seconds between two checks, for a cluster to restart its head, and for head or raylet to accept a connection.
+PERIOD, SILENCE, PATIENCE = 1.0, 40.0, 3.0
 
-#: Seconds for the head or the raylet to accept a connection.
-PATIENCE = 3.0
-
-RAYLET_DIED = "Ray on this machine has died (its raylet was killed, or ran out of memory)"
-
-#: The exit code of a run after its cluster died.
-LOST = 2
+#: The exit code of a run after its cluster died, and the reason if its local part did.
+LOST, RAYLET_DIED = 2, "Ray on this machine has died (its raylet was killed, or ran out of memory)"
 
 
 @contextmanager
 def watch_cluster(stop: Stop) -> Iterator[None]:
-    """End the process with ``LOST`` if the cluster dies in this block, unless the run was asked to stop.
+    """End the process with ``LOST`` if the cluster dies in this block, by a thread: Tune's answer may never come.
 
-    A signal to the whole process group also ends the raylet; then the run stops as it was asked. A thread checks,
-    because the main thread may wait for an answer that never comes.
+    A signal to the whole process group also ends the raylet. Then the run stops as requested.
     """
     over = threading.Event()
     thread = threading.Thread(target=_check_until, args=(over, stop), daemon=True)
@@ -52,8 +46,8 @@ def _check_until(over: threading.Event, stop: Stop) -> None:
     raylet = next((node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == node_id), "")
     while not over.wait(PERIOD):
         # A dead raylet's socket is closed at once, ten seconds before the head notices.
-        loss = RAYLET_DIED if is_closed(raylet) else ""
-        if not loss and is_answering(head):
+        loss = RAYLET_DIED if _is_closed(raylet) else ""
+        if not loss and _is_answering(head):
             answered = time.monotonic()
             is_alive = any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
             loss = "" if is_alive else RAYLET_DIED
@@ -66,8 +60,7 @@ def _check_until(over: threading.Event, stop: Stop) -> None:
             stopping.exit_now(LOST, f"error: {loss}; finished work is stored: run the same command again to continue")
 
 
-def is_answering(head: str) -> bool:
-    """Return whether anything listens at HOST:PORT."""
+def _is_answering(head: str) -> bool:
     try:
         with open_address(head, PATIENCE):
             return True
@@ -75,14 +68,12 @@ def is_answering(head: str) -> bool:
         return False
 
 
-def is_closed(path: str) -> bool:
+def _is_closed(path: str) -> bool:
     """Return whether nothing listens at a socket's path any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, suppress(OSError):
         connection.settimeout(PATIENCE)
         try:
             connection.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
             return True
-        except OSError:  # alive, but too busy to answer
-            return False
-    return False
+    return False  # also if it is too busy to answer

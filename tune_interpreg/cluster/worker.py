@@ -20,12 +20,11 @@ from tune_interpreg import registry
 from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
 from tune_interpreg.schedule.dispatch import Dispatcher
-from tune_interpreg.store.files import Refused, as_refused
+from tune_interpreg.store.files import Refused, as_refused, raise_refused
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.items import Item
 
 ERROR_FILE = "error.txt"
-
 KILLED = "the worker died without an exception (killed, or out of memory)"
 
 
@@ -39,9 +38,6 @@ def worker_config(item: Item, store: Store, device: str) -> dict[str, Any]:
 class StudyTrainable(tune.Trainable):
     """Delegate to the Trainable that the item names, so that one worker can run any item after any other.
 
-    The item's Trainable is made in the first step, not in ``setup``: Tune may set a worker up for a trial and then give
-    that trial to another worker that has become free.
-
     Results may hold these keys in addition to the item's own metrics:
 
     - ``record``: the record of a finished item, as JSON
@@ -52,27 +48,26 @@ class StudyTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._config = config
+        self._config, self._store = config, Store(config["store"], config.get("driver"))
         self._inner: tune.Trainable | None = None
 
     def step(self) -> dict[str, Any]:
-        folder = Path(self._config["store"])
         try:
-            return self._step()
-        except Exception as error:
-            if refused := as_refused(error, folder):
-                return {"refused": str(refused), "done": True}
-            try:
-                self._save_error()
-            except Exception as second_error:
-                if refused := as_refused(second_error, folder):
-                    return {"refused": str(refused), "done": True}
-            raise
+            with raise_refused(self._store.path):
+                return self._step(Item.model_validate(self._config["item"]), self._store)
+        except Refused as refused:
+            return {"refused": str(refused), "done": True}
 
-    def _step(self) -> dict[str, Any]:
-        trainable = self._trainable()
-        result = dict(trainable.step())
-        self._error_file.unlink(missing_ok=True)
+    def _step(self, item: Item, store: Store) -> dict[str, Any]:
+        """Run the item's next step. Leaves an exception's traceback where the driver finds it."""
+        try:
+            trainable = self._trainable(item, store)
+            result = dict(trainable.step())
+            _error_file(store, item).unlink(missing_ok=True)
+        except Exception as error:
+            if not as_refused(error, store.path):
+                store.write_text(_error_file(store, item), traceback.format_exc())
+            raise
         for name in ("earlier", "spent"):
             if value := getattr(trainable, name, None):
                 result[name] = json.dumps(value)
@@ -81,33 +76,22 @@ class StudyTrainable(tune.Trainable):
         trainable.warning = trainable.earlier = None
         return result
 
-    def _trainable(self) -> tune.Trainable:
-        """Return the item's own Trainable, made at the first call."""
+    def _trainable(self, item: Item, store: Store) -> tune.Trainable:
+        """Return the item's own Trainable, made in the first step: in ``setup``, Tune may still move the trial."""
         if self._inner is None:
-            item = self._item
             is_stage = item.role in ("targets", "checks")
             kind = registry.resolve("stages", item.role) if is_stage else registry.load_method(item.recipe.method)
-            store = Store(self._config["store"], self._config.get("driver"))
-            _check_shared(store)
+            if store.driver is not None and not (store.read_driver() and os.access(store.path, os.W_OK)):
+                raise Refused(
+                    f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
+                    "name a folder with --store that all machines share"
+                )
             store.record_worker(item.key)
             try:
                 self._inner = kind(self._config, storage=storage_of(self))
             except DataError as error:  # this machine lacks data that the driver could read
                 raise Refused(f"on {socket.gethostname()}: {error}") from None
         return self._inner
-
-    @property
-    def _item(self) -> Item:
-        return Item.model_validate(self._config["item"])
-
-    @property
-    def _error_file(self) -> Path:
-        return _error_file(Store(self._config["store"]), self._item)
-
-    def _save_error(self) -> None:
-        """Write the traceback where the driver finds it if the item is given up."""
-        store = Store(self._config["store"], self._config.get("driver"))
-        store.write_text(self._error_file, traceback.format_exc())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -123,28 +107,10 @@ class StudyTrainable(tune.Trainable):
             gc.collect()  # a trial sits in reference cycles, and the collector does not count the memory of its tensors
             _freeze_libraries()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self._trainable().save_checkpoint(checkpoint_dir)
-
-    def load_checkpoint(self, checkpoint_dir: str | None) -> None:
-        self._trainable().load_checkpoint(checkpoint_dir)
-
-
-def _check_shared(store: Store) -> None:
-    """Raise ``Refused`` if this machine does not see the driver's store, or may not write there."""
-    if store.driver is not None and not (store.read_driver() and os.access(store.path, os.W_OK)):
-        raise Refused(
-            f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
-            "name a folder with --store that all machines share"
-        )
-
 
 @cache
 def _freeze_libraries() -> None:
-    """Exclude the objects of loaded libraries from garbage collection, once per process.
-
-    There are a million of them. Scanning them costs 0.1 s, which a sweep would spend on each trial.
-    """
+    """Exclude a million objects of libraries from garbage collection, which would cost a sweep 0.1 s per trial."""
     gc.freeze()
     atexit.register(gc.unfreeze)  # otherwise libraries complain at exit about objects that were not freed
 
@@ -164,11 +130,9 @@ def read_error(store: Store, item: Item) -> str:
 
 # ------------------------------------------------------------ the driver's side of a result
 def record_result(dispatcher: Dispatcher, item: Item, result: Mapping[str, Any]) -> bool:
-    """Pass the result of a worker's step to the dispatcher.
+    """Pass the result of a worker's step to the dispatcher. Raises ``Refused`` if the worker could not write.
 
     Returns whether the item is settled now, by its record or by its arm's pruner.
-
-    Raises ``Refused`` if the worker could not write to the store.
     """
     if "warning" in result:
         dispatcher.say(result["warning"])
@@ -184,19 +148,12 @@ def record_result(dispatcher: Dispatcher, item: Item, result: Mapping[str, Any])
 
 
 def _epoch_reports(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Return the reports of epochs in a result, in order. The result with the record reports no epoch of its own."""
-    reports = json.loads(result.get("earlier", "[]"))
-    return reports if "record" in result else [*reports, _metrics(result)]
+    """Return the reports of epochs in a result, in order. The result with the record reports no epoch of its own.
 
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return a trial's own metrics in a Tune result: names with a slash, and counters.
-
-    Tune adds the trial's configuration, with a slash between its levels.
+    A report holds the metrics, which have a slash in their names, and counters. Tune adds ``config/``.
     """
-    counters = ("epoch", "of", "maps")
-    return {
-        name: value
-        for name, value in result.items()
-        if ("/" in name or name in counters) and not name.startswith("config/")
-    }
+    reports = json.loads(result.get("earlier", "[]"))
+    if "record" in result:
+        return reports
+    names = [name for name in result if "/" in name or name in ("epoch", "of", "maps")]
+    return [*reports, {name: result[name] for name in names if not name.startswith("config/")}]

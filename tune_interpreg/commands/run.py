@@ -6,8 +6,8 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from tune_interpreg.commands.shared import (
     StudyArgument,
     console,
     exit_stopped,
+    is_input_error,
     report_errors,
 )
 from tune_interpreg.running.startup import pause_gc
@@ -78,42 +79,14 @@ def run(
 
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
-    try:
-        code = _run(study, store, overrides or (), data_root, cluster, retry_failed, debug, verbose)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if not (debug and sys.stdin.isatty() and sys.stdout.isatty()):
-            raise
-        import pdb
-
-        traceback.print_exc()
-        pdb.post_mortem(error.__traceback__)
-        code = 1
-    raise typer.Exit(code)
-
-
-def _run(
-    study: str,
-    store: Path | None,
-    overrides: Iterable[str],
-    data_root: Path | None,
-    cluster: str,
-    retry_failed: bool,
-    debug: bool,
-    verbose: int,
-) -> int:
-    """Run a study and print its results. Returns the exit code, or ends a process that was asked to stop."""
-    if debug:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C interrupts the debugger's commands
     listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
-    with listening as stop, report_errors(stop):
+    with listening as stop, report_errors(stop), _debugger() if debug else nullcontext():
         with pause_gc():
             from tune_interpreg.running.logs import log_to_stderr
             from tune_interpreg.running.run import run as run_study
             from tune_interpreg.store.store import Store
 
-            file = read_study_file(study, overrides, data_root)
+            file = read_study_file(study, overrides or (), data_root)
         folder, screen = Store(store or Path("runs") / file.study.name), console()
 
         def report() -> None:
@@ -134,4 +107,20 @@ def _run(
             )
         if stop.requested:
             exit_stopped(code)
-    return code
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _debugger() -> Iterator[None]:
+    """In a terminal, open the debugger where this block raises. Ctrl-C interrupts its commands."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except Exception as error:
+        if is_input_error(error) or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise
+        import pdb
+
+        traceback.print_exc()
+        pdb.post_mortem(error.__traceback__)
+        raise typer.Exit(1) from None

@@ -29,7 +29,7 @@ CHECKED = "Exit codes: 0 done, 2 bad input."
 def complete_study(start: str) -> list[str]:
     """Return the shipped studies and the YAML files that begin with ``start``, for a shell's completion."""
     files = [path for suffix in ("yaml", "yml") for path in glob.glob(f"{glob.escape(start)}*.{suffix}")]
-    return [*_beginning_with(start, list_shipped_studies()), *sorted(files)]
+    return [*(name for name in list_shipped_studies() if name.startswith(start)), *sorted(files)]
 
 
 def complete_store(start: str) -> list[str]:
@@ -39,11 +39,7 @@ def complete_store(start: str) -> list[str]:
 
 
 def complete_dataset(start: str) -> list[str]:
-    return _beginning_with(start, registry.names("datasets"))
-
-
-def _beginning_with(start: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.startswith(start)]
+    return [name for name in registry.names("datasets") if name.startswith(start)]
 
 
 StudyArgument = Annotated[
@@ -111,7 +107,7 @@ def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
             stop.request(signal.SIGTERM)  # while Ray starts, its own handler turns SIGTERM into SystemExit
         if stop and stop.requested:  # an interrupted library may raise anything
             exit_stopped(stop.code, stopping.RUN_AGAIN)
-        if not _is_input_error(error):
+        if not is_input_error(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -134,7 +130,7 @@ def hand_over(program: str, arguments: Iterable[str], extra: str) -> NoReturn:
     os.execv(path, [path, *arguments])
 
 
-def _is_input_error(error: BaseException) -> bool:
+def is_input_error(error: BaseException) -> bool:
     """Return whether the message is for the user. Decided by class names, because importing the classes is slow."""
     names = {"StudyError", "StoreError", "DataError", "ClusterError", "ProgramError"}
     return any(base.__name__ in names for base in type(error).__mro__)

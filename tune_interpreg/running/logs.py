@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from tune_interpreg.display.console import summarize
@@ -13,10 +13,7 @@ from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.items import Item
 
-logger = logging.getLogger(__name__)
-
-ROOT = logging.getLogger("tune_interpreg")
-FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+logger, ROOT = logging.getLogger(__name__), logging.getLogger("tune_interpreg")
 
 
 class _LogFile(logging.FileHandler):
@@ -26,34 +23,23 @@ class _LogFile(logging.FileHandler):
         """Ignore the error."""
 
 
-@contextmanager
-def log_to_file(path: Path) -> Iterator[None]:
+def log_to_file(path: Path) -> AbstractContextManager[None]:
     """Append what the project logs in this block to a file: INFO and above."""
-    handler = _LogFile(path, encoding="utf-8", errors="replace", delay=True)
-    handler.setLevel(logging.INFO)
-    with _handled_by(handler):
-        yield
+    return _log_to(_LogFile(path, encoding="utf-8", errors="replace", delay=True), logging.INFO)
 
 
-@contextmanager
-def log_to_stderr(verbosity: int) -> Iterator[None]:
-    """Print what the project logs in this block to standard error.
-
-    verbosity: 0 prints nothing, 1 INFO and above, 2 also DEBUG.
-    """
+def log_to_stderr(verbosity: int) -> AbstractContextManager[None]:
+    """Print what the project logs in this block to standard error: nothing (0), INFO and above (1), also DEBUG (2)."""
     if not verbosity:
-        yield
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
-    with _handled_by(handler):
-        yield
+        return nullcontext()
+    return _log_to(logging.StreamHandler(sys.stderr), logging.INFO if verbosity == 1 else logging.DEBUG)
 
 
 @contextmanager
-def _handled_by(handler: logging.Handler) -> Iterator[None]:
+def _log_to(handler: logging.Handler, threshold: int) -> Iterator[None]:
     level = ROOT.level
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setLevel(threshold)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     ROOT.addHandler(handler)
     ROOT.setLevel(logging.DEBUG)
     try:

@@ -21,24 +21,18 @@ def check_data(file: StudyFile) -> Dataset:
     if len(dataset.train) < study.training.batch_size:
         message = f"a batch takes {study.training.batch_size} images, but there are {len(dataset.train)} to train on"
         raise StudyError([file.locate(("training", "batch_size"), f"{message}; lower it, or raise data.train_limit")])
-    _check_autoattack(file, dataset)
+    if (images := study.evaluation.autoattack) is not None:  # AutoAttack itself would refuse after all trainings
+        available, problem = (
+            count_test_images(study.data),
+            autoattack.find_problem(study.evaluation_attack, dataset.shape),
+        )
+        if available is not None and images > available:
+            problem = f"there are {available:,} test images, got {images:,}; lower it or drop it"
+        if problem:
+            raise StudyError([file.locate(("evaluation", "autoattack"), problem)])
     try:
         build(study.model, dataset.shape, dataset.classes, seeding.generator(0, "init"))
     except (TypeError, ValueError, RuntimeError) as error:
         message = f"{study.model.name} does not take images of shape {dataset.shape}: {error}; name another model"
         raise StudyError([file.locate(("model",), message)]) from None
     return dataset
-
-
-def _check_autoattack(file: StudyFile, dataset: Dataset) -> None:
-    """Raise ``StudyError`` for settings that AutoAttack would refuse after all trainings."""
-    study = file.study
-    images, place = study.evaluation.autoattack, ("evaluation", "autoattack")
-    if images is None:
-        return
-    available = count_test_images(study.data)
-    if available is not None and images > available:
-        message = f"there are {available:,} test images, got {images:,}; lower it or drop it"
-        raise StudyError([file.locate(place, message)])
-    if problem := autoattack.find_problem(study.evaluation_attack, dataset.shape):
-        raise StudyError([file.locate(place, problem)])

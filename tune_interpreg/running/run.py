@@ -7,7 +7,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 from rich.console import Console
 from rich.text import Text
@@ -48,27 +48,22 @@ def run(
     """Run all open items of a study, then report. Returns the exit code.
 
     where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item.
-    retry_failed: run failed items again. live: show a live tree if the console is a terminal. debug: run in this
-    process, and raise an item's exception.
+    retry_failed: run failed items again. live: show a live tree if the console is a terminal. debug: see ``drain``.
 
     Raises ``StudyError`` or ``StoreError`` before anything is written, also if another driver holds the store;
     ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to match;
     ``Refused`` if the disk is full or another driver took over.
     """
-    with raise_refused(store.path):
-        _check_store(file.study, store)
+    with raise_refused(store.path), suppress(Damaged):  # which is repaired below
+        store.check_setting(file.study)
     with pause_gc():
         fingerprint = check_data(file).fingerprint
     with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
-        damaged = _check_store(file.study, store)  # again, because another driver may have made it in the meantime
-        store.check_access()
-        lock.sign(store)
-        logger.info("driver %d on %s: %s --cluster %s", os.getpid(), socket.gethostname(), file.study.name, where)
         try:
-            dispatcher = _open_study(file.study, store, damaged, fingerprint, retry_failed, console)
-            stop, account = None, None
+            dispatcher = _open_study(file.study, store, where, fingerprint, retry_failed, console)
+            stop, account = None, Account()
             if dispatcher.is_open():
-                stop, account = _drain(dispatcher, where, console, live=live and not debug, debug=debug)
+                stop = _drain(dispatcher, where, console, account, live=live and not debug, debug=debug)
                 store.remove_leftovers()  # of workers that died in this run
         except MissingLoss as error:
             raise StudyError([file.locate(error.place, error.message)]) from None
@@ -86,14 +81,22 @@ def run(
 
 
 def _open_study(
-    study: Study, store: Store, damaged: Damaged | None, fingerprint: str, retry_failed: bool, console: Console
+    study: Study, store: Store, where: str, fingerprint: str, retry_failed: bool, console: Console
 ) -> Dispatcher:
-    """Repair the store, write the study to it, and return the dispatcher of what is open."""
+    """Take over and repair the store, write the study to it, and return the dispatcher of what is open."""
 
     def say(line: str) -> None:
         logger.warning(line)
         _print_line(console, line)
 
+    damaged = None
+    try:  # again, because another driver may have made the store in the meantime
+        store.check_setting(study)
+    except Damaged as error:
+        damaged = error
+    store.check_access()
+    lock.sign(store)
+    logger.info("driver %d on %s: %s --cluster %s", os.getpid(), socket.gethostname(), study.name, where)
     store.remove_leftovers()
     if damaged:
         say(f"{store.set_aside(damaged)}; it is written again")
@@ -105,17 +108,8 @@ def _open_study(
     return dispatcher
 
 
-def _check_store(study: Study, store: Store) -> Damaged | None:
-    """Return what is wrong with the store's own study file, if anything. Raises ``StoreError`` for another study's."""
-    try:
-        store.check_setting(study)
-    except Damaged as error:
-        return error
-    return None
-
-
-def _drain(dispatcher: Dispatcher, where: str, console: Console, *, live: bool, debug: bool) -> tuple[Stop, Account]:
-    """Run all open items. Returns how the run ended, and an account of its time."""
+def _drain(dispatcher: Dispatcher, where: str, console: Console, account: Account, *, live: bool, debug: bool) -> Stop:
+    """Run all open items. Returns how the run ended."""
     settled, total = dispatcher.settled(), dispatcher.total()
     path = shlex.quote(str(dispatcher.store.path))
     _print_line(console, f"{dispatcher.study.name}: {settled} of {total} parts are in {path}")
@@ -123,29 +117,28 @@ def _drain(dispatcher: Dispatcher, where: str, console: Console, *, live: bool, 
     tree = Live(console, dispatcher.study, dispatcher.state) if live and console.is_terminal else None
     with pause_gc():  # a finished study does without these imports, which take a second
         from tune_interpreg.cluster.drain import drain
-    account = Account()
     dispatcher.listeners = [ItemLog(), account, tree or Lines(console)]
     with tree or nullcontext():
-        return drain(dispatcher, where, debug=debug), account
+        return drain(dispatcher, where, debug=debug)
 
 
-def _finish(dispatcher: Dispatcher, account: Account | None, console: Console) -> int:
+def _finish(dispatcher: Dispatcher, account: Account, console: Console) -> int:
     """Print where the results lie, where the time went and what is missing. Returns the exit code."""
-    store = dispatcher.store
-    path = shlex.quote(str(store.path))
-    _print_line(console, f"tables       {shlex.quote(str(store.report_dir))}")
-    _print_line(console, f"page         tune-interpreg report {path}")
-    _print_line(console, f"TensorBoard  tune-interpreg tensorboard {path}")
-    _print_line(console, f"log          {shlex.quote(str(store.log_file))}")
-    if account and (summary := account.summary()):
-        _print_line(console, f"time         {summary}")
-    failed = [record for record in dispatcher.records.values() if record["state"] == "failed"]
-    if failed:
-        _print_line(console, f"{len(failed)} items failed; --retry-failed runs them again")
+    store, path = dispatcher.store, shlex.quote(str(dispatcher.store.path))
+    failed = sum(record["state"] == "failed" for record in dispatcher.records.values())
     blocked = graph.blocked_arms(dispatcher.study, dispatcher.state)
-    for arm, reason in blocked.items():
-        _print_line(console, f"{arm} {reason}")
-    logger.info("driver ends: %d of %d parts done, %d failed", dispatcher.settled(), dispatcher.total(), len(failed))
+    lines = [
+        f"tables       {shlex.quote(str(store.report_dir))}",
+        f"page         tune-interpreg report {path}",
+        f"TensorBoard  tune-interpreg tensorboard {path}",
+        f"log          {shlex.quote(str(store.log_file))}",
+    ]
+    if summary := account.summary():
+        lines.append(f"time         {summary}")
+    if failed:
+        lines.append(f"{failed} items failed; --retry-failed runs them again")
+    _print_line(console, "\n".join([*lines, *(f"{arm} {reason}" for arm, reason in blocked.items())]))
+    logger.info("driver ends: %d of %d parts done, %d failed", dispatcher.settled(), dispatcher.total(), failed)
     return INCOMPLETE if failed or blocked else DONE
 
 
