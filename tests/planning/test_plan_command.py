@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.cli import output, refusal
@@ -25,10 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)
 
-    def measure(pieces: Any, *_: Any, workers: int) -> Any:
-        return round_measurement(pieces.values(), workers)
-
-    monkeypatch.setattr(forecast, "measure", measure)
+    monkeypatch.setattr(forecast, "measure", round_measurement)
     return tmp_path
 
 
@@ -67,7 +64,7 @@ def test_money_is_the_price_of_all_workers_for_the_whole_time(folder: Path, work
 def test_a_measurement_under_load_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch, load: float, warns: bool
 ) -> None:
-    monkeypatch.setattr(forecast, "measure", lambda pieces, *_, workers: round_measurement(pieces.values(), 1, load))
+    monkeypatch.setattr(forecast, "measure", partial(round_measurement, load=load))
     text = output("plan", "tiny.yaml", "--cluster", "in-process")
     assert f"load of other processes {load}" in text
     assert ("measured under load" in text) == warns

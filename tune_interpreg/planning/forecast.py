@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from tune_interpreg import seeding
 from tune_interpreg.cluster.drain import count_slots
 from tune_interpreg.data.dataset import Dataset, count_test_images
 from tune_interpreg.networks.build import build
-from tune_interpreg.planning.costs import CostModel, Piece, Sizes, probe_item
-from tune_interpreg.planning.measure import Hardware, Measurement, measure
+from tune_interpreg.planning import costs
+from tune_interpreg.planning.measure import Measurement, measure
 from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
@@ -75,16 +74,6 @@ class Plan:
         """Seconds from the command to its tables; 0 if nothing is left."""
         return self.schedule.end + self.overhead if self.schedule.tasks else 0.0
 
-    @property
-    def gpu_hours(self) -> float:
-        """Hours of all GPUs that the workers hold, busy or not."""
-        return self.workers * self.study.resources.gpus * self.seconds / 3600
-
-    @property
-    def cpu_hours(self) -> float:
-        """Hours of all CPU cores that the workers hold."""
-        return self.workers * self.study.resources.cpus * self.seconds / 3600
-
 
 def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None, console: Console) -> Plan:
     """Return the plan of what is left of a study. Writes nothing.
@@ -92,7 +81,7 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     Args:
         where: place to run, as for ``run``. workers: trials at once; None for as many as there is room for.
     Raises:
-        StudyError, StoreError, ClusterError: as ``run``. MeasurementError: a piece of work fails.
+        StudyError, StoreError, ClusterError: as ``run``. MeasurementError: some work fails.
     """
     study = file.study
     with pause_gc():
@@ -101,33 +90,32 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     slots, workers_from = workers or count_slots(study, where), "from --workers"
     if not workers:
         workers_from = f"as many as --cluster {where} has room for"
-    sizes = Sizes(len(images.train), len(images.validation), count_test_images(study.data) or len(images.validation))
-    costs = CostModel(study, sizes, progress.records.values(), on_ray=where != "in-process")
     tasks = [task for task, _ in simulate(study, progress.state, lambda _: 1.0, math.inf).tasks]
-    pieces, measurement = costs.unmeasured(tasks), None
-    if pieces:
-        measurement = _measure(study, pieces, 1 if where == "in-process" else slots, console)
-        costs.measured = measurement.seconds
+    estimates = costs.recorded_seconds(study, progress.records.values())
+    groups = {group: task for task in tasks if (group := costs.group_of(task)) not in estimates}
+    measurement = None
+    if groups:
+        processes = 1 if where == "in-process" else min(slots, count_slots(study, "local"))
+        with console.status(f"measuring with {processes} at once") if console.is_terminal else nullcontext():
+            measurement = measure(study, [*groups.values()], workers=processes)
+        tests = count_test_images(study.data) or len(images.validation)
+        for group, task in groups.items():
+            estimates[group] = costs.add_up(study, images, tests, measurement.seconds, task)
+
+    def seconds(task: Task) -> float:
+        return estimates[costs.group_of(task)] + (0.0 if where == "in-process" else costs.add_ray(study, task))
+
     return Plan(
         study=study,
         state=progress.state,
         workers=slots,
         workers_from=workers_from,
-        schedule=simulate(study, progress.state, costs.seconds, slots),
-        chain=simulate(study, progress.state, costs.seconds, math.inf).end,
+        schedule=simulate(study, progress.state, seconds, slots),
+        chain=simulate(study, progress.state, seconds, math.inf).end,
         overhead=STARTS * (measurement.start if measurement else START),
         disk=_count_bytes(study, images, tasks),
         measurement=measurement,
     )
-
-
-def _measure(study: Study, pieces: Mapping[str, Piece], workers: int, console: Console) -> Measurement:
-    """Measure here, with as many processes as ``workers``, but no more than this machine has room for."""
-    processes = min(workers, count_slots(study, "local"))
-    message = f"measuring {len(pieces)} pieces of work in {processes} process{'es' if processes > 1 else ''}"
-    hardware = Hardware(max(1, int(study.resources.cpus)), "cuda" if study.resources.gpus else "cpu")
-    with console.status(message) if console.is_terminal else nullcontext():
-        return measure(pieces, probe_item(study), hardware, workers=processes)
 
 
 def _count_bytes(study: Study, images: Dataset, tasks: Iterable[Task]) -> int:
@@ -147,15 +135,14 @@ def simulate(study: Study, state: State, seconds: Callable[[Task], float], worke
     infinite number of workers, the end is the longest chain.
     """
     state = deepcopy(state)
-    running: list[tuple[float, int, Task]] = []
-    now, started = 0.0, list[tuple[Task, float]]()
-    at_once = None if workers == math.inf else 1
+    running: list[tuple[float, int, Task]] = []  # end, number of its start, task
+    started: list[tuple[Task, float]] = []
+    now = 0.0
     while True:
-        while len(running) < workers and (tasks := list(itertools.islice(graph.ready_tasks(study, state), at_once))):
-            for task in tasks:
-                heapq.heappush(running, (now + seconds(task), len(started), task))
-                started.append((task, seconds(task)))
-                state.stage_of(task).running.update(task.parts)
+        while len(running) < workers and (task := next(graph.ready_tasks(study, state), None)):
+            heapq.heappush(running, (now + seconds(task), len(started), task))
+            started.append((task, seconds(task)))
+            state.stage_of(task).running.update(task.parts)
         if not running:
             return Schedule(tuple(started), now)
         now, _, task = heapq.heappop(running)

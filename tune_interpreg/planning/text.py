@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from rich.tree import Tree
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_tree, one_line
 from tune_interpreg.planning.forecast import Plan
-from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import STAGE_NAMES, Stage, parents, stages_of
 from tune_interpreg.study.config import Study
@@ -64,44 +64,41 @@ def summarize(plan: Plan, gpu_hour: float | None = None, cpu_hour: float | None 
     if not plan.schedule.tasks:
         yield "nothing is left to run"
         return
-    resources, measurement = plan.study.resources, plan.measurement
+    resources, measurement, hours = plan.study.resources, plan.measurement, plan.seconds / 3600
     gpus, cpus = plan.workers * resources.gpus, plan.workers * resources.cpus
     yield f"workers      {plan.workers}, {plan.workers_from}"
     yield (
-        f"time         {_at_most(plan)}{format_duration(plan.seconds)} on {_count(plan.workers, 'worker')}: "
-        f"{format_duration(plan.schedule.work)} of work in {_count(len(plan.schedule.tasks), 'item')}, "
-        f"longest chain {format_duration(plan.chain)}, start and end {format_duration(plan.overhead)}"
+        f"time         {'at most ' if _may_end_early(plan) else ''}{format_duration(plan.seconds)} on "
+        f"{_count(plan.workers, 'worker')}: {format_duration(plan.schedule.work)} of work in "
+        f"{_count(len(plan.schedule.tasks), 'item')}, longest chain {format_duration(plan.chain)}, "
+        f"start and end {format_duration(plan.overhead)}"
     )
     if gpus:
-        yield f"GPU-hours    {plan.gpu_hours:.3g}, with {gpus:g} GPUs for the whole time"
+        yield f"GPU-hours    {gpus * hours:.3g}, with {gpus:g} GPUs for the whole time"
     if measurement:
         on_gpus = f" and {_format_bytes(plan.workers * measurement.gpu_memory)} on GPUs" if gpus else ""
         yield f"memory       {_format_bytes(plan.workers * measurement.memory)} of the workers{on_gpus}, plus Ray's own"
     yield f"disk         {_format_bytes(plan.disk)} more"
-    for price, hours, count, unit in (
-        (gpu_hour, plan.gpu_hours, gpus, "GPU"),
-        (cpu_hour, plan.cpu_hours, cpus, "core"),
-    ):
+    for price, count, unit in ((gpu_hour, gpus, "GPU"), (cpu_hour, cpus, "core")):
         if price is not None:
-            cost = hours * price
+            cost = count * hours * price
             dollars = f"{cost:,.2f}" if cost >= 1 else f"{cost:.2g}"
             yield f"money        ${dollars} for {count:g} {unit}s at ${price:g} per hour"
-    yield f"source       {_describe(measurement) if measurement else 'records of the store'}"
+    if not measurement:
+        yield "source       records of the store"
+        return
+    processes, load = _count(measurement.workers, "process"), f"{measurement.load:.1f}"
+    text = f"measured here in {format_duration(measurement.took)}, {processes} at once, load of other processes {load}"
+    if measurement.load >= BUSY:
+        text += ": measured under load; the time is that of an idle machine, a run under the same load takes longer"
+    yield f"source       {text}"
 
 
-def _at_most(plan: Plan) -> str:
-    """Return a restriction if the run may end earlier: a match ends once it is found, and a pruner ends trials."""
+def _may_end_early(plan: Plan) -> bool:
+    """Return whether the run may end earlier: a match ends once it is found, and a pruner ends trials."""
     arms = {task.arm for task, _ in plan.schedule.tasks if task.role == "search"}
     searches = [search for name in arms if (search := plan.study.arms[name].search)]
-    return "at most " if any(search.match_loss_of or search.pruner != "none" for search in searches) else ""
-
-
-def _describe(measurement: Measurement) -> str:
-    processes, took = _count(measurement.workers, "process"), format_duration(measurement.took)
-    text = f"measured here in {took}, {processes} at once, load of other processes {measurement.load:.1f}"
-    if measurement.load < BUSY:
-        return text
-    return f"{text}: measured under load; the time is that of an idle machine, a run under the same load takes longer"
+    return any(search.match_loss_of or search.pruner != "none" for search in searches)
 
 
 def _count(count: int, noun: str) -> str:
@@ -109,10 +106,7 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else plural}"
 
 
-def _format_bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
+def _format_bytes(count: float) -> str:
+    units = ["B", "kB", "MB", "GB", "TB"]
+    power = min(int(math.log10(max(count, 1)) // 3), len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"
