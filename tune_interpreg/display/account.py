@@ -11,14 +11,8 @@ from tune_interpreg.store.store import Record
 from tune_interpreg.study.items import Item
 
 #: Kinds of work in a record's ``spent``, and their names, in the order of the account.
-WORK = {
-    "train": "training",
-    "evaluate": "evaluation",
-    "maps": "maps",
-    "checks": "checks",
-    "log": "TensorBoard",
-    "save": "saving",
-}
+WORK = {"train": "training", "evaluate": "evaluation", "maps": "maps", "checks": "checks"}
+WORK |= {"log": "TensorBoard", "save": "saving"}
 OTHER, OVERHEAD, IDLE = "other work", "starting, logging, scheduling", "nothing to do"
 
 

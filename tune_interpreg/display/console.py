@@ -49,11 +49,7 @@ class Lines(Listener):
 
 
 class Live(Listener):
-    """Draws the tree of arms with bars and running items, and prints settled items above it.
-
-    Args:
-        study, state: of the dispatcher.
-    """
+    """Draws the tree of arms with bars and running items, and prints settled items above it."""
 
     def __init__(self, console: Console, study: Study, state: State):
         self.console, self.study, self.state = console, study, state
@@ -139,10 +135,8 @@ def summarize(item: Item, record: Record) -> str:
     checks = [check for checks in record.get("checks", {}).values() for check in checks if check["n"]]
     if checks:
         warnings = [check["check"] for check in checks if check["state"] == "WARN"]
-        result = (
-            f"{len(warnings)} of {len(checks)} warn ({', '.join(warnings)})" if warnings else f"{len(checks)} passed"
-        )
-        return f"{item.title}: {result} ({record['seconds']:.1f} s)"
+        warned = f"{len(warnings)} of {len(checks)} warn ({', '.join(warnings)})"
+        return f"{item.title}: {warned if warnings else f'{len(checks)} passed'} ({record['seconds']:.1f} s)"
     means = {name: ledger.mean_metric(record, name) for name in SUMMARY_METRICS}
     metrics = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items() if mean is not None)
     state = "" if record["state"] == "done" else f" {record['state']}"

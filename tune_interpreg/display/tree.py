@@ -36,8 +36,7 @@ def draw_tree(
 ) -> Tree:
     """Return the tree of the arms in ``lines``, each with its line and the ``leaves`` below it.
 
-    Args:
-        parents: as from ``graph.parents``, top down. An arm without a line is left out, but not those below it.
+    parents: as from ``graph.parents``. An arm without a line is left out, but not those below it.
     """
     tree = Tree(title, guide_style="bright_black")
     nodes: dict[str | None, Tree] = {None: tree}

@@ -54,22 +54,14 @@ class TrialLog:
         self._write(*({"step": epoch, "summary": scalar(tag(name), value)} for name, value in metrics.items()))
 
     def maps(self, epoch: int, x_BCHW: Tensor, own_BCHW: Tensor, target_BCHW: Tensor | None) -> None:
-        """Write an image with a row each of inputs, target maps if there are any, and the model's own maps.
-
-        Args:
-            x_BCHW: pixels in [0, 1].
-            own_BCHW, target_BCHW: maps. Each is scaled to its largest magnitude.
-        """
+        """Write an image with rows of inputs in [0, 1], target maps if any, and own maps, scaled to their maxima."""
         maps = [own_BCHW] if target_BCHW is None else [target_BCHW, own_BCHW]
         rows = [_row(x_BCHW), *(_row(_scale(map_BCHW)) for map_BCHW in maps)]
         name = "saliency/input_own" if target_BCHW is None else "saliency/input_target_own"
         self._write({"step": epoch, "summary": image(name, torch.cat(rows, dim=1), dataformats="CHW")})
 
     def hparams(self, params: Mapping[str, Scalar]) -> None:
-        """Write the trial's row in the HParams tab. Its metrics are the last points of the curves.
-
-        The tab's columns are not written: TensorBoard collects them from all trials.
-        """
+        """Write the trial's row in the HParams tab, without columns: TensorBoard collects them from all trials."""
         _, *row = hparams(dict(params), {})
         self._write(*({"summary": summary} for summary in row))
 

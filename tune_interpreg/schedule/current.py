@@ -70,8 +70,8 @@ class Current:
             latest = [record for record in repeats if _without_teacher(record) == _without_teacher(repeats[-1])]
             for record in latest:
                 current.settle(record)
-            done, counting = (sum(r["state"] == "done" for r in rs) for rs in (by_stage[name, "repeat"], latest))
-            current.outdated += Counter({name: done - counting})
+            done = [record for record in by_stage[name, "repeat"] if record["state"] == "done"]
+            current.outdated += Counter({name: sum(record not in latest for record in done)})
             current._settle_counting(by_stage[name, "targets"])
         for name in study.arms:
             current._settle_counting(by_stage[name, "checks"])

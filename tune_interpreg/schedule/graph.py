@@ -7,7 +7,7 @@ reference; nothing waits for checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tune_interpreg.study.config import Arm, MapSettings, Study
@@ -38,23 +38,17 @@ class StageParts:
 
     def is_open(self, part: int) -> bool:
         """Return whether ``part`` neither runs nor is settled."""
-        return part not in self.running and part not in self.done and part not in self.lost
+        return part not in self.running | self.settled
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work that can start now.
+    """Work that can start now."""
 
-    Attributes:
-        arm: the arm that it belongs to; maps belong to their teacher.
-        parts: seeds of a repeat, seed of checks, number of a search trial, or the teacher's seed of maps.
-        maps: settings of the maps to make.
-    """
-
-    arm: str
+    arm: str  # the arm that it belongs to; maps belong to their teacher
     role: Role
-    parts: tuple[int, ...]
-    maps: MapSettings | None = None
+    parts: tuple[int, ...]  # seeds of a repeat, seed of checks or of maps' teacher, number of a trial
+    maps: MapSettings | None = None  # settings of the maps to make
 
     @classmethod
     def from_item(cls, item: Item) -> Task:
@@ -65,22 +59,14 @@ class Task:
 
 @dataclass
 class State:
-    """The state of a study.
+    """The state of a study: the parts of its stages."""
 
-    Attributes:
-        searches: trials by number, per arm.
-        repeats, checks: seeds, per arm.
-        maps: the teacher's seeds, per set of maps.
-        matched: arms with a match that needs no further trials.
-        interrupted: of these arms, the trials that an earlier run started and that are to be finished.
-    """
-
-    searches: dict[str, StageParts]
-    repeats: dict[str, StageParts]
-    maps: dict[MapsKey, StageParts]
-    checks: dict[str, StageParts]
-    matched: set[str] = field(default_factory=set)
-    interrupted: dict[str, set[int]] = field(default_factory=dict)
+    searches: dict[str, StageParts]  # arm → trials by number
+    repeats: dict[str, StageParts]  # arm → seeds
+    maps: dict[MapsKey, StageParts]  # seeds of the teacher
+    checks: dict[str, StageParts]  # arm → seeds
+    matched: set[str] = field(default_factory=set)  # arms with a match that needs no further trials
+    interrupted: dict[str, set[int]] = field(default_factory=dict)  # of these, the started trials to be finished
 
     @classmethod
     def empty(cls, study: Study) -> State:
@@ -157,24 +143,25 @@ class Stage:
 def stages_of(study: Study, state: State, name: str) -> list[Stage]:
     """Return the stages of an arm. A finished match has no further trials, and a lost repeat has no checks."""
     search, trials, repeats = study.arms[name].search, state.searches[name], state.repeats[name]
-    stages = []
+    parts: dict[Role, tuple[int, list[StageParts]]] = {}
     if search:
         started = len(trials.settled) + len(trials.running)
-        stages.append(_count("search", started if name in state.matched else search.trials, [trials]))
-    stages.append(_count("repeat", len(study.seeds), [repeats]))
-    keys = [key for key in state.maps if key[0] == name]
-    if keys:
-        total = sum(len(maps_seeds(study, key)) for key in keys)
-        stages.append(_count("targets", total, [state.maps[key] for key in keys]))
+        parts["search"] = (started if name in state.matched else search.trials), [trials]
+    parts["repeat"] = len(study.seeds), [repeats]
+    if keys := [key for key in state.maps if key[0] == name]:
+        parts["targets"] = sum(len(maps_seeds(study, key)) for key in keys), [state.maps[key] for key in keys]
     if study.checks:
-        stages.append(_count("checks", len(study.seeds) - len(repeats.lost), [state.checks[name]]))
-    return stages
-
-
-def _count(role: Role, total: int, stages: Sequence[StageParts]) -> Stage:
-    done = sum(len(stage.done) for stage in stages)
-    lost = sum(len(stage.lost - stage.done) for stage in stages)
-    return Stage(role, done, lost, sum(len(stage.running) for stage in stages), total)
+        parts["checks"] = len(study.seeds) - len(repeats.lost), [state.checks[name]]
+    return [
+        Stage(
+            role,
+            done=sum(len(stage.done) for stage in stages),
+            lost=sum(len(stage.lost - stage.done) for stage in stages),
+            running=sum(len(stage.running) for stage in stages),
+            total=total,
+        )
+        for role, (total, stages) in parts.items()
+    ]
 
 
 def count_parts(study: Study, state: State | None = None) -> int:

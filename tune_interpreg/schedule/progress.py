@@ -19,15 +19,7 @@ from tune_interpreg.study.recipe import Maps, Recipe
 
 
 class Progress(Current):
-    """The state of a study that runs.
-
-    Attributes:
-        interrupted: items that an earlier run, or this one, started and that are to be finished.
-
-    Args:
-        fingerprint: of the data.
-        say: receives a line about each damaged choice.
-    """
+    """The state of a study that runs. ``fingerprint``: of the data; ``say`` receives a line per damaged choice."""
 
     def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
         super().__init__(study)
@@ -38,7 +30,7 @@ class Progress(Current):
             except Damaged as error:
                 say(f"{store.set_aside(error)}; {name}'s search chooses again")
         self.store, self.fingerprint = store, fingerprint
-        self.interrupted: list[Item] = []
+        self.interrupted: list[Item] = []  # started by an earlier run or this one, and to be finished
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from
 
     # ------------------------------------------------------------------- records
