@@ -37,16 +37,12 @@ class Curve:
 
 
 def learning_curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curve]:
-    """Return arm → the metric by epoch, counted from 1, in a band of all seeds; epochs that a seed lacks are left out.
-
-    factor: to the unit shown.
-    """
+    """Return arm → factor · metric by epoch, counted from 1, in a band of all seeds, at epochs that all seeds have."""
     by_arm: dict[str, Curve] = {}
     for arm, group in results.current.repeats.items():
-        lines = []
-        for seed, record in rows.finished_repeats(group, results.study.seeds).items():
-            if str(seed) in record.get("curves", {}):
-                lines.append([epoch.get(metric, np.nan) for epoch in record["curves"][str(seed)]])
+        finished = rows.finished_repeats(group, results.study.seeds)
+        of_seeds = [record.get("curves", {}).get(str(seed)) for seed, record in finished.items()]
+        lines = [[epoch.get(metric, np.nan) for epoch in curve] for curve in of_seeds if curve is not None]
         if not lines:
             continue
         length = min(map(len, lines))

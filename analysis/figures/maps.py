@@ -24,6 +24,10 @@ SHOWN = 8  # images per row
 PHI = 1.0  # threshold in the paper's figures
 LABELS = 1.75  # inches for the rows' names
 GAP = 0.07  # between images, as a fraction of an image's side
+PROCESSING = (
+    "Thresholded: values below mean + φ·std of their map are set to 0. Brightness: sum over channels, from 0 to the"
+    " 99th percentile of each raw map."
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     settings = (f"{teacher.title}: {_describe(teacher.settings)}" for teacher in teachers)
     caption = (
         f"{len(shown[0].tiles)} validation images of {results.study.data.name}, and SmoothGrad maps of the teachers'"
-        f" label gradients, each from one model ({'; '.join(settings)}). {_PROCESSING}"
+        f" label gradients, each from one model ({'; '.join(settings)}). {PROCESSING}"
     )
     return _mosaic(shown), caption
 
@@ -93,24 +97,17 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
 def figure_2(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw SmoothGrad and the simple gradient of one teacher, raw and thresholded."""
     teacher = teacher_maps(results, store)[0]
-    settings = teacher.settings
     simple = _map_rows("Simple gradient", "|g|", teacher.gradient_NCHW, (PHI,))
-    smooth = _map_rows("SmoothGrad", f"N = {settings.samples}", teacher.smoothgrad_NCHW, (PHI,))
+    smooth = _map_rows("SmoothGrad", f"N = {teacher.settings.samples}", teacher.smoothgrad_NCHW, (PHI,))
     caption = (
-        f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title} ({_describe(settings)}), on the"
-        f" same images. {_PROCESSING}"
+        f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title} ({_describe(teacher.settings)}), on"
+        f" the same images. {PROCESSING}"
     )
     return _mosaic([_image_row(teacher), *simple, *smooth]), caption
 
 
 def _describe(maps: Maps) -> str:
     return f"σ = {maps.sigma:g}, N = {maps.samples}, seed {maps.teacher_seed}"
-
-
-_PROCESSING = (
-    "Thresholded: values below mean + φ·std of their map are set to 0. Brightness: sum over channels, from 0 to the"
-    " 99th percentile of each raw map."
-)
 
 
 def _mosaic(shown: list[TileRow]) -> Figure:

@@ -12,6 +12,7 @@ from analysis.results.results import Results
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 TABLE = "#results table"
+FIND = "document.querySelector(arguments[0])"
 ESCAPE, ENTER, TAB = "\ue00c", "\ue007", "\ue004"
 
 
@@ -39,21 +40,15 @@ def shown(chromium, written):
 
 
 def column(shown, place):
-    script = (
-        "return [...document.querySelector(arguments[0]).tBodies[0].rows].map(r => r.cells[arguments[1]].innerText)"
-    )
-    return shown.run(script, TABLE, place)
+    return shown.run(f"return [...{FIND}.tBodies[0].rows].map(r => r.cells[arguments[1]].innerText)", TABLE, place)
 
 
 def orders(shown):
-    script = (
-        "return [...document.querySelector(arguments[0]).tHead.rows[0].cells].map(c => c.getAttribute('aria-sort'))"
-    )
-    return shown.run(script, TABLE)
+    return shown.run(f"return [...{FIND}.tHead.rows[0].cells].map(c => c.getAttribute('aria-sort'))", TABLE)
 
 
 def has_focus(shown, selector):
-    return shown.run("return document.activeElement === document.querySelector(arguments[0])", selector)
+    return shown.run(f"return document.activeElement === {FIND}", selector)
 
 
 def ground(shown):
