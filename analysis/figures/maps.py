@@ -100,8 +100,8 @@ def figure_2(results: Results, store: Store) -> tuple[Figure, str]:
     simple = _map_rows("Simple gradient", "|g|", teacher.gradient_NCHW, (PHI,))
     smooth = _map_rows("SmoothGrad", f"N = {teacher.settings.samples}", teacher.smoothgrad_NCHW, (PHI,))
     caption = (
-        f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title} ({_describe(teacher.settings)}), on"
-        f" the same images. {PROCESSING}"
+        f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title}, on the same images"
+        f" ({_describe(teacher.settings)}). {PROCESSING}"
     )
     return _mosaic([_image_row(teacher), *simple, *smooth]), caption
 

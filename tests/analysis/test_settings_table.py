@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from helpers import drawn
 from helpers.ledgers import STUDY, T4, item, record, results, row_of
 
 from analysis.results.results import Results
@@ -49,17 +50,7 @@ def test_a_match_of_the_cross_entropy_is_judged_by_it():
     assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
 
 
-CHOICE = {
-    "params": {"lambda_j": 0.1},
-    "parameter": "lambda_j",
-    "target": 1.2,
-    "tolerance": 0.1,
-    "low": 0.04,
-    "high": 0.2,
-    "feasible": True,
-    "reason": None,
-    "front": (),
-}
+CHOICE = drawn.CHOICE | {"params": {"lambda_j": 0.1}, "low": 0.04, "high": 0.2, "tolerance": 0.1}
 
 
 @pytest.mark.parametrize(
