@@ -181,14 +181,6 @@ def test_arms_that_most_others_need_come_first() -> None:
     assert [task.arm for task in graph.ready_tasks(of, State.empty(of))] == ["teacher", "teacher", "alone", "alone"]
 
 
-def test_dependents_of_a_deep_chain_take_no_exponential_time() -> None:
-    arms = {"a0": Arm(method="m"), "a1": Arm(method="m")}
-    for n in range(2, 60):
-        search = Search(space={"x": {"log_uniform": (1, 2)}}, match_loss_of=f"a{n - 2}")
-        arms[f"a{n}"] = Arm(method="m", targets=Targets(teacher=f"a{n - 1}"), search=search)
-    assert len(graph.dependents(Study(arms=arms), "a0")) == 58
-
-
 # ------------------------------------------------------------ any study, any failures
 @st.composite
 def studies(draw: st.DrawFn) -> Study:

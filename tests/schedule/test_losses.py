@@ -54,12 +54,11 @@ def searched(of: Study, store: Store) -> list[Record]:
     return [record for record in Dispatcher(of, store, "f").records.values() if record["role"] == "search"]
 
 
-@pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_a_study_that_loses_a_third_of_its_trials_drains(kind: str, workers: int, tmp_path: Path) -> None:
+def test_a_study_that_loses_a_third_of_its_trials_drains(kind: str, tmp_path: Path) -> None:
     """Every trial runs once, and the arm is repeated with the choice from the done trials."""
     of, store = searching(kind), Store(tmp_path)
-    ran = drain(of, store, losing_trials, workers=workers)
+    ran = drain(of, store, losing_trials, workers=4)
     assert len(ran) == len({item.key for item in ran})
     records, search = searched(of, store), of.arms["arm"].search
     assert search is not None
@@ -80,7 +79,7 @@ def test_a_driver_killed_among_lost_trials_continues_as_if_it_had_not_been(kind:
 
 
 @pytest.mark.parametrize("state", ["diverged", "failed"])
-@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("kind", ["match", "tpe", "grid"])
 def test_an_arm_without_a_done_trial_is_blocked_and_the_others_are_done(
     kind: str, state: ledger.RecordState, tmp_path: Path
 ) -> None:

@@ -64,8 +64,7 @@ class Dispatcher:
         while (task := self._next_task()) is not None:
             item = self._make_item(task)
             self.progress.start(item)
-            record = self._results.get(item.key)
-            if record is not None and self.progress.accepts_state(item.arm, record["state"]):
+            if (record := self._result_of(item)) is not None:
                 self._settle(item, self.store.write_copy(item, record))
                 self._adopt()
             elif item.key in self._running:
@@ -156,7 +155,9 @@ class Dispatcher:
         """Read the store, and settle what belongs to the study as it is now."""
         records, damaged = self.store.read_ledger()
         notes, damaged_notes = self.store.read_notes()
-        self._damaged |= self._set_aside([*damaged, *damaged_notes])
+        for error in (*damaged, *damaged_notes):
+            self.say(f"{self.store.set_aside(error)}; its item runs again")
+            self._damaged.add(self.store.key_of(error.path))
         self.progress = Progress(self.study, self.store, self.fingerprint, self.say)
         self.state = self.progress.state
         self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
@@ -204,27 +205,20 @@ class Dispatcher:
         if record["state"] != "pruned" or record["key"] not in self._results:
             self._results[record["key"]] = record
 
+    def _result_of(self, item: Item) -> Record | None:
+        """Return the record of an equal item, if it can be a result of this one."""
+        record = self._results.get(item.key)
+        return record if record and self.progress.accepts_state(item.arm, record["state"]) else None
+
     def _unfinished(self, notes: Sequence[Item]) -> list[Item]:
         """Return the items that an earlier run started and did not settle; drop the checkpoints of settled ones."""
-        unfinished = []
-        for item in notes:
-            record = self._results.get(item.key)
-            if record is None or not self.progress.accepts_state(item.arm, record["state"]):
-                unfinished.append(item)
+        unfinished = [item for item in notes if self._result_of(item) is None]
         settled = self._results.keys() - {item.key for item in unfinished}
         for key in self.store.checkpoint_keys() & settled:  # a killed run may have deleted the note only
             self.store.drop_checkpoint(key)
         return unfinished
 
     # ------------------------------------------------------------------ damaged files
-    def _set_aside(self, damaged: Sequence[Damaged]) -> set[str]:
-        """Set damaged records and notes aside; return the keys of their items, which the paths name."""
-        keys = set()
-        for error in damaged:
-            self.say(f"{self.store.set_aside(error)}; its item runs again")
-            keys.add(self.store.key_of(error.path))
-        return keys
-
     def _set_aside_damaged_files(self) -> bool:
         """Set damaged models and maps aside that open work reads, and the records of their makers and failed readers.
 

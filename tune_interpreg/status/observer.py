@@ -19,7 +19,7 @@ from typing import Any
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.search.choice import Choice, best_trial, read_choice, read_goals
+from tune_interpreg.search.choice import best_trial, read_choice, read_goals
 from tune_interpreg.search.target import Target
 from tune_interpreg.status.facts import (
     ArmStatus,
@@ -44,7 +44,7 @@ from tune_interpreg.study.space import Search
 ERROR_WIDTH = 160
 
 #: Fields of a choice in the status of its match.
-CHOICE_FIELDS = {"target", "tolerance", "params", "low", "high", "feasible", "reason"}
+CHOICE_FIELDS = ("target", "tolerance", "params", "low", "high", "feasible", "reason")
 
 
 class Observer:
@@ -82,15 +82,14 @@ class _Snapshot:
         self, store: Store, study: Study, started: Sequence[Item], records: Sequence[Record], damaged: list[Damaged]
     ):
         self.store, self.study, self.driver, self.damaged = store, study, _read_driver(store), damaged
-        self.choices: dict[str, Choice] = {}
+        choices: dict[str, dict[str, Any]] = {}
         for name in study.arms:
             try:
                 if choice := read_choice(store, name):
-                    self.choices[name] = choice
+                    choices[name] = choice.model_dump(mode="json")
             except Damaged as error:
                 damaged.append(error)
-        dumped = {name: choice.model_dump(mode="json") for name, choice in self.choices.items()}
-        self.current = Current.from_records(study, records, dumped)
+        self.current = Current.from_records(study, records, choices)
         self.state = self.current.state
         settled = {record["key"] for record in records}
         self.running: list[RunningItem] = []
@@ -197,10 +196,10 @@ class _Snapshot:
         search = self.study.arms[name].search
         if search is None or search.match_loss_of is None:
             return None
-        choice, target = self.choices.get(name), self.current.target(name)
+        choice, target = self.current.choice(name), self.current.target(name)
         fields: dict[str, Any] = {}
-        if choice is not None and self.current.choice(name):
-            fields = {"residual": choice.expected_residual} | choice.model_dump(include=CHOICE_FIELDS)
+        if choice is not None:
+            fields = {"residual": choice["expected_residual"]} | {field: choice[field] for field in CHOICE_FIELDS}
         elif target is not None:
             fields = {"target": target.loss} | self._nearest(name, search, target)
         return MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name, **fields)
