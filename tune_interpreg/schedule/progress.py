@@ -58,11 +58,11 @@ class Progress(Current):
             )
         seeds = set(record["seeds"]) if role == "repeat" else set()
         checked = self.study.arms if arm in graph.attack_sources(self.study) else [arm]
-        readers = [
+        unread = [
             set(graph.maps_seeds(self.study, key)) - maps.done for key, maps in state.maps.items() if key[0] == arm
         ]
-        readers += [seeds - state.checks[name].done for name in checked] if self.study.checks else []
-        return any(seeds & unread for unread in readers)
+        unread += [seeds - state.checks[name].done for name in checked] if self.study.checks else []
+        return any(seeds & open_seeds for open_seeds in unread)
 
     # --------------------------------------------------------------------- items
     def can_start(self, task: Task) -> bool:
@@ -76,8 +76,8 @@ class Progress(Current):
         if task.role == "search":
             assert search is not None
             assert params is not None
-            searched, seeds = {parameter: params[parameter] for parameter in search.ranges}, self.study.seeds[:1]
-            recipe, attacks = self._training(name, searched, seeds[0]), search.attacks_trials
+            seeds, attacks = self.study.seeds[:1], search.attacks_trials
+            recipe = self._training(name, {parameter: params[parameter] for parameter in search.ranges}, seeds[0])
             return Item(arm=name, role="search", recipe=recipe, seeds=seeds, number=parts[0], adversarial=attacks)
         if task.role == "repeat":
             choice = self.choice(name)
