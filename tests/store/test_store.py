@@ -223,7 +223,9 @@ def test_an_item_in_progress_has_a_note_until_its_checkpoint_is_dropped(store: S
 def test_leftovers_of_killed_runs_are_removed_and_nothing_else(store: Store) -> None:
     store.note_start(item())
     before = files(store)
-    for path in (store.path / "models" / ".seed-0.safetensors.x1.part", store.tune_dir / "run" / "trial" / "result"):
+    overview = store.tensorboard_dir / "events.out.tfevents.1"
+    partial = store.path / "models" / ".seed-0.safetensors.x1.part"
+    for path in (partial, store.tune_dir / "run" / "trial" / "result", overview):
         path.parent.mkdir(parents=True)
         path.touch()
     store.remove_leftovers()
