@@ -1,89 +1,63 @@
 """The fields of a RayJob (ray.io/v1) that are used, as a JSON schema, from the documentation of KubeRay 1.5.1."""
 
-TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
-POD = {
-    "type": "object",
-    "required": ["spec"],
-    "additionalProperties": False,
-    "properties": {
-        "spec": {
-            "type": "object",
-            "required": ["containers"],
-            "additionalProperties": False,
-            "properties": {
-                "containers": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "type": "object",
-                        "required": ["name", "image"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"},
-                            "image": {"type": "string"},
-                            "resources": {"type": "object", "properties": {"limits": TEXTS, "requests": TEXTS}},
-                            "volumeMounts": {"type": "array", "items": {"required": ["name", "mountPath"]}},
-                        },
-                    },
-                },
-                "volumes": {"type": "array", "items": {"type": "object", "required": ["name"], "maxProperties": 2}},
-            },
-        }
-    },
-}
-COUNT = {"type": "integer", "minimum": 0}
-CLUSTER = {
-    "type": "object",
-    "required": ["headGroupSpec"],
-    "additionalProperties": False,
-    "properties": {
-        "rayVersion": {"type": "string"},
-        "authOptions": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {"mode": {"enum": ["disabled", "token"]}},
-        },
-        "headGroupSpec": {
-            "type": "object",
-            "required": ["rayStartParams", "template"],
-            "additionalProperties": False,
-            "properties": {"rayStartParams": TEXTS, "template": POD},
-        },
-        "workerGroupSpecs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"],
-                "additionalProperties": False,
-                "properties": {
-                    "groupName": {"type": "string"},
-                    "replicas": COUNT,
-                    "minReplicas": COUNT,
-                    "maxReplicas": COUNT,
-                    "rayStartParams": TEXTS,
-                    "template": POD,
-                },
-            },
-        },
-    },
-}
-RAYJOB = {
-    "type": "object",
-    "required": ["apiVersion", "kind", "metadata", "spec"],
-    "additionalProperties": False,
-    "properties": {
-        "apiVersion": {"const": "ray.io/v1"},
-        "kind": {"const": "RayJob"},
-        "metadata": {"properties": {"name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,45}[a-z0-9])?$"}}},
-        "spec": {
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "entrypoint": {"type": "string"},
-                "shutdownAfterJobFinishes": {"type": "boolean"},
-                "backoffLimit": COUNT,
-                "rayClusterSpec": CLUSTER,
-            },
-        },
-    },
-}
+from typing import Any
+
+Schema = dict[str, Any]
+
+
+def fields(*required: str, **properties: Schema) -> Schema:
+    """Return the schema of an object that has no other fields than these."""
+    return {"type": "object", "required": [*required], "additionalProperties": False, "properties": properties}
+
+
+def name(length: int) -> Schema:
+    return {"type": "string", "pattern": f"^[a-z0-9]([-a-z0-9]{{0,{length - 1}}}[a-z0-9])?$"}
+
+
+TEXT: Schema = {"type": "string"}
+TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+CONTAINER = fields(
+    "name",
+    "image",
+    name=name(63),
+    image=TEXT,
+    resources=fields(limits=TEXTS, requests=TEXTS),
+    volumeMounts={"type": "array", "items": fields("name", "mountPath", name=TEXT, mountPath=TEXT)},
+)
+POD = fields(
+    "spec",
+    spec=fields(
+        "containers",
+        containers={"type": "array", "minItems": 1, "items": CONTAINER},
+        volumes={"type": "array", "items": {"type": "object", "required": ["name"], "maxProperties": 2}},
+    ),
+)
+WORKERS = fields(
+    *("groupName", "maxReplicas", "minReplicas", "rayStartParams", "template"),
+    groupName=TEXT,
+    replicas=COUNT,
+    minReplicas=COUNT,
+    maxReplicas=COUNT,
+    rayStartParams=TEXTS,
+    template=POD,
+)
+CLUSTER = fields(
+    "headGroupSpec",
+    rayVersion=TEXT,
+    authOptions=fields(mode={"enum": ["disabled", "token"]}),
+    headGroupSpec=fields("rayStartParams", "template", rayStartParams=TEXTS, template=POD),
+    workerGroupSpecs={"type": "array", "items": WORKERS},
+)
+RAYJOB = fields(
+    *("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=fields(name=name(46)),
+    spec=fields(
+        entrypoint=TEXT,
+        shutdownAfterJobFinishes={"type": "boolean"},
+        backoffLimit=COUNT,
+        rayClusterSpec=CLUSTER,
+    ),
+)

@@ -85,4 +85,4 @@ def test_all_work_is_measured_in_processes_of_its_own() -> None:
 def test_work_that_fails_is_named(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.load_method("jacobian"), "terms", None)
     with pytest.raises(MeasurementError, match=r"the training of matched .* cannot be measured: TypeError"):
-        measure_here(tiny(), [Task("matched", "search", (0,))])
+        measure_here(tiny(), [Task("matched", "search", (0,))], threads=1)

@@ -57,7 +57,7 @@ def test_money_is_the_price_of_all_workers_for_the_whole_time(folder: Path, work
     assert dollars
     assert float(dollars[1].replace(",", "")) == pytest.approx(float(hours[1]) * 3.6e6, rel=0.01)
     assert f"for {workers * 0.5:g} GPUs at $3.6e+06 per hour" in text
-    assert f"and {workers * 2:g} GB on GPUs" in text
+    assert f"and {workers * 2}.0 GB on GPUs" in text
 
 
 @pytest.mark.parametrize(("load", "warns"), [(0.1, False), (1.3, True)])

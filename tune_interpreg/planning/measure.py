@@ -89,11 +89,12 @@ def measure(study: Study, tasks: Sequence[Task], *, workers: int) -> Measurement
 
     Raises ``MeasurementError`` if some work fails.
     """
+    threads = max(1, int(study.resources.cpus))
     before, started = os.getloadavg()[0], time.time()
     silent = (signal.SIGINT, signal.SIG_DFL)  # an interrupted process prints no traceback
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, silent) as pool:
         try:
-            futures = [pool.submit(measure_here, study, tasks) for _ in range(workers)]
+            futures = [pool.submit(measure_here, study, tasks, threads) for _ in range(workers)]
             reports = [future.result() for future in futures]
         except BrokenProcessPool:
             raise MeasurementError("a process of the measurement was killed; free memory, or lower --workers") from None
@@ -109,13 +110,8 @@ def measure(study: Study, tasks: Sequence[Task], *, workers: int) -> Measurement
         gpu_memory=max(report.gpu_memory for report in reports),
         took=took,
         workers=workers,
-        load=load_of_others(before, os.getloadavg()[0], took, workers * count_threads(study)),
+        load=load_of_others(before, os.getloadavg()[0], took, workers * threads),
     )
-
-
-def count_threads(study: Study) -> int:
-    """Return the threads of a worker."""
-    return max(1, int(study.resources.cpus))
 
 
 def load_of_others(before: float, after: float, seconds: float, threads: int) -> float:
@@ -128,9 +124,9 @@ def load_of_others(before: float, after: float, seconds: float, threads: int) ->
     return max(0.0, (after - decay * before) / (1 - decay) - threads)
 
 
-def measure_here(study: Study, tasks: Sequence[Task]) -> Measurement:
+def measure_here(study: Study, tasks: Sequence[Task], threads: int) -> Measurement:
     """Measure the work of tasks in this process."""
-    torch.set_num_threads(count_threads(study))
+    torch.set_num_threads(threads)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     seconds: Seconds = {}
     gpu_memory = 0
@@ -173,7 +169,7 @@ class Bench:
 
     def __init__(self, study: Study, store: Store):
         self.study, self.store, self.device = study, store, "cuda" if study.resources.gpus else "cpu"
-        alone = self.device == "cpu" and count_threads(study) == 1
+        alone = self.device == "cpu" and torch.get_num_threads() == 1
         self.clock = time.thread_time if alone else time.perf_counter
         data = load_dataset(study.data)
         self.start = time.process_time()
@@ -195,9 +191,9 @@ class Bench:
         step = single = self._shortest(training.step)
         steps = min(round(TRAINING / single), len(self.train) // self.study.training.batch_size)
         if steps > 1:
-            step = max(0.0, self._shortest(self._start(item, steps).step) - single) / (steps - 1)
-        seconds = {"setup": max(0.0, first - single), "epoch": single - step, "step": step}
-        return {f"{item.key}/{unit}": value for unit, value in seconds.items()}
+            step = (self._shortest(self._start(item, steps).step) - single) / (steps - 1)
+        seconds = {"setup": first - single, "epoch": single - step, "step": step}
+        return {f"{item.key}/{unit}": max(0.0, value) for unit, value in seconds.items()}
 
     def _start(self, item: Item, batches: int) -> Any:
         """Return the Trainable of a training as a worker starts it, with a few batches and one image to validate."""

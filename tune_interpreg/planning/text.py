@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.filesize import decimal
 from rich.text import Text
 from rich.tree import Tree
 
@@ -76,9 +76,9 @@ def summarize(plan: Plan, gpu_hour: float | None = None, cpu_hour: float | None 
     if gpus:
         yield f"GPU-hours    {gpus * hours:.3g}, with {gpus:g} GPUs for the whole time"
     if measurement:
-        on_gpus = f" and {_format_bytes(plan.workers * measurement.gpu_memory)} on GPUs" if gpus else ""
-        yield f"memory       {_format_bytes(plan.workers * measurement.memory)} of the workers{on_gpus}, plus Ray's own"
-    yield f"disk         {_format_bytes(plan.disk)} more"
+        on_gpus = f" and {decimal(plan.workers * measurement.gpu_memory)} on GPUs" if gpus else ""
+        yield f"memory       {decimal(plan.workers * measurement.memory)} of the workers{on_gpus}, plus Ray's own"
+    yield f"disk         {decimal(plan.disk)} more"
     for price, count, unit in ((gpu_hour, gpus, "GPU"), (cpu_hour, cpus, "core")):
         if price is not None:
             cost = count * hours * price
@@ -104,9 +104,3 @@ def _may_end_early(plan: Plan) -> bool:
 def _count(count: int, noun: str) -> str:
     plural = "es" if noun.endswith("s") else "s"
     return f"{count} {noun}{'' if count == 1 else plural}"
-
-
-def _format_bytes(count: float) -> str:
-    units = ["B", "kB", "MB", "GB", "TB"]
-    power = min(int(math.log10(max(count, 1)) // 3), len(units) - 1)
-    return f"{count / 1000**power:.3g} {units[power]}"
