@@ -21,8 +21,7 @@ def results(store: str | Path) -> pd.DataFrame:
     Columns: arm, title, method, seed, state, metric, value, images, key, recipe_key, device, seconds, finished.
     Accuracies are fractions in [0, 1]. A seed without a result has one row: its value is NaN, and its state says why.
 
-    store: a study's store, such as runs/digits, during a run or after it. Nothing is written.
-    Raises ``store.files.StoreError`` if the folder is no store.
+    store: a study's store, such as runs/digits, during a run or after it. Raises ``StoreError`` if it is none.
     """
     from analysis.results.frame import results
 

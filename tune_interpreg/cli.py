@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import select
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -25,9 +26,6 @@ from tune_interpreg.commands.status import status
 from tune_interpreg.commands.tensorboard import tensorboard
 from tune_interpreg.commands.validate import validate
 
-#: The exit code of a process that a closed pipe ended: 128 + SIGPIPE.
-CLOSED_PIPE = 141
-
 
 class _Commands(TyperGroup):
     """All commands; one that writes to a closed pipe (``| head``) ends quietly, as other Unix programs do."""
@@ -39,27 +37,20 @@ class _Commands(TyperGroup):
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            if not _is_output_closed():
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its exit
-            raise SystemExit(CLOSED_PIPE) from None
-
-
-def _is_output_closed() -> bool:
-    """Return whether nobody reads standard output any more. Another pipe, such as one of Ray's, may have broken."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+            output, poll = sys.stdout.fileno(), select.poll()
+            poll.register(output, 0)
+            if not any(event & select.POLLERR for _, event in poll.poll(0)):
+                raise  # another pipe has broken, such as one of Ray's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more at its exit
+            raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 app = typer.Typer(
     cls=_Commands,
     name="tune-interpreg",
-    help=(
-        "Which regularizer, at which strength, over how many seeds: trains and searches every arm of a study "
-        "on Ray Tune and Optuna, and ends with tables of means and 95% intervals.\n\n"
-        "Start with:  tune-interpreg run digits"
-    ),
+    help="Which regularizer, at which strength, over how many seeds: trains and searches every arm of a study "
+    "on Ray Tune and Optuna, and ends with tables of means and 95% intervals.\n\n"
+    "Start with:  tune-interpreg run digits",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -73,9 +64,7 @@ app.add_typer(launch)
 
 
 @app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
         typer.echo(f"tune-interpreg {__version__}")
         raise typer.Exit()

@@ -18,7 +18,6 @@ RUN_AGAIN = "interrupted: run the same command again to continue"
 PATIENCE, LIMIT, GRACE = 4.0, 6.0, 1.5
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class Stop:
@@ -96,9 +95,9 @@ def exit_now(code: int, message: str = "") -> NoReturn:
     Child processes are asked to end first, because the agents of a killed raylet live on for a minute. The youngest
     goes first, because a raylet deregisters at the older ones. Shutting down the interpreter would take seconds.
     """
-    cursor, line = SHOW_CURSOR if os.isatty(2) else "", f"{message}\n" if message else ""
+    show_cursor, line = "\x1b[?25h" if os.isatty(2) else "", f"{message}\n" if message else ""
     with suppress(OSError):  # not through sys.stderr, which a thread that hangs may have locked
-        os.write(2, (cursor + line).encode())
+        os.write(2, (show_cursor + line).encode())
     deadline = time.monotonic() + GRACE
     children = [int(child) for task in Path("/proc/self/task").glob("*/children") for child in task.read_text().split()]
     for child in reversed(children):
@@ -111,10 +110,7 @@ def exit_now(code: int, message: str = "") -> NoReturn:
 
 @contextmanager
 def _time_limit(stop: Stop) -> Iterator[None]:
-    """Limit the time from the first signal to the end of the block, by a thread that reads the wakeup pipe.
-
-    Python runs no handler while the main thread is in foreign code, and Ray has its own handlers while it starts.
-    """
+    """Limit the time from the first signal to the end of the block, even in foreign code, where no handler runs."""
     over, (reader, writer) = threading.Event(), os.pipe()
     os.set_blocking(writer, False)
     thread = threading.Thread(target=_enforce, args=(stop, threading.get_ident(), reader, over), daemon=True)
@@ -135,7 +131,7 @@ def _enforce(stop: Stop, main_thread: int, reader: int, over: threading.Event) -
     number = os.read(reader, 1)
     while number and number[0] not in SIGNALS:
         number = os.read(reader, 1)
-    if not number:
+    if not number:  # the block has ended
         return
     stop.request(number[0])
     if over.wait(PATIENCE):

@@ -20,7 +20,7 @@ from tune_interpreg.store.store import Record
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow, pytest.mark.ray, pytest.mark.xdist_group("cluster nodes")]
 
-SEEDS, EPOCHS = 16, 50
+SEEDS, EPOCHS = 12, 50
 STUDY = f"""\
 data: {{name: digits, train_limit: 320, validation: 60, test_limit: 60}}
 model: lab_mlp
@@ -55,7 +55,7 @@ def python(folder: Path) -> str:
     code = (
         "from importlib.util import find_spec; print(*map(find_spec, ('tune_interpreg', 'trainables', 'lab_models')))"
     )
-    printed = subprocess.run([python, "-c", code], cwd=folder, capture_output=True, text=True).stdout
+    printed = subprocess.run([python, "-E", "-c", code], cwd=folder, capture_output=True, text=True).stdout
     assert printed.split() == ["None"] * 3
     return python
 

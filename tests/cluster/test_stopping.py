@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers.clusters import session_processes
-from helpers.kills import find_processes, kill, ray_processes
+from helpers.kills import kill, ray_processes
 
 pytestmark = pytest.mark.ray
 
@@ -144,18 +144,6 @@ def test_a_run_stops_during_start_up(tmp_path: Path, stage: str, sent: signal.Si
     else:
         wait(lambda: ray_processes(process.pid))
     stop(process, sent, group=True)
-
-
-@pytest.mark.slow
-def test_a_run_with_a_dead_raylet_ends(tmp_path: Path) -> None:
-    """Left alone, Tune would wait for a node forever."""
-    process = start(tmp_path, "local")
-    wait(lambda: checkpoints(tmp_path))
-    (raylet,) = find_processes(process.pid, "raylet")
-    assert kill(raylet)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 2, errors
-    assert errors.strip().splitlines()[-1].endswith(RUN_AGAIN)
 
 
 @pytest.mark.slow

@@ -33,10 +33,6 @@ def refusal(*arguments: str) -> str:
     return message
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-
-
 # ------------------------------------------------------------------------------- help
 @pytest.mark.parametrize("command", ["run", "plan", "validate"])
 def test_help_of_commands_on_a_study_lists_the_shipped_studies_and_shows_an_example(command: str) -> None:
@@ -50,17 +46,12 @@ def test_help_of_run_explains_places_resumption_and_protection() -> None:
     text = re.sub(r"[\s│]+", " ", cli.output("run", "--help"))
     for part in ("runs/NAME", "run it again", "in-process", "HOST:PORT", "--retry-failed", "--debug", "-v", "130"):
         assert part in text
-    for part in ("ray get-auth-token --generate", "~/.ray/auth_token", "RAY_AUTH_MODE=token"):
-        assert part in text
+    assert all(part in text for part in ("ray get-auth-token --generate", "~/.ray/auth_token", "RAY_AUTH_MODE=token"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_the_commands_name_lists_all_commands(arguments: list[str]) -> None:
-    text = cli.call(*arguments).output
+def test_without_a_command_all_commands_are_listed() -> None:
+    text = cli.call().output
     assert all(part in text for part in ("run", "report", "validate", "tune-interpreg run digits", "Exit codes"))
-
-
-def test_the_version_is_printed() -> None:
     assert cli.output("--version") == f"tune-interpreg {__version__}\n"
 
 
@@ -72,7 +63,7 @@ def test_help_is_quick_because_it_loads_no_library_of_training() -> None:
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "print(*{'torch', 'ray', 'optuna', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )
-    ran = python("-c", code)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.split()) == (0, []), ran.stderr
 
 
@@ -91,13 +82,6 @@ def test_a_broken_study_is_refused_with_all_its_problems(command: str) -> None:
     assert re.findall("|".join(map(re.escape, places)), message) == places
     assert "did you mean mnist?" in message
     assert "method jacobian needs lambda_j" in message
-
-
-def test_a_process_refuses_with_exit_code_2_and_no_traceback() -> None:
-    ran = python("-m", "tune_interpreg", "run", "broken.yaml")
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("error: broken.yaml:1: data: ")
-    assert len(ran.stderr.splitlines()) == 3
 
 
 def test_a_study_that_does_not_exist_is_refused() -> None:
@@ -129,25 +113,18 @@ def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str)
     assert part in refusal("run", "tiny.yaml", "--set", override)
 
 
-def test_a_network_that_does_not_fit_the_data_is_refused_with_its_line(folder: Path) -> None:
-    (folder / "tiny.yaml").write_text(TINY + "model: cifar_cnn\n")
-    assert refusal("run", "tiny.yaml").startswith("error: tiny.yaml:4: model: cifar_cnn does not take")
-
-
 @pytest.mark.parametrize("command", ["run", "validate"])
-@pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\"", "{brace"])
+@pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\""])
 def test_a_missing_data_folder_is_named_exactly(folder: Path, root: str, command: str) -> None:
     message = refusal(command, "mnist", "--data-root", root)
     assert message.startswith(f"error: --data-root {root}: data.root: must be an existing folder, got {folder / root};")
 
 
-@pytest.mark.parametrize("command", ["run", "validate"])
 @pytest.mark.parametrize(
-    ("data", "missing"),
-    [((), "lacks train-images-idx3-ubyte"), (("--set", "data.name=image_folder"), "lacks train and test")],
+    ("data", "missing"), [("mnist", "lacks train-images-idx3-ubyte"), ("image_folder", "lacks train and test")]
 )
-def test_a_data_folder_without_the_files_is_refused(data: tuple[str, ...], missing: str, command: str) -> None:
-    assert missing in refusal(command, "mnist-small", "--data-root", ".", *data)
+def test_a_data_folder_without_the_files_is_refused(data: str, missing: str) -> None:
+    assert missing in refusal("run", "mnist-small", "--data-root", ".", "--set", f"data.name={data}")
 
 
 def test_a_store_of_another_study_is_refused_with_the_difference() -> None:

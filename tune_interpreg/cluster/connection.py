@@ -15,6 +15,8 @@ from tune_interpreg.cluster import ray_internals
 #: Ray speaks HTTP/2: the first bytes of a client (preface and empty settings), and the frame type of the answer.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
 
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
 #: Seconds to wait for an address to answer. Ray itself tries for 15 minutes.
 PATIENCE = 5
 
@@ -38,13 +40,7 @@ class ClusterError(RuntimeError):
 def start_local() -> None:
     """Start Ray on this machine with all cores and GPUs, without a dashboard, unreachable from other machines."""
     with ray_internals.listen_on_loopback(), ray_internals.wait_in_short_turns(), _explained("local"):
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=256 * 2**20,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        ray.init(address="local", include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
 
 
 def join(where: str, runtime_env: Mapping[str, Any]) -> None:
@@ -55,7 +51,7 @@ def join(where: str, runtime_env: Mapping[str, Any]) -> None:
     """
     _require_ray(where, os.environ.get("RAY_ADDRESS", "") if where == "auto" else where)
     with _explained(where):
-        ray.init(address=where, runtime_env=dict(runtime_env), log_to_driver=False, logging_level="ERROR")
+        ray.init(address=where, runtime_env=dict(runtime_env), **_QUIET)
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from tune_interpreg.cluster.watchdog import watch_cluster
 from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
-from tune_interpreg.store.files import raise_refused
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
 
@@ -80,22 +79,19 @@ def count_slots(study: Study, where: str) -> int:
 
 # ---------------------------------------------------------------- in this process
 def _run_in_process(dispatcher: Dispatcher, device: str, stop: Stop, *, debug: bool = False) -> None:
-    """Run one item after another, without a cluster."""
     torch.set_num_threads(max(1, math.floor(dispatcher.study.resources.cpus)))
     while not isinstance(item := dispatcher.next(), Pause):
         run_item(dispatcher, item, worker_config(item, dispatcher.store, device), stop, debug=debug)
 
 
 def run_item(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop, *, debug: bool = False) -> None:
-    """Run an item to its end in this process.
+    """Run an item to its end in this process. With ``debug``, an exception of its worker propagates.
 
-    If its worker raises, the item starts again from its checkpoint, up to ``RETRIES`` times since its last epoch. With
-    ``debug`` the exception propagates.
+    Otherwise the item starts again from its checkpoint, up to ``RETRIES`` times since its last epoch.
     """
     failures, is_settled = 0, False
     while not is_settled:
-        with raise_refused(dispatcher.store.path):
-            worker = StudyTrainable(config)
+        worker = StudyTrainable(config)
         try:
             while not is_settled:
                 try:

@@ -56,11 +56,9 @@ def require_slots(nodes: Sequence[Mapping[str, float]], resources: Resources) ->
 
 
 def _describe_lack(nodes: Sequence[Mapping[str, float]], resources: Resources) -> str:
-    sizes = [f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes]
-    return (
-        f"a trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but no node has them "
-        f"(nodes: {'; '.join(sizes) or 'none'})"
-    )
+    sizes = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes)
+    request = f"{resources.cpus:g} CPUs and {resources.gpus:g} GPUs"
+    return f"a trial asks for {request}, but no node has them (nodes: {sizes or 'none'})"
 
 
 def living_nodes() -> list[Mapping[str, float]]:

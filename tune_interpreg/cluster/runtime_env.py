@@ -23,8 +23,7 @@ def study_packages(study: Study) -> list[str]:
 def collect_modules(packages: Iterable[str], scratch: Path) -> list[str]:
     """Return the absolute paths to send (Ray's ``py_modules``), so that installed packages can be imported elsewhere.
 
-    These are a package's own folders and files, and a ``.dist-info`` folder written to ``scratch``, where Python looks
-    for entry points. Dependencies are not included.
+    These are a package's own files, without dependencies, and a ``.dist-info`` folder in ``scratch`` for entry points.
     """
     installed = [distribution(name) for name in packages]
     paths = [path for package in installed for path in [*_sources(package), _write_metadata(package, scratch)]]

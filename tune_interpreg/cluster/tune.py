@@ -25,8 +25,7 @@ from tune_interpreg.study.items import Item
 
 logger = logging.getLogger(__name__)
 
-#: Restarts before an item fails: of one that raises, and of one that loses its worker (killed by the system, or with a
-#: machine that is taken back). A finished epoch resets both counts.
+#: Restarts before an item fails that raises, or that loses its worker. A finished epoch resets both counts.
 RETRIES, REVIVALS = 2, 8
 
 
@@ -109,15 +108,10 @@ class GraphSearcher(Searcher):
         return is_settled
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its searcher for a restore that is never used."""
-        return {}
+        return {}  # Tune pickles its searcher for a restore that is never used
 
     def save(self, checkpoint_path: str) -> None:
-        """Write an empty file: Tune requires one, and the state is in the store."""
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise RuntimeError("a study is resumed by running it again, not by Tune's restore")
+        Path(checkpoint_path).touch()  # Tune requires a file; the state is in the store
 
 
 class GraphScheduler(FIFOScheduler):

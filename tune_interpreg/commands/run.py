@@ -14,17 +14,22 @@ from typing import Annotated
 import typer
 
 from tune_interpreg import stopping
-from tune_interpreg.commands.shared import (
-    RootOption,
-    SetOption,
-    StudyArgument,
-    console,
-    exit_stopped,
-    is_input_error,
-    report_errors,
-)
+from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, console, exit_stopped, report_errors
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.study.file.read import read_study_file
+
+STORE = "Folder for all results; default runs/NAME. An existing store is resumed."
+CLUSTER = (
+    "Where trials run: local (Ray on this machine), auto or HOST:PORT (a running Ray cluster), or in-process (one "
+    "after another in this process). Anyone who can reach a cluster can run code there: protect it with a token. "
+    "`ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every node, and set RAY_AUTH_MODE=token "
+    "wherever Ray is started or used."
+)
+DEBUG = (
+    "Run in this process, without retries. An exception ends the run with its traceback; in a terminal, the debugger "
+    "opens where it was raised."
+)
+VERBOSE = "Print the log to standard error; -vv prints each epoch too. STORE/run.log holds it in any case."
 
 
 def check_place(cluster: str) -> str:
@@ -36,40 +41,13 @@ def check_place(cluster: str) -> str:
 
 def run(
     study: StudyArgument,
-    store: Annotated[
-        Path | None,
-        typer.Option(help="Folder for all results; default runs/NAME. An existing store is resumed."),
-    ] = None,
+    store: Annotated[Path | None, typer.Option(help=STORE)] = None,
     overrides: SetOption = None,
     data_root: RootOption = None,
-    cluster: Annotated[
-        str,
-        typer.Option(
-            callback=check_place,
-            help="Where trials run: local (Ray on this machine), auto or HOST:PORT (a running Ray cluster), or "
-            "in-process (one after another in this process). Anyone who can reach a cluster can run code there: "
-            "protect it with a token. `ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every "
-            "node, and set RAY_AUTH_MODE=token wherever Ray is started or used.",
-        ),
-    ] = "local",
+    cluster: Annotated[str, typer.Option(callback=check_place, help=CLUSTER)] = "local",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed items again.")] = False,
-    debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug",
-            help="Run in this process, without retries. An exception ends the run with its traceback; in a terminal, "
-            "the debugger opens where it was raised.",
-        ),
-    ] = False,
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "--verbose",
-            "-v",
-            count=True,
-            help="Print the log to standard error; -vv prints each epoch too. STORE/run.log holds it in any case.",
-        ),
-    ] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help=DEBUG)] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help=VERBOSE)] = 0,
 ) -> None:
     """Run everything of STUDY that its store does not hold yet, then print the results.
 
@@ -80,7 +58,7 @@ def run(
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
     listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
-    with listening as stop, report_errors(stop), _debugger() if debug else nullcontext():
+    with listening as stop, _debugger() if debug else nullcontext(), report_errors(stop):
         with pause_gc():
             from tune_interpreg.running.logs import log_to_stderr
             from tune_interpreg.running.run import run as run_study
@@ -116,8 +94,10 @@ def _debugger() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
+    except typer.Exit:
+        raise
     except Exception as error:
-        if is_input_error(error) or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise
         import pdb
 

@@ -19,10 +19,8 @@ from rich.console import Console
 from tune_interpreg import registry, stopping
 from tune_interpreg.study.file.read import list_shipped_studies
 
-EPILOG = (
-    "Exit codes: 0 done, 1 done but with failed items, 2 bad input, 130 interrupted by Ctrl-C, 143 by SIGTERM "
-    "(run again to continue)."
-)
+EPILOG = "Exit codes: 0 done, 1 with failed items, 2 bad input; run again after 130 (Ctrl-C) or 143 (SIGTERM)."
+INPUT_ERRORS = {"StudyError", "StoreError", "DataError", "ClusterError"}
 CHECKED = "Exit codes: 0 done, 2 bad input."
 
 
@@ -107,30 +105,19 @@ def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
             stop.request(signal.SIGTERM)  # while Ray starts, its own handler turns SIGTERM into SystemExit
         if stop and stop.requested:  # an interrupted library may raise anything
             exit_stopped(stop.code, stopping.RUN_AGAIN)
-        if not is_input_error(error):
+        # by class names, because importing the classes is slow
+        if {base.__name__ for base in type(error).__mro__}.isdisjoint(INPUT_ERRORS):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
-class ProgramError(RuntimeError):
-    """A program that a command needs is not installed."""
-
-
 def hand_over(program: str, arguments: Iterable[str], extra: str) -> NoReturn:
-    """Replace this process by a program of this Python's environment; raises ``ProgramError`` if it is not installed.
-
-    extra: the optional dependency of this package that installs the program.
-    """
+    """Replace this process by a program of this Python's environment, which the dependency ``extra`` installs."""
     neighbour = Path(sys.executable).with_name(program)
     path = str(neighbour) if neighbour.exists() else shutil.which(program)
     if path is None:
-        raise ProgramError(f"the program {program} is not installed; install it: pip install '{extra}'")
+        print(f"error: the program {program} is not installed; install it: pip install '{extra}'", file=sys.stderr)
+        raise typer.Exit(2)
     sys.stdout.flush()
     os.execv(path, [path, *arguments])
-
-
-def is_input_error(error: BaseException) -> bool:
-    """Return whether the message is for the user. Decided by class names, because importing the classes is slow."""
-    names = {"StudyError", "StoreError", "DataError", "ClusterError", "ProgramError"}
-    return any(base.__name__ in names for base in type(error).__mro__)

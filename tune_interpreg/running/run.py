@@ -8,6 +8,7 @@ import shlex
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
@@ -21,7 +22,6 @@ from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import MissingLoss
-from tune_interpreg.stopping import Stop
 from tune_interpreg.store import lock
 from tune_interpreg.store.files import Damaged, raise_refused
 from tune_interpreg.store.store import Store
@@ -30,8 +30,6 @@ from tune_interpreg.study.file.read import StudyFile
 from tune_interpreg.study.problems import StudyError
 
 logger = logging.getLogger(__name__)
-
-DONE, INCOMPLETE = 0, 1
 
 
 def run(
@@ -58,12 +56,21 @@ def run(
         store.check_setting(file.study)
     with pause_gc():
         fingerprint = check_data(file).fingerprint
+    path = shlex.quote(str(store.path))
     with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
         try:
             dispatcher = _open_study(file.study, store, where, fingerprint, retry_failed, console)
             stop, account = None, Account()
             if dispatcher.is_open():
-                stop = _drain(dispatcher, where, console, account, live=live and not debug, debug=debug)
+                progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
+                _say(console, f"{file.study.name}: {progress}", logging.INFO)
+                with pause_gc():  # a finished study does without these imports, which take a second
+                    from tune_interpreg.cluster.drain import drain
+                is_live = live and not debug and console.is_terminal
+                tree = Live(console, file.study, dispatcher.state) if is_live else None
+                dispatcher.listeners = [ItemLog(), account, tree or Lines(console)]
+                with tree or nullcontext():
+                    stop = drain(dispatcher, where, debug=debug)
                 store.remove_leftovers()  # of workers that died in this run
         except MissingLoss as error:
             raise StudyError([file.locate(error.place, error.message)]) from None
@@ -72,8 +79,7 @@ def run(
             raise
         if stop and dispatcher.is_open():
             logger.warning("stopped by %s", stop.signal.name)
-            path = shlex.quote(str(store.path))
-            _print_line(console, f"{stopping.RUN_AGAIN}; tune-interpreg report {path} prints the tables so far")
+            _say(console, f"{stopping.RUN_AGAIN}; tune-interpreg report {path} prints the tables so far")
             return stop.code
         with pause_gc():
             report()
@@ -84,12 +90,7 @@ def _open_study(
     study: Study, store: Store, where: str, fingerprint: str, retry_failed: bool, console: Console
 ) -> Dispatcher:
     """Take over and repair the store, write the study to it, and return the dispatcher of what is open."""
-
-    def say(line: str) -> None:
-        logger.warning(line)
-        _print_line(console, line)
-
-    damaged = None
+    say, damaged = partial(_say, console), None
     try:  # again, because another driver may have made the store in the meantime
         store.check_setting(study)
     except Damaged as error:
@@ -108,20 +109,6 @@ def _open_study(
     return dispatcher
 
 
-def _drain(dispatcher: Dispatcher, where: str, console: Console, account: Account, *, live: bool, debug: bool) -> Stop:
-    """Run all open items. Returns how the run ended."""
-    settled, total = dispatcher.settled(), dispatcher.total()
-    path = shlex.quote(str(dispatcher.store.path))
-    _print_line(console, f"{dispatcher.study.name}: {settled} of {total} parts are in {path}")
-    logger.info("%d of %d parts are done", settled, total)
-    tree = Live(console, dispatcher.study, dispatcher.state) if live and console.is_terminal else None
-    with pause_gc():  # a finished study does without these imports, which take a second
-        from tune_interpreg.cluster.drain import drain
-    dispatcher.listeners = [ItemLog(), account, tree or Lines(console)]
-    with tree or nullcontext():
-        return drain(dispatcher, where, debug=debug)
-
-
 def _finish(dispatcher: Dispatcher, account: Account, console: Console) -> int:
     """Print where the results lie, where the time went and what is missing. Returns the exit code."""
     store, path = dispatcher.store, shlex.quote(str(dispatcher.store.path))
@@ -137,11 +124,13 @@ def _finish(dispatcher: Dispatcher, account: Account, console: Console) -> int:
         lines.append(f"time         {summary}")
     if failed:
         lines.append(f"{failed} items failed; --retry-failed runs them again")
-    _print_line(console, "\n".join([*lines, *(f"{arm} {reason}" for arm, reason in blocked.items())]))
+    lines += [f"{arm} {reason}" for arm, reason in blocked.items()]
+    console.print(Text("\n".join(lines)), soft_wrap=True)
     logger.info("driver ends: %d of %d parts done, %d failed", dispatcher.settled(), dispatcher.total(), failed)
-    return INCOMPLETE if failed or blocked else DONE
+    return 1 if failed or blocked else 0
 
 
-def _print_line(console: Console, line: str) -> None:
-    """Print a line exactly: paths and error texts are no markup, and are not wrapped."""
+def _say(console: Console, line: str, level: int = logging.WARNING) -> None:
+    """Log and print a line exactly: paths and error texts are no markup, and are not wrapped."""
+    logger.log(level, "%s", line)
     console.print(Text(line), soft_wrap=True)

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 @contextmanager
 def pause_gc() -> Iterator[None]:
     """Pause garbage collection in this block, then freeze what was loaded. Rescanning it costs seconds."""
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if was_enabled:
-            gc.enable()
+        gc.enable()
