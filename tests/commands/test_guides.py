@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -80,7 +79,3 @@ def test_guide_to_the_options_describes_sections_methods_and_networks() -> None:
 
 def test_an_unknown_guide_is_refused_with_the_names_of_all() -> None:
     assert "first-study" in refusal("guide", "frist-study")
-
-
-def test_guides_call_the_running_python() -> None:
-    assert Path(sysconfig.get_path("scripts"), "python").resolve() == Path(sys.executable).resolve()

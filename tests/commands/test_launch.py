@@ -17,8 +17,6 @@ import yaml
 from helpers.cli import call, output, refusal
 from helpers.kuberay import RAYJOB
 
-from tune_interpreg.study.file.read import list_shipped_studies
-
 TINY = """\
 data: {name: digits, train_limit: 160, validation: 60, test_limit: 60}
 training: {epochs: 150, batch_size: 32, lr: 0.05}
@@ -308,9 +306,3 @@ def test_help_shows_an_example_that_works(kind: str) -> None:
     text = re.sub(r"[\s│]+", " ", call("launch", kind, "--help").stdout)
     example = text.partition(f"Example: tune-interpreg launch {kind} ")[2].partition(" ╭")[0]
     assert printed(kind, *shlex.split(re.split(r" [|>] ", example)[0]))
-
-
-def test_shipped_studies_are_launched_by_name() -> None:
-    for name in list_shipped_studies():
-        entrypoint = yaml.safe_load(printed("kuberay", name, "--image", "a"))["spec"]["entrypoint"]
-        assert entrypoint.startswith(f"tune-interpreg run {name} --cluster auto ")
