@@ -12,6 +12,9 @@ from analysis.tables.cells import Cell, Probability, Table
 from analysis.tables.notes import missing_notes
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
 
+#: With more arms, each is compared only with standard training, or with the study's first arm.
+MOST_ARMS = 12
+
 
 def comparison_tables(results: Results) -> tuple[Table, ...]:
     """Return one table of all pairs per metric: difference, p, p after Holm's correction, effect size and n."""
@@ -19,8 +22,17 @@ def comparison_tables(results: Results) -> tuple[Table, ...]:
     return tuple(_table(results, heading, metric) for heading, metric in metrics.items())
 
 
+def list_pairs(results: Results) -> list[tuple[str, str]]:
+    """Return the compared arms as (arm, the arm that is subtracted), in the study's order."""
+    arms = list(results.study.arms)
+    if len(arms) <= MOST_ARMS:
+        return [(later, earlier) for earlier, later in combinations(arms, 2)]
+    first = results.standard or arms[0]
+    return [(arm, first) for arm in arms if arm != first]
+
+
 def _table(results: Results, heading: str, metric: str) -> Table:
-    pairs = [(later, earlier) for earlier, later in combinations(results.study.arms, 2)]
+    pairs = list_pairs(results)
     comparisons = [results.compare(*pair, metric, 100) for pair in pairs]
     corrected = holm([comparison.p for comparison in comparisons])
     rows: list[dict[str, Cell]] = []

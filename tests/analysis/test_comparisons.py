@@ -1,11 +1,12 @@
 """All pairs of arms, by hand: which are compared, over which seeds, and which are not tested."""
 
 import pytest
-from helpers.ledgers import STANDARD, accuracies, item, record, results, row_of
+from helpers.ledgers import STANDARD, STUDY, accuracies, item, record, results, row_of
 from scipy import stats
 
+from analysis.results.results import Results
 from analysis.tables.cells import Probability
-from analysis.tables.comparisons import comparison_tables
+from analysis.tables.comparisons import MOST_ARMS, comparison_tables, list_pairs
 
 CLEAN = [0.98, 0.985, 0.979, 0.982, 0.984]
 
@@ -64,3 +65,9 @@ def test_pairs_without_a_test_have_a_reason():
     assert (row["p"], row["p (Holm)"], str(row["g_z"])) == (Probability(None), Probability(None), "–")
     assert str(row["Difference, points"]) == "−1.00 ± 0.00"
     assert str(row_of(table, "Jacobian Reg. − Std. Training")["Difference, points"]) == "−9.0000 (n=1)"
+
+
+def test_of_many_arms_each_is_compared_with_standard_training_alone():
+    arms = {f"arm{n:02d}": STUDY.arms["adversarial"] for n in range(MOST_ARMS)} | {"plain": STUDY.arms["standard"]}
+    study = STUDY.model_copy(update={"arms": arms})
+    assert list_pairs(Results(study, ())) == [(name, "plain") for name in arms if name != "plain"]
