@@ -56,8 +56,8 @@ BATCHES, PATIENCE = 16, 4.0
 #: Images per measurement: of PGD on a CPU, which takes this many at once; of AutoAttack; of maps, with COPIES each.
 PGD, AUTOATTACK, MAPS, COPIES = 128, 4, 256, 2
 
-#: Parts of the checked images for which the checks are timed.
-CHECKED = (0.2, 0.4)
+#: Parts of the checked images for which the checks are timed, if those of all would take WHOLE seconds or more.
+CHECKED, WHOLE = (0.2, 0.4), 6.0
 
 #: The radius at which an attack breaks no image, relative to its own.
 HARMLESS = 1e-3
@@ -258,8 +258,11 @@ class Bench:
             for function in CHECKS:
                 function(subject)
 
-        base, grown = (self._mean_of_extremes(partial(check, n)) for n in (few, more))
-        return {"checks": base + max(0.0, grown - base) * (images - few) / max(1, more - few)}
+        base = self._mean_of_extremes(partial(check, few))
+        if base * images / few < WHOLE:
+            return {"checks": self._mean_of_extremes(partial(check, images))}
+        growth = self._mean_of_extremes(partial(check, more)) - base
+        return {"checks": base + max(0.0, growth) * (images - few) / max(1, more - few)}
 
     def _rows(self, images: int) -> Split:
         rows_N = torch.arange(images, device=self.train.y_N.device) % len(self.train)
