@@ -20,6 +20,8 @@ from tune_interpreg.study.items import Item
 
 pytestmark = pytest.mark.ray
 
+Patch = pytest.MonkeyPatch
+
 MEDIAN = (
     "{method: jacobian, search: {maximize: val/adv_accuracy, trials: 9, pruner: median,"
     " space: {lambda_j: {log_uniform: [0.001, 1.0]}}}}"
@@ -28,9 +30,14 @@ EPOCH = {"epoch": 1, "train/loss": 1.0}
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(tmp_path: Path, monkeypatch: Patch) -> Store:
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def dispatcher(store: Store) -> Dispatcher:
+    return Dispatcher(study("standard", seeds="[0]"), store, "f")
 
 
 class Scripted:
@@ -50,7 +57,7 @@ class Scripted:
         """Do nothing."""
 
 
-def follow(script: Iterable[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def follow(script: Iterable[Any], monkeypatch: Patch) -> Iterator[Any]:
     """Let all workers together follow a script; returns what is left of it."""
     steps = iter(script)
     monkeypatch.setattr(StudyTrainable, "_trainable", lambda self, item, store: Scripted(steps))
@@ -78,51 +85,43 @@ def read_record(store: Store, item: Item) -> Record:
 
 
 # -------------------------------------------------------------- in this process
-def test_an_item_that_raises_starts_again_and_an_epoch_resets_the_count(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dispatcher = Dispatcher(study("standard"), store, "f")
+def test_an_epoch_resets_the_count_of_an_item_that_raises(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
     item, errors = next_item(dispatcher), [ValueError("raised")] * RETRIES
     rest = follow([*errors, EPOCH, *errors, EPOCH, *errors, ValueError("the last"), "not reached"], monkeypatch)
     run_here(dispatcher, item)
     assert list(rest) == ["not reached"]
-    assert read_record(store, item)["state"] == "failed"
-    assert read_record(store, item)["error"].startswith("ValueError: the last")
+    record = read_record(dispatcher.store, item)
+    assert record["state"] == "failed"
+    assert record["error"].startswith("ValueError: the last")
 
 
-def test_an_exception_of_the_driver_does_not_count_against_the_item(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dispatcher = Dispatcher(study("standard"), store, "f")
+def test_an_exception_of_the_driver_is_not_the_items(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
     item = next_item(dispatcher)
     rest = follow([done(item), "not reached"], monkeypatch)
     monkeypatch.setattr(dispatcher, "finish", lambda item, record: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         run_here(dispatcher, item)
     assert list(rest) == ["not reached"]
-    assert store.records() == []
+    assert dispatcher.store.records() == []
 
 
-def test_a_worker_that_raises_after_it_wrote_its_record_has_finished_the_item(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dispatcher = Dispatcher(study("standard"), store, "f")
+def test_a_worker_that_raises_after_its_record_is_done(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
     item = next_item(dispatcher)
-    store.write_record(worker(item))
+    dispatcher.store.write_record(worker(item))
     rest = follow([ValueError("too late"), "not reached"], monkeypatch)
     run_here(dispatcher, item)
     assert list(rest) == ["not reached"]
     assert dispatcher.settled() == 1
 
 
-def test_an_epoch_counts_even_if_the_run_is_asked_to_stop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dispatcher, reports, stop = Dispatcher(study("standard"), store, "f"), [], Stop()
-    item = next_item(dispatcher)
+def test_an_epoch_counts_even_if_the_run_is_asked_to_stop(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
+    reports: list[Any] = []
     follow([EPOCH], monkeypatch)
     monkeypatch.setattr(dispatcher, "epoch", lambda item, *new: reports.extend(new))
+    stop = Stop()
     stop.requested = True
     with pytest.raises(KeyboardInterrupt):
-        run_here(dispatcher, item, stop)
+        run_here(dispatcher, next_item(dispatcher), stop)
     assert [report["epoch"] for report in reports] == [1]
 
 
@@ -142,7 +141,7 @@ def pruning(store: Store, messages: list[object]) -> tuple[Dispatcher, Item]:
     [("in process", True), ("in process", False), ("on Ray", True), ("on Ray", False), ("on Ray, at its end", True)],
 )
 def test_a_pruned_trial_is_recorded_once_with_its_time(
-    where: str, after_a_kill: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+    where: str, after_a_kill: bool, store: Store, monkeypatch: Patch
 ) -> None:
     """A worker that continues after a kill reports the earlier epochs together with its own."""
     messages: list[object] = []
@@ -190,9 +189,9 @@ def end_attempts(searcher: GraphSearcher, errors: Sequence[Exception]) -> None:
 
 
 @pytest.fixture
-def searcher(store: Store, monkeypatch: pytest.MonkeyPatch) -> GraphSearcher:
+def searcher(dispatcher: Dispatcher, monkeypatch: Patch) -> GraphSearcher:
     monkeypatch.setattr(nodes, "is_node_lost", lambda error: False)
-    return GraphSearcher(Dispatcher(study("standard", seeds="[0]"), store, "f"), "cpu")
+    return GraphSearcher(dispatcher, "cpu")
 
 
 def test_kills_and_exceptions_are_counted_apart(searcher: GraphSearcher) -> None:
@@ -202,7 +201,7 @@ def test_kills_and_exceptions_are_counted_apart(searcher: GraphSearcher) -> None
     assert [record["state"] for record in searcher.dispatcher.store.records()] == ["failed"]
 
 
-def test_a_lost_node_does_not_count_against_its_item(searcher: GraphSearcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_node_does_not_count_against_its_item(searcher: GraphSearcher, monkeypatch: Patch) -> None:
     monkeypatch.setattr(nodes, "is_node_lost", lambda error: True)
     end_attempts(searcher, [DIED] * 3 * REVIVALS)
     assert searcher.dispatcher.store.records() == []
@@ -220,8 +219,8 @@ def test_an_item_that_is_killed_too_often_fails_for_that_reason(searcher: GraphS
     assert searcher.dispatcher.next() is Pause.DRAINED
 
 
-def test_a_finished_epoch_deletes_the_earlier_exception(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = next_item(Dispatcher(study("standard"), store, "f"))
+def test_a_finished_epoch_deletes_the_earlier_exception(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
+    item, store = next_item(dispatcher), dispatcher.store
     follow([ValueError("raised"), EPOCH], monkeypatch)
     trainable = StudyTrainable(worker_config(item, store, "cpu"))
     with pytest.raises(ValueError, match="raised"):

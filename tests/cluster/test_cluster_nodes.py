@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import pytest
 import ray
@@ -79,7 +81,7 @@ class Run:
         self.cluster, self.store, self.log = cluster, folder / store, folder / f"{store}.log"
         self._pids: dict[int, set[int]] = {}
         with self.log.open("w") as log:
-            self.driver = start(folder, "run", "--store", store, *arguments, log=log, cluster=cluster)
+            self.driver = start(folder, cluster, "run", "--store", store, *arguments, log=log)
 
     def output(self) -> str:
         return self.log.read_text()
@@ -105,20 +107,12 @@ class Run:
         return any(key.startswith(trial[-6:]) for key in keys for trial in self.trials(node))
 
 
-def start(
-    folder: Path, command: str, *arguments: str, log: object = subprocess.PIPE, cluster: Cluster | None = None
-) -> subprocess.Popen[str]:
-    """Start a command on the study, on a machine with the plugin. cluster: gives the command its address and token."""
+def start(folder: Path, cluster: Cluster, command: str, *arguments: str, log: Any = subprocess.PIPE) -> Popen[str]:
+    """Start a command on the study, on a machine with the plugin and the cluster's address and token."""
+    words = [sys.executable, "-m", "tune_interpreg", command, "study.yaml", *arguments]
     variables = {"PYTHONPATH": str(folder / "site"), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    access = {"RAY_ADDRESS": cluster.address} | cluster.access if cluster else {"RAY_AUTH_MODE": "disabled"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tune_interpreg", command, "study.yaml", *arguments],
-        cwd=folder,
-        env=os.environ | variables | access,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = os.environ | variables | {"RAY_ADDRESS": cluster.address} | cluster.access
+    return Popen(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
 def records(store: Path) -> dict[tuple[int, ...], Record]:
@@ -127,9 +121,9 @@ def records(store: Path) -> dict[tuple[int, ...], Record]:
     return {tuple(record["seeds"]): record | dict.fromkeys((*kept.INCIDENTAL, "host")) for record in ledger}
 
 
-def refusal(folder: Path, *arguments: str, cluster: Cluster | None = None) -> str:
+def refusal(folder: Path, cluster: Cluster, *arguments: str) -> str:
     """Return the message of a run that refuses its input."""
-    driver = start(folder, "run", *arguments, cluster=cluster)
+    driver = start(folder, cluster, "run", "--cluster", cluster.address, *arguments)
     output = driver.communicate(timeout=120)[0]
     assert driver.returncode == 2, output
     assert "Traceback" not in output
@@ -138,8 +132,7 @@ def refusal(folder: Path, *arguments: str, cluster: Cluster | None = None) -> st
 
 # ------------------------------------------------------------------------------ refusals
 def test_a_request_that_no_node_can_meet_is_refused_with_what_there_is(folder: Path, cluster: Cluster) -> None:
-    more = ("--set", "resources.gpus=2", "--store", "other")
-    message = refusal(folder, *more, "--cluster", cluster.address, cluster=cluster)
+    message = refusal(folder, cluster, "--set", "resources.gpus=2", "--store", "other")
     assert message.startswith("error: resources: a trial asks for 1 CPUs and 2 GPUs, but no node has them (nodes: ")
     assert "1 CPUs, 1 GPUs" in message
 
@@ -165,7 +158,7 @@ def test_a_driver_without_the_token_or_of_another_version_is_refused_with_the_re
 
 def test_a_store_that_other_machines_do_not_see_is_refused(folder: Path, cluster: Cluster) -> None:
     """Each process has its own folder at this path, like machines that share no folder."""
-    message = refusal(folder, "--store", "/proc/self/cwd/own", "--cluster", cluster.address, cluster=cluster)
+    message = refusal(folder, cluster, "--store", "/proc/self/cwd/own")
     assert message.startswith("error: /proc/self/cwd/own: ")
     assert message.endswith("sees no store there that it can write; name a folder with --store that all machines share")
 
@@ -204,7 +197,7 @@ def test_a_study_survives_the_loss_of_all_nodes_and_gives_the_numbers_of_one_pro
     assert moved
     assert all(1 < epochs[-1][0] <= EPOCHS for epochs in moved.values())
     seeds = f"seeds={[*moved, SEEDS - 1]}"
-    process = start(folder, "run", "--set", seeds, "--store", "alone", "--cluster", "in-process")
+    process = start(folder, cluster, "run", "--set", seeds, "--store", "alone", "--cluster", "in-process")
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     alone, together = records(folder / "alone"), records(run.store)
@@ -213,7 +206,7 @@ def test_a_study_survives_the_loss_of_all_nodes_and_gives_the_numbers_of_one_pro
     assert alone == {seed: together[seed] for seed in alone}
 
     more = ("--set", f"seeds={list(range(SEEDS + 6))}", "--store", "store", "--cluster", cluster.address)
-    plan = start(folder, "plan", *more, cluster=cluster)
+    plan = start(folder, cluster, "plan", *more)
     output = plan.communicate(timeout=120)[0]
     assert plan.returncode == 0, output
     assert f"{SEEDS} of {SEEDS + 6} parts" in output

@@ -6,12 +6,12 @@ Ctrl-C in a terminal signals the whole foreground process group, Ray's processes
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from helpers.clusters import session_processes
@@ -38,19 +38,12 @@ LISTENING = "0A"
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
-def start(folder: Path, where: str, study: str = STUDY, **variables: str) -> subprocess.Popen[str]:
+def start(folder: Path, where: str, study: str = STUDY, **variables: str) -> Popen[str]:
     """Start the study in a process group of its own."""
     (folder / "study.yaml").write_text(study)
-    words = ["run", "study.yaml", "--store", "store", "--cluster", where]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tune_interpreg", *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | variables,
-    )
+    words = [sys.executable, "-m", "tune_interpreg", "run", "study.yaml", "--store", "store", "--cluster", where]
+    environment = os.environ | variables
+    return Popen(words, cwd=folder, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True, env=environment)
 
 
 def wait(condition: Callable[[], object], seconds: float = 120) -> None:
@@ -64,7 +57,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return list((folder / "store").glob("checkpoints/*/epoch.safetensors"))
 
 
-def stop(process: subprocess.Popen[str], *signals: signal.Signals, group: bool = False) -> None:
+def stop(process: Popen[str], *signals: signal.Signals, group: bool = False) -> None:
     """Send signals, 0.3 s apart, and check that the run stops in time, with its message and exit code."""
     begin = time.monotonic()
     for number, sent in enumerate(signals):

@@ -148,15 +148,6 @@ def test_a_folder_that_cannot_be_a_store_is_refused(folder: Path, store: str, re
 
 
 # ---------------------------------------------------------------------------- reports
-def test_a_damaged_record_is_named_and_left_out_of_the_report() -> None:
-    store = Store("runs/tiny")
-    store.save_study(read_study_file("tiny.yaml", ["seeds=[0]"]).study)
-    path = store.record_file("standard", "0" * 16)
-    store.write_text(path, "{")
-    assert f"{path}: is damaged" in cli.output("report", "runs/tiny").replace("\n", " ")
-    assert path.read_text() == "{"
-
-
 @pytest.mark.parametrize("content", [b"", b"arms: [", b"arms: {a: {method: 1}}", b"\xff"])
 def test_a_report_of_a_damaged_study_is_refused_in_one_line(content: bytes) -> None:
     store = Store("runs/tiny")

@@ -20,17 +20,12 @@ class Node:
     """A node of a cluster: ``ray start`` and all processes that it starts, which share its session."""
 
     def __init__(self, python: str, arguments: list[str], environment: dict[str, str], log: Path):
-        command = [python, "-m", "ray.scripts.scripts", "start", "--block", *arguments]
         ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
-        self.log = log
+        ports += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"]
+        words, self.log = [python, "-m", "ray.scripts.scripts", "start", "--block", *arguments, *ports], log
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                [*command, "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000", *ports],
-                cwd=log.parent,
-                env=environment,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+                words, cwd=log.parent, env=environment, stdout=out, stderr=out, start_new_session=True
             )
 
     def wait(self) -> None:
@@ -55,12 +50,9 @@ class Node:
 
 
 class Cluster:
-    """A cluster that requires ``TOKEN``. Its first node is the head; its nodes do not see this process's environment.
+    """A cluster that requires ``TOKEN``. The first node is the head. Nodes do not see this process's environment."""
 
-    python: the interpreter of the nodes.
-    """
-
-    def __init__(self, python: str = sys.executable):
+    def __init__(self, python: str):
         self.python, self.nodes = python, []
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-"))  # paths of sockets must be short
         (self.folder / "token").write_text(TOKEN)

@@ -1,8 +1,4 @@
-"""Adapters between the dispatcher and Ray Tune: one Tune run drains the whole graph of arms.
-
-Tune's own search, restore and loggers are not used. The searcher hands out the dispatcher's items, the scheduler asks
-it whether to stop a trial, and everything that must last is in the store.
-"""
+"""Adapters between the dispatcher and Ray Tune: one Tune run drains the whole graph of arms (see README.md)."""
 
 from __future__ import annotations
 
