@@ -24,7 +24,7 @@ test: .venv/installed
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadgroup -m slow
 
 # Time of steps, attacks and maps next to their floors and to other libraries: ten minutes on two cores. torchattacks
 # pins an old version of requests, so it gets a folder of its own; where it cannot be installed, its rows say so.

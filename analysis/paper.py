@@ -3,8 +3,6 @@
 Noack, Ahern, Dou, Li: Does Interpretability of Neural Networks Imply Adversarial Robustness? 2019.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report of a study, from its store alone: tables, sentences and, if asked for, figures and a page."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections import Counter

@@ -4,8 +4,6 @@
 words, and what to write instead. CONTRIBUTING.md has the whole style.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """The command line. An error of the user is one message on standard error, with exit code 2."""
 
-from __future__ import annotations
-
 import io
 import os
 import select

@@ -1,7 +1,5 @@
 """Stop a run on request: Ctrl-C by a person, SIGTERM by a scheduler that takes the machine back."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Clean and adversarial accuracy: search trials on validation images, repeats on test images."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

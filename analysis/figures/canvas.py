@@ -1,7 +1,5 @@
 """Shared by all figures: sizes, colours, labels and saving."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

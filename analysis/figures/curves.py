@@ -1,7 +1,5 @@
 """Curves in bands: learning curves of the repeats, and accuracy by the radius of the attack."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

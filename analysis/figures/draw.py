@@ -1,7 +1,5 @@
 """All figures of a study, each drawn or left out with a reason."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import matplotlib

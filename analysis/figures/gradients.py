@@ -1,7 +1,5 @@
 """Gradient norms of the label's logit and of the other logits, ours and the paper's."""
 
-from __future__ import annotations
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

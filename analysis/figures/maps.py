@@ -3,8 +3,6 @@
 Shapes: N images, C·H·W image. A shade is a brightness in [0, 1].
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Training loss by strength for each search that matches a loss: trials, target and match."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping

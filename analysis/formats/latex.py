@@ -1,7 +1,5 @@
 """Tables as LaTeX to be included, with booktabs rules, notes below and all text escaped."""
 
-from __future__ import annotations
-
 import re
 
 from analysis.tables.cells import Table

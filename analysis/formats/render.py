@@ -1,7 +1,5 @@
 """Tables as Markdown, CSV, JSON and terminal text. Computes nothing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any

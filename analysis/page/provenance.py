@@ -1,7 +1,5 @@
 """The trainings behind each number, as JSON for the page."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Render the page: accuracies and the answer first, then gradients, figures, all pairs, honesty, settings."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

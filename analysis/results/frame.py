@@ -1,7 +1,5 @@
 """A study's results for notebooks: one pandas DataFrame."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One row per arm, seed and metric from the records of a study, and a list of what is missing."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Collection

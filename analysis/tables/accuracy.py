@@ -1,7 +1,5 @@
 """Tables 1, 2 and 3 of a study, next to the paper's numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from analysis import paper

@@ -3,8 +3,6 @@
 Points are percentage points of accuracy on test images. Every difference is paired by seed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from analysis.results.results import Results

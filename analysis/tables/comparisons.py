@@ -1,7 +1,5 @@
 """All pairs of arms compared seed by seed: one table and one family of tests per accuracy."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """The honesty checks of the evaluation: one row per check, one column per arm."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Notes that several tables share: n, method, attack, teachers, and what is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 from analysis.results import rows

@@ -1,7 +1,5 @@
 """The answer to the paper's question in sentences. They claim no more than the intervals of ``answer`` show."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from analysis.results.results import Results

@@ -1,7 +1,5 @@
 """Settings that searches chose, and how well the repeats match a training loss."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Symbols of parameters, and their indices as HTML and as formulas of matplotlib. Text holds them as λ_J."""
 
-from __future__ import annotations
-
 import re
 
 #: Parameter → its symbol.

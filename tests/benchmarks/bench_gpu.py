@@ -11,8 +11,6 @@ Without --data-root the images are synthetic: ten patterns with noise. Without a
 code on a few images and judges no goal. Exit code 1: a goal is missed.
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import platform

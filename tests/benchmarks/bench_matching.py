@@ -11,8 +11,6 @@ LossMatchSampler gets as noise the standard deviation of five draws, like that o
 rivals need no noise. The error of a match is |f(λ̂) − target| without noise, over the curve's range.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

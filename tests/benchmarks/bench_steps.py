@@ -7,8 +7,6 @@ torchattacks pins an old version of requests that conflicts with Ray's. Install 
 ``pip install --no-deps --target FOLDER torchattacks``; without it the page says so. Exit code 1: a goal is missed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ trial trains nothing: it is ``sweep_trials.Parabola``. The result next to this f
 Linux only: it reads processor time and memory from /proc. Exit codes: 0 all goals are met, 1 one is not.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

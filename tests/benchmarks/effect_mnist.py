@@ -9,8 +9,6 @@ dated page next to this file is made by
 Exit codes: 0 all claims hold, 1 one does not, 2 bad input or an unfinished study, 130 or 143 interrupted.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Collection, Iterator
 from itertools import pairwise

@@ -7,8 +7,6 @@ about ten minutes on two cores:
     python tests/benchmarks/effect_precision.py --data-root DATA > tests/benchmarks/effect_precision.md
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

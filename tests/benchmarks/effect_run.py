@@ -1,7 +1,5 @@
 """Shared by the effect benchmarks: their options and their run."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -7,8 +7,6 @@ the file already holds are not computed again.
     TUNE_INTERPREG_DATA=DATA python tests/benchmarks/record_curves.py
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import os

@@ -3,8 +3,6 @@
 Shapes: B batch, C·H·W image, K classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial

@@ -3,8 +3,6 @@
 Operations are floating-point operations, two per multiply-add, of convolutions and fully connected layers.
 """
 
-from __future__ import annotations
-
 import ctypes
 import statistics
 import time

@@ -1,7 +1,5 @@
 """The page of the step benchmark: goals, then per net a table of times next to floors and rivals."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ attack is PGD under l2 from a given start, each map is SmoothGrad of |g|.
 Shapes: B batch, C·H·W image, K classes, N noisy copies.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Plain Ray Tune, the rival in ``bench_sweep``: ``python sweep_rival.py 1000``."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

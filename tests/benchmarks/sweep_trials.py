@@ -1,7 +1,5 @@
 """The trial of the sweep in ``bench_sweep``, registered as a user's package would do it."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Ray clusters of several nodes on this machine. Each node is a process group that can be killed like a machine."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

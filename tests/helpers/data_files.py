@@ -1,7 +1,5 @@
 """Files of data sets that tests write, damage and look for."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable
 from pathlib import Path

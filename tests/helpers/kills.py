@@ -8,8 +8,6 @@ half-written file, no leftover. Also checked:
 - how long workers outlive their driver, and how long a driver outlives its raylet.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re

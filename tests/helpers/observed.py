@@ -1,7 +1,5 @@
 """Stores of running and finished studies, and the `status` of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Connect to Ray: start it on this machine for one run, or join a cluster; a remedy for each way that this fails."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator, Mapping

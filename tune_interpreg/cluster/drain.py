@@ -1,7 +1,5 @@
 """Run all open items of a study: in this process, on a local Ray, or on a cluster, with the same code."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

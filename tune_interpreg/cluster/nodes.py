@@ -1,7 +1,5 @@
 """The cluster's nodes: how many trials they can run at once, and whether a worker ended because its node did."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A name that a later Ray lacks is not used. After an upgrade, ``tests/cluster/test_ray_internals.py`` checks all names.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Send this installation's code to machines that lack it: the modules of packages, and their entry points."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distribution
 from importlib.util import find_spec

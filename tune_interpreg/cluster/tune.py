@@ -1,7 +1,5 @@
 """Adapters between the dispatcher and Ray Tune: one Tune run drains the whole graph of arms (see README.md)."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter, deque
 from pathlib import Path

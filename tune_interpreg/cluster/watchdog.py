@@ -1,7 +1,5 @@
 """End a run, with a message, when its Ray cluster has died. Left alone, Tune would wait forever."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import threading

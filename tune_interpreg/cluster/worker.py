@@ -1,7 +1,5 @@
 """The worker's side of a run: the one Trainable that runs any item, and the results that it sends to the driver."""
 
-from __future__ import annotations
-
 import atexit
 import gc
 import json

@@ -1,7 +1,5 @@
 """`tune-interpreg guide`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`tune-interpreg init`."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated

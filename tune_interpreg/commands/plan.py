@@ -1,7 +1,5 @@
 """`tune-interpreg plan`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

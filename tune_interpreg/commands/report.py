@@ -1,7 +1,5 @@
 """`tune-interpreg report`."""
 
-from __future__ import annotations
-
 from tune_interpreg.commands.shared import StoreArgument, console, report_errors
 
 

@@ -1,7 +1,5 @@
 """`tune-interpreg run`."""
 
-from __future__ import annotations
-
 import re
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Shared by the commands: arguments and their completion, the console, error messages, exit codes."""
 
-from __future__ import annotations
-
 import atexit
 import glob
 import os

@@ -1,7 +1,5 @@
 """`tune-interpreg spaces`."""
 
-from __future__ import annotations
-
 import re
 from importlib.resources import files
 

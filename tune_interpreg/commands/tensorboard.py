@@ -1,7 +1,5 @@
 """`tune-interpreg tensorboard`."""
 
-from __future__ import annotations
-
 from tune_interpreg.commands.shared import ProgramArguments, StoreArgument, hand_over, report_errors
 
 

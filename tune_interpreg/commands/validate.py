@@ -1,7 +1,5 @@
 """`tune-interpreg validate`."""
 
-from __future__ import annotations
-
 import typer
 
 from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, report_errors

@@ -3,8 +3,6 @@
 Shapes: B batch, C·H·W image, P = H·W.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

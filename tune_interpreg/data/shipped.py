@@ -3,8 +3,6 @@
 Legend: N images, C·H·W one image, D = C·H·W. ``image_folder`` reads a user's own images.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """An account of a run's time: how busy its workers were, with what, and how much time lay outside of their work."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable

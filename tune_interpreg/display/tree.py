@@ -3,8 +3,6 @@
 Such a tree shows the running arms only, each with as many lines below it as fit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType

@@ -4,8 +4,6 @@ TensorBoard sorts its cards by tag. A tag is a metric's name behind a group, so 
 looks for first: accuracies and losses by epoch, then rates, final results and images.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import socket

@@ -5,8 +5,6 @@ warns if a set exceeds what chance makes of half a percent (see `subject.count_t
 that a check is made for. Shapes and units: see `subject`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Only ``final`` reads test data.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

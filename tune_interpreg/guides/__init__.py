@@ -1,7 +1,5 @@
 """Short guides in Markdown. ``tune-interpreg guide`` lists and prints them; a test executes each as it is written."""
 
-from __future__ import annotations
-
 from importlib import resources
 
 #: The guides, in the order in which to read them.

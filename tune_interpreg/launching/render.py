@@ -4,8 +4,6 @@ The head of a template is a comment that holds YAML: ``name`` and ``help`` of th
 --store, and ``options``. Each option has the arguments of ``typer.Option``, a ``default``, and a ``rule`` for its text.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator

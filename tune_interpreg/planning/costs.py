@@ -1,7 +1,5 @@
 """Seconds of a study's tasks: added up from measured times, or taken from records of similar items."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from statistics import fmean

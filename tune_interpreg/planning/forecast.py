@@ -1,7 +1,5 @@
 """Forecast a study: find out what is left, measure what no record answers, and simulate the workers."""
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Callable, Iterable

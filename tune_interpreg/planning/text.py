@@ -1,7 +1,5 @@
 """A plan as text: the tree of arms with their stages, then time, memory, disk and money."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The log of a run: loggers below ``tune_interpreg``, written to the store's ``run.log`` and, on request, to stderr."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterator, Mapping

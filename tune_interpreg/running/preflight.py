@@ -1,7 +1,5 @@
 """Check on the driver, before anything runs, that a study's data, network and attacks fit together."""
 
-from __future__ import annotations
-
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, count_test_images, load_dataset

@@ -1,7 +1,5 @@
 """The stages of `run`: check the data, open the store, drain the graph, report."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shlex

@@ -4,8 +4,6 @@ It joins the graph, the searches and the store. It does not know where items run
 Tune's searcher use it alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The interface of whatever follows a run: displays in a terminal, logs, accounts of time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from tune_interpreg.store.store import Record

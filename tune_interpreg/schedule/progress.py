@@ -1,7 +1,5 @@
 """The driver's view of a study: the records that count by their exact keys, and the items that follow from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ The ledger is the truth. The study in the journal is a view of it for optuna-das
 differ. A proposal depends only on the seed, the arm, the trial's number, the ledger and the trials under way.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

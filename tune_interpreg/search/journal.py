@@ -1,7 +1,5 @@
 """The file of Optuna's studies: a view of the ledger that optuna-dashboard opens."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The progress of a study as plain values, from which `status` makes its text and its JSON."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tune_interpreg.schedule.graph import Stage

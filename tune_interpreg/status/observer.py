@@ -3,8 +3,6 @@
 The notes of started items tell what runs, and their last checkpoints tell how far each item is.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Estimate how long the rest of a study takes, from what its own items took."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The status as text: a tree in a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 

@@ -4,8 +4,6 @@ JSON files contain their checksum under the key ``sha256``: the SHA-256 of the c
 files contain it in a comment on the last line. Checksums of all other files stand in the record of their item.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The record of an item: what ran, with which versions, and the result. A record is plain JSON."""
 
-from __future__ import annotations
-
 import math
 import platform
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One driver per store. A second driver is refused, with a message that names the first."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

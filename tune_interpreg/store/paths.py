@@ -18,8 +18,6 @@
 <store>/.tune/                             Tune's own files during a run; nothing reads them later
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tune_interpreg.study.items import Item, Role

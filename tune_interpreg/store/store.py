@@ -4,8 +4,6 @@
 checksums of the files that its item made. The start of a run sets damaged files aside and makes them again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Building blocks of a study file's sections: the frozen base class, strict numbers, values of any kind."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Items: the pieces of work of a study."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

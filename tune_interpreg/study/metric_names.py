@@ -4,8 +4,6 @@
 repeats only. Accuracies are fractions in [0, 1]. ``grad_norm/*``: mean norms of input gradients (Table 3).
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 TRAIN_LOSS = "train/loss"

@@ -1,7 +1,5 @@
 """The parameters of methods, and the only place that fills in their defaults."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Mapping

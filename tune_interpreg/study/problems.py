@@ -1,7 +1,5 @@
 """Problems of a study: each names place, rule, value and remedy, and all are reported at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ and the graph asks the generators for seed and offset at each replay. Steps that
 Shapes: B batch, T steps of an epoch.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import traceback

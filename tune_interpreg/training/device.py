@@ -1,7 +1,5 @@
 """Settings and readings of the device: float32 precision, memory of the GPU, memory of the process."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ A step reads no number back (see ``trainer``). An epoch that diverged is therefo
 same bits, this time with a check after each step.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 

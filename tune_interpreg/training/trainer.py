@@ -8,8 +8,6 @@ repeated to find the step. A seed that diverges does not stop the others.
 Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

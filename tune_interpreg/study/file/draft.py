@@ -1,7 +1,5 @@
 """A commented study file for any registered data set: every key, with its meaning as a comment."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Options of a data set or a model: the keyword-only parameters of the function that builds it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

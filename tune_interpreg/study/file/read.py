@@ -1,7 +1,5 @@
 """A study file → a checked ``Study``. All problems are reported at once, each with file and line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files

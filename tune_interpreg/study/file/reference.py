@@ -1,7 +1,5 @@
 """Reference of everything that a study file takes, read from field descriptions, methods and builders."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 They read the file's own mappings, so that a mistake elsewhere in an arm hides none of them.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """YAML files with the origin of each value: its line, or the override that set it."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
