@@ -1,4 +1,4 @@
-"""Measure how near a dozen noisy trials come to the λ at which a loss equals a target: LossMatchSampler and its rivals.
+"""Measure the error of the λ that a dozen noisy trials find for a target loss: LossMatchSampler and its rivals.
 
 The curves are synthetic (logistic, power law, flat then steep; noise of 1% and 5% of the range), or recorded from
 trainings (``record_curves.py`` makes matching_curves.csv). Every rival gets the same curves, targets, noise and number

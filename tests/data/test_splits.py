@@ -32,7 +32,7 @@ def user_split(images: int) -> Split:
 
 @pytest.fixture(autouse=True)
 def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
-    """Replace the registered data sets by one of 200 images, 20 of which validate. A test can add its own."""
+    """Replace the registered data sets by one of 200 images; 20 of them validate. A test can add its own."""
     user = Source(3, (1, 2, 100), 20, lambda: user_split(200), lambda: user_split(50))
     names: Sources = {"user": lambda root: user}
     monkeypatch.setattr(registry, "resolve", lambda group, name: {"datasets": names}[group][name])
