@@ -1,8 +1,9 @@
 # Two commands do all the set-up: `make demo` runs the digits study to its tables, `make test` runs the tests.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests are single-threaded and run in one process per core.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+# Tests run in this many processes, each with one thread.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: demo check lint test test-slow bench clean
 
@@ -11,7 +12,7 @@ demo: .venv/installed
 
 # Before each commit: style, types and the tests that do not start Ray. About a minute.
 check: lint
-	$(PYTEST) -q -m "not slow and not ray"
+	$(PYTEST) -n $(WORKERS) -q -m "not slow and not ray"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -21,10 +22,11 @@ lint: .venv/installed
 	$(BIN)/python tests/plain_english.py
 
 test: .venv/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 test-slow: .venv/installed
-	$(PYTEST) --dist loadgroup -m slow
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone"
+	$(PYTEST) -m alone
 
 # Time of steps, attacks and maps next to their floors and to other libraries: ten minutes on two cores. torchattacks
 # pins an old version of requests, so it gets a folder of its own; where it cannot be installed, its rows say so.

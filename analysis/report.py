@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from analysis import paper
 from analysis.formats import latex
 from analysis.formats.render import escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
@@ -109,11 +110,13 @@ def _status(results: Results) -> tuple[str, ...]:
 def _short_accuracies(results: Results) -> Table:
     """Return Table 1 without the paper's columns, under short headings that its notes explain."""
     table, attack = accuracy_table(results), results.study.evaluation_attack
-    notes = (
+    note = (
         f"Mean ± 95% t interval, n = {results.seed_count} seeds. compat, strict: PGD {attack.norm}, ε = {attack.eps:g},"
-        f" {attack.steps} steps.",
+        f" {attack.steps} steps."
     )
-    return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=notes)
+    if results.study.data.name in paper.ACCURACIES:
+        note += " The paper's numbers: in the full tables."
+    return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=(note,))
 
 
 def _print(report: Report, console: Console | None, tables: Iterable[Table], last: Iterable[str]) -> None:

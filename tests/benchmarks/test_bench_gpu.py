@@ -9,6 +9,7 @@ sys.path.append(str(Path(__file__).parent))
 import bench_gpu
 
 
+@pytest.mark.ray
 def test_a_run_without_a_gpu_compares_everything_and_judges_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Every method in each precision, with the same bits for each seed as alone."""
     assert bench_gpu.main(["--device", "cpu"]) == 0

@@ -40,7 +40,10 @@ def pattern(shown: str) -> str:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", guides.NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.alone] if "ray stop" in guides.text(name) else []) for name in guides.NAMES],
+)
 def test_a_guide_runs_as_it_is_written(tmp_path: Path, name: str) -> None:
     printed, languages = "", set()
     for language, file, text in BLOCK.findall(guides.text(name)):

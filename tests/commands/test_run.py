@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.plugins import install_plugin
 
+pytestmark = pytest.mark.ray  # whole studies, each in a process of its own
+
 STUDY = """\
 data: {name: digits, train_limit: 64, validation: 60, test_limit: 60}
 training: {epochs: 1, batch_size: 32}

@@ -182,8 +182,7 @@ def test_files_of_the_same_second_keep_their_order(tmp_path: Path) -> None:
         log = TrialLog(tmp_path, epoch)
         log.scalars(epoch + 1, {"loss": epoch})
         log.scalars(epoch + 2, {"loss": -1.0})
-    names = sorted(file.name.split(".")[3] for file in tmp_path.iterdir())
-    assert len(set(names)) == 3
+    assert len(list(tmp_path.iterdir())) == 3
     assert curve(events(tmp_path), "loss") == [(1, 0.0), (2, 1.0), (3, 2.0), (4, -1.0)]
 
 

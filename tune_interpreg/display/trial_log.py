@@ -42,8 +42,10 @@ class TrialLog:
     """
 
     def __init__(self, folder: Path, epoch: int = 0):
-        _wait_for_new_second(folder)
-        self._file = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads a folder's files in the order of their names.
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        moment = f"{seconds:010d}.{nanoseconds:09d}"
+        self._file = folder / f"events.out.tfevents.{moment}.{socket.gethostname()}.{os.getpid()}"
         restart = {"step": epoch + 1, "session_log": SessionLog(status=SessionLog.START)}
         self._write({"file_version": "brain.Event:2"}, restart)
 
@@ -78,12 +80,6 @@ class TrialLog:
             if as_refused(error, self._file.parent):
                 raise
             warnings.warn(f"{self._file}: the trial continues without this log ({error})", stacklevel=3)
-
-
-def _wait_for_new_second(folder: Path) -> None:
-    """Wait until no file has this second's name: TensorBoard reads a folder's files in the order of their names."""
-    while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-        time.sleep(0.05)
 
 
 def _scale(maps_BCHW: Tensor) -> Tensor:
