@@ -99,7 +99,7 @@ class Run:
         """Return the folders of the trials for which a process of the node has written TensorBoard events."""
         pids = self._pids.get(node, set())
         files = self.store.glob("tensorboard/*/*/events.*")
-        return {file.parent.name for file in files if int(file.name.split(".")[5]) in pids}
+        return {file.parent.name for file in files if int(file.suffix[1:]) in pids}
 
     def has_checkpoint(self, node: int) -> bool:
         """Return whether the node has a trial that another node can continue."""
