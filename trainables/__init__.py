@@ -9,7 +9,6 @@ from trainables.input_gradient import InputGradientTrainable
 from trainables.interpretation import InterpretationTrainable
 from trainables.jacobian import JacobianTrainable
 from trainables.jacobian_projections import JacobianProjectionsTrainable
-from trainables.stages.targets import TargetsTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.gradients import penalties
 from tune_interpreg.study.parameters import Parameter
@@ -27,7 +26,6 @@ __all__ = [
     "MethodTrainable",
     "Parameter",
     "StandardTrainable",
-    "TargetsTrainable",
     "combine",
     "penalties",
 ]

@@ -1,4 +1,4 @@
-"""An item and where it runs, from a study or from the configuration of a plain ``ray.tune.Tuner``."""
+"""A job and where it runs, from a study or from the configuration of a plain ``ray.tune.Tuner``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tune_interpreg.registry import suggest
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Seed, Study
 from tune_interpreg.study.fields import Frozen, check_distinct, format_value
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job, Train, judgments
+from tune_interpreg.study.measures import list_repeat_questions, observe
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.recipe import Recipe
 
@@ -47,9 +48,9 @@ class PlainOptions(Frozen):
 
 @dataclass(frozen=True)
 class Assignment:
-    """An item, its device, its store (None under a plain Tuner), and the .npy file of its raw target maps if any."""
+    """A job, its device, its store (None under a plain Tuner), and the .npy file of its raw target maps if any."""
 
-    item: Item
+    job: Job
     device: str
     store: Store | None = None
     maps: Path | None = None
@@ -57,13 +58,15 @@ class Assignment:
     @classmethod
     def from_study(cls, config: Mapping[str, Any]) -> Assignment:
         """Return the assignment that a study's driver gives a worker."""
-        item, store = Item.model_validate(config["item"]), Store(config["store"], config.get("driver"))
-        maps = store.maps_file(item.recipe.maps.key) if item.recipe.maps else None
-        return cls(item, config["device"], store, maps)
+        job, store = Job.model_validate(config["job"]), Store(config["store"], config.get("driver"))
+        maps = store.maps_file(job.recipe.maps.key) if job.recipe.maps else None
+        return cls(job, config["device"], store, maps)
 
     @classmethod
     def from_plain_config(cls, config: Mapping[str, Any], kind: Any) -> Assignment:
         """Return the assignment that a plain configuration describes: SETTING, PlainOptions and parameters.
+
+        Its models are judged on the validation split and, with ``test``, as a study judges repeats.
 
         Args:
             kind: class of the method. Its name stands for the method in results.
@@ -80,8 +83,18 @@ class Assignment:
         if problems or options is None or study is None:
             raise ConfigError(f"{method} cannot take this configuration:\n" + "\n".join(problems))
         recipe = Recipe.from_study(study, method=method, params=params)
-        item = Item(arm=method, role="repeat" if options.test else "search", recipe=recipe, seeds=options.seed)
-        return cls(item, options.device, maps=Path(options.maps) if options.maps else None)
+        models = tuple(Train(recipe=recipe, seed=seed) for seed in options.seed)
+        asked = [(measure, split) for measure, split in list_repeat_questions(study) if options.test or split == "validation"]
+        job = Job(
+            arm=method,
+            stage="repeats",
+            models=models,
+            trains=True,
+            work=tuple(judgment for model in models for judgment in judgments(model.key, asked)),
+            observation=observe(study),
+            batch_size=study.evaluation.batch_size,
+        )
+        return cls(job, options.device, maps=Path(options.maps) if options.maps else None)
 
     def load_data(self) -> Dataset:
         """Return the training and validation images on the device.
@@ -89,7 +102,7 @@ class Assignment:
         Raises:
             DataError: this machine's images are not the study's.
         """
-        recipe = self.item.recipe
+        recipe = self.job.recipe
         images = _load_on_device(recipe.data.model_dump_json(), self.device)
         if recipe.data_fingerprint not in ("", images.fingerprint):
             raise DataError(

@@ -25,37 +25,37 @@ def load_training_maps(assignment: Assignment, data: Dataset) -> dict[int, Tenso
     Raises:
         ValueError: there are no maps, they do not fit ``data``, or one is not finite.
     """
-    item = assignment.item
+    job = assignment.job
     if assignment.maps is None:
         raise ValueError(
-            f"{item.recipe.method} needs target maps, but the arm {item.arm} names no targets; name a teacher"
+            f"{job.recipe.method} needs target maps, but the arm {job.arm} names no targets; name a teacher"
         )
     remedy = "give the maps of these training images, in their order"
     if assignment.store is not None:
         remedy = "run again: the next start sets a damaged file aside and makes it again"
     raw_NCHW = _read(assignment.maps, data.train.x_NCHW.shape, remedy).to(assignment.device)
     if _permutation(assignment) != "fixed":
-        return dict.fromkeys(item.seeds, raw_NCHW)
+        return dict.fromkeys(job.seeds, raw_NCHW)
     return {
         seed: saliency.permute(raw_NCHW, seeding.generator(seed, "permutation", assignment.device))
-        for seed in item.seeds
+        for seed in job.seeds
     }
 
 
 def load_preview_maps(assignment: Assignment) -> Tensor | None:
     """Return the raw maps_BCHW, float32, of the previewed images, permuted like the others; None without a store."""
-    item = assignment.item
-    if item.recipe.maps is None or assignment.store is None:
+    job = assignment.job
+    if job.recipe.maps is None or assignment.store is None:
         return None
-    preview = load_file(assignment.store.preview_file(item.recipe.maps.key), device=assignment.device)
+    preview = load_file(assignment.store.preview_file(job.recipe.maps.key), device=assignment.device)
     raw_BCHW = preview["smoothgrad_NCHW"]
     if _permutation(assignment) is None:
         return raw_BCHW
-    return saliency.permute(raw_BCHW, seeding.generator(item.seeds[0], "preview", assignment.device))
+    return saliency.permute(raw_BCHW, seeding.generator(job.seeds[0], "preview", assignment.device))
 
 
 def _permutation(assignment: Assignment) -> str | None:
-    maps = assignment.item.recipe.maps
+    maps = assignment.job.recipe.maps
     return maps.permute if maps else None
 
 

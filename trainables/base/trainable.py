@@ -1,7 +1,8 @@
 """The base of all training methods: Ray Tune's hooks, checkpoints, validation, TensorBoard and the record.
 
 One step is one epoch. Within a study each epoch ends with a checkpoint in the store. A retry, another worker or a later
-run resumes from it. The last epoch ends with the final evaluation and the record.
+run resumes from it. The last epoch ends with the models and one record per seed; the study's worker then judges the
+models. Under a plain Tuner, the last epoch ends with their judgments.
 """
 
 import time
@@ -17,18 +18,19 @@ from torch import Tensor, nn
 
 from trainables.base import checkpoint
 from trainables.base.assignment import Assignment
-from trainables.base.item_trainable import ItemTrainable
+from trainables.base.job_trainable import JobTrainable, result_of
 from trainables.base.maps import load_preview_maps, load_training_maps
 from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
-from tune_interpreg.evaluation.metrics import final, validate
+from tune_interpreg.evaluation.judging import judge, observe
 from tune_interpreg.gradients import saliency
-from tune_interpreg.store import ledger
 from tune_interpreg.store.files import replace_atomically
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.items import Judge
 from tune_interpreg.study.metric_names import LEARNING_RATE, SAMPLES_PER_SECOND
 from tune_interpreg.study.parameters import Parameter, with_defaults
 from tune_interpreg.training.device import read_peak_memory, reset_peak_memory
-from tune_interpreg.training.trainer import Batch, Diverged, Guidance, Trainer
+from tune_interpreg.training.trainer import Batch, Diverged, Guidance, Replica, Trainer
 
 NORM = Parameter(
     help="norm of the penalty: over the whole batch, the mean of the samples' norms, or of their squares",
@@ -47,7 +49,7 @@ PREVIEW = 8
 CHECKPOINT = "epoch.safetensors"
 
 
-class MethodTrainable(ItemTrainable):
+class MethodTrainable(JobTrainable):
     """Base of all training methods; a subclass defines ``parameters`` and ``terms``.
 
     Under a plain ``Tuner``, the configuration holds the method's parameters and the keys in ``assignment.SETTING`` and
@@ -88,12 +90,12 @@ class MethodTrainable(ItemTrainable):
             training=self.recipe.training,
             data=self.data,
             terms=self.terms,
-            seeds=self.item.seeds,
+            seeds=self.job.seeds,
             guidance=self._make_guidance(),
             device=self.assignment.device,
         )
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by activity
-        self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.item.seeds}
+        self.curves: dict[int, list[dict[str, float]]] = {seed: [] for seed in self.job.seeds}
         self.earlier: list[dict[str, float]] | None = None  # epochs before an interruption, for the next result
         self._resume()
         self.log = TrialLog(self._log_folder(), self.trainer.epoch)
@@ -103,24 +105,24 @@ class MethodTrainable(ItemTrainable):
         try:
             with self._timed("train"):
                 losses = self.trainer.run_epoch()
-        except Diverged as error:
+        except Diverged:
             if self.assignment.store is None:
                 raise
-            return self._finish_training("diverged", error=str(error))
+            return result_of(self._finish_trainings({}), done=True)
         if failure := self.trainer.engine.describe_failure(self.recipe.method):
             if self.assignment.store is None:  # else the study's worker reports self.warning
                 warnings.warn(failure, stacklevel=2)
             self.warning = "\n".join(filter(None, (self.warning, failure)))
         rate = len(losses) * self.trainer.images_per_epoch / (self.spent["train"] - before)
         with self._timed("evaluate"):
-            metrics = self._validate(losses)
+            metrics = self._observe(losses)
         for seed, values in metrics.items():
             self.curves[seed].append(values)
         mean = _mean(metrics.values())
         with self._timed("log"):
             self.log.scalars(self.trainer.epoch, mean | {LEARNING_RATE: lr, SAMPLES_PER_SECOND: rate})
         if self.trainer.epoch >= self.recipe.training.epochs:
-            return self._evaluate(metrics)
+            return self._finish(losses)
         if store := self.assignment.store:
             with self._timed("save"), store.replace_atomically(self._checkpoint_file) as temporary:
                 self._save(temporary)
@@ -147,7 +149,7 @@ class MethodTrainable(ItemTrainable):
     # ----------------------------------------------------- time and evaluation
     @property
     def seconds(self) -> float:
-        """Seconds that the item has taken so far, in all of its workers."""
+        """Seconds that the trainings have taken so far, in all of their workers."""
         return sum(self.spent.values())
 
     @contextmanager
@@ -159,58 +161,81 @@ class MethodTrainable(ItemTrainable):
         finally:
             self.spent[activity] += time.perf_counter() - started
 
-    def _validate(self, losses: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+    def _observe(self, losses: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
         """Return the metrics of the epoch by seed."""
-        last = self.recipe.training.epochs
-        every = self.recipe.evaluation.adversarial_every or last
-        adversarial = self.item.adversarial and (self.trainer.epoch >= last or self.trainer.epoch % every == 0)
+        settings = {"epoch": self.trainer.epoch, "batch_size": self.job.batch_size}
         return {
-            replica.seed: {f"train/{name}": value for name, value in losses[replica.seed].items()}
-            | validate(replica.model, self.data, self.recipe, seed=replica.seed, adversarial=adversarial)
+            replica.seed: _name_terms(losses[replica.seed])
+            | observe(replica.model, self.data, self.job.observation, seed=replica.seed, **settings)
             for replica in self.trainer.finite_replicas
         }
 
-    def _evaluate(self, metrics: Mapping[int, dict[str, float]]) -> dict[str, Any]:
-        """Evaluate and save the models of a repeat; log and record the item's result."""
-        counts = {"train": len(self.data.train), "val": len(self.data.validation)}
-        results: dict[int, dict[str, float]] = {}
-        models: list[Path] = []
-        if self.item.role == "repeat":
-            for replica in self.trainer.finite_replicas:
-                with self._timed("evaluate"):
-                    results[replica.seed], images = final(replica.model, self.data, self.recipe, seed=replica.seed)
-                counts |= images
-                if store := self.assignment.store:
-                    models.append(store.model_file(self.item.key, replica.seed))
-                    with self._timed("save"), store.replace_atomically(models[-1]) as temporary:
-                        save_file(replica.model.state_dict(), temporary)
+    def _finish(self, losses: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+        """Save the models, write the records, and return the last result."""
         with self._timed("log"):
-            self.log.scalars(self.trainer.epoch, _mean(results.values()))
             self._log_result()
-        with self._timed("save"):
-            files = self.assignment.store.checksums(*models) if self.assignment.store else {}
-        return self._finish_training(
-            "done",
-            metrics={seed: values | results.get(seed, {}) for seed, values in metrics.items()},
-            counts=counts,
-            files=files,
-            error="; ".join(self.trainer.diverged.values()) or None,
-        )
+        metrics = {seed: _name_terms(values) for seed, values in losses.items()}
+        records = self._finish_trainings(metrics)
+        mean = _mean(metrics.values())
+        if self.assignment.store is None:
+            judged = _mean([self._judge(replica) for replica in self.trainer.finite_replicas])
+            self.log.scalars(self.trainer.epoch, judged)
+            mean |= judged
+        return mean | result_of(records, done=True)
 
-    def _finish_training(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
-        curves = {str(replica.seed): self.curves[replica.seed] for replica in self.trainer.finite_replicas}
-        extra: dict[str, Any] = {"curves": curves} if state == "done" else {}
+    def _finish_trainings(self, metrics: Mapping[int, Mapping[str, float]]) -> list[Record]:
+        """Write and return one record per seed: done with its metrics, or diverged."""
+        files: dict[int, dict[str, str]] = {}
+        if store := self.assignment.store:
+            with self._timed("save"):
+                files = {replica.seed: self._save_model(store, replica) for replica in self.trainer.finite_replicas}
+        share = 1 / len(self.job.models)
         peak = read_peak_memory(self.assignment.device)
-        if peak is not None:
-            extra["gpu_bytes_a_seed"] = peak // len(self.item.seeds)
-        fields |= {"epochs": self.trainer.epoch, "seconds": self.seconds, "spent": self.spent}
-        return _mean(fields.get("metrics", {}).values()) | self._finish_item(state, extra=extra, **fields)
+        times = {"seconds": share * self.seconds, "spent": {kind: share * spent for kind, spent in self.spent.items()}}
+        records = []
+        for model in self.job.models:
+            is_done = model.seed in metrics
+            extra: dict[str, Any] = {"curve": self.curves[model.seed]} if is_done else {}
+            if peak is not None:
+                extra["gpu_bytes_a_seed"] = round(share * peak)
+            record = self._record(
+                model,
+                "done" if is_done else "diverged",
+                metrics=metrics.get(model.seed),
+                images={"train": len(self.data.train), "validation": len(self.data.validation)},
+                files=files.get(model.seed),
+                error=self.trainer.diverged.get(model.seed),
+                epochs=self.trainer.epoch,
+                extra=extra,
+                **times,
+            )
+            records.append(record)
+        return records
+
+    def _save_model(self, store: Store, replica: Replica) -> dict[str, str]:
+        """Write a model's weights to the store; return the file with its checksum."""
+        (model,) = (model for model in self.job.models if model.seed == replica.seed)
+        path = store.model_file(model.key)
+        with store.replace_atomically(path) as temporary:
+            save_file(replica.model.state_dict(), temporary)
+        return store.checksums(path)
+
+    def _judge(self, replica: Replica) -> dict[str, float]:
+        """Return the metrics of the job's judgments of a model."""
+        (key,) = (model.key for model in self.job.models if model.seed == replica.seed)
+        settings: dict[str, Any] = {"seed": replica.seed, "batch_size": self.job.batch_size}
+        metrics: dict[str, float] = {}
+        for item in self.job.work:
+            if isinstance(item, Judge) and item.model == key:
+                answer, _ = judge(replica.model, self.data, self.recipe.data, item.measure, item.split, **settings)
+                metrics |= answer
+        return metrics
 
     # ---------------------------------------------- checkpoints and TensorBoard
     @property
     def _checkpoint_file(self) -> Path:
         assert self.assignment.store is not None
-        return self.assignment.store.checkpoint_dir(self.item.key) / CHECKPOINT
+        return self.assignment.store.checkpoint_dir(self.job.key) / CHECKPOINT
 
     def _save(self, path: Path) -> None:
         diverged = self.trainer.diverged
@@ -234,14 +259,19 @@ class MethodTrainable(ItemTrainable):
             self.earlier = [_mean(metrics) | {"epoch": epoch} for epoch, metrics in enumerate(epochs, start=1)]
 
     def _log_folder(self) -> Path:
-        return self.assignment.store.trial_log(self.item) if self.assignment.store else Path(self.logdir)
+        return self.assignment.store.trial_log(self.job) if self.assignment.store else Path(self.logdir)
 
     def _log_result(self) -> None:
         model, preview = self.trainer.finite_replicas[0].model, self.data.validation.subset(PREVIEW, "preview")
         x_BCHW, raw_BCHW = to_pixels(preview.x_NCHW), load_preview_maps(self.assignment)
         g_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, preview.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, g_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
-        self.log.hparams({"arm": self.item.arm, "method": self.recipe.method} | self.params)
+        self.log.hparams({"arm": self.job.arm, "method": self.recipe.method} | self.params)
+
+
+def _name_terms(losses: Mapping[str, float]) -> dict[str, float]:
+    """Return the loss and its terms under the names of their metrics."""
+    return {f"train/{name}": value for name, value in losses.items()}
 
 
 def _mean(metrics: Collection[Mapping[str, float]]) -> dict[str, float]:

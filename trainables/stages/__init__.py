@@ -1,1 +1,1 @@
-"""Trainables of the work around training: target maps and checks."""
+"""Trainables of the work on trained models: target maps and judgments."""

@@ -1,4 +1,4 @@
-"""The base of the stages of a study: work on trained models of its store."""
+"""The base of the work on trained models of a study's store: maps and judgments."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from trainables.base.item_trainable import ItemTrainable
+from trainables.base.job_trainable import JobTrainable
 from tune_interpreg import seeding
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.files import Damaged
 
 
-class StageTrainable(ItemTrainable):
-    """Base of all stages. Inputs and results are in the study's store."""
+class StageTrainable(JobTrainable):
+    """Base of maps and judgments. Inputs and results are in the study's store."""
 
     def setup(self, config: dict[str, Any]) -> None:
         super().setup(config)
         assert self.assignment.store is not None
         self.store = self.assignment.store
-        self.folder = self.store.checkpoint_dir(self.item.key)
+        self.folder = self.store.checkpoint_dir(self.job.key)
 
-    def load_model(self, key: str, seed: int) -> nn.Module:
-        """Return the model that the item ``key`` trained with this seed, on the device and in eval mode."""
-        path, device = self.store.model_file(key, seed), self.assignment.device
+    def load_model(self, key: str) -> nn.Module:
+        """Return the model of a training, on the device and in eval mode."""
+        path, device = self.store.model_file(key), self.assignment.device
         try:
             weights = load_file(path, device=device)
         except (FileNotFoundError, SafetensorError) as error:

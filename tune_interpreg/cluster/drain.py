@@ -1,4 +1,4 @@
-"""Run all open items of a study: in this process, on a local Ray, or on a cluster, with the same code."""
+"""Run all open jobs of a study: in this process, on a local Ray, or on a cluster, with the same code."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_res
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ SETTINGS = ray_internals.VARIABLES | {
 
 
 def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
-    """Run all open items of a study. Returns when none is open, or after Ctrl-C or SIGTERM.
+    """Run all open jobs of a study. Returns when none is open, or after Ctrl-C or SIGTERM.
 
     The first signal lets each trial finish its checkpoint. A second one ends at once, and loses the current epoch.
 
     where: ``in-process``, ``local`` (Ray on this machine) or a Ray cluster's address (``auto`` finds it).
-    debug: run in this process, raise an item's exception at once, and leave signals to Python.
+    debug: run in this process, raise a job's exception at once, and leave signals to Python.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -78,20 +78,20 @@ def count_slots(study: Study, where: str) -> int:
 # ---------------------------------------------------------------- in this process
 def _run_in_process(dispatcher: Dispatcher, device: str, stop: Stop, *, debug: bool = False) -> None:
     torch.set_num_threads(max(1, math.floor(dispatcher.study.resources.cpus)))
-    while not isinstance(item := dispatcher.next(), Pause):
-        run_item(dispatcher, item, worker_config(item, dispatcher.store, device), stop, debug=debug)
+    while not isinstance(job := dispatcher.next(), Pause):
+        run_job(dispatcher, job, worker_config(job, dispatcher.store, device), stop, debug=debug)
 
 
-def run_item(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: Stop, *, debug: bool = False) -> None:
-    """Run an item to its end in this process. With ``debug``, an exception of its worker propagates.
+def run_job(dispatcher: Dispatcher, job: Job, config: dict[str, Any], stop: Stop, *, debug: bool = False) -> None:
+    """Run a job to its end in this process. With ``debug``, an exception of its worker propagates.
 
-    Otherwise the item starts again from its checkpoint, up to ``RETRIES`` times since its last epoch.
+    Otherwise the job starts again from its checkpoint, up to ``RETRIES`` times since its last epoch.
     """
-    failures, is_settled = 0, False
-    while not is_settled:
+    failures, is_over = 0, False
+    while not is_over:
         worker = StudyTrainable(config)
         try:
-            while not is_settled:
+            while not is_over:
                 try:
                     result = worker.step()
                 except Exception:
@@ -100,15 +100,15 @@ def run_item(dispatcher: Dispatcher, item: Item, config: dict[str, Any], stop: S
                     failures += 1
                     break
                 failures = 0
-                is_settled = record_result(dispatcher, item, result)
-                if not is_settled:
+                is_over = record_result(dispatcher, job, result)
+                if not is_over:
                     stop.check()
         finally:
             worker.cleanup()
             shutil.rmtree(worker.logdir, ignore_errors=True)  # Tune makes this folder and leaves it empty
-        is_settled = is_settled or dispatcher.recover(item)
-        if not is_settled and failures > RETRIES:
-            dispatcher.fail(item, read_error(dispatcher.store, item))
+        is_over = is_over or dispatcher.recover(job)
+        if not is_over and failures > RETRIES:
+            dispatcher.fail(job, read_error(dispatcher.store, job))
             return
 
 

@@ -15,18 +15,18 @@ from tune_interpreg.cluster import nodes
 from tune_interpreg.cluster.connection import ClusterError
 from tune_interpreg.cluster.worker import KILLED, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 logger = logging.getLogger(__name__)
 
-#: Restarts before an item fails that raises, or that loses its worker. A finished epoch resets both counts.
+#: Restarts before a job fails that raises, or that loses its worker. A finished epoch resets both counts.
 RETRIES, REVIVALS = 2, 8
 
 
 class GraphSearcher(Searcher):
-    """Tune's searcher over the graph: the next ready item, None while all wait, FINISHED at the end.
+    """Tune's searcher over the graph: the next ready job, None while all wait, FINISHED at the end.
 
-    It hands out no more items than the nodes have slots, and restarts failed items itself: Tune sees each attempt as
+    It hands out no more jobs than the nodes have slots, and restarts failed jobs itself: Tune sees each attempt as
     one trial. Tune only logs an exception of its searcher, so it is kept in ``failure``, which ends the run.
     """
 
@@ -34,71 +34,71 @@ class GraphSearcher(Searcher):
         super().__init__()
         self.dispatcher, self.device = dispatcher, device
         self.slots = nodes.Slots(dispatcher.study.resources, dispatcher.say)
-        self.items: dict[str, Item] = {}  # by trial_id
+        self.jobs: dict[str, Job] = {}  # by trial_id
         self.errors: dict[str, Exception] = {}  # by trial_id
         self.failure: Exception | None = None
-        self._restarts: deque[Item] = deque()
+        self._restarts: deque[Job] = deque()
         self._raised: Counter[str] = Counter()  # by key
         self._killed: Counter[str] = Counter()  # by key
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.failure:
             return Searcher.FINISHED
-        if len(self.items) >= self.slots.count():
+        if len(self.jobs) >= self.slots.count():
             return None
         try:
-            item = self.next_item()
+            job = self.next_job()
         except Exception as error:
             self.failure = error
             return Searcher.FINISHED
-        if isinstance(item, Pause):
-            return None if item is Pause.WAIT else Searcher.FINISHED
-        self.items[trial_id] = item
-        return worker_config(item, self.dispatcher.store, self.device)
+        if isinstance(job, Pause):
+            return None if job is Pause.WAIT else Searcher.FINISHED
+        self.jobs[trial_id] = job
+        return worker_config(job, self.dispatcher.store, self.device)
 
-    def next_item(self) -> Item | Pause:
-        """Return an item to restart, else the dispatcher's next one."""
+    def next_job(self) -> Job | Pause:
+        """Return a job to restart, else the dispatcher's next one."""
         return self._restarts.popleft() if self._restarts else self.dispatcher.next()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        item = self.items.pop(trial_id, None)
-        if item is None or self.failure:  # when a run ends early, the next run continues its items
+        job = self.jobs.pop(trial_id, None)
+        if job is None or self.failure:  # when a run ends early, the next run continues its items
             return
         try:
             if error:
-                self._restart_or_fail(item, self.errors.pop(trial_id, None))
-            elif not record_result(self.dispatcher, item, result or {}):
-                raise RuntimeError(f"{item.title}: Tune ended it without a result")
+                self._restart_or_fail(job, self.errors.pop(trial_id, None))
+            elif not record_result(self.dispatcher, job, result or {}):
+                raise RuntimeError(f"{job.title}: Tune ended it without a result")
         except Exception as failure:
             self.failure = failure
 
-    def _restart_or_fail(self, item: Item, error: Exception | None) -> None:
-        """Restart an item after its worker's end, unless it has used up its restarts. A lost node does not count."""
-        if self.dispatcher.recover(item):  # the worker died after it wrote the record
+    def _restart_or_fail(self, job: Job, error: Exception | None) -> None:
+        """Restart a job after its worker's end, unless it has used up its restarts. A lost node does not count."""
+        if self.dispatcher.recover(job):  # the worker died after it wrote the record
             return
         if nodes.is_node_lost(error):
-            self.dispatcher.say(f"{item.title}: lost its node, continues elsewhere from its last checkpoint")
-            self._restarts.append(item)
+            self.dispatcher.say(f"{job.title}: lost its node, continues elsewhere from its last checkpoint")
+            self._restarts.append(job)
             return
         was_killed = isinstance(error, RayActorError) and not error.actor_init_failed
         counts, limit = (self._killed, REVIVALS) if was_killed else (self._raised, RETRIES)
-        counts[item.key] += 1
-        reason = KILLED if was_killed else read_error(self.dispatcher.store, item)
-        if counts[item.key] <= limit:
-            logger.warning("%s: restart %d of %d: %s", item.title, counts[item.key], limit, reason)
-            self._restarts.append(item)
+        counts[job.key] += 1
+        reason = KILLED if was_killed else read_error(self.dispatcher.store, job)
+        if counts[job.key] <= limit:
+            logger.warning("%s: restart %d of %d: %s", job.title, counts[job.key], limit, reason)
+            self._restarts.append(job)
         elif was_killed or isinstance(error, RayTaskError):
-            self.dispatcher.fail(item, reason)
+            self.dispatcher.fail(job, reason)
         else:
             raise ClusterError(f"no worker can be started: {shorten(str(error), 800)}")
 
     def record_epoch(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Record an epoch's result. Returns whether the item is settled now: its arm's pruner may stop the trial."""
-        item = self.items[trial_id]
-        self._raised.pop(item.key, None)
-        self._killed.pop(item.key, None)
-        if is_settled := record_result(self.dispatcher, item, result):
-            del self.items[trial_id]
+        """Record an epoch's result. Returns whether the job is settled now: its arm's pruner may stop the trial."""
+        job = self.jobs[trial_id]
+        self._raised.pop(job.key, None)
+        self._killed.pop(job.key, None)
+        if is_settled := record_result(self.dispatcher, job, result):
+            del self.jobs[trial_id]
         return is_settled
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class GraphScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if self._searcher.failure:
             return TrialScheduler.STOP
-        is_open = trial.trial_id in self._searcher.items
+        is_open = trial.trial_id in self._searcher.jobs
         is_settled = is_open and self._searcher.record_epoch(trial.trial_id, result)
         return TrialScheduler.STOP if is_settled else TrialScheduler.CONTINUE
 

@@ -1,4 +1,4 @@
-"""The worker's side of a run: the one Trainable that runs any item, and the results that it sends to the driver."""
+"""The worker's side of a run: the one Trainable that runs any job, and the results that it sends to the driver."""
 
 import atexit
 import gc
@@ -17,54 +17,63 @@ from ray import tune
 from tune_interpreg import registry
 from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
-from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.schedule.dispatch import FINAL, Dispatcher
 from tune_interpreg.store.files import Refused, as_refused, raise_refused
-from tune_interpreg.store.store import Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.items import Job, Judge, Maps
 
 ERROR_FILE = "error.txt"
 KILLED = "the worker died without an exception (killed, or out of memory)"
 
 
-def worker_config(item: Item, store: Store, device: str) -> dict[str, Any]:
+def worker_config(job: Job, store: Store, device: str) -> dict[str, Any]:
     """Return a worker's configuration: plain values and absolute paths."""
-    dumped, root = item.model_dump(mode="json"), item.recipe.data.root
-    dumped["recipe"]["data"]["root"] = root and os.path.abspath(root)
-    return {"item": dumped, "store": str(store.path), "driver": store.driver, "device": device}
+    dumped, root = job.model_dump(mode="json"), job.recipe.data.root
+    for model in dumped["models"]:
+        model["recipe"]["data"]["root"] = root and os.path.abspath(root)
+    return {"job": dumped, "store": str(store.path), "driver": store.driver, "device": device}
 
 
 class StudyTrainable(tune.Trainable):
-    """Delegate to the Trainable that the item names, so that one worker can run any item after any other.
+    """Run a job: its trainings by the Trainable of their method, then its maps or judgments.
 
-    Results may hold these keys in addition to the item's own metrics:
+    One worker can run any job after any other. Results may hold these keys in addition to metrics:
 
-    - ``record``: the record of a finished item, as JSON
+    - ``records``: the records of finished items, as JSON
     - ``warning``: a message for the user
     - ``earlier``: reports of the epochs before an interruption, as JSON
     - ``spent``: seconds per kind of work so far, as JSON
-    - ``refused``: why the store accepts no more files; ends the run, and does not count against the item
+    - ``refused``: why the store accepts no more files; ends the run, and does not count against the job
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._config, self._store = config, Store(config["store"], config.get("driver"))
         self._inner: tune.Trainable | None = None
+        self._open: Job | None = None  # what is left of the job
 
     def step(self) -> dict[str, Any]:
         try:
             with raise_refused(self._store.path):
-                return self._step(Item.model_validate(self._config["item"]), self._store)
+                return self._step(self._store)
         except Refused as refused:
             return {"refused": str(refused), "done": True}
 
-    def _step(self, item: Item, store: Store) -> dict[str, Any]:
-        """Run the item's next step. Leaves an exception's traceback where the driver finds it."""
+    def _step(self, store: Store) -> dict[str, Any]:
+        """Run the job's next step. Leaves an exception's traceback where the driver finds it."""
+        job = Job.model_validate(self._config["job"])
         try:
-            trainable = self._trainable(item, store)
+            if self._open is None:
+                self._check_store(store)
+                store.record_worker(job.key)
+                self._open, records = skip_recorded(job, store)
+                if records:  # an earlier worker wrote them and died before it reported
+                    return {"records": json.dumps(records), "done": not self._open.items}
+            trainable = self._trainable(self._open)
             result = dict(trainable.step())
-            _error_file(store, item).unlink(missing_ok=True)
+            _error_file(store, job).unlink(missing_ok=True)
         except Exception as error:
             if not as_refused(error, store.path):
-                store.write_text(_error_file(store, item), traceback.format_exc())
+                store.write_text(_error_file(store, job), traceback.format_exc())
             raise
         for name in ("earlier", "spent"):
             if value := getattr(trainable, name, None):
@@ -72,21 +81,29 @@ class StudyTrainable(tune.Trainable):
         if warning := getattr(trainable, "warning", None):
             result["warning"] = warning
         trainable.warning = trainable.earlier = None
+        if result.get("done"):
+            self._open, _ = skip_recorded(self._open, store)
+            result["done"] = not self._open.items
+            self._end_inner()
         return result
 
-    def _trainable(self, item: Item, store: Store) -> tune.Trainable:
-        """Return the item's own Trainable, made in the first step: in ``setup``, Tune may still move the trial."""
+    def _check_store(self, store: Store) -> None:
+        if store.driver is not None and not (store.read_driver() and os.access(store.path, os.W_OK)):
+            raise Refused(
+                f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
+                "name a folder with --store that all machines share"
+            )
+
+    def _trainable(self, job: Job) -> tune.Trainable:
+        """Return the Trainable of the job's next items, made in a step: in ``setup``, Tune may still move the trial."""
         if self._inner is None:
-            is_stage = item.role in ("targets", "checks")
-            kind = registry.resolve("stages", item.role) if is_stage else registry.load_method(item.recipe.method)
-            if store.driver is not None and not (store.read_driver() and os.access(store.path, os.W_OK)):
-                raise Refused(
-                    f"{store.path}: {socket.gethostname()} sees no store there that it can write; "
-                    "name a folder with --store that all machines share"
-                )
-            store.record_worker(item.key)
+            if job.trains:
+                kind = registry.load_method(job.recipe.method)
+            else:
+                kind = registry.resolve("stages", "maps" if isinstance(job.work[0], Maps) else "judge")
+            config = self._config | worker_config(job, self._store, self._config["device"])
             try:
-                self._inner = kind(self._config, storage=storage_of(self))
+                self._inner = kind(config, storage=storage_of(self))
             except DataError as error:  # this machine lacks data that the driver could read
                 raise Refused(f"on {socket.gethostname()}: {error}") from None
         return self._inner
@@ -97,6 +114,9 @@ class StudyTrainable(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
+        self._end_inner()
+
+    def _end_inner(self) -> None:
         if self._inner is not None:
             self._inner.cleanup()
             if storage_of(self) is None:
@@ -113,13 +133,29 @@ def _freeze_libraries() -> None:
     atexit.register(gc.unfreeze)  # otherwise libraries complain at exit about objects that were not freed
 
 
-def _error_file(store: Store, item: Item) -> Path:
-    return store.checkpoint_dir(item.key) / ERROR_FILE
+def skip_recorded(job: Job, store: Store) -> tuple[Job, list[Record]]:
+    """Return what is left of a job, and the records of what is not: finished, and judgments of diverged models."""
+    found = {item.key: store.read_record(job.arm, item) for item in job.items}
+    records = [record for record in found.values() if record is not None and record["state"] in FINAL]
+    states = {record["key"]: record["state"] for record in records}
+    if job.trains and any(model.key not in states for model in job.models):
+        return job, []  # trainings of one job start and end together
+    diverged = {key for key, state in states.items() if state == "diverged"}
+    work = [item for item in job.work if item.key not in states and not (_reads(item) & diverged)]
+    return job.model_copy(update={"trains": False, "work": tuple(work)}), records
 
 
-def read_error(store: Store, item: Item) -> str:
+def _reads(item: Maps | Judge) -> set[str]:
+    return {item.teacher if isinstance(item, Maps) else item.model}
+
+
+def _error_file(store: Store, job: Job) -> Path:
+    return store.checkpoint_dir(job.key) / ERROR_FILE
+
+
+def read_error(store: Store, job: Job) -> str:
     """Return why an item was given up: its worker's last exception, then the traceback."""
-    path = _error_file(store, item)
+    path = _error_file(store, job)
     if not path.exists():
         return KILLED
     text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -127,31 +163,34 @@ def read_error(store: Store, item: Item) -> str:
 
 
 # ------------------------------------------------------------ the driver's side of a result
-def record_result(dispatcher: Dispatcher, item: Item, result: Mapping[str, Any]) -> bool:
+def record_result(dispatcher: Dispatcher, job: Job, result: Mapping[str, Any]) -> bool:
     """Pass the result of a worker's step to the dispatcher. Raises ``Refused`` if the worker could not write.
 
-    Returns whether the item is settled now, by its record or by its arm's pruner.
+    Returns whether the job has ended: by its last record, or by its arm's pruner.
     """
     if "warning" in result:
         dispatcher.say(result["warning"])
     if "refused" in result:
         raise Refused(result["refused"])
-    pruned = dispatcher.epoch(item, *_epoch_reports(result))
+    pruned = dispatcher.epoch(job, *_epoch_reports(result))
     if pruned:
         spent = json.loads(result.get("spent", "{}"))
-        dispatcher.prune(item, pruned, seconds=sum(spent.values()), spent=spent)
-    elif "record" in result:
-        dispatcher.finish(item, json.loads(result["record"]))
-    return pruned is not None or "record" in result
+        dispatcher.prune(job, pruned, seconds=sum(spent.values()), spent=spent)
+        return True
+    if "records" in result:
+        dispatcher.take(job, json.loads(result["records"]))
+        if result["done"]:
+            dispatcher.end(job)
+    return "records" in result and bool(result["done"])
 
 
 def _epoch_reports(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Return the reports of epochs in a result, in order. The result with the record reports no epoch of its own.
+    """Return the reports of epochs in a result, in order. A result with records reports no epoch of its own.
 
     A report holds the metrics, which have a slash in their names, and counters. Tune adds ``config/``.
     """
     reports = json.loads(result.get("earlier", "[]"))
-    if "record" in result:
+    if "records" in result:
         return reports
     names = [name for name in result if "/" in name or name in ("epoch", "of", "maps")]
     return [*reports, {name: result[name] for name in names if not name.startswith("config/")}]

@@ -2,11 +2,11 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 #: Kinds of work in a record's ``spent``, and their names, in the order of the account.
 WORK = {"train": "training", "evaluate": "evaluation", "maps": "maps", "checks": "checks"}
@@ -15,43 +15,44 @@ OTHER, OVERHEAD, IDLE = "other work", "starting, logging, scheduling", "nothing 
 
 
 class Account(Listener):
-    """Notes when items start and end. The account begins when it is made.
+    """Notes when jobs start and end. The account begins when it is made.
 
     now: clock, in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self.now, self.begun = now, now()
-        self.workers = 0  # most items that ran at once
-        self.ended = self.begun  # when the last item was settled
-        self.running_seconds = 0.0  # of all items together
+        self.workers = 0  # most jobs that ran at once
+        self.ended = self.begun  # when the last job ended
+        self.running_seconds = 0.0  # of all jobs together
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by kind of work
         self._first_start: float | None = None
         self._starts: dict[str, float] = {}  # by key
 
-    def start(self, item: Item) -> None:
-        self._starts[item.key] = self.now()
+    def start(self, job: Job) -> None:
+        self._starts[job.key] = self.now()
         if self._first_start is None:
             self._first_start = self.now()
         self.workers = max(self.workers, len(self._starts))
 
-    def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        if item.key not in self._starts:
+    def finish(self, job: Job, records: Sequence[Record], settled: int, total: int) -> None:
+        if job.key not in self._starts:
             return
         self.ended = self.now()
-        seconds = self.ended - self._starts.pop(item.key)
+        seconds = self.ended - self._starts.pop(job.key)
         self.running_seconds += seconds
-        spent, whole = record.get("spent") or {}, record["seconds"]
-        spent = {**spent, OTHER: max(0.0, whole - sum(spent.values()))}
+        whole = sum(record["seconds"] for record in records)
         share = min(1.0, seconds / whole) if whole else 0.0  # work of an earlier run is left out in proportion
-        for kind, amount in spent.items():
-            self.spent[kind] += amount * share
+        for record in records:
+            spent = record["spent"]
+            for kind, amount in {**spent, OTHER: max(0.0, record["seconds"] - sum(spent.values()))}.items():
+                self.spent[kind] += amount * share
 
     def shares(self) -> dict[str, float]:
         """Return fractions of the workers' time, with sum 1; empty if nothing ran.
 
-        Overhead is the time of a running item beyond its work, and all time before the first item. Idle is a worker
-        without an item, because all open work waited for running items.
+        Overhead is the time of a running job beyond its work, and all time before the first job. Idle is a worker
+        without a job, because all open work waited for running jobs.
         """
         whole = (self.ended - self.begun) * self.workers
         if self._first_start is None or not whole:

@@ -1,6 +1,6 @@
-"""The two displays of a run: a line per finished item for logs and pipes, and a live tree for terminals.
+"""The two displays of a run: a line per finished job for logs and pipes, and a live tree for terminals.
 
-The tree is drawn by its own thread, a few times per second, so an item costs the driver no drawing.
+The tree is drawn by its own thread, a few times per second, so a job costs the driver no drawing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import rich.live
@@ -20,60 +20,58 @@ from tune_interpreg.display.tree import BAR, bar, draw_arms, one_line
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import State
 from tune_interpreg.schedule.listener import Listener
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_STRICT, TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
 
-#: The metrics in the line of a finished item, if it has them.
+#: The metrics in the line of a finished job, if it has them.
 SUMMARY_METRICS = (TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY, TEST_ACCURACY, TEST_STRICT)
 
 #: Seconds between two drawings.
 INTERVAL = 0.25
 
-#: Cells of an item's title.
+#: Cells of a job's title.
 TITLE = 36
 
 
 class Lines(Listener):
-    """Prints one line per settled item."""
+    """Prints one line per finished job."""
 
     def __init__(self, console: Console):
         self.console = console
         self._started = time.monotonic()
 
-    def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        line = f"[{_clock(self._started):>6}] {settled}/{total} {summarize(item, record)}"
+    def finish(self, job: Job, records: Sequence[Record], settled: int, total: int) -> None:
+        line = f"[{_clock(self._started):>6}] {settled}/{total} {summarize(job, records)}"
         self.console.print(Text(line), soft_wrap=True)
 
 
 class Live(Listener):
-    """Draws the tree of arms with bars and running items, and prints settled items above it."""
+    """Draws the tree of arms with bars and running jobs, and prints finished jobs above it."""
 
-    def __init__(self, console: Console, study: Study, state: State):
+    def __init__(self, console: Console, study: Study, state: Callable[[], State]):
         self.console, self.study, self.state = console, study, state
-        self._running: dict[str, _ItemLine] = {}
-        self._settled: deque[str] = deque()
+        self._running: dict[str, _JobLine] = {}
+        self._finished: deque[str] = deque()
         self._started = time.monotonic()
         self._parents = graph.parents(study)
         self._live = rich.live.Live(self, console=console, auto_refresh=False)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._draw_repeatedly, daemon=True)
 
-    def start(self, item: Item) -> None:
-        epochs = item.recipe.training.epochs if item.role in ("search", "repeat") else None
-        self._running[item.key] = _ItemLine(item, epochs)
+    def start(self, job: Job) -> None:
+        self._running[job.key] = _JobLine(job, job.recipe.training.epochs if job.trains else None)
 
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        line = self._running.get(item.key)
+    def epoch(self, job: Job, metrics: Mapping[str, float]) -> None:
+        line = self._running.get(job.key)
         if line:
             line.epoch, line.of = metrics["epoch"], metrics.get("of", line.of)
             line.loss = metrics.get(TRAIN_LOSS)
 
-    def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        self._running.pop(item.key, None)
-        self._settled.append(summarize(item, record))
+    def finish(self, job: Job, records: Sequence[Record], settled: int, total: int) -> None:
+        self._running.pop(job.key, None)
+        self._finished.append(summarize(job, records))
 
     def __enter__(self) -> Live:
         self._live.start()
@@ -87,8 +85,8 @@ class Live(Listener):
         self._live.stop()
 
     def draw(self) -> None:
-        """Print the newly settled items, and the tree below them."""
-        lines = [self._settled.popleft() for _ in range(len(self._settled))]
+        """Print the newly finished jobs, and the tree below them."""
+        lines = [self._finished.popleft() for _ in range(len(self._finished))]
         if lines:
             self.console.print(Text("\n".join(lines)), soft_wrap=True)
         else:
@@ -99,10 +97,10 @@ class Live(Listener):
             self.draw()
 
     def __rich__(self) -> Tree:
-        running = list(self._running.values())
-        leaves = {name: [line for line in running if line.item.arm == name] for name in self._parents}
-        arms = {name: graph.stages_of(self.study, self.state, name) for name in self._parents}
-        settled, total = self.state.settled, graph.count_parts(self.study, self.state)
+        running, state = list(self._running.values()), self.state()
+        leaves = {name: [line for line in running if line.job.arm == name] for name in self._parents}
+        arms = {name: graph.stages_of(self.study, state, name) for name in self._parents}
+        settled, total = state.settled, graph.count_parts(self.study, state)
         title = one_line(f"{self.study.name}  ").append_text(bar(settled, total, 2 * BAR))
         title.append(f" {settled}/{total}  {_clock(self._started)}")
         width, height = self.console.size
@@ -110,40 +108,46 @@ class Live(Listener):
 
 
 @dataclass
-class _ItemLine:
-    """The line of a running item: its bar of epochs and its last training loss."""
+class _JobLine:
+    """The line of a running job: its bar of epochs and its last training loss."""
 
-    item: Item
+    job: Job
     of: float | None
     epoch: float = 0
     loss: float | None = None
     since: float = field(default_factory=time.monotonic)
 
     def __rich__(self) -> Text:
-        line = one_line(self.item.title.removeprefix(f"{self.item.arm}: ").ljust(TITLE))
+        line = one_line(self.job.title.removeprefix(f"{self.job.arm}: ").ljust(TITLE))
         if self.of:
             line.append(" ").append_text(bar(self.epoch, self.of, BAR)).append(f" {self.epoch:g}/{self.of:g}")
         line.append("" if self.loss is None else f"  loss {self.loss:.3g}")
         return line.append(f"  {_clock(self.since)}", "bright_black")
 
 
-def summarize(item: Item, record: Record) -> str:
-    """Return the item and its result in one line."""
-    if record["state"] in ("failed", "diverged"):
-        error = (record["error"] or "").partition("\n")[0]
-        return f"{item.title}: {record['state'].upper()}: {error}"
-    checks = [check for checks in record.get("checks", {}).values() for check in checks if check["n"]]
+def summarize(job: Job, records: Sequence[Record]) -> str:
+    """Return a job and its results in one line."""
+    bad = [record for record in records if record["state"] in ("failed", "diverged")]
+    trouble = "; ".join(f"{record['state'].upper()}: {(record['error'] or '').partition(chr(10))[0]}" for record in bad)
+    if len(bad) == len(records):
+        return f"{job.title}: {trouble or 'nothing was left to do'}"
+    parts = [f"{name} {value:.4g}" for name, value in _means(records).items()]
+    checks = [check for record in records for check in record.get("checks", ()) if check["n"]]
     if checks:
         warnings = [check["check"] for check in checks if check["state"] == "WARN"]
         warned = f"{len(warnings)} of {len(checks)} warn ({', '.join(warnings)})"
-        return f"{item.title}: {warned if warnings else f'{len(checks)} passed'} ({record['seconds']:.1f} s)"
-    means = {name: ledger.mean_metric(record, name) for name in SUMMARY_METRICS}
-    metrics = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items() if mean is not None)
-    state = "" if record["state"] == "done" else f" {record['state']}"
-    gpu_bytes = record.get("gpu_bytes_a_seed")
+        parts.append(warned if warnings else f"{len(checks)} passed")
+    seconds = f"{sum(record['seconds'] for record in records):.1f} s"
+    gpu_bytes = max((record.get("gpu_bytes_a_seed", 0) for record in records), default=0)
     memory = f", {gpu_bytes / 2**20:,.0f} MiB of GPU memory per seed" if gpu_bytes else ""
-    lost = f"; {record['error']}" if ledger.lost_seeds(record) else ""
-    return f"{item.title}:{state} {metrics or 'done'} ({record['seconds']:.1f} s{memory}){lost}"
+    state = " pruned" if any(record["state"] == "pruned" for record in records) else ""
+    return f"{job.title}:{state} {', '.join(parts) or 'done'} ({seconds}{memory}){f'; {trouble}' if bad else ''}"
+
+
+def _means(records: Sequence[Record]) -> dict[str, float]:
+    """Return each metric's mean over the records that have it, in the order of ``SUMMARY_METRICS``."""
+    values = {name: [r["metrics"][name] for r in records if name in r["metrics"]] for name in SUMMARY_METRICS}
+    return {name: sum(found) / len(found) for name, found in values.items() if found}
 
 
 def _clock(since: float) -> str:

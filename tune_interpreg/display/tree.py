@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from tune_interpreg.schedule.graph import STAGE_NAMES, Stage
+from tune_interpreg.schedule.graph import Stage
 
 #: Cells of the widest bar, of the widest column of names, and of a tree's guides per level.
 BAR, NAME, INDENT = 16, 40, 4
@@ -76,7 +76,7 @@ def _arm_lines(parents: Mapping[str, str | None], arms: Mapping[str, Sequence[St
     for name, parent in parents.items():
         indents[name] = indents[parent] + INDENT
     counts = {
-        name: "".join(f"  {STAGE_NAMES[stage.role]} {stage.settled}/{stage.total}" for stage in stages)
+        name: "".join(f"  {stage.name} {stage.settled}/{stage.total}" for stage in stages)
         for name, stages in arms.items()
     }
     column = min(NAME, max(indents[name] + len(name) for name in arms))

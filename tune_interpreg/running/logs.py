@@ -2,14 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from tune_interpreg.display.console import summarize
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 logger, ROOT = logging.getLogger(__name__), logging.getLogger("tune_interpreg")
 
@@ -48,17 +48,18 @@ def _log_to(handler: logging.Handler, threshold: int) -> Iterator[None]:
         handler.close()
 
 
-class ItemLog(Listener):
-    """Logs when items start and what they result in."""
+class JobLog(Listener):
+    """Logs when jobs start and what they result in."""
 
-    def start(self, item: Item) -> None:
-        logger.info("start %s (%s)", item.title, item.key)
+    def start(self, job: Job) -> None:
+        logger.info("start %s (%s)", job.title, job.key)
 
-    def epoch(self, item: Item, metrics: Mapping[str, float]) -> None:
-        logger.debug("epoch %s: %s", item.title, dict(metrics))
+    def epoch(self, job: Job, metrics: Mapping[str, float]) -> None:
+        logger.debug("epoch %s: %s", job.title, dict(metrics))
 
-    def settle(self, item: Item, record: Record, settled: int, total: int) -> None:
-        level = logging.WARNING if record["state"] in ("failed", "diverged") else logging.INFO
-        logger.log(level, "finish %s, %d of %d; %s", summarize(item, record), settled, total, item.key)
-        if record["state"] == "failed":
-            logger.warning("reason: %s", record["error"])
+    def finish(self, job: Job, records: Sequence[Record], settled: int, total: int) -> None:
+        bad = [record for record in records if record["state"] in ("failed", "diverged")]
+        level = logging.WARNING if bad else logging.INFO
+        logger.log(level, "finish %s, %d of %d; %s", summarize(job, records), settled, total, job.key)
+        for record in bad:
+            logger.warning("%s %s: %s", record["kind"], record["state"], record["error"])

@@ -14,7 +14,7 @@ from rich.text import Text
 from tune_interpreg import stopping
 from tune_interpreg.display.account import Account
 from tune_interpreg.display.console import Lines, Live
-from tune_interpreg.running.logs import ItemLog, log_to_file
+from tune_interpreg.running.logs import JobLog, log_to_file
 from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
@@ -65,8 +65,8 @@ def run(
                 with pause_gc():  # a finished study does without these imports, which take a second
                     from tune_interpreg.cluster.drain import drain
                 is_live = live and not debug and console.is_terminal
-                tree = Live(console, file.study, dispatcher.state) if is_live else None
-                dispatcher.listeners = [ItemLog(), account, tree or Lines(console)]
+                tree = Live(console, file.study, lambda: dispatcher.state) if is_live else None
+                dispatcher.listeners = [JobLog(), account, tree or Lines(console)]
                 with tree or nullcontext():
                     stop = drain(dispatcher, where, debug=debug)
                 store.remove_leftovers()  # of workers that died in this run
@@ -110,7 +110,7 @@ def _open_study(
 def _finish(dispatcher: Dispatcher, account: Account, console: Console) -> int:
     """Print where the results lie, where the time went and what is missing. Returns the exit code."""
     store, path = dispatcher.store, shlex.quote(str(dispatcher.store.path))
-    failed = sum(record["state"] == "failed" for record in dispatcher.records.values())
+    failed = sum(record["state"] == "failed" for record in dispatcher.progress.counting_records())
     blocked = graph.blocked_arms(dispatcher.study, dispatcher.state)
     lines = [
         f"tables       {shlex.quote(str(store.report_dir))}",

@@ -2,29 +2,28 @@
 
 A study grows and changes, and its ledger keeps the records of earlier versions. A record counts if `run` would take it
 up again. The driver (``Progress``), `status` and the tables all use the rules below. They need no methods' code, no
-torch, no Ray and no Optuna, because they compare recipes field by field. The driver compares the exact keys on top, so
-a record made by another version of a plugin counts for `status` and the tables until `run` replaces it.
+torch, no Ray and no Optuna, because they compare the recipes of trainings field by field. The driver compares the exact
+keys instead, so a training by another version of a plugin counts for `status` and the tables until `run` replaces it.
+Maps and judgments are found by their exact keys everywhere, because these depend on the training's key.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import State, Task
+from tune_interpreg.schedule.graph import MapsKey, State
 from tune_interpreg.search.choice import digest_trials
 from tune_interpreg.search.target import Target
-from tune_interpreg.store.ledger import lost_seeds
 from tune_interpreg.store.store import Record
+from tune_interpreg.study import measures
 from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.items import Item, Role
-from tune_interpreg.study.recipe import FORMAT, CheckedModel, Maps
+from tune_interpreg.study.items import Job, Judge, Maps, judgments
+from tune_interpreg.study.measures import Question
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
+from tune_interpreg.study.recipe import TargetMaps
 from tune_interpreg.study.space import Search
 
 #: Arm → the fields of the choice of its search.
@@ -34,180 +33,298 @@ Choices = Mapping[str, Mapping[str, Any]]
 class Current:
     """The records that count for a study, and the state of the graph that follows from them.
 
+    A training counts as the trial with its number, as the repeat of its seed, or as both. In ``trials`` and ``repeats``
+    it is a copy of its record, with the metrics of the judgments of its model as well (see ``_with_judgments``).
+
     Args:
         study: as the store holds it, with the defaults of its methods' parameters.
+        records: the whole ledger.
         choices: arm → the fields of its stored choice.
         keep_last_results: for tables, which show the last results while others are made. While a search has no valid
             choice, e.g. because it got more trials, the repeats of its last choice count, or without any choice the
-            latest repeats; and all checks of the arm's models count.
+            latest repeats; and the last checks of a model count.
+
+    Attributes:
+        trials: arm → number → the trial.
+        repeats: arm → seed → the repeat: done, failed or diverged.
+        maps: arm of the teacher → maps that were made of its models.
+        checks: arm → seed → the record of the checks.
     """
 
-    def __init__(self, study: Study, choices: Choices | None = None, *, keep_last_results: bool = False):
+    def __init__(
+        self,
+        study: Study,
+        records: Iterable[Record] = (),
+        choices: Choices | None = None,
+        *,
+        keep_last_results: bool = False,
+    ):
         self.study, self.state = study, State.empty(study)
-        self.foreign: Counter[str] = Counter()  # records of another format, per arm
-        self.outdated: Counter[str] = Counter()  # finished repeats that do not count, per arm
-        self._stored_choices = dict(choices or {})
-        self._keep_last_results = keep_last_results
-        self._settled: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
-
-    @classmethod
-    def from_records(
-        cls, study: Study, records: Iterable[Record], choices: Choices | None = None, *, keep_last_results: bool = False
-    ) -> Current:
-        """Settle all records of a ledger that count, each after the records that it depends on."""
-        current = cls(study, choices, keep_last_results=keep_last_results)
-        by_stage: defaultdict[tuple[str, Role], list[Record]] = defaultdict(list)
+        self.trials: dict[str, dict[int, Record]] = {name: {} for name in study.arms}
+        self.repeats: dict[str, dict[int, Record]] = {name: {} for name in study.arms}
+        self.maps: dict[str, list[Record]] = {name: [] for name in study.arms}
+        self.checks: dict[str, dict[int, Record]] = {name: {} for name in study.arms}
+        self._stored_choices, self._keep_last_results = dict(choices or {}), keep_last_results
+        self._order = study.arms_in_order()
+        self._repeat_questions = measures.list_repeat_questions(study)
+        self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by arm, the oldest first
+        self._open_trials: defaultdict[str, set[int]] = defaultdict(set)  # numbers with a training that is not settled
+        self._by_number: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)  # by arm and number
+        self._others: dict[str, Record] = {}  # maps and judgments by key
+        self._checks_of: dict[str, Record] = {}  # the latest checks of a model, by its key
+        self._jobs: list[Job] = []  # under way
         for record in sorted(records, key=_age):
-            if record["arm"] in study.arms and record["format"] != FORMAT:
-                current.foreign[record["arm"]] += 1
-            elif record["arm"] in study.arms and "recipe" in record:
-                by_stage[record["arm"], record["role"]].append(record)
-        for name in study.arms_in_order():
-            current._settle_counting(by_stage[name, "search"])
-            current._update_match(name)
-            repeats = [record for record in by_stage[name, "repeat"] if current.counts(record)]
-            # Repeats of one arm share a recipe; of several versions of a plugin, the latest counts.
-            latest = [record for record in repeats if _without_teacher(record) == _without_teacher(repeats[-1])]
-            for record in latest:
-                current.settle(record)
-            done = [record for record in by_stage[name, "repeat"] if record["state"] == "done"]
-            current.outdated += Counter({name: sum(record not in latest for record in done)})
-            current._settle_counting(by_stage[name, "targets"])
-        for name in study.arms:
-            current._settle_counting(by_stage[name, "checks"])
-        return current
+            self.add(record)
+        self.update()
 
     # ------------------------------------------------------------------- records
-    def settle(self, record: Record) -> None:
-        """Take a record that counts into the state."""
-        maps = _read_maps(record) if record["role"] == "targets" else None
-        stage = self.state.stage_of(Task(record["arm"], record["role"], (), maps and maps.map_settings))
-        parts = {record["number"]} if record["role"] == "search" else set(record["seeds"])
-        lost = lost_seeds(record) if record["state"] == "done" else parts
-        stage.running -= parts
-        stage.done |= parts - lost
-        stage.lost |= lost
-        self._settled[record["arm"], record["role"]].append(record)
+    def add(self, record: Record) -> None:
+        """Take a record into the ledger; ``update`` decides whether it counts."""
+        arm = record["arm"]
+        if record["kind"] != "train":
+            if self._others.get(record["key"], record)["state"] != "done" or record["state"] == "done":
+                self._others[record["key"]] = record
+            if record["kind"] == "judge" and record["measure"]["kind"] == "checks":
+                self._checks_of[record["model"]] = record
+        elif arm in self.study.arms:
+            self._trainings[arm].append(record)
+            if record["number"] is not None:
+                self._by_number[arm, record["number"]].append(record)
+                self._open_trials[arm].add(record["number"])
 
-    def start(self, item: Item) -> None:
-        """Note in the state that an item runs; an item that the study no longer has is ignored."""
-        with suppress(KeyError):
-            stage = self.state.stage_of(Task.from_item(item))
-            stage.running |= set(item.parts) - stage.settled
+    def update(self) -> None:
+        """Settle every part that the records settle, and mark what the jobs under way run."""
+        for name in self._order:
+            self._update_search(name)
+            self._update_repeats(name)
+            self._update_maps(name)
+        for name in self._order:
+            self._update_judgments(name)
+        self._mark_running()
 
-    def records_of(self, arm: str, role: Role) -> list[Record]:
-        """Return the records of an arm that count, by number and seeds."""
-        return sorted(self._settled[arm, role], key=lambda record: (record["number"], record["seeds"], record["key"]))
+    def start(self, job: Job) -> None:
+        """Note that a job runs."""
+        self._jobs.append(job)
+        self._mark_running()
 
-    def all_records(self) -> list[Record]:
-        """Return all records that count."""
-        return [record for records in self._settled.values() for record in records]
+    def stop(self, job: Job) -> None:
+        """Note that a job does not run any more."""
+        self._jobs = [other for other in self._jobs if other is not job]
+        self._mark_running()
 
-    def model_key(self, arm: str, seed: int) -> str | None:
-        """Return the key of the repeat that trained the arm's model of this seed, the latest one; None without one."""
-        done = [record for record in self._settled[arm, "repeat"] if record["state"] == "done"]
-        trained = [record for record in done if seed in record["seeds"] and seed not in lost_seeds(record)]
-        return max(trained, key=_age)["key"] if trained else None
+    def counting_records(self) -> list[Record]:
+        """Return all records that count, without the judgments' metrics in trainings."""
+        trainings = {id(record): record for record in self._counting_trainings()}
+        models = {record["key"] for record in trainings.values()}
+        others = [record for record in self._others.values() if record["kind"] == "judge" and record["model"] in models]
+        return [*trainings.values(), *(record for made in self.maps.values() for record in made), *others]
 
-    def _done_repeats(self, arm: str) -> list[Record]:
-        return [record for record in self.records_of(arm, "repeat") if record["state"] == "done"]
+    @property
+    def outdated(self) -> Counter[str]:
+        """Return the number of finished repeats that do not count, per arm."""
+        counting = {id(record) for record in self._counting_trainings()}
+        return Counter(
+            name
+            for name in self.study.arms
+            for record in self._trainings[name]
+            if record["state"] == "done" and record["number"] is None and id(record) not in counting
+        )
 
-    def _settle_counting(self, records: Sequence[Record]) -> None:
-        for record in records:
-            if self.counts(record):
-                self.settle(record)
+    def _counting_trainings(self) -> Iterator[Record]:
+        for group in (self.trials, self.repeats):
+            for by_part in group.values():
+                yield from (record["training"] for record in by_part.values())
 
-    # ---------------------------------------------------------------- what counts
-    def counts(self, record: Mapping[str, Any]) -> bool:
-        """Return whether a record of this ``FORMAT``, or an item as JSON, belongs to the study as it is now.
+    def _with_judgments(self, training: Record, questions: list[Question]) -> Record:
+        """Return a copy of a training with the answers to questions about its model.
 
-        Depends on what is settled: settle an arm's trials before its repeats, and a teacher's repeats before its maps
-        and its pupils.
+        ``metrics`` holds those of the judgments, too. ``images``: metric → number of images behind it. ``training``:
+        the record itself. ``judged``: keys of the judgments. ``is_complete``: whether every question has a record.
+        ``is_lost``: whether the record of one says that it was given up.
         """
-        arm = self.study.arms.get(record["arm"])
-        if arm is None or not self.accepts_state(record["arm"], record.get("state")):
-            return False
-        if record["role"] == "targets":
-            return self._counts_maps(record)
-        if record["role"] == "checks":
-            return self._counts_checks(record)
-        if record["role"] == "search":
-            return self._counts_trial(record, arm) and self._agrees(record, arm)
-        return self._counts_repeat(record, arm) and self._agrees(record, arm)
+        records = [(judgment.split, self._others.get(judgment.key)) for judgment in judgments(training["key"], questions)]
+        if training["state"] != "done":
+            records = []
+        answers = [(split, record) for split, record in records if record is not None]
+        made = {**training, "training": training, "metrics": dict(training["metrics"])}
+        made["images"] = dict.fromkeys(training["metrics"], training["images"].get("train", 0))
+        for split, record in answers:
+            made["metrics"] |= record["metrics"]
+            made["images"] |= dict.fromkeys(record["metrics"], record["images"].get(split, 0))
+        made["judged"] = [record["key"] for _, record in answers]
+        made["is_complete"] = len(answers) == len(records)
+        made["is_lost"] = any(record["state"] != "done" for _, record in answers)
+        return made
 
-    def accepts_state(self, arm: str, state: str | None) -> bool:
-        """Return whether a result of this state can be one of the arm: a pruned trial needs a pruner."""
-        search = self.study.arms[arm].search if arm in self.study.arms else None
-        return state != "pruned" or search is None or search.pruner != "none"
+    # ------------------------------------------------------------------- stages
+    def _update_search(self, name: str) -> None:
+        search, trials = self.study.arms[name].search, self.state.searches[name]
+        if search is None:
+            return
+        for number in sorted(self._open_trials[name]):
+            training = self.training_of_trial(name, number)
+            if training is None:
+                continue
+            trial = self._with_judgments(training, measures.list_trial_questions(self.study, search))
+            if training["observation"] != measures.observe(self.study, search).model_dump(mode="json"):
+                # A pruner must not compare accuracies under different attacks.
+                curve = training.get("curve", [])
+                trial["curve"] = [{k: v for k, v in epoch.items() if k != VAL_ADV_ACCURACY} for epoch in curve]
+            if trial["is_complete"]:
+                self.trials[name][number] = trial
+                self._open_trials[name].discard(number)
+                (trials.done if trial["state"] == "done" and not trial["is_lost"] else trials.lost).add(number)
+        self._update_match(name)
 
-    def _counts_trial(self, record: Mapping[str, Any], arm: Arm) -> bool:
-        search, number = arm.search, record["number"]
-        if search is None or number >= search.trials or record["seeds"] != [self.study.seeds[0]]:
-            return False
-        return search.could_propose(record["recipe"]["params"], number)
+    def _update_repeats(self, name: str) -> None:
+        repeats = self.state.repeats[name]
+        if len(repeats.settled) == len(self.study.seeds):
+            return
+        for seed, training in self._find_repeats(name).items():
+            self.repeats[name][seed] = self._with_judgments(training, self._repeat_questions)
+            (repeats.done if training["state"] == "done" else repeats.lost).add(seed)
 
-    def _counts_repeat(self, record: Mapping[str, Any], arm: Arm) -> bool:
-        if not set(record["seeds"]) <= set(self.study.seeds):
+    def _update_maps(self, teacher: str) -> None:
+        for key, stage in self.state.maps.items():
+            for seed in graph.maps_seeds(self.study, key) if key[0] == teacher else ():
+                item = self.maps_item(key, seed)
+                record = self._others.get(item.key) if item and seed not in stage.settled else None
+                if record is not None:
+                    self.maps[teacher].append(record)
+                    (stage.done if record["state"] == "done" else stage.lost).add(seed)
+
+    def _update_judgments(self, name: str) -> None:
+        repeats, stage = self.state.repeats[name], self.state.judgments[name]
+        for seed in repeats.done - stage.settled:
+            made = self._with_judgments(self.repeats[name][seed]["training"], self._repeat_questions)
+            self.repeats[name][seed] = made
+            checks = self._find_checks(name, seed)
+            if checks is not None:
+                self.checks[name][seed] = checks
+            if made["is_complete"]:
+                self.state.unchecked[name].add(seed)
+                if self.study.checks is None or checks is not None:
+                    is_lost = made["is_lost"] or (checks is not None and checks["state"] != "done")
+                    (stage.lost if is_lost else stage.done).add(seed)
+
+    def _mark_running(self) -> None:
+        for stage in self.state.all_stages():
+            stage.running.clear()
+        for job in self._jobs:
+            for stage, parts in self.stages_of(job):
+                stage.running |= set(parts) - stage.settled
+
+    def stages_of(self, job: Job) -> Iterator[tuple[graph.StageParts, set[int]]]:
+        """Yield the stages with the parts that a job works on now: repeats are judged after they are trained."""
+        parts = set(job.parts)
+        if job.arm not in self.study.arms:
+            return
+        if job.stage == "repeats":
+            repeats = self.state.repeats[job.arm]
+            yield repeats, parts
+            yield self.state.judgments[job.arm], parts & repeats.done
+        else:
+            try:
+                yield self.state.stage_of(graph.Task.from_job(job)), parts
+            except KeyError:  # maps that the study no longer needs
+                return
+
+    # -------------------------------------------------------------- which trainings count
+    def training_of_trial(self, name: str, number: int) -> Record | None:
+        """Return the latest training with this number that the search could propose now."""
+        found = [record for record in self._by_number[name, number] if self._is_trial(record, name)]
+        return found[-1] if found else None
+
+    def _is_trial(self, record: Record, name: str) -> bool:
+        search, number = self.study.arms[name].search, record["number"]
+        if search is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
             return False
-        if arm.search is None:
+        is_proposed = search.could_propose(record["recipe"]["params"], number)
+        return is_proposed and self.accepts(record, name) and self.agrees(record, name)
+
+    def accepts(self, record: Record, name: str) -> bool:
+        """Return whether a training of this state can be a trial: a pruned one needs the pruner that saw the same."""
+        if record["state"] != "pruned":
             return True
-        choice, params = self.choice(record["arm"]), record["recipe"]["params"]
-        if choice is None:
-            return self._keep_last_results and arm.search.could_propose(params)
-        return all(params.get(name) == value for name, value in choice["params"].items())
+        search = self.study.arms[name].search
+        if search is None or search.pruner == "none":
+            return False
+        return bool(record["observation"] == measures.observe(self.study, search).model_dump(mode="json"))
 
-    def _counts_maps(self, record: Mapping[str, Any]) -> bool:
-        maps = _read_maps(record)
-        if maps is None:
-            return False
-        key, seed = (record["arm"], maps.map_settings), maps.teacher_seed
-        is_needed = key in self.state.maps and seed in graph.maps_seeds(self.study, key)
-        return is_needed and maps.teacher == self.model_key(record["arm"], seed)
+    def _find_repeats(self, name: str) -> dict[int, Record]:
+        """Return seed → the training that counts as the repeat, for seeds that are not settled.
 
-    def _counts_checks(self, record: Mapping[str, Any]) -> bool:
-        name, (seed,) = record["arm"], record["seeds"]
-        model = self.model_key(name, seed)
-        if seed not in self.study.seeds or model is None:
-            return False
-        try:
-            checked = CheckedModel.model_validate(record["recipe"]["checked"])
-        except ValidationError:
-            return False
-        if self._keep_last_results:
-            return (checked.model, checked.seed) == (model, seed)
-        return graph.can_check(self.study, self.state, name, seed) and checked == self.checked_model(name, seed)
+        Repeats of one arm share a recipe; of several versions of a plugin, the latest counts.
+        """
+        search, choice = self.study.arms[name].search, self.choice(name)
+        if search is not None and choice is None and not self._keep_last_results:
+            return {}
+        chosen = choice["params"].items() if choice else {}.items()
+        open_seeds = set(self.study.seeds) - self.state.repeats[name].settled
+        counting = [
+            record
+            for record in self._trainings[name]
+            if record["seed"] in open_seeds
+            and record["state"] != "pruned"
+            and chosen <= record["recipe"]["params"].items()
+            and (search is None or search.could_propose(record["recipe"]["params"]))
+            and self.agrees(record, name)
+        ]
+        # Without a choice, a training with a number is a repeat only if others with its recipe have none.
+        repeats = [record for record in counting if record["number"] is None or choice is not None or search is None]
+        last = _without_maps(repeats[-1]) if repeats else None
+        return {record["seed"]: record for record in counting if _without_maps(record) == last}
 
-    def _agrees(self, record: Mapping[str, Any], arm: Arm) -> bool:
-        """Return whether method, fixed parameters and target maps of a training are those of the arm."""
-        recipe = record["recipe"]
-        if recipe["method"] != arm.method:
-            return False
-        if any(recipe["params"].get(name) != value for name, value in arm.params.items()):
+    def agrees(self, record: Record, name: str) -> bool:
+        """Return whether method, fixed parameters and target maps of a training are those of an arm."""
+        arm, recipe = self.study.arms[name], record["recipe"]
+        if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
         if arm.targets is None:
-            return recipe.get("maps") is None
-        maps = _read_maps(record)
-        return maps is not None and maps == self.maps_for(record["arm"], record["seeds"][0])
+            return recipe["maps"] is None
+        maps = self.maps_for(arm, record["seed"])
+        return maps is not None and bool(recipe["maps"] == maps.model_dump(mode="json"))
 
-    def maps_for(self, name: str, seed: int) -> Maps | None:
-        """Return the maps that the arm's ``seed`` trains towards; None before the teacher's model is there."""
-        arm = self.study.arms[name]
-        assert arm.targets is not None
-        needed = graph.teacher_seed(self.study, arm, seed)
-        teacher = self.model_key(arm.targets.teacher, needed)
-        if teacher is None:
+    # ------------------------------------------------------------------ models and maps
+    def model_key(self, arm: str, seed: int) -> str | None:
+        """Return the key of the training of the arm's model of this seed; None without one."""
+        record = self.repeats[arm].get(seed)
+        return record["key"] if record is not None and record["state"] == "done" else None
+
+    def maps_item(self, key: MapsKey, seed: int) -> Maps | None:
+        """Return the item that makes maps with the teacher's model of this seed; None before the model is there."""
+        teacher = self.model_key(key[0], seed)
+        return Maps(teacher=teacher, settings=key[1]) if teacher else None
+
+    def maps_for(self, arm: Arm, seed: int) -> TargetMaps | None:
+        """Return the maps that an arm's ``seed`` trains towards; None before the teacher's model is there."""
+        key = graph.maps_key(arm)
+        if key is None or arm.targets is None:
             return None
-        settings = arm.targets.map_settings.model_dump()
-        return Maps(**settings, teacher=teacher, teacher_seed=needed, permute=arm.targets.permute)
+        item = self.maps_item(key, graph.teacher_seed(self.study, arm, seed))
+        return TargetMaps(key=item.key, permute=arm.targets.permute) if item else None
 
-    def checked_model(self, name: str, seed: int) -> CheckedModel:
-        """Return what the checks of the arm's ``seed`` read. Its model must be there."""
+    def checks_item(self, name: str, seed: int) -> Judge | None:
+        """Return the checks of a model that is there; None before all sources are settled, or if there are none."""
         model = self.model_key(name, seed)
-        assert model is not None
-        assert self.study.checks is not None
-        sources = {source: self.model_key(source, seed) for source in graph.attack_sources(self.study)}
-        others = {source: key for source, key in sources.items() if key and key != model}
-        return CheckedModel(model=model, seed=seed, sources=others, **self.study.checks.model_dump())
+        if model is None or not graph.can_check(self.study, self.state, seed):
+            return None
+        keys = {source: self.model_key(source, seed) for source in graph.attack_sources(self.study)}
+        measure = measures.checks_measure(
+            self.study, {source: key for source, key in keys.items() if key and key != model}
+        )
+        return Judge(model=model, measure=measure, split="validation") if measure else None
+
+    def _find_checks(self, name: str, seed: int) -> Record | None:
+        item = self.checks_item(name, seed)
+        record = self._others.get(item.key) if item else None
+        if record is None and self._keep_last_results:
+            return self._checks_of.get(self.repeats[name][seed]["key"])
+        return record
+
+    def missing_judgments(self, model: str, questions: list[Question]) -> list[Judge]:
+        """Return the judgments of a model that have no record."""
+        return [judgment for judgment in judgments(model, questions) if judgment.key not in self._others]
 
     # ------------------------------------------------------------------ searches
     def choice(self, name: str) -> Mapping[str, Any] | None:
@@ -222,8 +339,22 @@ class Current:
         search, stored = self.study.arms[name].search, self._stored_choices.get(name)
         if search is None or stored is None:
             return False
-        trials = digest_trials(search, self.records_of(name, "search"), self.reference_key(search))
+        trials = digest_trials(search, self.list_trials(name), self.reference_key(search))
         return bool(stored["trials"] == trials)
+
+    @property
+    def choices(self) -> dict[str, Mapping[str, Any]]:
+        """Arm → the fields of the choice that counts."""
+        return {name: choice for name in self.study.arms if (choice := self.choice(name)) is not None}
+
+    def list_trials(self, name: str) -> list[Record]:
+        """Return the settled trials of an arm's search, by number."""
+        return [trial for _, trial in sorted(self.trials[name].items())]
+
+    def finished_repeats(self, name: str) -> dict[int, Record]:
+        """Return seed → the repeat of an arm, for the seeds with a model, in the study's order."""
+        repeats = self.repeats[name]
+        return {seed: repeats[seed] for seed in self.study.seeds if self.model_key(name, seed)}
 
     def target(self, name: str) -> Target | None:
         """Return the loss that the arm's search matches, once its reference and its anchor are over."""
@@ -233,8 +364,8 @@ class Current:
         needed = [arm for arm in (search.match_loss_of, search.anchor) if arm]
         if not all(graph.is_arm_over(self.study, self.state, arm) for arm in needed):
             return None
-        done = self._done_repeats(search.match_loss_of)
-        anchors = self._done_repeats(search.anchor) if search.anchor else []
+        done = [*self.finished_repeats(search.match_loss_of).values()]
+        anchors = [*self.finished_repeats(search.anchor).values()] if search.anchor else []
         return Target.from_repeats(done, search.matched_metric, anchors) if done else None
 
     def has_match(self, name: str) -> bool:
@@ -243,8 +374,8 @@ class Current:
 
     def reference_key(self, search: Search) -> str | None:
         """Return the key of the recipe with the loss to match; None without a finished seed of it."""
-        done = self._done_repeats(search.match_loss_of) if search.match_loss_of else []
-        return done[0]["recipe_key"] if done else None
+        done = self.finished_repeats(search.match_loss_of) if search.match_loss_of else {}
+        return next((record["recipe_key"] for record in done.values()), None)
 
     def _update_match(self, name: str) -> None:
         """Note in the state whether the arm's match needs no further trials."""
@@ -255,51 +386,12 @@ class Current:
         else:
             self.state.matched.discard(name)
 
-    # --------------------------------------------------------- views of a whole ledger
-    @cached_property
-    def choices(self) -> dict[str, Mapping[str, Any]]:
-        """Arm → the fields of the choice that counts."""
-        return {name: choice for name in self.study.arms if (choice := self.choice(name)) is not None}
-
-    @cached_property
-    def trials(self) -> dict[str, list[Record]]:
-        """Arm → the trials of its search by number; of a number that was tried twice, the later trial."""
-        latest = {name: {trial["number"]: trial for trial in trials} for name, trials in self._by_arm("search").items()}
-        return {name: [trial for _, trial in sorted(trials.items())] for name, trials in latest.items()}
-
-    @cached_property
-    def repeats(self) -> dict[str, list[Record]]:
-        """Arm → its repeats, the oldest first."""
-        return self._by_arm("repeat")
-
-    @cached_property
-    def maps(self) -> dict[str, list[Record]]:
-        """Arm → the maps made of its models, the oldest first."""
-        return self._by_arm("targets")
-
-    @cached_property
-    def checks(self) -> dict[str, list[Record]]:
-        """Arm → the checks of its models, the oldest first."""
-        return self._by_arm("checks")
-
-    def _by_arm(self, role: Role) -> dict[str, list[Record]]:
-        return {name: sorted(self._settled[name, role], key=_age) for name in self.study.arms}
-
 
 def _age(record: Mapping[str, Any]) -> tuple[str, str]:
     """Return a sort key that puts older records first."""
-    return str(record.get("finished")), record["key"]
+    return str(record["finished"]), record["key"]
 
 
-def _read_maps(record: Mapping[str, Any]) -> Maps | None:
-    """Return the maps that a record's item made or trained towards."""
-    try:
-        return Maps.model_validate(record["recipe"]["maps"])
-    except (KeyError, ValidationError):
-        return None
-
-
-def _without_teacher(record: Record) -> Record:
-    """Return a recipe without its teacher: with a teacher per seed, the repeats of an arm differ in nothing else."""
-    recipe = record["recipe"]
-    return {**recipe, "maps": {**(recipe.get("maps") or {}), "teacher": None, "teacher_seed": None}}
+def _without_maps(record: Record) -> Record:
+    """Return a recipe without its maps: with a teacher per seed, the repeats of an arm differ in nothing else."""
+    return {**record["recipe"], "maps": None}

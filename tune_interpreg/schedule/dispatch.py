@@ -1,9 +1,10 @@
-"""The dispatcher: hands out the next ready item of any arm, and takes the results.
+"""The dispatcher: hands out the next ready job of any arm, and takes the records of its items.
 
-It joins the graph, the searches and the store. It does not know where items run: the loop in this process and Ray
-Tune's searcher use it alike.
+It joins the graph, the searches and the store. It does not know where jobs run: the loop in this process and Ray Tune's
+searcher use it alike.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 
 from tune_interpreg import seeding
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import Task
+from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.schedule.listener import Listener
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.search.arm_search import ArmSearch
@@ -23,13 +24,16 @@ from tune_interpreg.store.files import verify_checksum
 from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Train
+
+#: States of a training that no repetition changes.
+FINAL = ("done", "diverged")
 
 
 class Pause(Enum):
-    """The reason why there is no next item."""
+    """The reason why there is no next job."""
 
-    WAIT = "all open work waits for running items"
+    WAIT = "all open work waits for running jobs"
     DRAINED = "no work is open"
 
 
@@ -48,41 +52,48 @@ class Dispatcher:
         self.study, self.store, self.fingerprint, self.say = study, store, fingerprint, say
         self.listeners: list[Listener] = []  # receive the events of the run
         self._searches: dict[str, ArmSearch] = {}
-        self._running: set[str] = set()  # keys
-        self._duplicates: dict[str, list[Item]] = {}  # items that wait for a running item of the same key
-        self._damaged: set[str] = set()  # keys of items with a damaged record or note
-        self._dropped: set[str] = set()  # keys of items that run again because of a damaged model or maps
+        self._running: dict[str, list[Record]] = {}  # key of a job → its records so far
+        self._waiting: list[Job] = []  # jobs that wait for a running job of the same key
+        self._damaged: set[str] = set()  # keys of items with a damaged record, and of jobs with a damaged note
+        self._dropped: list[Record] = []  # of items that run again because of a damaged file
         self._load()
         while self._set_aside_damaged_files():
             self._load()
 
-    # -------------------------------------------------------------------- next item
-    def next(self) -> Item | Pause:
-        """Return the next item to run, noted in the store as started, or why there is none."""
+    @property
+    def state(self) -> State:
+        return self.progress.state
+
+    # -------------------------------------------------------------------- next job
+    def next(self) -> Job | Pause:
+        """Return the next job to run, noted in the store as started, or why there is none."""
         while (task := self._next_task()) is not None:
-            item = self._make_item(task)
-            self.progress.start(item)
-            if (record := self._result_of(item)) is not None:
-                self._settle(item, self.store.write_copy(item, record))
-                self._adopt()
-            elif item.key in self._running:
-                self._duplicates.setdefault(item.key, []).append(item)
-            elif self._damaged_among(self._input_files(item)):
-                self.fail(item, "")
-            else:
-                self._running.add(item.key)
-                self.store.note_start(item)
-                for listener in self.listeners:
-                    listener.start(item)
-                return item
+            before = self.settled()
+            job = self._make_job(task)
+            if job is None:  # records answered everything
+                if self.settled() == before:
+                    raise RuntimeError(f"{task} is ready, but nothing of it is missing")
+                continue
+            self.progress.start(job)
+            if job.key in self._running:
+                self._waiting.append(job)
+                continue
+            self._running[job.key] = []
+            if self._damaged_among(self._inputs_of(job)):
+                self.fail(job, "")
+                continue
+            self.store.note_start(job)
+            for listener in self.listeners:
+                listener.start(job)
+            return job
         return Pause.WAIT if self.state.running else Pause.DRAINED
 
     def is_open(self) -> bool:
-        """Return whether an item runs or can start now."""
+        """Return whether a job runs or can start now."""
         return self.state.running > 0 or self._next_task() is not None
 
     def total(self) -> int:
-        """Return the number of parts (trials, seeds, maps, checks) of the study, as far as it is known."""
+        """Return the number of parts (trials, seeds, maps, judged models) of the study, as far as it is known."""
         return graph.count_parts(self.study, self.state)
 
     def settled(self) -> int:
@@ -91,62 +102,128 @@ class Dispatcher:
 
     def _next_task(self) -> Task | None:
         """Return the next task: interrupted work before anything new."""
-        self.progress.update_matches()
         tasks = list(graph.ready_tasks(self.study, self.state))
-        interrupted = {Task.from_item(item) for item in self.progress.interrupted}
+        interrupted = {Task.from_job(job) for job in self.progress.notes}
         tasks.sort(key=lambda task: task not in interrupted)
         return next((task for task in tasks if self.progress.can_start(task)), None)
 
+    def _make_job(self, task: Task) -> Job | None:
+        """Return the job of a task without the items that have a record; None if all have one."""
+        params = self._propose(task) if task.stage == "search" else None
+        models = self.progress.trainings_of(task, params)
+        if task.stage in ("search", "repeats"):
+            untrained = [model for model in models if not self._share(task, model)]
+            if untrained:
+                return self.progress.job_to_train(task, untrained)
+            self._update(task.arm)
+            if task.stage == "repeats" or not self.state.stage_of(task).is_open(task.parts[0]):
+                return None  # judgments of repeats are a task of their own
+        return self.progress.job_without_training(task, models)
+
+    def _share(self, task: Task, model: Train) -> bool:
+        """Return whether a record of an equal training is a result for the task; copy it if it is another's."""
+        number = task.parts[0] if task.stage == "search" else None
+        found = [
+            record
+            for record in self._trainings[model.key]
+            if record["state"] != "pruned" or (number is not None and self.progress.accepts(record, task.arm))
+        ]
+        if not found:
+            return False
+        ours = [record for record in found if record["arm"] == task.arm and number in (None, record["number"])]
+        if not ours:
+            best = next((record for record in found if record["state"] in FINAL), found[-1])
+            self._take(self.store.write_copy(best, task.arm, number))
+        return True
+
     # ---------------------------------------------------------------------- results
-    def epoch(self, item: Item, *reports: Mapping[str, float]) -> Mapping[str, float] | None:
+    def epoch(self, job: Job, *reports: Mapping[str, float]) -> Mapping[str, float] | None:
         """Take reports of epochs, in order; return the one at which the arm's pruner stops the trial, if it does.
 
         After an interruption a worker reports all earlier epochs again, because the pruner may have missed some.
         """
         for listener in self.listeners if reports else ():
-            listener.epoch(item, reports[-1])
-        if item.role == "search":
-            search = self._search(item.arm)
+            listener.epoch(job, reports[-1])
+        if job.number is not None and job.trains:
+            search = self._search(job.arm)
             for report in reports:
-                if search.should_prune(item.number, int(report["epoch"]), report):
+                if search.should_prune(job.number, int(report["epoch"]), report):
                     return report
         return None
 
-    def finish(self, item: Item, record: Record) -> None:
-        """Take the record that a worker has written."""
-        self._settle(item, record)
-        self.progress.update_matches()
-        # Nothing depends on a trial before its search is over.
-        if item.role != "search" or graph.is_search_over(self.study, self.state, item.arm):
-            self._adopt()
-        self.store.drop_checkpoint(item.key)
-        for listener in self.listeners:
-            listener.settle(item, record, self.settled(), self.total())
+    def take(self, job: Job, records: Iterable[Record]) -> None:
+        """Take records that the job's worker has written."""
+        taken = self._running[job.key]
+        new = [record for record in records if record["key"] not in {other["key"] for other in taken}]
+        taken += new
+        for record in new:
+            self._take(record)
+        if new:
+            self._update(job.arm)
 
-    def prune(self, item: Item, report: Mapping[str, float], **times: Any) -> Record:
+    def end(self, job: Job) -> None:
+        """Note that a job does not run any more; what it lacks runs later, as another job."""
+        records = self._running.pop(job.key)
+        self.progress.stop(job)
+        for waiting in self._waiting:
+            self.progress.stop(waiting)
+        self._waiting.clear()
+        self._update(job.arm)
+        self.store.drop_checkpoint(job.key)
+        self.progress.notes = [note for note in self.progress.notes if note.key != job.key]
+        for listener in self.listeners:
+            listener.finish(job, records, self.settled(), self.total())
+
+    def prune(self, job: Job, report: Mapping[str, float], **times: Any) -> None:
         """Settle a trial that is stopped after the epoch of this report. ``times``: ``seconds`` and ``spent``."""
         metrics = {name: value for name, value in report.items() if "/" in name}
-        by_seed = dict.fromkeys(item.seeds, metrics)
-        record = ledger.make_record(item, "pruned", metrics=by_seed, epochs=int(report["epoch"]), **times)
-        return self._write(item, record)
+        (model,) = job.models
+        self._write(job, ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times))
+        self.end(job)
 
-    def recover(self, item: Item) -> bool:
-        """Take the record of a worker that wrote it and died before it reported; return whether there is one."""
-        record = self.store.read_record(item)
-        if record is None or not self.progress.accepts_state(item.arm, record["state"]):
+    def recover(self, job: Job) -> bool:
+        """Take the records of a worker that wrote them and died before it reported; return whether none is missing."""
+        missing = self._missing(job)
+        found = [self.store.read_record(job.arm, item) for item in missing]
+        self.take(job, [record for record in found if record is not None and record["state"] in FINAL])
+        if self._missing(job):
             return False
-        self.finish(item, record)
+        self.end(job)
         return True
 
-    def fail(self, item: Item, error: str) -> Record:
-        """Settle an item that is given up. If a file that it reads is damaged, its error says so."""
-        error = "; ".join(map(str, self._damaged_among(self._input_files(item)))) or error
-        return self._write(item, ledger.make_record(item, "failed", error=error))
+    def fail(self, job: Job, error: str) -> None:
+        """Give up the next item of a job. If a file that the job reads is damaged, the error says so."""
+        error = "; ".join(map(str, self._damaged_among(self._inputs_of(job)))) or error
+        missing = self._missing(job)
+        trainings = [item for item in missing if isinstance(item, Train)]
+        for item in trainings or missing[:1]:
+            self._write(job, ledger.make_record(job, item, "failed", error=error))
+        self.end(job)
 
-    def _write(self, item: Item, record: Record) -> Record:
+    def _missing(self, job: Job) -> list[Item]:
+        """Return the items of a running job that lack a record, without judgments of models that were not trained."""
+        states = {record["key"]: record["state"] for record in self._running[job.key]}
+        trained = [model.key for model in job.models if states.get(model.key, "done") == "done"]
+        items = [item for item in job.items if item.kind != "judge" or item.model in trained]
+        return [item for item in items if item.key not in states]
+
+    def _write(self, job: Job, record: Record) -> None:
         self.store.write_record(record)
-        self.finish(item, record)
-        return record
+        self.take(job, [record])
+
+    def _take(self, record: Record) -> None:
+        """Take a record into the ledger of this process."""
+        self.progress.add(record)
+        if record["kind"] == "train":
+            check_loss(self.study, record)
+            self._trainings[record["key"]].append(record)
+        self._files.setdefault(record["key"], {}).update(self._files_of(record))
+
+    def _update(self, arm: str) -> None:
+        """Settle what follows from the new records, and tell an arm's search the trials that it proposed."""
+        self.progress.update()
+        if arm in self._searches:
+            self._searches[arm].tell_settled(self.progress.trials[arm])
 
     # --------------------------------------------------------------- state of the study
     def _load(self) -> None:
@@ -156,65 +233,27 @@ class Dispatcher:
         for error in (*damaged, *damaged_notes):
             self.say(f"{self.store.set_aside(error)}; its item runs again")
             self._damaged.add(self.store.key_of(error.path))
-        self.progress = Progress(self.study, self.store, self.fingerprint, self.say)
-        self.state = self.progress.state
-        self.records: dict[tuple[str, str, int], Record] = {}  # of this study, by arm, key and number
-        self._checksums: dict[Path, str] = {}  # of the files that settled items made
-        self._results: dict[str, Record] = {}  # by key
-        self._pending: list[tuple[Item, Record]] = []
+        dropped = {record["key"] for record in self._dropped}
+        records = [record for record in records if record["key"] not in dropped]
+        self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by key
+        self._files: dict[str, dict[Path, str]] = {}  # key of an item → its files and their checksums
         for record in records:
-            item = self.store.item_of(record)
-            if item and item.key not in self._dropped:
-                self._pending.append((item, record))
-                self._remember(record)
-        self.progress.interrupted = self._unfinished(notes)
-        self._adopt()
+            if record["kind"] == "train":
+                self._trainings[record["key"]].append(record)
+            self._files.setdefault(record["key"], {}).update(self._files_of(record))
+        unfinished = [job for job in notes if self._is_unfinished(job, {record["key"] for record in records})]
+        for key in self.store.checkpoint_keys() - {job.key for job in unfinished}:
+            if key in self._files or key in {job.key for job in notes}:
+                self.store.drop_checkpoint(key)
+        self.progress = Progress(self.study, self.store, records, unfinished, self.fingerprint, self.say)
+        for record in self.progress.counting_records():
+            if record["kind"] == "train":
+                check_loss(self.study, record)
 
-    def _adopt(self) -> None:
-        """Settle the stored records that belong to the study as it is now, prerequisites first."""
-        before = None
-        while before != (now := (len(self._pending), frozenset(self.state.matched))):
-            before, pending, self._pending = now, self._pending, []
-            for item, record in pending:
-                if self.progress.belongs(item, record):
-                    self._settle(item, record)
-                else:
-                    self._pending.append((item, record))
-            if len(self._pending) == len(pending):  # a search is settled as a whole before its match is judged
-                self.progress.update_matches()
-
-    def _settle(self, item: Item, record: Record) -> None:
-        check_loss(self.study, item, record)
-        self.progress.settle(record)
-        self.records[item.arm, record["key"], item.number] = record
-        self._remember(record)
-        self._checksums |= self._files_of(record)
-        self._running.discard(record["key"])
-        if item.role == "search" and item.arm in self._searches:
-            self._searches[item.arm].tell(record)
-        for duplicate in self._duplicates.pop(record["key"], []):
-            if self.progress.accepts_state(duplicate.arm, record["state"]):
-                self._settle(duplicate, self.store.write_copy(duplicate, record))
-            else:
-                self.progress.requeue(duplicate)
-
-    def _remember(self, record: Record) -> None:
-        """Keep the record for other items of the same key; a pruned trial never replaces a whole one."""
-        if record["state"] != "pruned" or record["key"] not in self._results:
-            self._results[record["key"]] = record
-
-    def _result_of(self, item: Item) -> Record | None:
-        """Return the record of an equal item, if it can be a result of this one."""
-        record = self._results.get(item.key)
-        return record if record and self.progress.accepts_state(item.arm, record["state"]) else None
-
-    def _unfinished(self, notes: Sequence[Item]) -> list[Item]:
-        """Return the items that an earlier run started and did not settle; drop the checkpoints of settled ones."""
-        unfinished = [item for item in notes if self._result_of(item) is None]
-        settled = self._results.keys() - {item.key for item in unfinished}
-        for key in self.store.checkpoint_keys() & settled:  # a killed run may have deleted the note only
-            self.store.drop_checkpoint(key)
-        return unfinished
+    def _is_unfinished(self, job: Job, settled: set[str]) -> bool:
+        """Return whether the first items of a note have no record: later ones run as another job."""
+        first = job.models if job.trains else job.work
+        return not all(item.key in settled for item in first)
 
     # ------------------------------------------------------------------ damaged files
     def _set_aside_damaged_files(self) -> bool:
@@ -224,73 +263,85 @@ class Dispatcher:
         """
         damaged: dict[Path, Damaged] = {}
         keys = set()
-        for record in self.records.values():
-            errors = self._damaged_among(self._files_of(record)) if self.progress.is_read(record) else []
+        for key in self.progress.find_readers():
+            errors = self._damaged_among([key])
             damaged |= {error.path: error for error in errors}
             if errors:
-                keys.add(record["key"])
+                keys.add(key)
         if not damaged:
             return False
-        for record in self.records.values():
-            item = self.store.item_of(record) if record["state"] == "failed" else None
-            if item and not damaged.keys().isdisjoint(self._input_files(item)):
-                keys.add(item.key)
+        records = self.progress.counting_records()
+        keys |= {record["key"] for record in records if self._failed_on(record, keys)}
         for error in damaged.values():
             self.say(f"{self.store.set_aside(error)}; it is made again")
         for key in sorted(keys):
             self.store.set_aside_records(key)
-        self._dropped |= keys
+        self._dropped += [record for record in records if record["key"] in keys]
         return True
 
-    def _input_files(self, item: Item) -> tuple[Path, ...]:
-        """Return the files of other items that an item reads."""
-        return self.store.input_files(item.role, item.recipe.checked or item.recipe.maps)
+    def _failed_on(self, record: Record, damaged: set[str]) -> bool:
+        return record["state"] == "failed" and not damaged.isdisjoint(ledger.find_inputs(record))
+
+    def _inputs_of(self, job: Job) -> set[str]:
+        """Return the keys of the items with the files that a job reads."""
+        return {key for item in job.items for key in ledger.find_inputs(item.model_dump(mode="json"))}
 
     def _files_of(self, record: Record) -> dict[Path, str]:
         """Return the files that a record's item made, and their checksums."""
-        return {self.store.path / name: checksum for name, checksum in record.get("files", {}).items()}
+        return {self.store.path / name: checksum for name, checksum in record["files"].items()}
 
-    def _damaged_among(self, paths: Iterable[Path]) -> list[Damaged]:
-        """Return the damaged or missing files among those that settled items made."""
+    def _damaged_among(self, keys: Iterable[str]) -> list[Damaged]:
+        """Return the damaged or missing files among those that these items made."""
         damaged = []
-        for path in paths:
-            try:
-                if path in self._checksums:
-                    verify_checksum(path, self._checksums[path])
-            except Damaged as error:
-                damaged.append(error)
+        for key in keys:
+            for path, checksum in self._files.get(key, {}).items():
+                try:
+                    verify_checksum(path, checksum)
+                except Damaged as error:
+                    damaged.append(error)
         return damaged
 
-    # ------------------------------------------------------------------------ items
-    def _make_item(self, task: Task) -> Item:
-        if task.role != "search":
-            return self.progress.item_for(task)
-        params = self._search(task.arm).propose(task.parts[0], self._earlier_proposal(task))
-        return self.progress.item_for(task, params)
+    # --------------------------------------------------------------------- searches
+    def _propose(self, task: Task) -> Mapping[str, Scalar]:
+        """Return the parameters of a trial: those that an earlier run proposed, else new ones."""
+        (number,) = task.parts
+        return self._search(task.arm).propose(number, self._earlier_proposal(task, number))
 
-    def _earlier_proposal(self, task: Task) -> Mapping[str, Scalar] | None:
-        """Return the parameters of a trial that an earlier run proposed, from its note or from Optuna's journal."""
-        for item in self.progress.interrupted:
-            if Task.from_item(item) == task and self.progress.belongs(item):
-                return item.recipe.params
-        if self._damaged:
-            for params in self._search(task.arm).journaled.get(task.parts[0], ()):
-                if self.progress.item_for(task, params).key in self._damaged:
-                    return params
+    def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
+        """Return the parameters of a trial that an earlier run proposed.
+
+        They are in the record of its training, in its note, or in Optuna's journal.
+        """
+        if training := self.progress.training_of_trial(task.arm, number):
+            return dict(training["recipe"]["params"])
+        for job in self.progress.notes:
+            if Task.from_job(job) == task and self.progress.is_wanted(job):
+                return job.recipe.params
+        proposals: list[Mapping[str, Scalar]] = [
+            record["recipe"]["params"]
+            for record in self._dropped
+            if record["kind"] == "train" and (record["arm"], record["number"]) == (task.arm, number)
+        ]
+        keys = self._damaged | {record["key"] for record in self._dropped}
+        proposals += self._search(task.arm).journaled.get(number, ()) if self._damaged else ()
+        for params in proposals:
+            if self.progress.trainings_of(task, params)[0].key in keys:
+                return params
         return None
 
     def _search(self, name: str) -> ArmSearch:
         """Return the arm's search, opened when first needed."""
         if name not in self._searches:
             search = self.study.arms[name].search
-            assert search is not None
+            if search is None:
+                raise RuntimeError(f"{name} has no search")
             self._searches[name] = ArmSearch(
                 name,
                 search,
                 seed=seeding.number(self.study.seeds[0], "study"),
                 storage=self._storage,
                 target=self.progress.target(name),
-                records=self.progress.records_of(name, "search"),
+                records=self.progress.list_trials(name),
             )
         return self._searches[name]
 

@@ -1,8 +1,8 @@
 """The graph of arms: from a study and its state to the work that can start now. Pure: no files, no Ray.
 
-An arm has up to four stages: maps of its teacher, a search, repeats, and checks of their models. ``teacher`` and
-``match_loss_of`` are the edges. Maps wait for one seed of the teacher; a matched loss waits for all seeds of its
-reference; nothing waits for checks.
+An arm has up to four stages: a search, repeats, maps for the arms that it teaches, and judgments of its repeats'
+models. ``teacher`` and ``match_loss_of`` are the edges. Maps wait for one seed of the teacher; a matched loss waits for
+all seeds of its reference; nothing waits for judgments of repeats.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tune_interpreg.study.config import Arm, MapSettings, Study
-from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.items import Job, Maps, StageName
 
 #: The teacher's arm and the settings of its maps. There is one set of raw maps per key and seed of the teacher.
 MapsKey = tuple[str, MapSettings]
-
-#: The names of the stages for users, in the order in which an arm goes through them.
-STAGE_NAMES: dict[Role, str] = {"search": "search", "repeat": "repeats", "targets": "maps", "checks": "checks"}
 
 #: Methods of the arms that supply adversarial examples for the checks of all models.
 SOURCES = ("standard", "adversarial")
@@ -46,15 +43,15 @@ class Task:
     """Work that can start now."""
 
     arm: str  # the arm that it belongs to; maps belong to their teacher
-    role: Role
-    parts: tuple[int, ...]  # seeds of a repeat, seed of checks or of maps' teacher, number of a trial
+    stage: StageName
+    parts: tuple[int, ...]  # number of a trial, seeds of repeats, seed of judgments or of the maps' teacher
     maps: MapSettings | None = None  # settings of the maps to make
 
     @classmethod
-    def from_item(cls, item: Item) -> Task:
-        """Return the task that an item settles."""
-        maps = item.recipe.maps.map_settings if item.role == "targets" and item.recipe.maps else None
-        return cls(item.arm, item.role, item.parts, maps)
+    def from_job(cls, job: Job) -> Task:
+        """Return the task that a job settles."""
+        maps = next((item.settings for item in job.work if isinstance(item, Maps)), None)
+        return cls(job.arm, job.stage, job.parts, maps)
 
 
 @dataclass
@@ -64,35 +61,38 @@ class State:
     searches: dict[str, StageParts]  # arm → trials by number
     repeats: dict[str, StageParts]  # arm → seeds
     maps: dict[MapsKey, StageParts]  # seeds of the teacher
-    checks: dict[str, StageParts]  # arm → seeds
+    judgments: dict[str, StageParts]  # arm → seeds
+    unchecked: dict[str, set[int]]  # arm → seeds with all judgments but the checks
     matched: set[str] = field(default_factory=set)  # arms with a match that needs no further trials
     interrupted: dict[str, set[int]] = field(default_factory=dict)  # of these, the started trials to be finished
 
     @classmethod
     def empty(cls, study: Study) -> State:
         """Return the state before anything has run."""
-        searches, repeats, checks = ({name: StageParts() for name in study.arms} for _ in range(3))
+        searches, repeats, judgments = ({name: StageParts() for name in study.arms} for _ in range(3))
         maps = {key: StageParts() for key in map(maps_key, study.arms.values()) if key}
-        return cls(searches, repeats, maps, checks)
+        return cls(searches, repeats, maps, judgments, {name: set() for name in study.arms})
 
     @property
     def running(self) -> int:
         """The number of parts that run now."""
-        return sum(len(stage.running) for stage in self._stages())
+        return sum(len(stage.running) for stage in self.all_stages())
 
     @property
     def settled(self) -> int:
         """The number of parts that have a result."""
-        return sum(len(stage.settled) for stage in self._stages())
+        return sum(len(stage.settled) for stage in self.all_stages())
 
     def stage_of(self, task: Task) -> StageParts:
         """Return the stage of a task. Raise ``KeyError`` if the study has no such stage."""
         if task.maps:
             return self.maps[task.arm, task.maps]
-        return {"search": self.searches, "repeat": self.repeats, "checks": self.checks}[task.role][task.arm]
+        stages = {"search": self.searches, "repeats": self.repeats, "judgments": self.judgments}
+        return stages[task.stage][task.arm]
 
-    def _stages(self) -> Iterator[StageParts]:
-        for stages in (self.searches, self.repeats, self.maps, self.checks):
+    def all_stages(self) -> Iterator[StageParts]:
+        """Yield the parts of every stage."""
+        for stages in (self.searches, self.repeats, self.maps, self.judgments):
             yield from stages.values()
 
 
@@ -129,7 +129,7 @@ def _has_teacher_per_seed(arm: Arm) -> bool:
 class Stage:
     """Numbers of parts of an arm's stage: done, given up, running, and in total as far as it is known."""
 
-    role: Role
+    name: StageName
     done: int
     lost: int
     running: int
@@ -141,26 +141,25 @@ class Stage:
 
 
 def stages_of(study: Study, state: State, name: str) -> list[Stage]:
-    """Return the stages of an arm. A finished match has no further trials, and a lost repeat has no checks."""
+    """Return the stages of an arm. A finished match has no further trials, and a lost repeat has no judgments."""
     search, trials, repeats = study.arms[name].search, state.searches[name], state.repeats[name]
-    parts: dict[Role, tuple[int, list[StageParts]]] = {}
+    parts: dict[StageName, tuple[int, list[StageParts]]] = {}
     if search:
         started = len(trials.settled) + len(trials.running)
         parts["search"] = (started if name in state.matched else search.trials), [trials]
-    parts["repeat"] = len(study.seeds), [repeats]
+    parts["repeats"] = len(study.seeds), [repeats]
     if keys := [key for key in state.maps if key[0] == name]:
-        parts["targets"] = sum(len(maps_seeds(study, key)) for key in keys), [state.maps[key] for key in keys]
-    if study.checks:
-        parts["checks"] = len(study.seeds) - len(repeats.lost), [state.checks[name]]
+        parts["maps"] = sum(len(maps_seeds(study, key)) for key in keys), [state.maps[key] for key in keys]
+    parts["judgments"] = len(study.seeds) - len(repeats.lost), [state.judgments[name]]
     return [
         Stage(
-            role,
+            stage_name,
             done=sum(len(stage.done) for stage in stages),
             lost=sum(len(stage.lost - stage.done) for stage in stages),
             running=sum(len(stage.running) for stage in stages),
             total=total,
         )
-        for role, (total, stages) in parts.items()
+        for stage_name, (total, stages) in parts.items()
     ]
 
 
@@ -182,10 +181,10 @@ def parents(study: Study) -> dict[str, str | None]:
 
 # -------------------------------------------------------------------- what is ready
 def ready_tasks(study: Study, state: State) -> Iterator[Task]:
-    """Yield the tasks that can start now: maps first, checks last, else the arms that most others wait for first."""
+    """Yield the tasks that can start now: maps first, judgments last, else the arms that most others wait for first."""
     order = sorted(study.arms, key=lambda name: -len(dependents(study, name)))
     tasks = [task for name in order for task in _arm_tasks(study, state, name)]
-    yield from sorted(tasks, key=lambda task: (task.role == "checks", task.role != "targets"))
+    yield from sorted(tasks, key=lambda task: (task.stage == "judgments", task.stage != "maps"))
 
 
 def dependents(study: Study, name: str) -> set[str]:
@@ -212,10 +211,8 @@ def is_arm_over(study: Study, state: State, name: str) -> bool:
     return all(seed in settled or _is_unreachable(study, state, name, seed) for seed in study.seeds)
 
 
-def can_check(study: Study, state: State, name: str, seed: int) -> bool:
-    """Return whether the arm's model of this seed is there, and every source's model is there or cannot come."""
-    if study.checks is None or seed not in state.repeats[name].done:
-        return False
+def can_check(study: Study, state: State, seed: int) -> bool:
+    """Return whether the models of this seed that supply adversarial examples are all there or cannot come."""
     return all(_is_source_settled(study, state, source, seed) for source in attack_sources(study))
 
 
@@ -250,8 +247,9 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     elif not arm.search or state.searches[name].done:
         yield from _repeat_tasks(study, state, name)
     for seed in study.seeds:
-        if state.checks[name].is_open(seed) and can_check(study, state, name, seed):
-            yield Task(name, "checks", (seed,))
+        if seed in state.repeats[name].done and state.judgments[name].is_open(seed):
+            if seed not in state.unchecked[name] or can_check(study, state, seed):
+                yield Task(name, "judgments", (seed,))
 
 
 def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:
@@ -259,7 +257,7 @@ def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:
     for key, stage in state.maps.items():
         for seed in maps_seeds(study, key) if key[0] == teacher else ():
             if seed in state.repeats[teacher].done and stage.is_open(seed):
-                yield Task(teacher, "targets", (seed,), key[1])
+                yield Task(teacher, "maps", (seed,), key[1])
 
 
 def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
@@ -278,9 +276,9 @@ def _repeat_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     arm, repeats = study.arms[name], state.repeats[name]
     seeds = tuple(seed for seed in study.seeds if repeats.is_open(seed) and _has_maps(study, state, arm, seed))
     if seeds and study.resources.gpus and not _has_teacher_per_seed(arm):
-        yield Task(name, "repeat", seeds)
+        yield Task(name, "repeats", seeds)
     else:
-        yield from (Task(name, "repeat", (seed,)) for seed in seeds)
+        yield from (Task(name, "repeats", (seed,)) for seed in seeds)
 
 
 def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:

@@ -1,6 +1,6 @@
-"""The driver's view of a study: the records that count by their exact keys, and the items that follow from them."""
+"""The driver's view of a study: the records that count by their exact keys, and the jobs that follow from them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tune_interpreg import registry
@@ -9,94 +9,136 @@ from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.search.choice import choose, may_stop_early, read_choice
 from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job, Judge, Maps, StageName, Train, judgments
 from tune_interpreg.study.parameters import with_defaults
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.recipe import Recipe
 
 
 class Progress(Current):
-    """The state of a study that runs. ``fingerprint``: of the data; ``say`` receives a line per damaged choice."""
+    """The state of a study that runs.
 
-    def __init__(self, study: Study, store: Store, fingerprint: str, say: Callable[[str], object] = print):
-        super().__init__(study)
+    Args:
+        records: the whole ledger.
+        notes: jobs that an earlier run started and did not finish.
+        fingerprint: of the data.
+        say: receives a line per damaged choice.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        records: Iterable[Record],
+        notes: Iterable[Job],
+        fingerprint: str,
+        say: Callable[[str], object] = print,
+    ):
+        choices: dict[str, Mapping[str, Any]] = {}
         for name in study.arms:
             try:
                 if choice := read_choice(store, name):
-                    self._stored_choices[name] = choice.model_dump(mode="json")
+                    choices[name] = choice.model_dump(mode="json")
             except Damaged as error:
                 say(f"{store.set_aside(error)}; {name}'s search chooses again")
-        self.store, self.fingerprint = store, fingerprint
-        self.interrupted: list[Item] = []  # started by an earlier run or this one, and to be finished
+        self.store, self.fingerprint, self.notes = store, fingerprint, list(notes)
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from
+        super().__init__(study, records, choices)
 
-    # ------------------------------------------------------------------- records
-    def requeue(self, item: Item) -> None:
-        """Note that an item does not run after all and starts again later."""
-        self.state.stage_of(Task.from_item(item)).running -= set(item.parts)
-        self.interrupted.append(item)
-
-    def belongs(self, item: Item, record: Record | None = None) -> bool:
-        """Return whether the study as it is now would make exactly this item, and accept its record."""
-        if not self.counts(item.model_dump(mode="json") if record is None else record):
+    def agrees(self, record: Record, name: str) -> bool:
+        """Return whether the study as it is now would make exactly this training."""
+        arm, params = self.study.arms[name], record["recipe"]["params"]
+        if arm.targets and self.maps_for(arm, record["seed"]) is None:
             return False
-        expected = self.item_for(Task.from_item(item), item.recipe.params)
-        return expected == item or expected.key == item.key  # computing a key takes ten times as long
+        searched = {parameter: params[parameter] for parameter in (arm.search.ranges if arm.search else ())}
+        return bool(record["key"] == self.training(name, searched, record["seed"]).key)
 
-    def is_read(self, record: Record) -> bool:
-        """Return whether work that is not done reads the files of this record: its model or its maps."""
-        arm, state, role = record["arm"], self.state, record["role"]
-        if role == "targets":
-            key = (arm, Maps.model_validate(record["recipe"]["maps"]).map_settings)
-            pupils = [name for name, pupil in self.study.arms.items() if graph.maps_key(pupil) == key]
-            return not all(
-                set(self.study.seeds) <= state.repeats[name].done and graph.is_search_over(self.study, state, name)
-                for name in pupils
+    def find_readers(self) -> set[str]:
+        """Return the keys of the items with files that open work reads: models and maps."""
+        keys: set[str] = set()
+        for name, arm in self.study.arms.items():
+            repeats = self.state.repeats[name]
+            judged = [seed for seed in repeats.done if self.state.judgments[name].is_open(seed)]
+            keys |= {key for seed in judged for other in self._judges_of(name) if (key := self.model_key(other, seed))}
+            trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
+            keys |= {training["key"] for training in trainings if training is not None}
+            for maps_key, stage in self.state.maps.items():
+                if maps_key[0] == name:
+                    open_seeds = [seed for seed in graph.maps_seeds(self.study, maps_key) if stage.is_open(seed)]
+                    keys |= {key for seed in open_seeds if (key := self.model_key(name, seed))}
+            is_open = not (
+                set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name)
             )
-        seeds = set(record["seeds"]) if role == "repeat" else set()
-        checked = self.study.arms if arm in graph.attack_sources(self.study) else [arm]
-        unread = [
-            set(graph.maps_seeds(self.study, key)) - maps.done for key, maps in state.maps.items() if key[0] == arm
-        ]
-        unread += [seeds - state.checks[name].done for name in checked] if self.study.checks else []
-        return any(seeds & open_seeds for open_seeds in unread)
+            if is_open and arm.targets:
+                maps = (self.maps_for(arm, seed) for seed in self.study.seeds)
+                keys |= {item.key for item in maps if item}
+        return keys
 
-    # --------------------------------------------------------------------- items
+    def _judges_of(self, name: str) -> list[str]:
+        """Return the arms with models that the judgments of an arm's model read."""
+        return [name, *(graph.attack_sources(self.study) if self.study.checks else ())]
+
+    # --------------------------------------------------------------------- jobs
     def can_start(self, task: Task) -> bool:
         """Return whether the parameters of a ready task are known."""
         has_search = self.study.arms[task.arm].search is not None
-        return task.role != "repeat" or not has_search or self.choice(task.arm) is not None
+        return task.stage != "repeats" or not has_search or self.choice(task.arm) is not None
 
-    def item_for(self, task: Task, params: Mapping[str, Scalar] | None = None) -> Item:
-        """Return the item of a task. For a trial, ``params`` holds the searched parameters, among others."""
-        name, search, parts = task.arm, self.study.arms[task.arm].search, task.parts
-        if task.role == "search":
-            assert search is not None
-            assert params is not None
-            seeds, attacks = self.study.seeds[:1], search.attacks_trials
-            recipe = self._training(name, {parameter: params[parameter] for parameter in search.ranges}, seeds[0])
-            return Item(arm=name, role="search", recipe=recipe, seeds=seeds, number=parts[0], adversarial=attacks)
-        if task.role == "repeat":
+    def trainings_of(self, task: Task, params: Mapping[str, Scalar] | None = None) -> list[Train]:
+        """Return the trainings of a task. For a trial, ``params`` holds the searched parameters, among others."""
+        name, search = task.arm, self.study.arms[task.arm].search
+        if task.stage == "search":
+            searched = {parameter: (params or {})[parameter] for parameter in (search.ranges if search else ())}
+            return [self.training(name, searched, self.study.seeds[0])]
+        if task.stage == "repeats":
             choice = self.choice(name)
-            recipe = self._training(name, choice["params"] if choice else {}, parts[0])
-        elif task.role == "checks":
-            recipe = self._recipe("checks", checked=self.checked_model(name, parts[0]))
-        else:
-            teacher = self.model_key(name, parts[0])
-            assert teacher is not None
-            assert task.maps is not None
-            recipe = self._recipe("targets", maps=Maps(**dict(task.maps), teacher=teacher, teacher_seed=parts[0]))
-        return Item(arm=name, role=task.role, recipe=recipe, seeds=parts)
+            return [self.training(name, choice["params"] if choice else {}, seed) for seed in task.parts]
+        return [Train.model_validate(self._read_training(self.repeats[name][seed])) for seed in task.parts]
 
-    def _training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Recipe:
-        """Return the recipe of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
+    def job_to_train(self, task: Task, models: Iterable[Train]) -> Job:
+        """Return the job that trains models, and judges them as its stage needs at once."""
+        work = [judgment for model in models for judgment in judgments(model.key, self._questions(task))]
+        return self._job(task.arm, task.stage, models, work, trains=True, number=_number(task))
+
+    def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
+        """Return the job that makes maps of models in the store, or their missing judgments; None if none is missing."""
+        work: list[Maps | Judge] = []
+        for model in models:
+            if task.maps:
+                work.append(Maps(teacher=model.key, settings=task.maps))
+                continue
+            work += self.missing_judgments(model.key, self._questions(task))
+            checks = self.checks_item(task.arm, model.seed) if task.stage == "judgments" else None
+            work += [checks] if checks and checks.key not in self._others else []
+        if not work:
+            return None
+        return self._job(task.arm, task.stage, models, work, trains=False, number=_number(task))
+
+    def _job(self, arm: str, stage: StageName, models: Iterable[Train], work: Iterable[Maps | Judge], **fields: Any) -> Job:
+        search = self.study.arms[arm].search if stage == "search" else None
+        fields |= {"observation": measures.observe(self.study, search), "batch_size": self.study.evaluation.batch_size}
+        return Job(arm=arm, stage=stage, models=tuple(models), work=tuple(work), **fields)
+
+    def _questions(self, task: Task) -> list[measures.Question]:
+        search = self.study.arms[task.arm].search
+        if task.stage == "search" and search:
+            return measures.list_trial_questions(self.study, search)
+        return measures.list_repeat_questions(self.study)
+
+    def training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Train:
+        """Return the training of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
         arm = self.study.arms[name]
         params = with_defaults(registry.load_method(arm.method).parameters, {**arm.params, **searched})
-        return self._recipe(arm.method, params=params, maps=self.maps_for(name, seed) if arm.targets else None)
+        fields = {"params": params, "maps": self.maps_for(arm, seed), "data_fingerprint": self.fingerprint}
+        return Train(recipe=Recipe.from_study(self.study, method=arm.method, **fields), seed=seed)
 
-    def _recipe(self, method: str, **fields: Any) -> Recipe:
-        return Recipe.from_study(self.study, method=method, data_fingerprint=self.fingerprint, **fields)
+    def _read_training(self, record: Record) -> dict[str, Any]:
+        """Return a record's training, with this machine's folder of the data."""
+        recipe = record["recipe"]
+        data = recipe["data"] | {"root": self.study.data.root}
+        return {"recipe": recipe | {"data": data}, "seed": record["seed"]}
 
     # ------------------------------------------------------------------ searches
     def choice(self, name: str) -> Mapping[str, Any] | None:
@@ -110,7 +152,7 @@ class Progress(Current):
         target = self.target(name)
         if search.match_loss_of and target is None:
             return None
-        new = choose(search, self.records_of(name, "search"), target)
+        new = choose(search, self.list_trials(name), target)
         if new is None:
             return None
         content = new.model_dump(mode="json")
@@ -126,22 +168,39 @@ class Progress(Current):
         search, target = self.study.arms[name].search, self.target(name)
         if search is None or super().has_match(name):
             return search is not None
-        return target is not None and may_stop_early(search, self.records_of(name, "search"), target)
+        return target is not None and may_stop_early(search, self.list_trials(name), target)
 
-    def update_matches(self) -> None:
-        """Note which matches need no further trials, and which of their trials are to be finished."""
-        for name, arm in self.study.arms.items():
-            if arm.search is None or arm.search.match_loss_of is None:
-                continue
-            settled = len(self.state.searches[name].settled)
-            inputs = settled, self.reference_key(arm.search), self.target(name)
-            if self._match_inputs.get(name) != inputs:
-                self._match_inputs[name] = inputs
-                self._update_match(name)
-            is_matched = name in self.state.matched
-            self.state.interrupted[name] = self._interrupted_trials(name) if is_matched else set()
+    def _update_match(self, name: str) -> None:
+        search = self.study.arms[name].search
+        if search is None or search.match_loss_of is None:
+            return
+        settled = len(self.state.searches[name].settled)
+        inputs = settled, self.reference_key(search), self.target(name)
+        if self._match_inputs.get(name) != inputs:
+            self._match_inputs[name] = inputs
+            super()._update_match(name)
+        is_matched = name in self.state.matched
+        self.state.interrupted[name] = self._interrupted_trials(name) if is_matched else set()
 
     def _interrupted_trials(self, name: str) -> set[int]:
-        trials = self.state.searches[name]
-        items = [item for item in self.interrupted if (item.arm, item.role) == (name, "search")]
-        return {item.number for item in items if trials.is_open(item.number) and self.belongs(item)}
+        """Return the open trials of an arm that were started: by their note, or because their model is there."""
+        noted = {job.number for job in self.notes if (job.arm, job.stage) == (name, "search") and self.is_wanted(job)}
+        trained = {number for number in self._open_trials[name] if self.training_of_trial(name, number)}
+        return {number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)}
+
+    def is_wanted(self, job: Job) -> bool:
+        """Return whether the study as it is now would train exactly what a search's job trains."""
+        task = Task.from_job(job)
+        arm = self.study.arms.get(job.arm)
+        if arm is None or arm.search is None or not set(arm.search.ranges) <= job.recipe.params.keys():
+            return False
+        is_proposed = job.number is not None and job.number < arm.search.trials
+        if not is_proposed or not arm.search.could_propose(job.recipe.params, job.number):
+            return False
+        if arm.targets and self.maps_for(arm, self.study.seeds[0]) is None:
+            return False
+        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [model.key for model in job.models]
+
+
+def _number(task: Task) -> int | None:
+    return task.parts[0] if task.stage == "search" else None

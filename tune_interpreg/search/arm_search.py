@@ -34,7 +34,7 @@ class ArmSearch:
 
     Args:
         target: the loss to match, for a search with ``match_loss_of``.
-        records: the settled trials of the arm.
+        records: the settled trials of the arm, with the metrics of their judgments.
 
     Attributes:
         journaled: parameters in the journal at the start, by trial number.
@@ -73,6 +73,11 @@ class ArmSearch:
                 fixed = self._avoid_failed(number, fixed)
             self._live[number] = self._ask(self._study, number, fixed)
         return self._live[number].params
+
+    def tell_settled(self, trials: Mapping[int, Record]) -> None:
+        """Give those of the settled trials (number → record) to Optuna that were proposed since this search opened."""
+        for number in sorted(self._live.keys() & trials.keys()):
+            self.tell(trials[number])
 
     def tell(self, record: Record) -> None:
         """Give a settled trial to Optuna, if it was proposed since this search was opened."""
@@ -176,9 +181,8 @@ class ArmSearch:
         if len(self.search.goals) != 1 or record["state"] == "diverged":
             return {}
         (goal,) = self.search.goals
-        if "curves" in record:
-            (curve,) = record["curves"].values()
-            return {epoch: metrics[goal] for epoch, metrics in enumerate(curve, start=1) if goal in metrics}
+        if "curve" in record:
+            return {epoch: metrics[goal] for epoch, metrics in enumerate(record["curve"], start=1) if goal in metrics}
         values = read_goals(self.search, record)
         return {record["epochs"]: values[0]} if values else {}
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from pydantic import Field, ValidationError
 
 from tune_interpreg.search.target import Target
-from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.fields import Frozen, Scalar
@@ -70,13 +69,14 @@ def choose(search: Search, records: Sequence[Record], target: Target | None) -> 
 
 
 def digest_trials(search: Search, records: Sequence[Record], reference: str | None) -> str:
-    """Return the digest of what a choice depends on: the goal, the settled trials, and the reference's recipe.
+    """Return the digest of what a choice depends on: the goal, the settled trials as judged, the reference's recipe.
 
     The reference's seeds are left out: another seed moves the loss to match within its noise only.
     """
     settings = {"space", "grid", "maximize", "pick", "loss", "anchor", "tolerance"}
     goal = search.model_dump(mode="json", include=settings, exclude_defaults=True)
-    return digest([goal, reference, [[record["number"], record["key"], record["state"]] for record in records]])
+    trials = [[record["number"], record["key"], record["state"], record["judged"]] for record in records]
+    return digest([goal, reference, trials])
 
 
 def read_choice(store: Store, arm: str) -> Choice | None:
@@ -91,9 +91,8 @@ def read_choice(store: Store, arm: str) -> Choice | None:
 # ------------------------------------------------------------------ searches that maximize
 def read_goals(search: Search, record: Record) -> tuple[float, ...]:
     """Return the metrics to maximize, in the order of ``search.goals``; () if the record lacks one."""
-    values = [ledger.mean_metric(record, goal) for goal in search.goals]
-    present = tuple(value for value in values if value is not None)
-    return present if len(present) == len(values) else ()
+    present = tuple(float(record["metrics"][goal]) for goal in search.goals if goal in record["metrics"])
+    return present if len(present) == len(search.goals) else ()
 
 
 def best_trial(search: Search, done: Sequence[Record]) -> Record | None:
@@ -202,7 +201,7 @@ class Combination:
 
     def adv_accuracy(self, strength: float) -> float:
         """Return the validation adversarial accuracy of the trial nearest to ``strength`` in log λ; −1 if unknown."""
-        pairs = [(self._strength(record), ledger.mean_metric(record, VAL_ADV_ACCURACY)) for record in self.records]
+        pairs = [(self._strength(record), record["metrics"].get(VAL_ADV_ACCURACY)) for record in self.records]
         attacked = [(abs(math.log(tried / strength)), accuracy) for tried, accuracy in pairs if accuracy is not None]
         return min(attacked, key=lambda pair: pair[0], default=(0.0, -1.0))[1]
 

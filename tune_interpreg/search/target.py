@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
 from tune_interpreg.study.metric_names import TRAIN_LOSS
 from tune_interpreg.study.problems import Problem, StudyError
 
@@ -59,8 +57,8 @@ class Target:
         """Return the trial's loss − target loss: +inf for a diverged trial, None for a trial without this loss."""
         if record["state"] == "diverged":
             return math.inf
-        loss = ledger.mean_metric(record, self.metric)
-        return None if loss is None else loss - self.loss
+        loss = record["metrics"].get(self.metric)
+        return None if loss is None else float(loss) - self.loss
 
 
 class MissingLoss(StudyError):
@@ -71,8 +69,8 @@ class MissingLoss(StudyError):
         super().__init__([Problem(study, ".".join(place), message)])
 
 
-def check_loss(study: Study, item: Item, record: Record) -> None:
-    """Raise ``MissingLoss`` if the record of a trial, a reference or an anchor lacks the loss to match.
+def check_loss(study: Study, record: Record) -> None:
+    """Raise ``MissingLoss`` if a finished training of a searching arm, a reference or an anchor lacks the loss to match.
 
     The terms of a method are known only after its first training.
     """
@@ -80,11 +78,11 @@ def check_loss(study: Study, item: Item, record: Record) -> None:
         search = arm.search
         if record["state"] != "done" or search is None or search.match_loss_of is None:
             continue
-        readers = {"search": (name,), "repeat": (search.match_loss_of, search.anchor)}.get(item.role, ())
-        if item.arm in readers and any(search.matched_metric not in metrics for metrics in record["metrics"].values()):
-            rule = f"{item.arm} trains without {search.matched_metric}: {item.recipe.method} has no such term"
+        readers = (name, search.match_loss_of, search.anchor)
+        if record["arm"] in readers and search.matched_metric not in record["metrics"]:
+            rule = f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
             raise MissingLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
 
 
 def _losses(records: Sequence[Record], metric: str) -> list[float]:
-    return [metrics[metric] for record in records for metrics in record["metrics"].values()]
+    return [record["metrics"][metric] for record in records]

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from tune_interpreg.store.store import Record
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Train
+from tune_interpreg.study.measures import Observation
 from tune_interpreg.study.recipe import FORMAT
 
 RecordState = Literal["done", "failed", "diverged", "pruned"]
@@ -23,11 +24,12 @@ def package_versions() -> dict[str, str]:
 
 
 def make_record(
+    job: Job,
     item: Item,
     state: RecordState,
     *,
-    metrics: Mapping[int, Mapping[str, float]] | None = None,
-    counts: Mapping[str, int] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    images: Mapping[str, int] | None = None,
     files: Mapping[str, str] | None = None,
     error: str | None = None,
     epochs: int = 0,
@@ -36,27 +38,28 @@ def make_record(
     device: str = "",
     host: str = "",
 ) -> Record:
-    """Return the record of a finished ``item``.
+    """Return the record of a finished ``item`` of a ``job``.
 
     Args:
-        metrics: seed → metric → value. Values that are not finite are left out.
-        counts: number of images per judgment.
+        metrics: metric → value. Values that are not finite are left out.
+        images: split → the number of its images that the item read.
         files: the files that the item made, as ``Store.checksums`` returns them.
+        epochs: steps of the item: epochs of a training, blocks of maps, checks.
         seconds: total time of the item's workers; ``spent`` is this time by kind of work, as far as they measure it.
     """
     content: dict[str, Any] = item.model_dump(mode="json")
-    content["recipe"]["data"].pop("root")
+    if isinstance(item, Train):
+        content["recipe"]["data"].pop("root")
+        content |= {"recipe_key": item.recipe.key, "number": job.number, "observation": _dump(job.observation)}
     return {
         "format": FORMAT,
         "key": item.key,
-        "recipe_key": item.recipe.key,
+        "arm": job.arm,
+        "seed": job.model_of(item).seed,
         **content,
         "state": state,
-        "metrics": {
-            str(seed): {name: float(value) for name, value in values.items() if math.isfinite(value)}
-            for seed, values in (metrics or {}).items()
-        },
-        "counts": dict(counts or {}),
+        "metrics": {name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)},
+        "images": dict(images or {}),
         "files": dict(files or {}),
         "error": error,
         "epochs": epochs,
@@ -69,14 +72,15 @@ def make_record(
     }
 
 
-def lost_seeds(record: Record) -> set[int]:
-    """Return the diverged seeds of a finished repeat of several seeds: they have no metrics; ``error`` says why."""
-    if (record["role"], record["state"]) != ("repeat", "done"):
-        return set()
-    return {seed for seed in record["seeds"] if str(seed) not in record["metrics"]}
+def _dump(observation: Observation) -> dict[str, Any]:
+    return observation.model_dump(mode="json")
 
 
-def mean_metric(record: Record, metric: str) -> float | None:
-    """Return the mean of ``metric`` over the record's seeds, or None if a seed lacks it."""
-    values = [metrics[metric] for metrics in record["metrics"].values() if metrics.get(metric) is not None]
-    return sum(values) / len(values) if values and len(values) == len(record["metrics"]) else None
+def find_inputs(record: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the items with the files that a record's item read."""
+    if record["kind"] == "train":
+        maps = record["recipe"]["maps"]
+        return [maps["key"]] if maps else []
+    if record["kind"] == "maps":
+        return [record["teacher"]]
+    return [record["model"], *record["measure"].get("sources", {}).values()]

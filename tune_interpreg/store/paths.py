@@ -7,10 +7,10 @@
 <store>/ledger/<arm>/<key>.json            one record per finished item
 <store>/ledger/<arm>/<key>-<number>.json   record of a later trial with the same parameters
 <store>/choices/<arm>.json                 the choice of the arm's search
-<store>/models/<key>/seed-<s>.safetensors
+<store>/models/<key>.safetensors           weights of a training
 <store>/targets/<key>.npy                  raw maps of all training images
 <store>/targets/<key>.preview.safetensors  a few validation images with labels, maps and simple gradients
-<store>/checkpoints/<key>/                 for items in progress: item.json, place.json and the last epoch
+<store>/checkpoints/<key>/                 for jobs in progress: job.json, place.json and the last epoch
 <store>/optuna.journal                     a view of the searches, for optuna-dashboard
 <store>/tensorboard/<arm>/<label>/
 <store>/report/
@@ -20,8 +20,7 @@
 
 from pathlib import Path
 
-from tune_interpreg.study.items import Item, Role
-from tune_interpreg.study.recipe import CheckedModel, Maps
+from tune_interpreg.study.items import Job
 
 
 class Layout:
@@ -44,8 +43,9 @@ class Layout:
     def choice_file(self, arm: str) -> Path:
         return self.path / "choices" / f"{arm}.json"
 
-    def model_file(self, key: str, seed: int) -> Path:
-        return self.path / "models" / key / f"seed-{seed}.safetensors"
+    def model_file(self, key: str) -> Path:
+        """Return the file of the weights of a training."""
+        return self.path / "models" / f"{key}.safetensors"
 
     def maps_file(self, key: str) -> Path:
         """Return the file of the raw maps of all training images, N·C·H·W."""
@@ -59,39 +59,29 @@ class Layout:
         """
         return self.path / "targets" / f"{key}.preview.safetensors"
 
-    def trial_log(self, item: Item) -> Path:
-        """Return the folder of an item's TensorBoard events."""
-        return self.tensorboard_dir / item.arm / item.label
+    def trial_log(self, job: Job) -> Path:
+        """Return the folder of a job's TensorBoard events."""
+        return self.tensorboard_dir / job.arm / job.label
 
     def checkpoint_dir(self, key: str) -> Path:
         return self.path / "checkpoints" / key
 
     def note_file(self, key: str) -> Path:
-        """Return the file that describes an item in progress."""
-        return self.checkpoint_dir(key) / "item.json"
+        """Return the file that describes a job in progress."""
+        return self.checkpoint_dir(key) / "job.json"
 
     def worker_file(self, key: str) -> Path:
-        """Return the file that names the worker of an item in progress."""
+        """Return the file that names the worker of a job in progress."""
         return self.checkpoint_dir(key) / "place.json"
 
     def record_files(self) -> list[Path]:
         return sorted((self.path / "ledger").glob("*/*.json"))
 
     def checkpoint_keys(self) -> set[str]:
-        """Return the keys of all items with a checkpoint folder, complete or not."""
+        """Return the keys of all jobs with a checkpoint folder, complete or not."""
         return {folder.name for folder in (self.path / "checkpoints").glob("*/")}
 
     def key_of(self, path: Path) -> str:
-        """Return the key of the item that a record file or a note belongs to."""
+        """Return the key of the item that a record file belongs to, or of the job of a note."""
         is_note = path == self.note_file(path.parent.name)
         return path.parent.name if is_note else path.stem.partition("-")[0]
-
-    def input_files(self, role: Role, source: Maps | CheckedModel | None) -> tuple[Path, ...]:
-        """Return the files of other items that an item reads: a teacher's model, maps, or the models to check."""
-        if source is None:
-            return ()
-        if isinstance(source, CheckedModel):
-            return tuple(self.model_file(key, source.seed) for key in source.models)
-        if role == "targets":
-            return (self.model_file(source.teacher, source.teacher_seed),)
-        return (self.maps_file(source.key), self.preview_file(source.key))

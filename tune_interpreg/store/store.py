@@ -22,20 +22,29 @@ from tune_interpreg.store import files
 from tune_interpreg.store.files import Damaged, Refused, StoreError
 from tune_interpreg.store.paths import Layout
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT
 
 Record = dict[str, Any]
 T = TypeVar("T")
 
-#: Keys of every record, of any version.
-FIELDS = ("format", "key", "arm", "role", "number", "seeds", "state", "metrics")
+#: Keys of every record.
+FIELDS = ("kind", "key", "arm", "seed", "state", "metrics", "images")
 
 
 def read_record_file(path: Path) -> Record:
-    """Return the record in a file. Raise ``Damaged`` if it differs from what was written, or is no record."""
+    """Return the record in a file.
+
+    Raises:
+        Damaged: it differs from what was written, or is no record.
+        StoreError: a version with another ``FORMAT`` wrote it.
+    """
     record = files.read_checked(path)
+    if record.get("format", FORMAT) != FORMAT:
+        theirs, store = record["format"], path.parents[2]
+        remedy = "name another folder with --store, or use the version that made it"
+        raise StoreError(f"{store}: its records have format {theirs}, this version reads and writes {FORMAT}; {remedy}")
     if missing := [name for name in FIELDS if name not in record]:
         raise Damaged(path, f"is no ledger record: it lacks {', '.join(missing)}")
     return record
@@ -122,10 +131,11 @@ class Store(Layout):
 
     # ------------------------------------------------------------------- study
     def check_setting(self, study: Study) -> None:
-        """Raise ``StoreError`` if the store holds results of another setting. Writes nothing.
+        """Raise ``StoreError`` if the store holds models of another setting or format. Writes nothing.
 
-        More arms, seeds or trials are the same study; another setting is another study.
+        More arms, seeds, trials or measures are the same study; another setting is another study.
         """
+        self.check_format()
         if not self.study_file.exists():
             if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
@@ -136,6 +146,13 @@ class Store(Layout):
             pairs = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
             remedy = "Name another folder with --store, or restore the setting"
             raise StoreError(f"{self.path}: was made by another study: {pairs}. {remedy}")
+
+    def check_format(self) -> None:
+        """Raise ``StoreError`` if a version with another ``FORMAT`` made the store; its first intact record tells."""
+        for path in self.record_files():
+            with suppress(Damaged):
+                read_record_file(path)
+                return
 
     def is_unused(self) -> bool:
         """Return whether the folder holds only what a driver leaves that was killed at its start."""
@@ -148,7 +165,13 @@ class Store(Layout):
         self.write_text(self.study_file, files.text_with_checksum(text))
 
     def load_study(self) -> Study:
-        """Return the study of the last run. Raise ``StoreError`` if there is none, ``Damaged`` if its file changed."""
+        """Return the study of the last run.
+
+        Raises:
+            StoreError: there is none, or a version with another ``FORMAT`` wrote it.
+            Damaged: its file changed.
+        """
+        self.check_format()
         if not self.study_file.exists():
             raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
         try:
@@ -161,39 +184,32 @@ class Store(Layout):
     def write_record(self, record: Record) -> None:
         self.write_checked(self.record_file(record["arm"], record["key"]), record)
 
-    def write_copy(self, item: Item, record: Record) -> Record:
-        """Write and return a copy of ``record`` for an item with the same key but another number or arm."""
-        copy = record | {"arm": item.arm, "number": item.number, "seconds": 0.0, "spent": {}}
-        exists = self.record_file(item.arm, item.key).exists()
-        self.write_checked(self.record_file(item.arm, f"{item.key}-{item.number}" if exists else item.key), copy)
+    def write_copy(self, record: Record, arm: str, number: int | None) -> Record:
+        """Write and return a copy of a training's ``record`` for another arm or number, which took no time."""
+        copy = record | {"arm": arm, "number": number, "seconds": 0.0, "spent": {}}
+        exists = self.record_file(arm, record["key"]).exists()
+        name = f"{record['key']}-{'repeat' if number is None else number}" if exists else record["key"]
+        self.write_checked(self.record_file(arm, name), copy)
         return copy
 
     def records(self) -> list[Record]:
-        """Return all intact records, sorted by arm, role, number and seeds."""
+        """Return all intact records, sorted by arm, kind, seed and key."""
         return self.read_ledger()[0]
 
     def read_ledger(self, read: Callable[[Path], Record] = read_record_file) -> tuple[list[Record], list[Damaged]]:
-        """Return all intact records, sorted as in ``records``, and the damaged files."""
-        records, damaged = _read_all(self.record_files(), read)
-        return sorted(records, key=itemgetter("arm", "role", "number", "seeds")), damaged
+        """Return all intact records, sorted as in ``records``, and the damaged files.
 
-    def read_record(self, item: Item) -> Record | None:
+        Raises ``StoreError`` if a version with another ``FORMAT`` made the store.
+        """
+        records, damaged = _read_all(self.record_files(), read)
+        return sorted(records, key=itemgetter("arm", "kind", "seed", "key")), damaged
+
+    def read_record(self, arm: str, item: Item) -> Record | None:
         """Return the record that the item's worker has written, or None if it is missing or damaged."""
         try:
-            return read_record_file(self.record_file(item.arm, item.key))
+            return read_record_file(self.record_file(arm, item.key))
         except Damaged:
             return None
-
-    def item_of(self, record: Record) -> Item | None:
-        """Return the item of a record, or None if code of another ``FORMAT`` made it."""
-        if record["format"] != FORMAT:
-            return None
-        try:
-            item = Item.model_validate({name: record[name] for name in Item.model_fields})
-        except (KeyError, ValidationError) as error:
-            path, remedy = self.record_file(record["arm"], record["key"]), "move it away, and `run` makes it again"
-            raise StoreError(f"{path}: is no ledger record ({error!r}); {remedy}") from None
-        return item if item.key == record["key"] else None
 
     def delete_failures(self) -> int:
         """Delete the records of failed items, so that they run again. Return their number."""
@@ -214,31 +230,31 @@ class Store(Layout):
         path = self.choice_file(arm)
         return files.read_checked(path) if path.exists() else None
 
-    # ------------------------------------------------------- items in progress
-    def note_start(self, item: Item) -> None:
-        """Write a note of the item before it starts, so that a later run can resume it."""
-        self.write_checked(self.note_file(item.key), item.model_dump(mode="json"))
+    # -------------------------------------------------------- jobs in progress
+    def note_start(self, job: Job) -> None:
+        """Write a note of the job before it starts, so that a later run can resume it."""
+        self.write_checked(self.note_file(job.key), job.model_dump(mode="json"))
 
-    def read_notes(self) -> tuple[list[Item], list[Damaged]]:
-        """Return the items that started and did not finish, by arm, number and seeds, and the damaged notes."""
-        items, damaged = _read_all(self.path.glob("checkpoints/*/item.json"), _read_note)
-        return sorted(items, key=attrgetter("arm", "number", "seeds")), damaged
+    def read_notes(self) -> tuple[list[Job], list[Damaged]]:
+        """Return the jobs that started and did not finish, by arm and parts, and the damaged notes."""
+        jobs, damaged = _read_all(self.path.glob("checkpoints/*/job.json"), _read_note)
+        return sorted(jobs, key=attrgetter("arm", "parts")), damaged
 
     def record_worker(self, key: str) -> None:
-        """Record that this process works on the item ``key``, for ``status``.
+        """Record that this process works on the job ``key``, for ``status``.
 
-        Informational only: no checksum, no fsync. A missing folder stays missing: another run has finished the item.
+        Informational only: no checksum, no fsync. A missing folder stays missing: another run has finished the job.
         """
         worker = {"host": socket.gethostname(), "pid": os.getpid(), "driver": self.driver}
         with suppress(OSError):
             self.worker_file(key).write_text(json.dumps(worker), encoding="utf-8")
 
     def read_worker(self, key: str) -> dict[str, Any]:
-        """Return host, pid and driver of the item's worker; empty before it starts, or if the file cannot be read."""
+        """Return host, pid and driver of the job's worker; empty before it starts, or if the file cannot be read."""
         return _read_object(self.worker_file(key))
 
     def drop_checkpoint(self, key: str) -> None:
-        """Delete everything that is needed only while an item is in progress."""
+        """Delete everything that is needed only while a job is in progress."""
         shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
 
 
@@ -254,11 +270,11 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T]
     return contents, damaged
 
 
-def _read_note(path: Path) -> Item:
+def _read_note(path: Path) -> Job:
     try:
-        return Item.model_validate(files.read_checked(path))
+        return Job.model_validate(files.read_checked(path))
     except ValidationError as error:
-        raise Damaged(path, f"names no item of this version: {_one_line(error)}") from None
+        raise Damaged(path, f"names no job of this version: {_one_line(error)}") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:

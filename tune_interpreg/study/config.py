@@ -266,7 +266,7 @@ class Study(Frozen):
         return [name for name in order if name in self.arms]
 
     def setting(self) -> dict[str, Any]:
-        """Return what all trials share. A store holds results of one setting only."""
-        shared = self.model_dump(mode="json", exclude={"name", "checks", "resources", "seeds", "arms"})
+        """Return what all trainings share. A store holds models of one setting only."""
+        shared = self.model_dump(mode="json", include={"data", "model", "training", "attack"})
         shared["data"].pop("root")
         return shared

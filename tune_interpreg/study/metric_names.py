@@ -24,3 +24,18 @@ GRAD_NORM_OTHER = "grad_norm/other"
 
 #: Metrics that a search may maximize. All are read on the validation split; a search never sees test data.
 Selectable = Literal["val/accuracy", "val/adv_accuracy"]
+
+
+def accuracy(split: str) -> str:
+    """Return the name of the accuracy on a split."""
+    return TEST_ACCURACY if split == "test" else VAL_ACCURACY
+
+
+def adversarial_accuracy(attack: str, split: str) -> str:
+    """Return the name of the accuracy under ``strict``, ``compat`` or ``autoattack`` on a split.
+
+    On the validation split, strict needs no suffix: searches have always maximized val/adv_accuracy.
+    """
+    if split == "validation" and attack == "strict":
+        return VAL_ADV_ACCURACY
+    return f"{'test' if split == 'test' else 'val'}/adv_accuracy_{attack}"

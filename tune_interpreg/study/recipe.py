@@ -1,4 +1,4 @@
-"""Recipes: everything that determines a result, and their keys. Equal keys mean equal results: a rerun is a lookup."""
+"""Recipes: everything that determines a trained model. Equal keys mean equal results: a rerun is a lookup."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import Field
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Attack, Data, Evaluation, MapSettings, Model, Permutation, Study, Training
+from tune_interpreg.study.config import Attack, Data, Model, Permutation, Study, Training
 from tune_interpreg.study.fields import Frozen, Scalar
 
-#: Increased whenever the code changes the result of a recipe. Old results stay in the store, and new ones are made.
-FORMAT = 3
+#: Increased whenever the code changes results or the layout of a store. A store of another format is refused.
+FORMAT = 4
 
 
 def digest(content: Any) -> str:
@@ -22,38 +22,15 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Maps(MapSettings):
-    """The SmoothGrad maps of one trained model."""
+class TargetMaps(Frozen):
+    """The maps that a training reads, and how it reads them."""
 
-    teacher: str = Field(description="Key of the item that trained the model.")
-    teacher_seed: int
+    key: str = Field(description="Key of the item that makes the raw maps.")
     permute: Permutation | None = None
-
-    @property
-    def key(self) -> str:
-        """Key of the raw maps. The permutation is not part of it: readers permute."""
-        return digest(self.model_dump(exclude={"permute"}, exclude_defaults=True))
-
-
-class CheckedModel(Frozen):
-    """The trained model that checks examine, and their settings."""
-
-    model: str = Field(description="Key of the item that trained the model.")
-    seed: int
-    sources: dict[str, str] = Field(
-        default_factory=dict, description="Arm → key of the item that trained another model with the same seed."
-    )
-    images: int = Field(description="As in ``config.Checks``.")
-    autoattack: int | None = Field(None, description="As in ``config.Checks``.")
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Keys of all models that the checks need."""
-        return (self.model, *self.sources.values())
 
 
 class Recipe(Frozen):
-    """Everything that determines a trained model and its metrics, except the seeds."""
+    """Everything that determines a trained model, except the seed."""
 
     method: str
     params: dict[str, Scalar] = Field(default_factory=dict)
@@ -61,17 +38,14 @@ class Recipe(Frozen):
     data_fingerprint: str = ""
     model: Model = Model()
     training: Training = Training()
-    attack: Attack = Attack()
-    evaluation: Evaluation = Evaluation()
-    evaluation_attack: Attack = Attack()
-    maps: Maps | None = None
-    checked: CheckedModel | None = None
+    attack: Attack = Field(Attack(), description="The attack of adversarial training.")
+    maps: TargetMaps | None = None
     plugins: dict[str, str] = Field(default_factory=dict, description="Version of each other package with code in use.")
 
     @classmethod
     def from_study(cls, study: Study, *, method: str, **fields: Any) -> Recipe:
-        """Return the recipe of a trial: the setting of ``study``, the trial's ``method`` and other ``fields``."""
-        shared = ("data", "model", "training", "attack", "evaluation", "evaluation_attack")
+        """Return the recipe of a training: the setting of ``study``, its ``method`` and other ``fields``."""
+        shared = ("data", "model", "training", "attack")
         methods = [("methods", part.strip()) for part in method.split("+")]
         plugins = registry.plugin_versions(("datasets", study.data.name), ("models", study.model.name), *methods)
         return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=plugins, **fields)

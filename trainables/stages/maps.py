@@ -1,4 +1,4 @@
-"""The stage that makes target maps: SmoothGrad of a trained teacher for every training image (Section 3.1)."""
+"""Make target maps: SmoothGrad of a trained teacher for every training image (Section 3.1)."""
 
 import time
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from trainables.base.job_trainable import result_of
 from trainables.base.trainable import PREVIEW
 from trainables.stages.partial_maps import BLOCK, PartialMaps
 from trainables.stages.stage import StageTrainable
@@ -14,10 +15,11 @@ from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store import ledger
+from tune_interpreg.study.items import Maps
 from tune_interpreg.training.trainer import Diverged
 
 
-class TargetsTrainable(StageTrainable):
+class MapsTrainable(StageTrainable):
     """I(x) = (1/N) Σ |J_c(x + e_i)| (Eq. 4), one block of images per step. The maps are raw: batches apply φ.
 
     They are computed in float32 and stored in float16 if ``saliency.fits_float16`` allows it. The record's
@@ -26,9 +28,9 @@ class TargetsTrainable(StageTrainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         super().setup(config)
-        assert self.recipe.maps is not None
-        self.maps = self.recipe.maps
-        self.teacher = self.load_model(self.maps.teacher, self.maps.teacher_seed)
+        (self.item,) = (item for item in self.job.work if isinstance(item, Maps))
+        (self.teacher_seed,) = self.job.seeds
+        self.teacher = self.load_model(self.item.teacher)
         self.partial = PartialMaps(self.store, self.folder, self.data.train.x_NCHW.shape)
         self.warning = self.partial.warning
 
@@ -60,8 +62,8 @@ class TargetsTrainable(StageTrainable):
             self.teacher,
             to_pixels(images.x_NCHW),
             images.y_N,
-            settings=self.maps,
-            generator=seeding.generator(self.maps.teacher_seed, purpose, self.assignment.device),
+            settings=self.item.settings,
+            generator=seeding.generator(self.teacher_seed, purpose, self.assignment.device),
             chunk=1,
         )
         return maps_BCHW.cpu().numpy()
@@ -71,24 +73,24 @@ class TargetsTrainable(StageTrainable):
         infinite_B = ~np.isfinite(maps_BCHW).all(axis=(1, 2, 3))
         if infinite_B.any():
             image = f"{split} image {first + int(infinite_B.argmax())}"
-            teacher = f"the teacher {self.item.arm}, seed {self.maps.teacher_seed}"
+            teacher = f"the teacher {self.job.arm}, seed {self.teacher_seed}"
             raise Diverged(f"{teacher}: the map of {image} is not finite")
 
     def _finish(self) -> dict[str, Any]:
-        maps_file, preview_file = self.store.maps_file(self.maps.key), self.store.preview_file(self.maps.key)
+        maps_file, preview_file = self.store.maps_file(self.item.key), self.store.preview_file(self.item.key)
         with self.store.replace_atomically(preview_file) as temporary:
             save_file(self._make_preview(), temporary)
         dtype = "float16" if saliency.fits_float16(torch.from_numpy(self.partial.raw_NCHW)) else "float32"
         with self.store.replace_atomically(maps_file) as temporary:
             self.partial.copy(temporary, dtype)
-        counts, files = {"train": len(self.data.train)}, self.store.checksums(maps_file, preview_file)
-        return self._finish_stage("done", extra={"maps_dtype": dtype}, counts=counts, files=files) | {"maps": 1.0}
+        images, files = {"train": len(self.data.train)}, self.store.checksums(maps_file, preview_file)
+        return self._finish_stage("done", extra={"maps_dtype": dtype}, images=images, files=files) | {"maps": 1.0}
 
     def _finish_stage(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
         seconds = self.partial.seconds
-        result = self._finish_item(state, epochs=self.block, seconds=seconds, spent={"maps": seconds}, **fields)
+        record = self._record(self.item, state, epochs=self.block, seconds=seconds, spent={"maps": seconds}, **fields)
         self.partial.file.unlink()  # last, so that a retry of this step still finds it
-        return result
+        return result_of([record], done=True)
 
     def _make_preview(self) -> dict[str, torch.Tensor]:
         """Return a few validation images and the teacher's maps of them, for TensorBoard and figures."""

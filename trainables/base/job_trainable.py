@@ -1,8 +1,8 @@
-"""The base of all Trainables that run an item: methods, and the stages around them."""
+"""The base of all Trainables that run items of a job: training methods, maps and judgments."""
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +12,15 @@ from ray import tune
 from trainables.base.assignment import Assignment
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.store import Record
+from tune_interpreg.study.items import Item
 from tune_interpreg.training.device import keep_freed_memory, use_exact_float32
 
 
-class ItemTrainable(tune.Trainable):
-    """Prepare the process for an item, and write the item's record.
+class JobTrainable(tune.Trainable):
+    """Prepare the process for a job, and write the records of its items.
 
-    Within a study the configuration is ``{item, store, driver, device}``. ``warning`` is a message for the user, which
+    Within a study the configuration is ``{job, store, driver, device}``. ``warning`` is a message for the user, which
     the study's worker sends with the next result.
     """
 
@@ -27,8 +29,8 @@ class ItemTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         keep_freed_memory()
         use_exact_float32()
-        self.assignment = Assignment.from_study(config) if "item" in config else self._read_plain_config(config)
-        self.item, self.recipe = self.assignment.item, self.assignment.item.recipe
+        self.assignment = Assignment.from_study(config) if "job" in config else self._read_plain_config(config)
+        self.job, self.recipe = self.assignment.job, self.assignment.job.recipe
         self.data = self.assignment.load_data()
         self.warning = None
 
@@ -37,7 +39,7 @@ class ItemTrainable(tune.Trainable):
         return True
 
     def _read_plain_config(self, config: dict[str, Any]) -> Assignment:
-        raise ValueError(f"{type(self).__name__} runs within a study only, with the keys item, store and device")
+        raise ValueError(f"{type(self).__name__} runs within a study only, with the keys job, store and device")
 
     @contextmanager
     def _set_damage_aside(self, consequence: str) -> Iterator[None]:
@@ -48,14 +50,19 @@ class ItemTrainable(tune.Trainable):
         except Damaged as error:
             self.warning = f"{self.assignment.store.set_aside(error)}; {consequence}"
 
-    def _finish_item(
-        self, state: ledger.RecordState, *, extra: Mapping[str, Any] | None = None, **fields: Any
-    ) -> dict[str, Any]:
-        """Write the item's record, of fields for ``ledger.make_record`` and extra keys; return the last result."""
+    def _record(
+        self, item: Item, state: ledger.RecordState, *, extra: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Record:
+        """Write and return an item's record, of fields for ``ledger.make_record`` and extra keys."""
         device = self.assignment.device
         name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-        record = ledger.make_record(self.item, state, device=name, host=socket.gethostname(), **fields)
+        record = ledger.make_record(self.job, item, state, device=name, host=socket.gethostname(), **fields)
         record |= extra or {}
         if self.assignment.store:
             self.assignment.store.write_record(record)
-        return {"epoch": record["epochs"], "record": json.dumps(record), "done": True}
+        return record
+
+
+def result_of(records: Sequence[Record], *, done: bool) -> dict[str, Any]:
+    """Return the result of a step that finished items; ``done``: it was the last step."""
+    return {"epoch": max(record["epochs"] for record in records), "records": json.dumps(records), "done": done}

@@ -1,0 +1,96 @@
+"""The judgments of trained models, one per step; the honesty checks take a step for each check."""
+
+import time
+from functools import cached_property, lru_cache
+from typing import Any
+
+from trainables.base.job_trainable import result_of
+from trainables.stages.stage import StageTrainable
+from tune_interpreg.display.trial_log import TrialLog
+from tune_interpreg.evaluation.honesty import CHECKS
+from tune_interpreg.evaluation.judging import judge
+from tune_interpreg.evaluation.subject import Subject
+from tune_interpreg.store.files import read_checked
+from tune_interpreg.study.items import Judge
+from tune_interpreg.study.measures import ChecksMeasure
+
+
+class JudgeTrainable(StageTrainable):
+    """Take the judgments of a job in order. The record of the honesty checks holds their results as ``checks``."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        super().setup(config)
+        self.open = [item for item in self.job.work if isinstance(item, Judge)]
+        # The judgments of one model follow each other.
+        self.model_of = lru_cache(maxsize=1)(self.load_model)
+        self.checks: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._progress_file = self.folder / "progress.json"
+        self._resume()
+
+    def step(self) -> dict[str, Any]:
+        """Take the next judgment, or the next of its checks."""
+        item = self.open[0]
+        if isinstance(item.measure, ChecksMeasure):
+            return self._check(item)
+        started = time.perf_counter()
+        settings: dict[str, Any] = {"seed": self.job.model_of(item).seed, "batch_size": self.job.batch_size}
+        model = self.model_of(item.model)
+        metrics, images = judge(model, self.data, self.recipe.data, item.measure, item.split, **settings)
+        self._log.scalars(self.recipe.training.epochs, metrics)
+        seconds = time.perf_counter() - started
+        spent = {"evaluate": seconds}
+        return self._finish(item, metrics=metrics, images={item.split: images}, seconds=seconds, spent=spent)
+
+    @cached_property
+    def _log(self) -> TrialLog:
+        return TrialLog(self.store.trial_log(self.job), self.recipe.training.epochs)
+
+    def _finish(self, item: Judge, **fields: Any) -> dict[str, Any]:
+        """Write the judgment's record; return the step's result."""
+        record = self._record(item, "done", **fields)
+        self.open.pop(0)
+        return {**record["metrics"], **result_of([record], done=not self.open)}
+
+    def _check(self, item: Judge) -> dict[str, Any]:
+        """Run one of ``honesty.CHECKS``. A later run resumes after the last one."""
+        subject, started = self._checked, time.perf_counter()
+        if len(self.checks) < len(CHECKS):  # not so if the worker died between its last check and its record
+            self.checks.append(CHECKS[len(self.checks)](subject).as_record())
+            self.seconds += time.perf_counter() - started
+            progress = {"checks": self.checks, "seconds": self.seconds, "of": len(CHECKS)}
+            self.store.write_checked(self._progress_file, progress)
+        if len(self.checks) < len(CHECKS):
+            return {"epoch": len(self.checks), "of": len(CHECKS)}
+        return self._finish(
+            item,
+            images={item.split: subject.n},
+            epochs=len(self.checks),
+            seconds=self.seconds,
+            spent={"checks": self.seconds},
+            extra={"checks": self.checks},
+        )
+
+    @cached_property
+    def _checked(self) -> Subject:
+        """The model of the job's checks, with what they need. A job checks one model at most."""
+        (item,) = (item for item in self.open if isinstance(item.measure, ChecksMeasure))
+        measure = item.measure
+        assert isinstance(measure, ChecksMeasure)
+        return Subject(
+            self.load_model(item.model),
+            self.data.validation.subset(measure.images, "checks"),
+            measure.attack,
+            seed=self.job.model_of(item).seed,
+            batch_size=measure.batch_size,
+            restarts=measure.restarts,
+            sources={arm: self.load_model(source) for arm, source in measure.sources.items()},
+            ensemble=measure.autoattack,
+        )
+
+    def _resume(self) -> None:
+        """Load the checks that an interrupted worker left; set them aside if they are damaged."""
+        if self._progress_file.exists():
+            with self._set_damage_aside("its checks start again"):
+                progress = read_checked(self._progress_file)
+                self.checks, self.seconds = progress["checks"], progress["seconds"]
