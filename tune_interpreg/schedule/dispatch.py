@@ -178,7 +178,9 @@ class Dispatcher:
         """Settle a trial that is stopped after the epoch of this report. ``times``: ``seconds`` and ``spent``."""
         metrics = {name: value for name, value in report.items() if "/" in name}
         (model,) = job.models
-        self._write(job, ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times))
+        self._write(
+            job, ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times)
+        )
         self.end(job)
 
     def recover(self, job: Job) -> bool:

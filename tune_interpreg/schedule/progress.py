@@ -12,7 +12,8 @@ from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Job, Judge, Maps, StageName, Train, judgments
+from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
+from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
 from tune_interpreg.study.recipe import Recipe
 
@@ -61,24 +62,27 @@ class Progress(Current):
         for name, arm in self.study.arms.items():
             repeats = self.state.repeats[name]
             judged = [seed for seed in repeats.done if self.state.judgments[name].is_open(seed)]
-            keys |= {key for seed in judged for other in self._judges_of(name) if (key := self.model_key(other, seed))}
+            keys |= {
+                key for seed in judged for other in self._models_with(name, seed) if (key := self.model_key(*other))
+            }
             trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
             keys |= {training["key"] for training in trainings if training is not None}
             for maps_key, stage in self.state.maps.items():
                 if maps_key[0] == name:
                     open_seeds = [seed for seed in graph.maps_seeds(self.study, maps_key) if stage.is_open(seed)]
                     keys |= {key for seed in open_seeds if (key := self.model_key(name, seed))}
-            is_open = not (
-                set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name)
-            )
+            is_open = not (set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name))
             if is_open and arm.targets:
                 maps = (self.maps_for(arm, seed) for seed in self.study.seeds)
                 keys |= {item.key for item in maps if item}
         return keys
 
-    def _judges_of(self, name: str) -> list[str]:
-        """Return the arms with models that the judgments of an arm's model read."""
-        return [name, *(graph.attack_sources(self.study) if self.study.checks else ())]
+    def _models_with(self, name: str, seed: int) -> list[tuple[str, int]]:
+        """Return arm and seed of the models that the judgments of an arm's model read, its own first."""
+        evaluation = self.study.evaluation
+        sources = [(source, seed) for source in graph.attack_sources(self.study)] if evaluation.checks else []
+        maps = graph.map_models(self.study).values() if evaluation.interpretability else ()
+        return [(name, seed), *sources, *maps]
 
     # --------------------------------------------------------------------- jobs
     def can_start(self, task: Task) -> bool:
@@ -99,29 +103,46 @@ class Progress(Current):
 
     def job_to_train(self, task: Task, models: Iterable[Train]) -> Job:
         """Return the job that trains models, and judges them as its stage needs at once."""
-        work = [judgment for model in models for judgment in judgments(model.key, self._questions(task))]
-        return self._job(task.arm, task.stage, models, work, trains=True, number=_number(task))
+        questions = self._questions(task)
+        work = [judgment for model in models for judgment in judgments(model.key, questions)]
+        return self._job(task, models, work, questions, trains=True)
 
     def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
         """Return the job that makes maps of models in the store, or their missing judgments; None if none is missing."""
         work: list[Maps | Judge] = []
+        questions: list[Question] = []
         for model in models:
             if task.maps:
                 work.append(Maps(teacher=model.key, settings=task.maps))
                 continue
-            work += self.missing_judgments(model.key, self._questions(task))
-            checks = self.checks_item(task.arm, model.seed) if task.stage == "judgments" else None
-            work += [checks] if checks and checks.key not in self._others else []
-        if not work:
-            return None
-        return self._job(task.arm, task.stage, models, work, trains=False, number=_number(task))
+            dependent = self.dependent_questions(task.arm, model.seed) if task.stage == "judgments" else None
+            questions = [*self._questions(task), *(dependent or [])]
+            work += self.missing_judgments(model.key, questions)
+        return self._job(task, models, work, questions, trains=False) if work else None
 
-    def _job(self, arm: str, stage: StageName, models: Iterable[Train], work: Iterable[Maps | Judge], **fields: Any) -> Job:
-        search = self.study.arms[arm].search if stage == "search" else None
-        fields |= {"observation": measures.observe(self.study, search), "batch_size": self.study.evaluation.batch_size}
-        return Job(arm=arm, stage=stage, models=tuple(models), work=tuple(work), **fields)
+    def _job(
+        self, task: Task, models: Iterable[Train], work: Iterable[Maps | Judge], asked: list[Question], *, trains: bool
+    ) -> Job:
+        models, search = tuple(models), self.study.arms[task.arm].search
+        names = {
+            judgment.key: question.name
+            for model in models
+            for judgment, question in zip(judgments(model.key, asked), asked, strict=True)
+            if question.name
+        }
+        return Job(
+            arm=task.arm,
+            stage=task.stage,
+            number=_number(task),
+            models=models,
+            trains=trains,
+            work=tuple(work),
+            names=names,
+            observation=measures.observe(self.study, search if task.stage == "search" else None),
+            batch_size=self.study.evaluation.batch_size,
+        )
 
-    def _questions(self, task: Task) -> list[measures.Question]:
+    def _questions(self, task: Task) -> list[Question]:
         search = self.study.arms[task.arm].search
         if task.stage == "search" and search:
             return measures.list_trial_questions(self.study, search)
@@ -186,7 +207,9 @@ class Progress(Current):
         """Return the open trials of an arm that were started: by their note, or because their model is there."""
         noted = {job.number for job in self.notes if (job.arm, job.stage) == (name, "search") and self.is_wanted(job)}
         trained = {number for number in self._open_trials[name] if self.training_of_trial(name, number)}
-        return {number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)}
+        return {
+            number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)
+        }
 
     def is_wanted(self, job: Job) -> bool:
         """Return whether the study as it is now would train exactly what a search's job trains."""
@@ -199,7 +222,9 @@ class Progress(Current):
             return False
         if arm.targets and self.maps_for(arm, self.study.seeds[0]) is None:
             return False
-        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [model.key for model in job.models]
+        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [
+            model.key for model in job.models
+        ]
 
 
 def _number(task: Task) -> int | None:

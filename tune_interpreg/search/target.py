@@ -80,7 +80,9 @@ def check_loss(study: Study, record: Record) -> None:
             continue
         readers = (name, search.match_loss_of, search.anchor)
         if record["arm"] in readers and search.matched_metric not in record["metrics"]:
-            rule = f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
+            rule = (
+                f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
+            )
             raise MissingLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
 
 

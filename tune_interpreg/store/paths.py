@@ -51,6 +51,10 @@ class Layout:
         """Return the file of the raw maps of all training images, N·C·H·W."""
         return self.path / "targets" / f"{key}.npy"
 
+    def compared_maps_file(self, key: str) -> Path:
+        """Return the file of maps of judged images that judgments compare with. It can be made again at any time."""
+        return self.path / "targets" / "judged" / f"{key}.safetensors"
+
     def preview_file(self, key: str) -> Path:
         """Return the file of a few validation images for TensorBoard and figures, with the teacher's maps of them.
 

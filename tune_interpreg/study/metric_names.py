@@ -26,6 +26,15 @@ GRAD_NORM_OTHER = "grad_norm/other"
 Selectable = Literal["val/accuracy", "val/adv_accuracy"]
 
 
+#: First part of a metric's name, by split.
+PREFIXES = {"train": "train", "validation": "val", "test": "test"}
+
+
+def suffixed(metric: str, name: str) -> str:
+    """Return the name of a metric under an entry of ``evaluation.attacks``: test/adv_accuracy_strict/linf_0.1."""
+    return f"{metric}/{name}" if name else metric
+
+
 def accuracy(split: str) -> str:
     """Return the name of the accuracy on a split."""
     return TEST_ACCURACY if split == "test" else VAL_ACCURACY
@@ -38,4 +47,4 @@ def adversarial_accuracy(attack: str, split: str) -> str:
     """
     if split == "validation" and attack == "strict":
         return VAL_ADV_ACCURACY
-    return f"{'test' if split == 'test' else 'val'}/adv_accuracy_{attack}"
+    return f"{PREFIXES[split]}/adv_accuracy_{attack}"
