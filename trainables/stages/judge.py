@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainables.base import checkpoint
 from trainables.base.job_trainable import result_of
+from trainables.stages.partial_maps import BLOCK
 from trainables.stages.stage import StageTrainable
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, to_pixels
@@ -63,7 +64,7 @@ class JudgeTrainable(StageTrainable):
         return {**record["metrics"], **result_of([record], done=not self.open)}
 
     def _make_maps(self, measure: InterpretabilityMeasure, images: Split) -> dict[str, Tensor]:
-        """Return label → raw SmoothGrad maps_NCHW of the images by another model. The first job that needs them stores them."""
+        """Return label → raw SmoothGrad maps_NCHW of the images by other models. The first job stores them."""
         return {label: self._maps_of(key, measure, images) for label, key in measure.maps.items()}
 
     def _maps_of(self, model: str, measure: InterpretabilityMeasure, images: Split) -> Tensor:
@@ -72,14 +73,20 @@ class JudgeTrainable(StageTrainable):
         if path.exists():
             with self._set_damage_aside("its maps are made again"):
                 return checkpoint.load(path, self.assignment.device)[0]["maps_NCHW"]
-        teacher, draws = self.load_model(model), seeding.generator(0, "compared-maps", self.assignment.device)
-        size, settings_of = self.job.batch_size, {"settings": measure.settings, "generator": draws, "chunk": 1}
-        maps_NCHW = torch.cat(
-            [
-                saliency.smoothgrad(teacher, to_pixels(x_BCHW), y_B, **settings_of)
-                for x_BCHW, y_B in zip(images.x_NCHW.split(size), images.y_N.split(size), strict=True)
-            ]
-        )
+        teacher = self.load_model(model)
+        blocks = [images.at(slice(first, first + BLOCK)) for first in range(0, len(images), BLOCK)]
+        maps = [
+            saliency.smoothgrad(
+                teacher,
+                to_pixels(block.x_NCHW),
+                block.y_N,
+                settings=measure.settings,
+                generator=seeding.generator(0, f"compared-maps/{number}", self.assignment.device),
+                chunk=1,
+            )
+            for number, block in enumerate(blocks)
+        ]
+        maps_NCHW = torch.cat(maps)
         with self.store.replace_atomically(path) as temporary:
             checkpoint.save(temporary, {"maps_NCHW": maps_NCHW}, {})
         return maps_NCHW

@@ -62,9 +62,8 @@ class Progress(Current):
         for name, arm in self.study.arms.items():
             repeats = self.state.repeats[name]
             judged = [seed for seed in repeats.done if self.state.judgments[name].is_open(seed)]
-            keys |= {
-                key for seed in judged for other in self._models_with(name, seed) if (key := self.model_key(*other))
-            }
+            models = {other for seed in judged for other in self._models_with(name, seed)}
+            keys |= {key for other in models if (key := self.model_key(*other))}
             trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
             keys |= {training["key"] for training in trainings if training is not None}
             for maps_key, stage in self.state.maps.items():

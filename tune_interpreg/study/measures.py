@@ -99,7 +99,7 @@ Measure = Annotated[
 
 
 class Question(NamedTuple):
-    """A measure and the split that it is taken on. ``name``: of an entry of ``evaluation.attacks``, a metric's suffix."""
+    """A measure and the split that it is taken on. ``name``: of its entry in ``evaluation.attacks``, if any."""
 
     measure: Measure
     split: SplitName

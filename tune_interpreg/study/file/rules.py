@@ -5,7 +5,7 @@ They read the file's own mappings, so that a mistake elsewhere in an arm hides n
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from typing import Any, get_args, get_origin
@@ -31,10 +31,9 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 def find_problems(raw: Section) -> list[Finding]:
     """Return all problems of names, parameters and edges in ``raw``, the content of a study file."""
     findings = [*_check_builder("datasets", raw, "data", Data), *_check_builder("models", raw, "model", Model)]
-    for section in ("evaluation", "checks"):
-        if _section(raw, section).get("autoattack") is not None and find_spec("pyautoattack") is None:
-            remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
-            findings.append(((section, "autoattack"), f"needs the package pyautoattack; {remedy}"))
+    if find_spec("pyautoattack") is None:
+        remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
+        findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
     arms = _section(raw, "arms")
     for name, arm in arms.items():
         if not _ARM_NAME.fullmatch(name):
@@ -62,6 +61,17 @@ def section_class(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(section_class, get_args(annotation))), None)
+
+
+def _places_of_autoattack(raw: Section) -> Iterator[Place]:
+    """Yield the places that ask for AutoAttack."""
+    attacks = _section(raw, "evaluation").get("attacks")
+    for number, entry in enumerate(attacks if isinstance(attacks, Sequence) else ()):
+        if isinstance(entry, Mapping) and entry.get("autoattack") is not None:
+            yield "evaluation", "attacks", number, "autoattack"
+    for place in (("checks",), ("evaluation", "checks")):
+        if _section(raw, *place).get("autoattack") is not None:
+            yield *place, "autoattack"
 
 
 def _section(raw: Section, *keys: str) -> Section:
