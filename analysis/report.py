@@ -103,8 +103,7 @@ def _status(results: Results) -> tuple[str, ...]:
     counts += [f"{count} {state}" for state, count in states.items()]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
     damaged = [f"Left out: {line}." for lines in results.damaged.values() for line in lines]
-    foreign = [f"Left out: {arm}: {count}." for arm, count in rows.describe_foreign(results.current).items()]
-    return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.list_troubles(results.current))
+    return (", ".join(counts) + ".", *empty, *damaged, *rows.list_troubles(results.current))
 
 
 def _short_accuracies(results: Results) -> Table:

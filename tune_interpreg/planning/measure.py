@@ -36,12 +36,13 @@ from tune_interpreg.evaluation.honesty import CHECKS
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.gradients.saliency import smoothgrad
-from tune_interpreg.planning.costs import Seconds, probe_item, training_item
-from tune_interpreg.schedule.graph import Task, attack_sources
+from tune_interpreg.planning.costs import Piece, Seconds, probe_job
+from tune_interpreg.schedule.graph import attack_sources
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, MapSettings, Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
+from tune_interpreg.study.measures import ChecksMeasure
 from tune_interpreg.training.device import read_peak_memory
 
 #: Repeat a measurement for SECONDS and at least twice, but only once if it takes longer than LONG seconds.
@@ -84,8 +85,8 @@ class Measurement:
     load: float = 0.0
 
 
-def measure(study: Study, tasks: Sequence[Task], *, workers: int) -> Measurement:
-    """Measure the work of tasks in ``workers`` processes at once, and return the means over these.
+def measure(study: Study, pieces: Sequence[Piece], *, workers: int) -> Measurement:
+    """Measure pieces of work in ``workers`` processes at once, and return the means over these.
 
     Raises ``MeasurementError`` if some work fails.
     """
@@ -94,7 +95,7 @@ def measure(study: Study, tasks: Sequence[Task], *, workers: int) -> Measurement
     silent = (signal.SIGINT, signal.SIG_DFL)  # an interrupted process prints no traceback
     with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, silent) as pool:
         try:
-            futures = [pool.submit(measure_here, study, tasks, threads) for _ in range(workers)]
+            futures = [pool.submit(measure_here, study, pieces, threads) for _ in range(workers)]
             reports = [future.result() for future in futures]
         except BrokenProcessPool:
             raise MeasurementError("a process of the measurement was killed; free memory, or lower --workers") from None
@@ -124,15 +125,15 @@ def load_of_others(before: float, after: float, seconds: float, threads: int) ->
     return max(0.0, (after - decay * before) / (1 - decay) - threads)
 
 
-def measure_here(study: Study, tasks: Sequence[Task], threads: int) -> Measurement:
-    """Measure the work of tasks in this process."""
+def measure_here(study: Study, pieces: Sequence[Piece], threads: int) -> Measurement:
+    """Measure pieces of work in this process."""
     torch.set_num_threads(threads)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     seconds: Seconds = {}
     gpu_memory = 0
     with TemporaryDirectory() as folder:
         bench = Bench(study, Store(folder))
-        for name, work in _list_work(bench, tasks).items():
+        for name, work in _list_work(bench, pieces).items():
             try:
                 seconds |= work()
             except Exception as error:
@@ -146,21 +147,21 @@ def measure_here(study: Study, tasks: Sequence[Task], threads: int) -> Measureme
     return Measurement(seconds, bench.start, int(peak[1]) * 1024 if peak else 0, gpu_memory)
 
 
-def _list_work(bench: Bench, tasks: Sequence[Task]) -> dict[str, Callable[[], Seconds]]:
-    """Return the different kinds of work of tasks by name. Arms with the same method and options share one."""
-    items: dict[str, Item] = {}
+def _list_work(bench: Bench, pieces: Sequence[Piece]) -> dict[str, Callable[[], Seconds]]:
+    """Return the different kinds of work by name. Arms with the same method and options share one."""
+    jobs: dict[str, Job] = {}
     work: dict[str, Callable[[], Seconds]] = {}
-    for task in tasks:
-        if task.role in ("search", "repeat"):
-            item = training_item(bench.study, task)
-            items.setdefault(item.key, item)
-            work["the judging of models"] = bench.measure_judging
-        elif task.maps:
-            work["a set of maps"] = partial(bench.measure_maps, task.maps)
-        else:
+    for piece in pieces:
+        if isinstance(piece.content, Job):
+            jobs.setdefault(piece.content.key, piece.content)
+        elif isinstance(piece.content, MapSettings):
+            work["a set of maps"] = partial(bench.measure_maps, piece.content)
+        elif isinstance(piece.content[0], ChecksMeasure):
             work["the checks"] = bench.measure_checks
-    for item in items.values():
-        work[f"the training of {item.arm} (seeds at once: {len(item.seeds)})"] = partial(bench.measure_training, item)
+    if len(work) < len({piece.name for piece in pieces}):  # trainings observe, and all other pieces judge
+        work["the judging of models"] = bench.measure_judging
+    for job in jobs.values():
+        work[f"the training of {job.arm} (seeds at once: {len(job.seeds)})"] = partial(bench.measure_training, job)
     return work
 
 
@@ -178,36 +179,39 @@ class Bench:
 
     def _train_probe(self) -> nn.Module:
         """Train until the model knows a few batches: how long an attack takes depends on how many images it breaks."""
-        training = self._start(probe_item(self.study), BATCHES)
+        training = self._start(probe_job(self.study), BATCHES)
         model: nn.Module = training.trainer.replicas[0].model
         until = time.perf_counter() + PATIENCE
         while time.perf_counter() < until and measure_accuracy(model, training.data.train, MAPS) < 0.95:
             training.step()
         return model
 
-    def measure_training(self, item: Item) -> Seconds:
-        training = self._start(item, 1)
+    def measure_training(self, job: Job) -> Seconds:
+        training = self._start(job, 1)
         first = self._time(training.step)  # a GPU captures its steps here
         step = single = self._shortest(training.step)
         steps = min(round(TRAINING / single), len(self.train) // self.study.training.batch_size)
         if steps > 1:
-            step = (self._shortest(self._start(item, steps).step) - single) / (steps - 1)
+            step = (self._shortest(self._start(job, steps).step) - single) / (steps - 1)
         seconds = {"setup": first - single, "epoch": single - step, "step": step}
-        return {f"{item.key}/{unit}": max(0.0, value) for unit, value in seconds.items()}
+        return {f"{job.key}/{unit}": max(0.0, value) for unit, value in seconds.items()}
 
-    def _start(self, item: Item, batches: int) -> Any:
+    def _start(self, job: Job, batches: int) -> Any:
         """Return the Trainable of a training as a worker starts it, with a few batches and one image to validate."""
-        recipe, size = item.recipe, self.study.training.batch_size
+        recipe, size = job.recipe, self.study.training.batch_size
         limit = size * max(1, min(batches, len(self.train) // size))
         data = recipe.data.model_copy(update={"train_limit": limit, "validation": 1})
-        item = item.model_copy(update={"recipe": recipe.model_copy(update={"data": data})})
+        recipe = recipe.model_copy(update={"data": data})
+        models = tuple(model.model_copy(update={"recipe": recipe}) for model in job.models)
+        observation = job.observation.model_copy(update={"every": 0})
+        job = job.model_copy(update={"models": models, "observation": observation})
         if recipe.maps:  # random ones, because real maps need a trained teacher
             file = self.store.maps_file(recipe.maps.key)
             file.parent.mkdir(parents=True, exist_ok=True)
             maps_NCHW = np.random.default_rng(0).random((limit, *self.train.x_NCHW.shape[1:]))
             np.save(file, maps_NCHW.astype(np.float16))
-        self.store.note_start(item)
-        return registry.load_method(recipe.method)(worker_config(item, self.store, self.device))
+        self.store.note_start(job)
+        return registry.load_method(recipe.method)(worker_config(job, self.store, self.device))
 
     # ---------------------------------------------------------------- models that are trained
     def measure_judging(self) -> Seconds:

@@ -20,7 +20,7 @@ from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.items import Job, Judge, Maps, judgments
+from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import TargetMaps
@@ -66,7 +66,7 @@ class Current:
         self.checks: dict[str, dict[int, Record]] = {name: {} for name in study.arms}
         self._stored_choices, self._keep_last_results = dict(choices or {}), keep_last_results
         self._order = study.arms_in_order()
-        self._repeat_questions = measures.list_repeat_questions(study)
+        self.repeat_questions = measures.list_repeat_questions(study)
         self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by arm, the oldest first
         self._open_trials: defaultdict[str, set[int]] = defaultdict(set)  # numbers with a training that is not settled
         self._by_number: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)  # by arm and number
@@ -112,28 +112,48 @@ class Current:
         self._jobs = [other for other in self._jobs if other is not job]
         self._mark_running()
 
+    def records_by_stage(self, name: str) -> Iterator[tuple[StageName, Record]]:
+        """Yield the records of an arm that count, each with its stage. A training may be of two stages."""
+        for trial in self.list_trials(name):
+            yield "search", trial["training"]
+            yield from (("search", self._others[key]) for key in trial["judged"])
+        yield from (("repeats", repeat["training"]) for repeat in self.repeats[name].values())
+        yield from (("maps", record) for record in self.maps[name])
+        for repeat in self.repeats[name].values():
+            yield from (("judgments", self._others[key]) for key in repeat["judged"])
+        yield from (("judgments", record) for record in self.checks[name].values())
+
     def counting_records(self) -> list[Record]:
-        """Return all records that count, without the judgments' metrics in trainings."""
-        trainings = {id(record): record for record in self._counting_trainings()}
-        models = {record["key"] for record in trainings.values()}
-        others = [record for record in self._others.values() if record["kind"] == "judge" and record["model"] in models]
-        return [*trainings.values(), *(record for made in self.maps.values() for record in made), *others]
+        """Return all records that count."""
+        records = (record for name in self.study.arms for _, record in self.records_by_stage(name))
+        return list({id(record): record for record in records}.values())
+
+    def seconds_of_parts(self, name: str) -> dict[StageName, list[float]]:
+        """Return the seconds that each settled part of an arm took, by stage, without copies of other results."""
+        seconds: dict[StageName, list[float]] = {
+            "search": [trial["seconds"] + self._seconds_of(trial["judged"]) for trial in self.list_trials(name)],
+            "repeats": [repeat["seconds"] for repeat in self.repeats[name].values()],
+            "maps": [record["seconds"] for record in self.maps[name]],
+            "judgments": [],
+        }
+        for seed in self.state.judgments[name].settled:
+            checks = [self.checks[name][seed]["key"]] if seed in self.checks[name] else []
+            seconds["judgments"].append(self._seconds_of([*self.repeats[name][seed]["judged"], *checks]))
+        return {stage: [length for length in lengths if length] for stage, lengths in seconds.items()}
+
+    def _seconds_of(self, keys: Iterable[str]) -> float:
+        return sum(self._others[key]["seconds"] for key in keys)
 
     @property
     def outdated(self) -> Counter[str]:
         """Return the number of finished repeats that do not count, per arm."""
-        counting = {id(record) for record in self._counting_trainings()}
+        counting = {id(record) for record in self.counting_records()}
         return Counter(
             name
             for name in self.study.arms
             for record in self._trainings[name]
             if record["state"] == "done" and record["number"] is None and id(record) not in counting
         )
-
-    def _counting_trainings(self) -> Iterator[Record]:
-        for group in (self.trials, self.repeats):
-            for by_part in group.values():
-                yield from (record["training"] for record in by_part.values())
 
     def _with_judgments(self, training: Record, questions: list[Question]) -> Record:
         """Return a copy of a training with the answers to questions about its model.
@@ -181,7 +201,7 @@ class Current:
         if len(repeats.settled) == len(self.study.seeds):
             return
         for seed, training in self._find_repeats(name).items():
-            self.repeats[name][seed] = self._with_judgments(training, self._repeat_questions)
+            self.repeats[name][seed] = self._with_judgments(training, self.repeat_questions)
             (repeats.done if training["state"] == "done" else repeats.lost).add(seed)
 
     def _update_maps(self, teacher: str) -> None:
@@ -196,7 +216,7 @@ class Current:
     def _update_judgments(self, name: str) -> None:
         repeats, stage = self.state.repeats[name], self.state.judgments[name]
         for seed in repeats.done - stage.settled:
-            made = self._with_judgments(self.repeats[name][seed]["training"], self._repeat_questions)
+            made = self._with_judgments(self.repeats[name][seed]["training"], self.repeat_questions)
             self.repeats[name][seed] = made
             checks = self._find_checks(name, seed)
             if checks is not None:

@@ -187,6 +187,27 @@ def ready_tasks(study: Study, state: State) -> Iterator[Task]:
     yield from sorted(tasks, key=lambda task: (task.stage == "judgments", task.stage != "maps"))
 
 
+def finish(study: Study, state: State, task: Task) -> None:
+    """Note in the state that a task is done, and what a run then has at once.
+
+    A job of repeats also takes their judgments, except the checks. The model of a search's best trial is the repeat of
+    its seed.
+    """
+    stage, arm = state.stage_of(task), study.arms[task.arm]
+    stage.running.difference_update(task.parts)
+    if task.stage == "judgments" and task.parts[0] not in state.unchecked[task.arm]:
+        state.unchecked[task.arm].update(task.parts)
+        if study.checks and not can_check(study, state, task.parts[0]):
+            return
+    stage.done.update(task.parts)
+    if task.stage == "repeats":
+        state.unchecked[task.arm].update(task.parts)
+        if study.checks is None:
+            state.judgments[task.arm].done.update(task.parts)
+    if task.stage == "search" and arm.search and arm.search.goals and is_search_over(study, state, task.arm):
+        state.repeats[task.arm].done.update(study.seeds[:1])
+
+
 def dependents(study: Study, name: str) -> set[str]:
     """Return all arms that need ``name``, directly or through other arms."""
     needing: set[str] = set()
