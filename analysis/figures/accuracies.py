@@ -8,7 +8,6 @@ from analysis.figures import canvas
 from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_STRICT, VAL_ACCURACY, VAL_ADV_ACCURACY
 

@@ -32,7 +32,8 @@ PROCESSING = (
 class TeacherMaps:
     """A teacher's maps of a few validation images: pixels in [0, 1], and gradients as output per pixel unit.
 
-    seed: the teacher's. phis: the thresholds to show, the paper's and that of a student's training. gradient_NCHW: signed.
+    seed: of the teacher. phis: the thresholds to show, the paper's and that of a student's training.
+    gradient_NCHW: signed.
     """
 
     arm: str

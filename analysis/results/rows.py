@@ -29,8 +29,8 @@ class MissingSeed:
 def tabulate(current: Current) -> pd.DataFrame:
     """Return the metrics of finished repeats, one row per arm, seed of the study and metric, in the study's order.
 
-    Columns: ``COLUMNS``. value: as recorded (accuracies in [0, 1]), or NaN if not finite. images: how many the metric was
-    measured on, 0 if the record does not say.
+    Columns: ``COLUMNS``. value: as recorded (accuracies in [0, 1]), or NaN if not finite. images: how many the metric
+    was measured on, 0 if the record does not say.
     """
     tidy = [
         (arm, seed, metric, value, record["images"].get(metric, 0), record["key"], record["recipe_key"])
@@ -82,4 +82,3 @@ def first_line(error: str | None, width: int = 160) -> str | None:
     """Return the first line of an error, cut to ``width`` characters; None if there is no text."""
     lines = (error or "").strip().splitlines()
     return lines[0][:width] if lines else None
-

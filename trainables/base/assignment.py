@@ -84,7 +84,9 @@ class Assignment:
             raise ConfigError(f"{method} cannot take this configuration:\n" + "\n".join(problems))
         recipe = Recipe.from_study(study, method=method, params=params)
         models = tuple(Train(recipe=recipe, seed=seed) for seed in options.seed)
-        asked = [(measure, split) for measure, split in list_repeat_questions(study) if options.test or split == "validation"]
+        asked = [
+            (measure, split) for measure, split in list_repeat_questions(study) if options.test or split == "validation"
+        ]
         job = Job(
             arm=method,
             stage="repeats",

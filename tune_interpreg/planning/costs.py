@@ -102,9 +102,10 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
     if task.stage == "judgments":
         questions = _open_questions(progress, state, task)
     else:
-        is_trial = task.stage == "search" and search
-        questions = measures.list_trial_questions(study, search) if is_trial else progress.repeat_questions
-        training = progress.training_of_trial(task.arm, task.parts[0]) if is_trial else None
+        questions, training = progress.repeat_questions, None
+        if task.stage == "search" and search:
+            questions = measures.list_trial_questions(study, search)
+            training = progress.training_of_trial(task.arm, task.parts[0])
         if training is None:
             name = f"{task.arm}, {task.stage}, {len(task.parts)} seeds"
             yield Piece(name, training_job(study, task), len(task.parts))
@@ -116,7 +117,7 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
 
 
 def _open_questions(progress: Progress, state: State, task: Task) -> list[Question]:
-    """Return the questions about the model of a repeat that is there, or whose training is a trial of the search."""
+    """Return the questions about the model of a repeat that is there, or that a trial of the search trains."""
     study, (seed,) = progress.study, task.parts
     model, search = progress.model_key(task.arm, seed), study.arms[task.arm].search
     if model is not None:
@@ -179,7 +180,9 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:
     epochs, every = study.training.epochs, job.observation.every
     steps = images["train"] // study.training.batch_size
-    training = measured[f"{job.key}/setup"] + epochs * (measured[f"{job.key}/epoch"] + steps * measured[f"{job.key}/step"])
+    training = measured[f"{job.key}/setup"] + epochs * (
+        measured[f"{job.key}/epoch"] + steps * measured[f"{job.key}/step"]
+    )
     attacked = epochs // every if every else 0
     observing = images["validation"] * (epochs * measured["clean"] + attacked * measured["strict"])
     return training + len(job.models) * observing

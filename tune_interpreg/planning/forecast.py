@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -131,7 +132,7 @@ def _count_bytes(study: Study, images: Dataset, pieces: Iterable[Piece]) -> int:
     model = build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     maps = 2 * images.train.x_NCHW.numel()
-    size = {Job: TRAINING + weights, MapSettings: JUDGMENT + maps}
+    size: dict[type[Any], int] = {Job: TRAINING + weights, MapSettings: JUDGMENT + maps}
     return sum(piece.count * size.get(type(piece.content), JUDGMENT) for piece in pieces)
 
 

@@ -162,7 +162,9 @@ class Current:
         the record itself. ``judged``: keys of the judgments. ``is_complete``: whether every question has a record.
         ``is_lost``: whether the record of one says that it was given up.
         """
-        records = [(judgment.split, self._others.get(judgment.key)) for judgment in judgments(training["key"], questions)]
+        records = [
+            (judgment.split, self._others.get(judgment.key)) for judgment in judgments(training["key"], questions)
+        ]
         if training["state"] != "done":
             records = []
         answers = [(split, record) for split, record in records if record is not None]
@@ -252,8 +254,8 @@ class Current:
     # -------------------------------------------------------------- which trainings count
     def training_of_trial(self, name: str, number: int) -> Record | None:
         """Return the latest training with this number that the search could propose now."""
-        found = [record for record in self._by_number[name, number] if self._is_trial(record, name)]
-        return found[-1] if found else None
+        trials = [record for record in self._by_number[name, number] if self._is_trial(record, name)]
+        return trials[-1] if trials else None
 
     def _is_trial(self, record: Record, name: str) -> bool:
         search, number = self.study.arms[name].search, record["number"]

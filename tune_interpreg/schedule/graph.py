@@ -268,9 +268,9 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     elif not arm.search or state.searches[name].done:
         yield from _repeat_tasks(study, state, name)
     for seed in study.seeds:
-        if seed in state.repeats[name].done and state.judgments[name].is_open(seed):
-            if seed not in state.unchecked[name] or can_check(study, state, seed):
-                yield Task(name, "judgments", (seed,))
+        is_open = seed in state.repeats[name].done and state.judgments[name].is_open(seed)
+        if is_open and (seed not in state.unchecked[name] or can_check(study, state, seed)):
+            yield Task(name, "judgments", (seed,))
 
 
 def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:

@@ -68,9 +68,7 @@ class Progress(Current):
                 if maps_key[0] == name:
                     open_seeds = [seed for seed in graph.maps_seeds(self.study, maps_key) if stage.is_open(seed)]
                     keys |= {key for seed in open_seeds if (key := self.model_key(name, seed))}
-            is_open = not (
-                set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name)
-            )
+            is_open = not (set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name))
             if is_open and arm.targets:
                 maps = (self.maps_for(arm, seed) for seed in self.study.seeds)
                 keys |= {item.key for item in maps if item}
@@ -103,7 +101,7 @@ class Progress(Current):
         return self._job(task.arm, task.stage, models, work, trains=True, number=_number(task))
 
     def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
-        """Return the job that makes maps of models in the store, or their missing judgments; None if none is missing."""
+        """Return the job that makes maps of models in the store, or their missing judgments; None without any."""
         work: list[Maps | Judge] = []
         for model in models:
             if task.maps:
@@ -116,7 +114,9 @@ class Progress(Current):
             return None
         return self._job(task.arm, task.stage, models, work, trains=False, number=_number(task))
 
-    def _job(self, arm: str, stage: StageName, models: Iterable[Train], work: Iterable[Maps | Judge], **fields: Any) -> Job:
+    def _job(
+        self, arm: str, stage: StageName, models: Iterable[Train], work: Iterable[Maps | Judge], **fields: Any
+    ) -> Job:
         search = self.study.arms[arm].search if stage == "search" else None
         fields |= {"observation": measures.observe(self.study, search), "batch_size": self.study.evaluation.batch_size}
         return Job(arm=arm, stage=stage, models=tuple(models), work=tuple(work), **fields)
@@ -186,7 +186,9 @@ class Progress(Current):
         """Return the open trials of an arm that were started: by their note, or because their model is there."""
         noted = {job.number for job in self.notes if (job.arm, job.stage) == (name, "search") and self.is_wanted(job)}
         trained = {number for number in self._open_trials[name] if self.training_of_trial(name, number)}
-        return {number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)}
+        return {
+            number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)
+        }
 
     def is_wanted(self, job: Job) -> bool:
         """Return whether the study as it is now would train exactly what a search's job trains."""
@@ -199,7 +201,9 @@ class Progress(Current):
             return False
         if arm.targets and self.maps_for(arm, self.study.seeds[0]) is None:
             return False
-        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [model.key for model in job.models]
+        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [
+            model.key for model in job.models
+        ]
 
 
 def _number(task: Task) -> int | None:

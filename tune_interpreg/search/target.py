@@ -70,7 +70,7 @@ class MissingLoss(StudyError):
 
 
 def check_loss(study: Study, record: Record) -> None:
-    """Raise ``MissingLoss`` if a finished training of a searching arm, a reference or an anchor lacks the loss to match.
+    """Raise ``MissingLoss`` if a training of a searching arm, a reference or an anchor lacks the loss to match.
 
     The terms of a method are known only after its first training.
     """
@@ -80,7 +80,9 @@ def check_loss(study: Study, record: Record) -> None:
             continue
         readers = (name, search.match_loss_of, search.anchor)
         if record["arm"] in readers and search.matched_metric not in record["metrics"]:
-            rule = f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
+            rule = (
+                f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
+            )
             raise MissingLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
 
 

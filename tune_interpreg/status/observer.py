@@ -151,7 +151,7 @@ class _Snapshot:
             stages=tuple(graph.stages_of(self.study, self.state, name)),
             running=tuple(job for job in self.running if job.arm == name),
             interrupted=tuple(job for job in self.interrupted if job.arm == name),
-            troubles=tuple(_troubles(self.current.records_by_stage(name))),
+            troubles=tuple(_troubles([*self.current.records_by_stage(name)])),
             best=self._best(name),
             match=self._match(name),
             waits=self._waits(name),

@@ -21,8 +21,8 @@ def estimate_remaining(
     """Return the seconds until the rest is done, and the parts left per stage for stages without a time so far.
 
     The rest is what runs and what can still run. A part costs the mean of its arm and stage, else of its stage; a
-    running job costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all workers
-    together.
+    running job costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all
+    workers together.
 
     Returns:
         seconds: None if nothing is left, or no stage that is left has a time.
