@@ -68,6 +68,8 @@ class Current:
         self._order = study.arms_in_order()
         self.repeat_questions = measures.list_repeat_questions(study)
         self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by arm, the oldest first
+        self._fitting: defaultdict[str, list[Record]] = defaultdict(list)  # those of the arm's present recipe
+        self._maps_keys: dict[tuple[str, int], str] = {}  # by arm and seed, once the teacher's model is there
         self._open_trials: defaultdict[str, set[int]] = defaultdict(set)  # numbers with a training that is not settled
         self._by_number: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)  # by arm and number
         self._others: dict[str, Record] = {}  # maps and judgments by key
@@ -88,9 +90,11 @@ class Current:
                 self._checks_of[record["model"]] = record
         elif arm in self.study.arms:
             self._trainings[arm].append(record)
-            if record["number"] is not None:
-                self._by_number[arm, record["number"]].append(record)
-                self._open_trials[arm].add(record["number"])
+            if self.fits(record, arm):
+                self._fitting[arm].append(record)
+                if self._could_be_trial(record, arm):
+                    self._by_number[arm, record["number"]].append(record)
+                    self._open_trials[arm].add(record["number"])
 
     def update(self) -> None:
         """Settle every part that the records settle, and mark what the jobs under way run."""
@@ -254,15 +258,14 @@ class Current:
     # -------------------------------------------------------------- which trainings count
     def training_of_trial(self, name: str, number: int) -> Record | None:
         """Return the latest training with this number that the search could propose now."""
-        trials = [record for record in self._by_number[name, number] if self._is_trial(record, name)]
+        trials = [record for record in self._by_number[name, number] if self._has_maps(record, name)]
         return trials[-1] if trials else None
 
-    def _is_trial(self, record: Record, name: str) -> bool:
+    def _could_be_trial(self, record: Record, name: str) -> bool:
         search, number = self.study.arms[name].search, record["number"]
-        if search is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
+        if search is None or number is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
             return False
-        is_proposed = search.could_propose(record["recipe"]["params"], number)
-        return is_proposed and self.accepts(record, name) and self.agrees(record, name)
+        return search.could_propose(record["recipe"]["params"], number) and self.accepts(record, name)
 
     def accepts(self, record: Record, name: str) -> bool:
         """Return whether a training of this state can be a trial: a pruned one needs the pruner that saw the same."""
@@ -285,27 +288,34 @@ class Current:
         open_seeds = set(self.study.seeds) - self.state.repeats[name].settled
         counting = [
             record
-            for record in self._trainings[name]
+            for record in self._fitting[name]
             if record["seed"] in open_seeds
             and record["state"] != "pruned"
             and chosen <= record["recipe"]["params"].items()
             and (search is None or search.could_propose(record["recipe"]["params"]))
-            and self.agrees(record, name)
+            and self._has_maps(record, name)
         ]
         # Without a choice, a training with a number is a repeat only if others with its recipe have none.
         repeats = [record for record in counting if record["number"] is None or choice is not None or search is None]
         last = _without_maps(repeats[-1]) if repeats else None
         return {record["seed"]: record for record in counting if _without_maps(record) == last}
 
-    def agrees(self, record: Record, name: str) -> bool:
-        """Return whether method, fixed parameters and target maps of a training are those of an arm."""
+    def fits(self, record: Record, name: str) -> bool:
+        """Return whether a training has the method and the fixed parameters of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
+        permute = arm.targets.permute if arm.targets else None
+        return (recipe["maps"] is None) == (arm.targets is None) and (recipe["maps"] or {}).get("permute") == permute
+
+    def _has_maps(self, record: Record, name: str) -> bool:
+        """Return whether a training reads the maps of the teacher's present model, if it reads any."""
+        arm, place = self.study.arms[name], (name, record["seed"])
         if arm.targets is None:
-            return recipe["maps"] is None
-        maps = self.maps_for(arm, record["seed"])
-        return maps is not None and bool(recipe["maps"] == maps.model_dump(mode="json"))
+            return True
+        if place not in self._maps_keys and (maps := self.maps_for(arm, record["seed"])):
+            self._maps_keys[place] = maps.key
+        return bool(record["recipe"]["maps"]["key"] == self._maps_keys.get(place))
 
     # ------------------------------------------------------------------ models and maps
     def model_key(self, arm: str, seed: int) -> str | None:
