@@ -15,18 +15,19 @@ from analysis.formats import latex
 from analysis.formats.render import escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
 from analysis.results.results import Results
-from analysis.tables.accuracy import AUTOATTACK, CLEAN, COMPAT, STRICT, accuracy_table, gradient_table
-from analysis.tables.answer import gain_table, match_table
+from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, accuracy_table, gradient_table, list_attacks
+from analysis.tables.answer import attack_table, gain_table, match_table
 from analysis.tables.cells import Report, Table
 from analysis.tables.comparisons import comparison_tables
 from analysis.tables.honesty import honesty_table, summarize_warnings
+from analysis.tables.interpretability import maps_tables
 from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 
 #: Short headings of the summary, so that it fits 80 columns.
-SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict", AUTOATTACK: "AutoAttack"}
+SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict"}
 SUMMARY_SETTINGS = {"Arm": "Arm", "Chosen": "Setting", "Residual": "Residual", "Match": "Loss match"}
 
 
@@ -90,8 +91,9 @@ def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
 
 
 def _tables(results: Results) -> tuple[Table, ...]:
-    first = (accuracy_table, gradient_table, settings_table, gain_table, match_table)
-    tables = [*(make(results) for make in first), *comparison_tables(results), honesty_table(results)]
+    first = (accuracy_table, gradient_table, settings_table, gain_table, attack_table, match_table)
+    tables = [*(make(results) for make in first), *maps_tables(results)]
+    tables += [*comparison_tables(results), honesty_table(results)]
     return tuple(table for table in tables if table.rows)
 
 
@@ -103,8 +105,7 @@ def _status(results: Results) -> tuple[str, ...]:
     counts += [f"{count} {state}" for state, count in states.items()]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
     damaged = [f"Left out: {line}." for lines in results.damaged.values() for line in lines]
-    foreign = [f"Left out: {arm}: {count}." for arm, count in rows.describe_foreign(results.current).items()]
-    return (", ".join(counts) + ".", *empty, *damaged, *foreign, *rows.list_troubles(results.current))
+    return (", ".join(counts) + ".", *empty, *damaged, *rows.list_troubles(results.current))
 
 
 def _short_accuracies(results: Results) -> Table:
@@ -116,7 +117,8 @@ def _short_accuracies(results: Results) -> Table:
     )
     if results.study.data.name in paper.ACCURACIES:
         note += " The paper's numbers: in the full tables."
-    return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=(note,))
+    further = {attack.heading: attack.heading for attack in list_attacks(results.study)}
+    return replace(table.select(table.title, SUMMARY_ACCURACIES | further), notes=(note,))
 
 
 def _print(report: Report, console: Console | None, tables: Iterable[Table], last: Iterable[str]) -> None:

@@ -8,7 +8,6 @@ from analysis.figures import canvas
 from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_STRICT, VAL_ACCURACY, VAL_ADV_ACCURACY
 
@@ -18,9 +17,9 @@ Array = np.ndarray
 def trial_accuracies(results: Results) -> dict[str, Array]:
     """Return arm → (clean, adversarial) validation accuracy of its finished search trials, T×2, percent."""
     by_arm = {}
-    for arm, records in results.current.trials.items():
-        done = [record for record in records if record["state"] == "done"]
-        points = [[ledger.mean_metric(record, name) for name in (VAL_ACCURACY, VAL_ADV_ACCURACY)] for record in done]
+    for arm in results.study.arms:
+        done = [trial for trial in results.current.list_trials(arm) if trial["state"] == "done"]
+        points = [[trial["metrics"].get(name) for name in (VAL_ACCURACY, VAL_ADV_ACCURACY)] for trial in done]
         complete = [point for point in points if None not in point]
         if complete:
             by_arm[arm] = 100 * np.asarray(complete, dtype=float)

@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import canvas
 from analysis.figures.canvas import Look, NothingToDraw, Options
-from analysis.results import rows
 from analysis.results.results import Results
 from analysis.statistics.intervals import student_t
 from analysis.tables.honesty import collect_checks
@@ -37,9 +36,8 @@ class Curve:
 def learning_curves(results: Results, metric: str, factor: float = 1.0) -> dict[str, Curve]:
     """Return arm → factor · metric by epoch, counted from 1, in a band of all seeds, at epochs that all seeds have."""
     by_arm: dict[str, Curve] = {}
-    for arm, group in results.current.repeats.items():
-        finished = rows.finished_repeats(group, results.study.seeds)
-        of_seeds = [record.get("curves", {}).get(str(seed)) for seed, record in finished.items()]
+    for arm in results.study.arms:
+        of_seeds = [record.get("curve") for record in results.current.finished_repeats(arm).values()]
         lines = [[epoch.get(metric, np.nan) for epoch in curve] for curve in of_seeds if curve is not None]
         if not lines:
             continue

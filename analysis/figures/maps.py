@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from analysis.figures import canvas
 from analysis.figures.canvas import NothingToDraw, Options
 from analysis.results.results import Results
-from tune_interpreg.store.store import Store
-from tune_interpreg.study.recipe import Maps
+from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study.config import MapSettings
 
 Array = np.ndarray
 SHOWN = 8  # images per row
@@ -32,12 +32,14 @@ PROCESSING = (
 class TeacherMaps:
     """A teacher's maps of a few validation images: pixels in [0, 1], and gradients as output per pixel unit.
 
-    phis: the thresholds to show, the paper's and that of a student's training. gradient_NCHW: signed.
+    seed: of the teacher. phis: the thresholds to show, the paper's and that of a student's training.
+    gradient_NCHW: signed.
     """
 
     arm: str
     title: str
-    settings: Maps
+    seed: int
+    settings: MapSettings
     phis: tuple[float, ...]
     images_NCHW: Array
     smoothgrad_NCHW: Array
@@ -56,10 +58,9 @@ def teacher_maps(results: Results, store: Store) -> list[TeacherMaps]:
     """Return the study's teachers with previews, robust ones first. Raises ``NothingToDraw`` if there are none."""
     teachers = []
     for arm, records in results.current.maps.items():
-        recipes = [Maps.model_validate(record["recipe"]["maps"]) for record in records]
-        on_disk = [maps for maps in recipes if store.preview_file(maps.key).exists()]
+        on_disk = [record for record in records if store.preview_file(record["key"]).exists()]
         if on_disk:
-            teachers.append(_read(results, arm, min(on_disk, key=lambda maps: maps.teacher_seed), store))
+            teachers.append(_read(results, arm, min(on_disk, key=lambda record: int(record["seed"])), store))
     if not teachers:
         raise NothingToDraw("no teacher's maps are in the store yet")
     return sorted(teachers, key=lambda teacher: results.study.arms[teacher.arm].method == "standard")
@@ -84,7 +85,7 @@ def figure_1(results: Results, store: Store) -> tuple[Figure, str]:
     shown = [_image_row(teachers[0])]
     for teacher in teachers:
         shown += _map_rows(teacher.title, "SmoothGrad", teacher.smoothgrad_NCHW, teacher.phis)
-    settings = (f"{teacher.title}: {_describe(teacher.settings)}" for teacher in teachers)
+    settings = (f"{teacher.title}: {_describe(teacher)}" for teacher in teachers)
     caption = (
         f"{len(shown[0].tiles)} validation images of {results.study.data.name}, and SmoothGrad maps of the teachers'"
         f" label gradients, each from one model ({'; '.join(settings)}). {PROCESSING}"
@@ -99,13 +100,13 @@ def figure_2(results: Results, store: Store) -> tuple[Figure, str]:
     smooth = _map_rows("SmoothGrad", f"N = {teacher.settings.samples}", teacher.smoothgrad_NCHW, (PHI,))
     caption = (
         f"Magnitude of the label's simple gradient and SmoothGrad of {teacher.title}, on the same images"
-        f" ({_describe(teacher.settings)}). {PROCESSING}"
+        f" ({_describe(teacher)}). {PROCESSING}"
     )
     return _mosaic([_image_row(teacher), *simple, *smooth]), caption
 
 
-def _describe(maps: Maps) -> str:
-    return f"σ = {maps.sigma:g}, N = {maps.samples}, seed {maps.teacher_seed}"
+def _describe(teacher: TeacherMaps) -> str:
+    return f"σ = {teacher.settings.sigma:g}, N = {teacher.settings.samples}, seed {teacher.seed}"
 
 
 def _mosaic(shown: list[TileRow]) -> Figure:
@@ -141,21 +142,21 @@ def _image_row(teacher: TeacherMaps) -> TileRow:
     return TileRow("Image", "", pixels_NHWC[..., 0] if pixels_NHWC.shape[-1] == 1 else pixels_NHWC.clip(0, 1))
 
 
-def _read(results: Results, arm: str, maps: Maps, store: Store) -> TeacherMaps:
-    path = store.preview_file(maps.key)
+def _read(results: Results, arm: str, record: Record, store: Store) -> TeacherMaps:
+    path, settings = store.preview_file(record["key"]), MapSettings.model_validate(record["settings"])
     try:
         preview = {name: values[:SHOWN] for name, values in load_file(path).items()}
         arrays = [preview[name] for name in ("images_NCHW", "smoothgrad_NCHW", "gradient_NCHW")]
     except (OSError, SafetensorError, KeyError) as error:
         raise NothingToDraw(f"{path.name} cannot be read ({error!r})") from None
     title = canvas.short_title(results, arm, longest=22)
-    return TeacherMaps(arm, title, maps, _phis(results, arm), *arrays)
+    return TeacherMaps(arm, title, record["seed"], settings, _phis(results, arm), *arrays)
 
 
 def _phis(results: Results, teacher: str) -> tuple[float, ...]:
     """Return the paper's φ and, if different, the φ of the first arm trained with these maps unpermuted."""
     for name, arm in results.study.arms.items():
-        repeats = results.current.repeats[name]
-        if arm.targets and arm.targets.teacher == teacher and repeats and not repeats[-1]["recipe"]["maps"]["permute"]:
+        repeats = [*results.current.repeats[name].values()]
+        if arm.targets and arm.targets.teacher == teacher and repeats and not arm.targets.permute:
             return tuple(dict.fromkeys((PHI, float(repeats[-1]["recipe"]["params"].get("phi", PHI)))))
     return (PHI,)

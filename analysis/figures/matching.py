@@ -14,7 +14,6 @@ from analysis.figures import canvas
 from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.tables.symbols import SYMBOLS, to_mathtext
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Search
 
@@ -106,7 +105,7 @@ def _collect(results: Results, arm: str, search: Search) -> MatchingSearch | Non
     choice, reference = results.current.choices.get(arm, {}), search.match_loss_of or ""
     losses = list(results.values(reference, search.matched_metric).values())
     target = choice.get("target") or (statistics.fmean(losses) if losses else None)
-    records = results.current.trials[arm]
+    records = results.current.list_trials(arm)
     trials, other_trials = _trials(records, search, choice.get("params", {}))
     if target is None or not trials + other_trials:
         return None
@@ -134,7 +133,7 @@ def _trials(records: list[Record], search: Search, chosen: Mapping[str, Any]) ->
     as_chosen: Points = []
     rest: Points = []
     for record in records:
-        loss = ledger.mean_metric(record, search.matched_metric) if record["state"] == "done" else None
+        loss = record["metrics"].get(search.matched_metric) if record["state"] == "done" else None
         if loss is not None:
             params = record["recipe"]["params"]
             points = as_chosen if all(params[name] == value for name, value in others.items()) else rest
@@ -143,9 +142,8 @@ def _trials(records: list[Record], search: Search, chosen: Mapping[str, Any]) ->
 
 
 def _repeats(results: Results, arm: str, search: Search) -> Points:
-    done = [record for record in results.current.repeats[arm] if record["state"] == "done"]
-    losses = results.values(arm, search.matched_metric).values()
-    return [(_strength(done[-1], search), loss) for loss in losses] if done else []
+    done = results.current.finished_repeats(arm).values()
+    return [(_strength(repeat, search), repeat["metrics"][search.matched_metric]) for repeat in done]
 
 
 def _strength(record: Record, search: Search) -> float:

@@ -84,14 +84,13 @@
     const indices = new Set(arms.flatMap((arm) => trialsOf(arm).map(([, trial]) => trial.versions)));
     for (const index of indices) make("p", listed(data.versions[index]), panel);
   };
-  const together = (trial) => (trial.seeds > 1 ? ` for ${trial.seeds} seeds together` : "");
   const showNumber = (sources) => {
     const arms = [...new Set(sources.map(([arm]) => arm))];
     const metrics = [...new Set(sources.map(([, metric]) => metric))];
     make("h3", `${metrics.join(", ")} of ${arms.map((arm) => data.arms[arm].title).join(" and ")}`, panel).id = "panel-title";
     const lines = sources.flatMap(([arm, metric, scale]) => Object.entries(data.arms[arm].values[metric] ?? {}).map(([seed, value]) => {
       const trial = data.arms[arm].trials[seed];
-      return [seed, ...(arms.length > 1 ? [data.arms[arm].title] : []), ...(metrics.length > 1 ? [metric] : []), digits(value * scale), trial.key, `${trial.seconds} s${together(trial)}`, trial.device];
+      return [seed, ...(arms.length > 1 ? [data.arms[arm].title] : []), ...(metrics.length > 1 ? [metric] : []), digits(value * scale), trial.key, `${trial.seconds} s`, trial.device];
     }));
     grid(["Seed", ...(arms.length > 1 ? ["Arm"] : []), ...(metrics.length > 1 ? ["Metric"] : []), "Value", "Trial", "Time", "Device"], lines);
     addVersions(arms);

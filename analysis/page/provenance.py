@@ -3,9 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from analysis.results import rows
 from analysis.results.results import Results
-from tune_interpreg.store.store import Record
 
 
 def provenance(results: Results) -> dict[str, Any]:
@@ -16,29 +14,29 @@ def provenance(results: Results) -> dict[str, Any]:
     software versions.
     """
     versions: list[dict[str, str]] = []
-    arms = {arm: _arm(results, arm, group, versions) for arm, group in results.current.repeats.items()}
+    arms = {arm: _arm(results, arm, versions) for arm in results.study.arms}
     return {"arms": arms, "versions": versions}
 
 
-def _arm(results: Results, arm: str, group: list[Record], versions: list[dict[str, str]]) -> dict[str, Any]:
-    trials = {}
-    for seed, record in rows.finished_repeats(group, results.study.seeds).items():
-        if record.get("versions", {}) not in versions:
-            versions.append(record.get("versions", {}))
-        trials[seed] = {name: record.get(name) for name in ("key", "device", "seconds", "finished")}
-        trials[seed] |= {"seeds": len(record["seeds"]), "versions": versions.index(record.get("versions", {}))}
+def _arm(results: Results, arm: str, versions: list[dict[str, str]]) -> dict[str, Any]:
+    trials, repeats = {}, [*results.current.repeats[arm].values()]
+    for seed, record in results.current.finished_repeats(arm).items():
+        if record["versions"] not in versions:
+            versions.append(record["versions"])
+        trials[seed] = {name: record[name] for name in ("key", "device", "seconds", "finished")}
+        trials[seed]["versions"] = versions.index(record["versions"])
     search = None
     if results.study.arms[arm].search:
         chosen = results.current.choices.get(arm, {}).get("params", {})
-        search = {"trials": Counter(record["state"] for record in results.current.trials[arm]), "chosen": chosen}
-    recipe = group[-1]["recipe"] if group else {}
+        search = {"trials": Counter(record["state"] for record in results.current.list_trials(arm)), "chosen": chosen}
+    targets, last = results.study.arms[arm].targets, repeats[-1] if repeats else {}
     metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     return {
         "title": results.title(arm),
         "method": results.study.arms[arm].method,
-        "recipe": group[-1]["recipe_key"] if group else None,
-        "params": recipe.get("params", {}),
-        "maps": recipe.get("maps"),
+        "recipe": last.get("recipe_key"),
+        "params": last.get("recipe", {}).get("params", {}),
+        "maps": targets.model_dump(mode="json") if targets else None,
         "search": search,
         "trials": trials,
         "values": {metric: results.values(arm, metric) for metric in metrics},

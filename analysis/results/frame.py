@@ -22,9 +22,9 @@ def results(store: str | Path) -> pd.DataFrame:
     the ledger yet), ``failed``, ``diverged`` or ``pruned``. The value of a missing seed is NaN, its metric, keys and
     device are empty. metric: such as ``test/accuracy``, ``test/adv_accuracy_strict``, ``grad_norm/label``,
     ``train/loss``. value: as measured: accuracies are fractions in [0, 1], losses nats, gradient norms logits per unit
-    of a pixel; NaN if not finite. images: how many it was measured on. key: the record in the ledger. recipe_key:
-    equal for all seeds of one recipe. device: of the training. seconds: of the training, for all its seeds together.
-    finished: the time in UTC.
+    of a pixel; NaN if not finite. images: how many it was measured on. key: the training's record in the ledger.
+    recipe_key: equal for all seeds of one recipe. device: of the training. seconds: of the training, without judgments.
+    finished: the time of its end in UTC.
 
     store: the folder of a running or finished study; nothing is written. Only seeds of the study are included, and of
     repeats under several recipes only the latest. Raises ``StoreError`` if the folder is no store.
@@ -32,9 +32,10 @@ def results(store: str | Path) -> pd.DataFrame:
     study_results = Results.from_store(Store(store))
     arms = study_results.study.arms
     empty: dict[str, Any] = {"metric": "", "key": "", "recipe_key": "", "device": "", "images": 0}
-    records = {(arm, record["key"]): record for arm, group in study_results.current.repeats.items() for record in group}
+    current = study_results.current
+    records = {(arm, record["key"]): record for arm in arms for record in current.finished_repeats(arm).values()}
     rows: Any = study_results.frame.to_dict(orient="records")
-    lines = [records[row["arm"], row["key"]] | row | {"state": "done"} for row in rows]
+    lines = [records[row["arm"], row["key"]] | row for row in rows]
     lines += [empty | {"arm": gap.arm, "seed": gap.seed, "state": gap.state} for gap in study_results.missing]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
     frame["title"] = frame["arm"].map(study_results.title)

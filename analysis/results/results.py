@@ -58,7 +58,7 @@ class Results:
     @cached_property
     def current(self) -> Current:
         """The records and choices that belong to the study as it is now."""
-        return Current.from_records(self.study, self.records, self.choices, keep_last_results=True)
+        return Current(self.study, self.records, self.choices, keep_last_results=True)
 
     @cached_property
     def frame(self) -> pd.DataFrame:

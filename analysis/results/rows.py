@@ -2,16 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.store.store import Record
-from tune_interpreg.study.metric_names import TEST_AUTOATTACK
-from tune_interpreg.study.recipe import FORMAT
+from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, TEST_ACCURACY, TRAIN_LOSS
 
 COLUMNS = ("arm", "seed", "metric", "value", "images", "key", "recipe_key")
 
@@ -32,68 +29,52 @@ class MissingSeed:
 def tabulate(current: Current) -> pd.DataFrame:
     """Return the metrics of finished repeats, one row per arm, seed of the study and metric, in the study's order.
 
-    Columns: ``COLUMNS``. If a seed was trained twice, the later result counts. value: as recorded (accuracies in
-    [0, 1]), or NaN if not finite. images: how many the metric was measured on, 0 if the record does not say.
+    Columns: ``COLUMNS``. value: as recorded (accuracies in [0, 1]), or NaN if not finite. images: how many the metric
+    was measured on, 0 if the record does not say.
     """
     tidy = [
-        (arm, seed, metric, value, _images(record, metric), record["key"], record["recipe_key"])
-        for arm, group in current.repeats.items()
-        for seed, record in finished_repeats(group, current.study.seeds).items()
-        for metric, value in record["metrics"][str(seed)].items()
+        (arm, seed, metric, value, record["images"].get(metric, 0), record["key"], record["recipe_key"])
+        for arm in current.study.arms
+        for seed, record in current.finished_repeats(arm).items()
+        for metric, value in record["metrics"].items()
     ]
     frame = pd.DataFrame(tidy, columns=list(COLUMNS)).astype({"seed": "int64", "value": "float64", "images": "int64"})
     return frame.replace({"value": {math.inf: math.nan, -math.inf: math.nan}})
 
 
-def finished_repeats(group: list[Record], seeds: Collection[int]) -> dict[int, Record]:
-    """Return seed → the repeat that trained its model, the later of two, for those of ``seeds`` that have one."""
-    trained = {seed: r for r in group if r["state"] == "done" for seed in r["seeds"] if str(seed) in r["metrics"]}
-    return {seed: trained[seed] for seed in seeds if seed in trained}
-
-
 def find_missing(current: Current) -> list[MissingSeed]:
     """Return every asked (arm, seed) without a finished repeat, with the reason, in the study's order."""
     missing = []
-    for arm, group in current.repeats.items():
-        finished = finished_repeats(group, current.study.seeds)
+    for arm, repeats in current.repeats.items():
         for seed in current.study.seeds:
-            tried = [record for record in group if seed in record["seeds"]]
-            if tried and seed not in finished:
-                # A training of several seeds is done although one of them diverged.
-                state = "diverged" if tried[-1]["state"] == "done" else tried[-1]["state"]
-                missing.append(MissingSeed(arm, seed, state, first_line(tried[-1].get("error"))))
-            elif not tried:
+            record = repeats.get(seed)
+            if record is None:
                 missing.append(MissingSeed(arm, seed, "absent"))
+            elif record["state"] != "done":
+                missing.append(MissingSeed(arm, seed, record["state"], first_line(record["error"])))
     return missing
 
 
 def list_troubles(current: Current) -> list[str]:
-    """Return what failed or diverged in searches, maps and checks: one line per arm, role, state and error."""
+    """Return what failed or diverged but repeats: one line per arm, stage, state and error."""
     troubles = [
-        (record["arm"], record["role"], record["state"], first_line(record.get("error")))
-        for by_arm in (current.trials, current.maps, current.checks)
-        for group in by_arm.values()
-        for record in group
-        if record["state"] in ("failed", "diverged")
+        (arm, stage, record["state"], first_line(record["error"]))
+        for arm in current.study.arms
+        for stage, record in current.records_by_stage(arm)
+        if stage != "repeats" and record["state"] in ("failed", "diverged")
     ]
     return [
-        f"{arm}: {count} {role} {state}" + (f": {error}" if error else "")
-        for (arm, role, state, error), count in Counter(troubles).items()
+        f"{arm}: {count} of {stage} {state}" + (f": {error}" if error else "")
+        for (arm, stage, state, error), count in Counter(troubles).items()
     ]
-
-
-def describe_foreign(current: Current) -> dict[str, str]:
-    """Return arm → how many of its records have a format of another version of the program."""
-    counts = {arm: current.foreign[arm] for arm in current.study.arms if current.foreign[arm]}
-    return {arm: f"{count} record{'s' * (count > 1)} of another format than {FORMAT}" for arm, count in counts.items()}
 
 
 def collect_facts(current: Current) -> dict[str, list[Any]]:
     """Return the distinct train_images, test_images, gradient_images and devices of the finished repeats."""
-    finished = [r for group in current.repeats.values() for r in group if r["state"] == "done"]
-    counts = {"train_images": "train", "test_images": "test", "gradient_images": "grad_norm"}
-    facts = {name: {r["counts"].get(key) for r in finished} for name, key in counts.items()}
-    facts["device"] = {r.get("device") for r in finished}
+    finished = [record for arm in current.study.arms for record in current.finished_repeats(arm).values()]
+    metrics = {"train_images": TRAIN_LOSS, "test_images": TEST_ACCURACY, "gradient_images": GRAD_NORM_LABEL}
+    facts = {name: {record["images"].get(metric) for record in finished} for name, metric in metrics.items()}
+    facts["device"] = {record["device"] for record in finished}
     return {name: sorted(value for value in values if value) for name, values in facts.items()}
 
 
@@ -101,8 +82,3 @@ def first_line(error: str | None, width: int = 160) -> str | None:
     """Return the first line of an error, cut to ``width`` characters; None if there is no text."""
     lines = (error or "").strip().splitlines()
     return lines[0][:width] if lines else None
-
-
-def _images(record: Record, metric: str) -> int:
-    counted = "autoattack" if metric == TEST_AUTOATTACK else metric.split("/")[0]
-    return int(record["counts"].get(counted, 0))

@@ -38,16 +38,13 @@ def honesty_table(results: Results) -> Table:
 
 
 def collect_checks(results: Results) -> ModelChecks:
-    """Return (arm, seed) → checks of the models in the tables, in the study's order.
-
-    If a seed was checked twice, the later record counts.
-    """
-    models: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for arm, group in results.current.checks.items():
-        done = [record["checks"] for record in group if record["state"] == "done"]
-        by_seed = {int(seed): list(checks) for of_record in done for seed, checks in of_record.items()}
-        models |= {(arm, seed): by_seed[seed] for seed in sorted(by_seed) if seed in results.study.seeds}
-    return models
+    """Return (arm, seed) → checks of the models in the tables, in the study's order."""
+    return {
+        (arm, seed): list(record["checks"])
+        for arm, by_seed in results.current.checks.items()
+        for seed, record in sorted(by_seed.items())
+        if record["state"] == "done"
+    }
 
 
 def summarize_warnings(results: Results) -> list[str]:
@@ -89,7 +86,7 @@ def _notes(results: Results, models: ModelChecks) -> Iterable[str]:
     widths = ", ".join(f"{50 * (high - low):.2g} points for {n} images" for n, (low, high) in bounds.items())
     yield f"Half-width of Wilson's 95% interval of one model with 50% accuracy: {widths}."
     yield from _explain(models)
-    if results.study.checks:
+    if results.study.evaluation.checks:
         yield from _unchecked(results, models)
 
 
@@ -112,11 +109,11 @@ def _explain(models: ModelChecks) -> Iterable[str]:
 def _unchecked(results: Results, models: ModelChecks) -> Iterable[str]:
     """Return the models in the tables without checks, and why."""
     reasons = []
-    for arm, repeats in results.current.repeats.items():
-        for seed in rows.finished_repeats(repeats, results.study.seeds):
+    for arm in results.study.arms:
+        for seed in results.current.finished_repeats(arm):
             if (arm, seed) not in models:
-                ended = [record for record in results.current.checks[arm] if seed in record["seeds"]]
-                error = rows.first_line(ended[-1].get("error")) if ended else None
-                reason = f"not checked, {ended[-1]['state']}" if ended else "not checked yet"
+                ended = results.current.checks[arm].get(seed)
+                error = rows.first_line(ended["error"]) if ended else None
+                reason = f"not checked, {ended['state']}" if ended else "not checked yet"
                 reasons.append((arm, seed, reason + (f": {error}" if error else "")))
     return list_seeds(reasons)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 
-from analysis.results import rows
 from analysis.results.results import Results
 
 
@@ -22,8 +21,7 @@ def missing_notes(results: Results, metrics: Iterable[str], arms: Collection[str
     arms = results.study.arms if arms is None else arms
     notes = _missing_seeds(results, list(metrics), arms)
     outdated = {arm: f"{count} done repeats under another recipe" for arm, count in results.current.outdated.items()}
-    for counts in (outdated, rows.describe_foreign(results.current)):
-        notes += [f"{arm}: {count} are left out." for arm, count in counts.items() if arm in arms]
+    notes += [f"{arm}: {count} are left out." for arm, count in outdated.items() if arm in arms]
     return notes + [f"{arm}: left out: {line}." for arm in arms for line in results.damaged.get(arm, ())]
 
 

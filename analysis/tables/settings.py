@@ -24,7 +24,7 @@ def settings_table(results: Results) -> Table:
     rows: list[dict[str, Cell]] = []
     for name, search in searches.items():
         metric, reference = search.matched_metric, search.match_loss_of
-        ended = [record for record in results.current.trials[name] if record["state"] != "failed"]
+        ended = [record for record in results.current.list_trials(name) if record["state"] != "failed"]
         row: dict[str, Cell] = {"Arm": results.title(name), "Search": _goal(search)}
         row |= {"Trials": f"{len(ended)} of {search.trials}", "Chosen": _chosen(results, name, search)}
         if printed:
@@ -95,8 +95,8 @@ def _chosen(results: Results, name: str, search: Search) -> str:
     fixed = results.study.arms[name].params
     repeats, choice = results.current.repeats[name], results.current.choices.get(name, {}).get("params", {})
     params: Mapping[str, Any] = {**fixed, **choice} if choice else {}
-    if repeats:
-        params = repeats[-1]["recipe"]["params"]
+    for repeat in repeats.values():
+        params = repeat["recipe"]["params"]
     numbers = [parameter for parameter, value in fixed.items() if not isinstance(value, str)]
     shown = [parameter for parameter in (*search.ranges, *numbers) if parameter in params]
     ordered = [p for p in SYMBOLS if p in shown] + [p for p in shown if p not in SYMBOLS]

@@ -7,13 +7,16 @@ robust arm gets λ = 0.1 and loss 1.316, and so does any arm matched to it.
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
+from tune_interpreg.study import metric_names
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import parse_study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Judge, Maps, Train
+from tune_interpreg.study.measures import AccuracyMeasure, ChecksMeasure, GradientNormsMeasure
 
 ARMS = {
     "standard": "{method: standard}",
@@ -29,7 +32,8 @@ TWINS = {
     "one": "{method: interpretation, lambda: 0.1, targets: {teacher: standard},"
     " search: {maximize: val/accuracy, trials: 8, space: {phi: {choice: [0.0, 1.0]}}}}",
 }
-Worker = Callable[[Item], Record]
+#: Returns the record of an item of a job.
+Worker = Callable[[Job, Item], Record]
 
 
 def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null", **arms: str) -> Study:
@@ -38,61 +42,94 @@ def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null
     return parse_study(text + "\n".join(lines), where="test.yaml")
 
 
-def strength(item: Item) -> float:
-    params = item.recipe.params
+def strength(job: Job) -> float:
+    params = job.recipe.params
     return float(params.get("lambda", params.get("lambda_j", 0.0)))
 
 
-def worker(item: Item) -> Record:
-    accuracy = math.exp(-(math.log(max(strength(item), 1e-9) / 0.1) ** 2))
-    metrics = {"train/loss": 1 + strength(item) ** 0.5, "val/adv_accuracy": accuracy, "val/accuracy": 0.9}
-    return ledger.make_record(
-        item,
-        "done",
-        epochs=3,
-        metrics={s: metrics | {"train/loss": metrics["train/loss"] + s / 1000} for s in item.seeds},
-    )
+def worker(job: Job, item: Item) -> Record:
+    metrics: dict[str, float] = {}
+    extra: dict[str, Any] = {}
+    if isinstance(item, Train):
+        metrics["train/loss"] = 1 + strength(job) ** 0.5 + item.seed / 1000
+    elif isinstance(item, Judge) and isinstance(item.measure, ChecksMeasure):
+        extra["checks"] = [{"check": "steps", "state": "PASS", "n": 8, "said": "as it should be", "values": {}}]
+    elif isinstance(item, Judge) and isinstance(item.measure, GradientNormsMeasure):
+        metrics = {metric_names.GRAD_NORM_LABEL: 2.0, metric_names.GRAD_NORM_OTHER: 1.0}
+    elif isinstance(item, Judge) and isinstance(item.measure, AccuracyMeasure):
+        metrics[metric_names.accuracy(item.split)] = 0.9
+    elif isinstance(item, Judge):
+        accuracy = math.exp(-(math.log(max(strength(job), 1e-9) / 0.1) ** 2))
+        metrics[metric_names.adversarial_accuracy(item.measure.kind, item.split)] = accuracy
+    return ledger.make_record(job, item, "done", epochs=3, metrics=metrics, images={"train": 1, "test": 1}) | extra
 
 
-def failing(wrong: Callable[[Item], bool], state: ledger.RecordState = "failed") -> Worker:
-    return lambda item: ledger.make_record(item, state, error="as asked") if wrong(item) else worker(item)
-
-
-def losing(seed: int) -> Worker:
-    """Answer in closed form, but without the metrics of one seed among several of a repeat, as if it diverged."""
-
-    def answer(item: Item) -> Record:
-        record = worker(item)
-        if item.role == "repeat" and len(item.seeds) > 1:
-            record["metrics"].pop(str(seed), None)
-        return record
+def failing(wrong: Callable[[Job, Item], bool], state: ledger.RecordState = "failed") -> Worker:
+    def answer(job: Job, item: Item) -> Record:
+        is_wrong = wrong(job, item)
+        return ledger.make_record(job, item, state, error="as asked") if is_wrong else worker(job, item)
 
     return answer
 
 
-def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) -> Iterator[Item]:
-    """Yield every item as it starts. To kill the driver while ``workers`` items run, stop iterating."""
-    running: list[Item] = []
+def untrained(job: Job, item: Item) -> bool:
+    """Return whether an item is a training."""
+    return isinstance(item, Train)
+
+
+def losing(seed: int) -> Worker:
+    """Answer in closed form, but the repeats of one seed diverge."""
+    return failing(lambda job, item: isinstance(item, Train) and job.stage == "repeats" and item.seed == seed, "diverged")
+
+
+def run(dispatcher: Dispatcher, job: Job, answer: Worker = worker, *, items: int | None = None) -> None:
+    """Run a job as a worker does: a record per item, and no judgments of models that were not trained.
+
+    items: stop after so many items, as if the worker died.
+    """
+    lost: set[str] = set()
+    for count, item in enumerate(job.items):
+        if count == items:
+            return
+        if isinstance(item, Judge) and item.model in lost:
+            continue
+        record = answer(job, item)
+        dispatcher.store.write_record(record)
+        dispatcher.take(job, [record])
+        if record["state"] != "done":
+            lost.add(item.key)
+    dispatcher.end(job)
+
+
+def steps(dispatcher: Dispatcher, answer: Worker = worker, *, workers: int = 1) -> Iterator[Job]:
+    """Yield every job as it starts. To kill the driver while ``workers`` jobs run, stop iterating."""
+    running: list[Job] = []
     while True:
-        while len(running) < workers and isinstance(item := dispatcher.next(), Item):
-            running.append(item)
-            yield item
+        while len(running) < workers and isinstance(job := dispatcher.next(), Job):
+            running.append(job)
+            yield job
         if not running:
             assert dispatcher.next() is Pause.DRAINED
             assert not dispatcher.is_open()
             return
-        item = running.pop(0)
-        record = answer(item)
-        dispatcher.store.write_record(record)
-        dispatcher.finish(item, record)
+        run(dispatcher, running.pop(0), answer)
 
 
-def drain(of: Study, store: Store, answer: Worker = worker, *, workers: int = 1) -> list[Item]:
+def drain(of: Study, store: Store, answer: Worker = worker, *, workers: int = 1) -> list[Job]:
     return list(steps(Dispatcher(of, store, "f"), answer, workers=workers))
 
 
+def trainings(jobs: list[Job]) -> list[str]:
+    """Return the keys of what jobs train."""
+    return [model.key for job in jobs if job.trains for model in job.models]
+
+
+def shape(jobs: list[Job]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(job.arm, job.stage, job.parts) for job in jobs]
+
+
 class Leaving:
-    """A worker that also leaves the files of real workers: a model per repeat, maps and a preview.
+    """A worker that also leaves the files of real workers: models, maps and previews.
 
     Files with ``spoils`` in their names are damaged after their checksums are taken.
     """
@@ -101,24 +138,26 @@ class Leaving:
         self.store, self.spoils = store, spoils
         self.ran: list[Item] = []
 
-    def __call__(self, item: Item) -> Record:
+    def __call__(self, job: Job, item: Item) -> Record:
         self.ran.append(item)
         files = self.files(item)
         for path in files:
             self.store.write_bytes(path, item.key.encode() * 4)
-        record = worker(item) | {"files": self.store.checksums(*files)}
+        record = worker(job, item) | {"files": self.store.checksums(*files)}
         for path in files:
             if self.spoils in path.name:
                 path.write_bytes(b"spoilt")
         return record
 
     def files(self, item: Item) -> tuple[Path, ...]:
-        if item.role == "repeat":
-            return tuple(self.store.model_file(item.key, seed) for seed in item.seeds)
-        return self.store.input_files("repeat", item.recipe.maps) if item.role == "targets" else ()
+        if isinstance(item, Train):
+            return (self.store.model_file(item.key),)
+        if isinstance(item, Maps):
+            return self.store.maps_file(item.key), self.store.preview_file(item.key)
+        return ()
 
 
-def outcome(store: Store) -> list[tuple]:
+def outcome(store: Store) -> list[tuple[str, ...]]:
     """Return everything that the records say about the results."""
-    names = ("arm", "role", "number", "seeds", "key", "state", "metrics", "files")
-    return [tuple(str(record[name]) for name in names) for record in store.records()]
+    names = ("arm", "kind", "number", "seed", "key", "state", "metrics", "files")
+    return [tuple(str(record.get(name)) for name in names) for record in store.records()]

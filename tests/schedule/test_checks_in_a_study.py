@@ -1,4 +1,4 @@
-"""Honesty checks as items of a study: when they run, their keys, and what they hold up."""
+"""Honesty checks as judgments of a study: when they run, their keys, and what they hold up."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from helpers.closed_form import ARMS, drain, failing, steps
 
 from tune_interpreg.display.console import summarize
 from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import State, Task
-from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Checks, Study
 from tune_interpreg.study.file.read import parse_study
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import CheckedModel, Recipe
+from tune_interpreg.study.items import Item, Job, Judge
+from tune_interpreg.study.measures import ChecksMeasure
 
 
 def study(*names: str, checks: str = "{images: 10}", **arms: str) -> Study:
@@ -23,13 +23,24 @@ def study(*names: str, checks: str = "{images: 10}", **arms: str) -> Study:
 
 
 def checks_ready(of: Study, state: State) -> list[tuple[str, int]]:
-    return [(task.arm, *task.parts) for task in graph.ready_tasks(of, state) if task.role == "checks"]
+    return [(task.arm, *task.parts) for task in graph.ready_tasks(of, state) if task.stage == "judgments"]
+
+
+def checks_of(jobs: list[Job]) -> dict[tuple[str, int], Judge]:
+    """Return arm and seed → the checks that jobs run."""
+    return {(job.arm, job.seeds[0]): item for job in jobs for item in job.work if is_checks(item)}
+
+
+def is_checks(item: Item) -> bool:
+    return isinstance(item, Judge) and isinstance(item.measure, ChecksMeasure)
 
 
 def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() -> None:
     """The sources are the first standard and the first adversarial arm; a lost one is not waited for."""
     of = study("standard", "adversarial", other="{method: standard}")
     state = State.empty(of)
+    for name in of.arms:
+        state.unchecked[name] |= {0, 1}
     assert graph.attack_sources(of) == ("standard", "adversarial")
     state.repeats["other"].done |= {0, 1}
     assert checks_ready(of, state) == []
@@ -38,38 +49,49 @@ def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() ->
     assert checks_ready(of, state) == []
     state.repeats["adversarial"].lost.add(1)
     assert checks_ready(of, state) == [("standard", 1), ("other", 1)]
-    roles = [task.role for task in graph.ready_tasks(of, state)]
-    assert roles == sorted(roles, key="checks".__eq__), "checks come last"
-    state.checks["standard"].running.add(1)
-    state.checks["other"].done.add(1)
+    stages = [task.stage for task in graph.ready_tasks(of, state)]
+    assert stages == sorted(stages, key="judgments".__eq__), "judgments come last"
+    state.judgments["standard"].running.add(1)
+    state.judgments["other"].done.add(1)
     assert checks_ready(of, state) == []
 
 
-def test_a_study_counts_its_checks_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
+def test_other_judgments_do_not_wait_for_the_sources_of_the_checks() -> None:
+    of = study("standard", "adversarial", other="{method: standard}")
+    state = State.empty(of)
+    state.repeats["other"].done.add(0)
+    assert checks_ready(of, state) == [("other", 0)]
+    graph.finish(of, state, Task("other", "judgments", (0,)))
+    assert (checks_ready(of, state), state.judgments["other"].settled) == ([], set())
+    for name in ("standard", "adversarial"):
+        graph.finish(of, state, Task(name, "repeats", (0,)))
+    assert checks_ready(of, state) == [(name, 0) for name in of.arms]
+
+
+def test_a_study_judges_each_model_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
     of, store = study(), Store(tmp_path / "store")
-    unchecked = of.model_copy(update={"checks": None})
-    assert graph.count_parts(of) == graph.count_parts(unchecked) + len(of.arms) * len(of.seeds)
-    answer = failing(lambda item: item.arm == "jacobian" and item.role == "repeat" and item.seeds == (1,), "diverged")
+    assert graph.count_parts(of) == 15 + 10 + 1 + len(of.arms) * len(of.seeds)
+    answer = failing(lambda job, item: job.arm == "jacobian" and job.seeds == (1,) and job.stage == "repeats", "diverged")
     ran = drain(of, store, answer, workers=3)
-    checked = [item for item in ran if item.role == "checks"]
     dispatcher = Dispatcher(of, store, "f")
-    assert len(ran) == dispatcher.settled() == dispatcher.total() == graph.count_parts(of) - 1
-    assert len(checked) == len(of.arms) * len(of.seeds) - 1
+    assert dispatcher.settled() == dispatcher.total() == graph.count_parts(of) - 1
+    assert checks_of(ran).keys() == {(arm, seed) for arm in of.arms for seed in of.seeds} - {("jacobian", 1)}
     assert drain(of, store) == []
 
 
 def test_the_key_of_checks_holds_the_model_the_sources_and_the_settings(tmp_path: Path) -> None:
     """A source is no source of its own checks; a failed one is left out."""
     of, store = study("standard", "adversarial", other="{method: input_gradient, lambda_g: 0.1}"), Store(tmp_path / "s")
-    ran = drain(
-        of, store, failing(lambda item: item.role == "repeat" and (item.arm, item.seeds) == ("adversarial", (1,)))
-    )
-    keys = {(item.arm, *item.seeds): item.key for item in ran if item.role == "repeat"}
-    checked = {(item.arm, *item.seeds): item.recipe.checked for item in ran if item.role == "checks"}
-    assert set(checked) == set(keys) - {("adversarial", 1)}
-    assert all(model and (model.model, model.images) == (keys[name], 10) for name, model in checked.items())
+    ran = drain(of, store, failing(lambda job, item: job.trains and (job.arm, job.seeds) == ("adversarial", (1,))))
+    keys = {(job.arm, *job.seeds): job.key for job in ran if job.stage == "repeats"}
+    checks = checks_of(ran)
+    assert set(checks) == set(keys) - {("adversarial", 1)}
+    sources = {}
+    for name, item in checks.items():
+        assert isinstance(item.measure, ChecksMeasure)
+        assert (item.model, item.measure.images, item.split) == (keys[name], 10, "validation")
+        sources[name] = item.measure.sources
     both = {name: keys[name, 0] for name in ("standard", "adversarial")}
-    sources = {name: model.sources for name, model in checked.items() if model}
     assert sources["other", 0] == both
     assert sources["standard", 0] == {"adversarial": both["adversarial"]}
     assert sources["adversarial", 0] == {"standard": both["standard"]}
@@ -83,7 +105,9 @@ def test_other_checks_run_again_and_nothing_else(tmp_path: Path) -> None:
     drain(of, store)
     other = study("standard", "adversarial", checks="{images: 20}")
     store.check_setting(other)
-    assert {item.role for item in drain(other, store)} == {"checks"}
+    ran = drain(other, store)
+    assert len(ran) == 4
+    assert all(map(is_checks, (item for job in ran for item in job.items)))
     assert drain(study("standard", "adversarial", checks="null"), store) == []
 
 
@@ -96,40 +120,43 @@ def test_no_check_runs_twice_after_kills(tmp_path: Path) -> None:
         whole.append(next(running))
         next(running, None)
         running.close()
-    assert len({item.key for item in whole}) == graph.count_parts(of)
+    items = [item.key for job in whole for item in job.items]
+    assert len(items) == len(set(items))
     assert drain(of, store) == []
 
 
 def test_failed_checks_run_again_and_read_the_models_of_all_sources(tmp_path: Path) -> None:
     of, store = study("standard", "adversarial"), Store(tmp_path / "store")
-    drain(of, store, failing(lambda item: item.role == "checks"))
-    progress = Dispatcher(of, store, "f").progress
-    assert not graph.blocked_arms(of, progress.state)
+    drain(of, store, failing(lambda _, item: is_checks(item)))
+    dispatcher = Dispatcher(of, store, "f")
+    assert dispatcher.settled() == dispatcher.total()
+    assert not graph.blocked_arms(of, dispatcher.state)
+    assert all(not stage.done and stage.lost == {0, 1} for stage in dispatcher.state.judgments.values())
     assert store.delete_failures() == 4
-    assert {item.role for item in drain(of, store)} == {"checks"}
-    needed = progress.item_for(Task("standard", "checks", (0,))).recipe.checked
-    repeats = [progress.item_for(Task(name, "repeat", (0,))) for name in of.arms]
-    assert store.input_files("checks", needed) == tuple(store.model_file(item.key, 0) for item in repeats)
+    checks = checks_of(drain(of, store))
+    assert len(checks) == 4
+    models = {dispatcher.progress.model_key(name, 0) for name in of.arms}
+    assert set(ledger.find_inputs(checks["standard", 0].model_dump())) == models
 
 
-def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
+def test_checks_count_for_the_study_that_asks_for_them(tmp_path: Path) -> None:
     of, store = study("standard"), Store(tmp_path / "store")
-    (made, *_) = [item for item in drain(of, store) if item.role == "checks"]
-    assert Dispatcher(of, store, "f").progress.belongs(made)
-    assert not Progress(of, store, "f").belongs(made)
-    for other in (study("standard", checks="null"), study("adversarial"), study("standard", checks="{images: 11}")):
-        assert not Dispatcher(other, store, "f").progress.belongs(made)
+    drain(of, store)
+    records = store.records()
+    for other, count in ((of, 2), (study("standard", checks="null"), 0), (study("standard", checks="{images: 11}"), 0)):
+        assert len(Current(other, records).checks["standard"]) == count
+    last = Current(study("standard", checks="{images: 11}"), records, keep_last_results=True)
+    assert len(last.checks["standard"]) == 2, "tables show the last ones until there are others"
 
 
-def test_the_line_of_checks_counts_the_warnings_among_those_that_ran() -> None:
+def test_the_line_of_checks_counts_the_warnings_among_those_that_ran(tmp_path: Path) -> None:
     states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
     checks = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
-    checked = CheckedModel(model="model", seed=3, images=12)
-    item = Item(arm="robust", role="checks", recipe=Recipe(method="checks", checked=checked), seeds=(3,))
-    record = ledger.make_record(item, "done", seconds=2.0)
-    assert summarize(item, record | {"checks": {"3": checks}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
-    assert summarize(item, record | {"checks": {"3": checks[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
-    assert item.label.startswith("checks-seed3-")
+    job = next(job for job in drain(study("standard"), Store(tmp_path)) if checks_of([job]))
+    record = ledger.make_record(job, job.work[0], "done", seconds=2.0)
+    line = "standard: judgments, seed 0: "
+    assert summarize(job, [record | {"checks": checks}]) == f"{line}1 of 2 warn (steps) (2.0 s)"
+    assert summarize(job, [record | {"checks": checks[1:]}]) == f"{line}1 passed (2.0 s)"
 
 
 def test_checks_are_on_by_default_and_null_ends_them() -> None:

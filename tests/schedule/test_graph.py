@@ -27,36 +27,38 @@ def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
 
 
 def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(task.arm, task.role, task.parts) for task in graph.ready_tasks(of, state)]
+    """Return what can start, without judgments."""
+    tasks = [task for task in graph.ready_tasks(of, state) if task.stage != "judgments"]
+    return [(task.arm, task.stage, task.parts) for task in tasks]
 
 
 # ------------------------------------------------------------- what starts when
 def test_arms_without_needs_start_with_all_seeds() -> None:
     of = study(TEACHER, "  other: {method: standard}\n")
     state = State.empty(of)
-    assert ready(of, state) == [("teacher", "repeat", (s,)) for s in (5, 6)] + [
-        ("other", "repeat", (s,)) for s in (5, 6)
+    assert ready(of, state) == [("teacher", "repeats", (s,)) for s in (5, 6)] + [
+        ("other", "repeats", (s,)) for s in (5, 6)
     ]
     state.repeats["teacher"].running.add(5)
     state.repeats["teacher"].lost.add(6)
     state.repeats["other"].done.add(5)
-    assert ready(of, state) == [("other", "repeat", (6,))]
-    assert (state.running, state.settled, graph.count_parts(of)) == (1, 2, 4)
+    assert ready(of, state) == [("other", "repeats", (6,))]
+    assert (state.running, state.settled, graph.count_parts(of)) == (1, 2, 8)
 
 
 def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     of = study(PUPIL, TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done.add(6)
-    assert ready(of, state) == [("teacher", "repeat", (5,))]
+    assert ready(of, state) == [("teacher", "repeats", (5,))]
     state.repeats["teacher"] = StageParts(done={5})
-    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "repeat", (6,))]
+    assert ready(of, state) == [("teacher", "maps", (5,)), ("teacher", "repeats", (6,))]
     (maps,) = state.maps.values()
     maps.running.add(5)
-    assert ready(of, state) == [("teacher", "repeat", (6,))]
+    assert ready(of, state) == [("teacher", "repeats", (6,))]
     maps.running.clear()
     maps.done.add(5)
-    assert ready(of, state) == [("teacher", "repeat", (6,)), ("pupil", "repeat", (5,)), ("pupil", "repeat", (6,))]
+    assert ready(of, state) == [("teacher", "repeats", (6,)), ("pupil", "repeats", (5,)), ("pupil", "repeats", (6,))]
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
@@ -64,12 +66,12 @@ def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps(gpus: int) -> 
     of = study(TEACHER, PUPIL.replace("teacher}", "teacher, teachers: per_seed}"), gpus=gpus)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
-    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
-    assert graph.count_parts(of) == 6
+    assert ready(of, state) == [("teacher", "maps", (5,)), ("teacher", "maps", (6,))]
+    assert graph.count_parts(of) == 10
     (maps,) = state.maps.values()
     maps.done.add(6)
     maps.lost.add(5)
-    assert ready(of, state) == [("pupil", "repeat", (6,))]
+    assert ready(of, state) == [("pupil", "repeats", (6,))]
     state.repeats["pupil"].done.add(6)
     assert "for seed 5" in graph.blocked_arms(of, state)["pupil"]
 
@@ -95,13 +97,13 @@ def test_shared_and_per_seed_pupils_use_the_same_maps() -> None:
     of = study(TEACHER, PUPIL, per_seed)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
-    assert ready(of, state) == [("teacher", "targets", (5,)), ("teacher", "targets", (6,))]
+    assert ready(of, state) == [("teacher", "maps", (5,)), ("teacher", "maps", (6,))]
     (maps,) = state.maps.values()
     maps.done.add(5)
-    assert [task for task in ready(of, state) if task[1] == "repeat"] == [
-        ("pupil", "repeat", (5,)),
-        ("pupil", "repeat", (6,)),
-        ("per_seed", "repeat", (5,)),
+    assert [task for task in ready(of, state) if task[1] == "repeats"] == [
+        ("pupil", "repeats", (5,)),
+        ("pupil", "repeats", (6,)),
+        ("per_seed", "repeats", (5,)),
     ]
 
 
@@ -110,7 +112,7 @@ def test_pupils_with_equal_map_settings_share_maps() -> None:
     shared = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, permute: true}"))
     apart = study(TEACHER, PUPIL, second.replace("teacher}", "teacher, samples: 3}"))
     assert (len(State.empty(shared).maps), len(State.empty(apart).maps)) == (1, 2)
-    assert (graph.count_parts(shared), graph.count_parts(apart)) == (7, 8)
+    assert (graph.count_parts(shared), graph.count_parts(apart)) == (13, 14)
 
 
 def test_a_match_waits_for_all_repeats_of_its_reference_and_needs_one_that_is_done() -> None:
@@ -143,7 +145,7 @@ def test_trials_run_at_once_and_repeats_wait_for_all_of_them() -> None:
     assert ready(of, state) == []
     search.running.clear()
     search.lost.add(2)
-    assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
+    assert ready(of, state) == [("match", "repeats", (5,)), ("match", "repeats", (6,))]
     search.done.clear()
     search.lost.add(0)
     assert ready(of, state) == []
@@ -163,7 +165,7 @@ def test_after_a_match_only_interrupted_trials_run() -> None:
     assert ready(of, state) == [("match", "search", (5,))]
     search.running.clear()
     search.done |= {3, 5}
-    assert ready(of, state) == [("match", "repeat", (5,)), ("match", "repeat", (6,))]
+    assert ready(of, state) == [("match", "repeats", (5,)), ("match", "repeats", (6,))]
 
 
 def test_a_search_without_a_choice_blocks_its_arm() -> None:
@@ -210,20 +212,21 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
         assert set(task.parts) <= (seeds if per_seed else {of.seeds[0]})
         assert set(task.parts) <= state.repeats[task.arm].done
         return
-    if task.role == "checks":
+    if task.stage == "judgments":
         assert set(task.parts) <= state.repeats[task.arm].done
-        came = [name for name in graph.attack_sources(of) if of.arms[name].search is None or state.searches[name].done]
-        assert all(set(task.parts) <= state.repeats[name].settled for name in came)
+        if task.parts[0] in state.unchecked[task.arm]:
+            sources = [name for name in graph.attack_sources(of) if not of.arms[name].search or state.searches[name].done]
+            assert all(set(task.parts) <= state.repeats[name].settled for name in sources)
         return
     if (key := graph.maps_key(arm)) is not None:
-        trained = task.parts if task.role == "repeat" else of.seeds[:1]
+        trained = task.parts if task.stage == "repeats" else of.seeds[:1]
         assert {graph.teacher_seed(of, arm, seed) for seed in trained} <= state.maps[key].done
     if arm.search and arm.search.match_loss_of:
         reference = state.repeats[arm.search.match_loss_of]
         assert reference.done
         assert not reference.running
         assert reference.settled == seeds or graph.is_arm_over(of, state, arm.search.match_loss_of)
-    if task.role == "repeat" and arm.search:
+    if task.stage == "repeats" and arm.search:
         assert len(state.searches[task.arm].settled) == arm.search.trials
         assert state.searches[task.arm].done
 
@@ -238,22 +241,25 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     while True:
         while len(running) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
-            starts.update((task.arm, task.role, task.maps, part) for part in task.parts)
+            kind = (task.stage, *(part in state.unchecked[task.arm] for part in task.parts))
+            starts.update((task.arm, kind, task.maps, part) for part in task.parts)
             state.stage_of(task).running.update(task.parts)
             running.append(task)
         assert state.running == sum(len(task.parts) for task in running)
         if not running:
             break
         task = running.pop(rng.randrange(len(running)))
-        of_task = state.stage_of(task)
-        of_task.running.difference_update(task.parts)
-        (of_task.lost if rng.random() < failures else of_task.done).update(task.parts)
+        if rng.random() < failures:
+            stage = state.stage_of(task)
+            stage.running.difference_update(task.parts)
+            stage.lost.update(task.parts)
+        else:
+            graph.finish(of, state, task)
     assert set(starts.values()) <= {1}
-    assert state.settled == len(starts)
     unfinished = {name for name in of.arms if state.repeats[name].settled != set(of.seeds)}
     assert graph.blocked_arms(of, state).keys() == unfinished
     assert_reasons_hold(of, state)
-    assert all(state.checks[name].settled == (state.repeats[name].done if of.checks else set()) for name in of.arms)
+    assert all(state.judgments[name].settled == state.repeats[name].done for name in of.arms)
     if not failures:
         assert state.settled == graph.count_parts(of)
 

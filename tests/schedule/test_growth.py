@@ -11,9 +11,9 @@ from helpers.closed_form import Worker, drain, failing, steps, study, worker
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
-DIVERGED_ONCE = failing(lambda item: item.number == 5, "diverged")
+DIVERGED_ONCE = failing(lambda job, _: job.number == 5, "diverged")
 
 
 def sweep(trials: int, span: str = "[0.001, 1.0]") -> Study:
@@ -31,8 +31,8 @@ def calls(action: Callable[[], object]) -> int:
     return sum(entry.callcount for entry in profile.getstats())
 
 
-def run(items: Iterator[Item], count: int) -> None:
-    assert len(list(islice(items, count))) == count
+def run(jobs: Iterator[Job], count: int) -> None:
+    assert len(list(islice(jobs, count))) == count
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def store(tmp_path: Path) -> Store:
 # After a diverged trial the search looks at all others for each proposal, but copies none.
 @pytest.mark.parametrize(("answer", "growth"), [(worker, 1.03), (DIVERGED_ONCE, 1.6)], ids=["all", "lost"])
 def test_a_trial_takes_no_more_calls_after_many_others(store: Store, answer: Worker, growth: float) -> None:
-    items = steps(Dispatcher(sweep(190), store, "f"), answer, workers=2)
-    run(items, 20)
-    early = calls(lambda: run(items, 20))
-    run(items, 120)
-    assert calls(lambda: run(items, 20)) < growth * early
+    jobs = steps(Dispatcher(sweep(190), store, "f"), answer, workers=2)
+    run(jobs, 20)
+    early = calls(lambda: run(jobs, 20))
+    run(jobs, 120)
+    assert calls(lambda: run(jobs, 20)) < growth * early
 
 
 def test_opening_a_study_takes_a_fixed_number_of_calls_per_record(store: Store) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.closed_form import drain, failing, losing, steps, strength, study, worker
+from helpers.closed_form import drain, failing, losing, steps, strength, study, trainings, worker
 from helpers.contract import data
 from torch import Tensor, nn
 
@@ -16,8 +16,9 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.config import Attack, Data, Evaluation, Study, Training
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.config import Data, Study, Training
+from tune_interpreg.study.items import Item, Job, Judge, Train
+from tune_interpreg.study.measures import observe
 from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.training.trainer import Batch
 
@@ -31,7 +32,7 @@ SEARCHES = {
     "median": f"maximize: val/adv_accuracy, trials: 12, pruner: median, {SPACE}",
     "gp": f"maximize: val/adv_accuracy, trials: 9, sampler: gp, {SPACE}",
     "pareto": f"{METRICS}, trials: 12, {SPACE}",
-    "grid": "maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.03, 0.1, 0.3, 1.0], norm: [batch, sample]}",
+    "grid": "maximize: val/adv_accuracy, grid: {lambda_j: [0.01, 0.03, 0.2, 0.3, 1.0], norm: [batch, sample]}",
 }
 
 
@@ -45,13 +46,13 @@ def state_of(number: int, strength: float) -> ledger.RecordState:
     return "done" if number % 3 != 1 else "diverged" if strength > 0.1 else "failed"
 
 
-def losing_trials(item: Item) -> Record:
-    state = state_of(item.number, strength(item)) if item.role == "search" else "done"
-    return worker(item) if state == "done" else ledger.make_record(item, state, error="as asked")
+def losing_trials(job: Job, item: Item) -> Record:
+    state = state_of(job.number, strength(job)) if job.number is not None else "done"
+    return worker(job, item) if state == "done" else ledger.make_record(job, item, state, error="as asked")
 
 
 def searched(of: Study, store: Store) -> list[Record]:
-    return [record for record in Dispatcher(of, store, "f").records.values() if record["role"] == "search"]
+    return Dispatcher(of, store, "f").progress.list_trials("arm")
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
@@ -59,13 +60,14 @@ def test_a_study_that_loses_a_third_of_its_trials_drains(kind: str, tmp_path: Pa
     """Every trial runs once, and the arm is repeated with the choice from the done trials."""
     of, store = searching(kind), Store(tmp_path)
     ran = drain(of, store, losing_trials, workers=4)
-    assert len(ran) == len({item.key for item in ran})
+    assert len(trainings(ran)) == len(set(trainings(ran)))
     records, search = searched(of, store), of.arms["arm"].search
     assert search is not None
     assert sorted(record["number"] for record in records) == list(range(search.trials))
     for record in records:
         assert record["state"] == state_of(record["number"], record["recipe"]["params"]["lambda_j"])
-    assert [item.seeds for item in ran if (item.arm, item.role) == ("arm", "repeat")] == [(0,), (1,)]
+    repeats = [job.seeds for job in ran if (job.arm, job.stage) == ("arm", "repeats")]
+    assert repeats == ([(0,), (1,)] if search.match_loss_of else [(1,)])
     assert not graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert drain(of, store, losing_trials) == []
 
@@ -84,9 +86,9 @@ def test_an_arm_without_a_done_trial_is_blocked_and_the_others_are_done(
     kind: str, state: ledger.RecordState, tmp_path: Path
 ) -> None:
     of, store = searching(kind), Store(tmp_path)
-    ran = drain(of, store, failing(lambda item: item.role == "search", state), workers=3)
+    ran = drain(of, store, failing(lambda job, _: job.stage == "search", state), workers=3)
     assert {record["state"] for record in searched(of, store)} == {state}
-    assert {item.arm for item in ran if item.role == "repeat"} == {"standard", "reference"}
+    assert {job.arm for job in ran if job.stage == "repeats"} == {"standard", "reference"}
     blocked = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert blocked == {"arm": "no trial of its search finished"}
 
@@ -94,9 +96,9 @@ def test_an_arm_without_a_done_trial_is_blocked_and_the_others_are_done(
 def test_maps_that_are_not_finite_block_only_their_pupils(tmp_path: Path) -> None:
     """They are not made again, because the teacher would give the same."""
     of, store = study(), Store(tmp_path)
-    ran = drain(of, store, failing(lambda item: item.role == "targets", "diverged"))
-    assert [(item.arm, item.role) for item in ran if item.role != "repeat"] == [("adversarial", "targets")]
-    assert sorted(item.arm for item in ran if item.role == "repeat") == ["adversarial"] * 2 + ["standard"] * 2
+    ran = drain(of, store, failing(lambda job, _: job.stage == "maps", "diverged"))
+    assert [(job.arm, job.stage) for job in ran if job.stage != "repeats"] == [("adversarial", "maps")]
+    assert sorted(job.arm for job in ran if job.stage == "repeats") == ["adversarial"] * 2 + ["standard"] * 2
     blocked = graph.blocked_arms(of, Dispatcher(of, store, "f").state)
     assert blocked["robust"] == blocked["permuted"] == "has no target maps: the teacher adversarial gave none"
     assert blocked["jacobian"] == "has no loss to match: no seed of robust finished"
@@ -117,43 +119,60 @@ class Fragile(StandardTrainable):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_the_record_of_a_repeat_says_which_seed_diverged(
+def test_a_seed_that_diverged_has_a_record_of_its_own(
     interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has metrics, curves and models of the other seeds; an interrupted training remembers the loss."""
+    """The others have metrics, curves and models; an interrupted training remembers the loss."""
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
-    recipe = Recipe(
-        method="standard",
-        data=Data(**data()),
-        training=Training(epochs=3, batch_size=32, lr=0.05),
-        evaluation=Evaluation(gradient_samples=20),
-        evaluation_attack=Attack(eps=0.5, steps=2),
+    of = study("standard").model_copy(
+        update={"data": Data(**data()), "training": Training(epochs=3, batch_size=32, lr=0.05)}
     )
-    item, store = Item(arm="arm", role="repeat", recipe=recipe, seeds=(0, 1, 2)), Store(tmp_path / "store")
-    config: dict[str, Any] = {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
+    recipe, store = Recipe.from_study(of, method="standard"), Store(tmp_path / "store")
+    models = tuple(Train(recipe=recipe, seed=seed) for seed in range(3))
+    job = Job(arm="arm", stage="repeats", models=models, trains=True, observation=observe(of), batch_size=50)
+    config: dict[str, Any] = {"job": job.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
     trainable = Fragile(config)
     trainable.step()
-    assert "record" not in trainable.step()
+    assert "records" not in trainable.step()
     if interrupted:
         trainable = Fragile(config)
         assert trainable.trainer.diverged == {1: LOST}
-    record = json.loads(trainable.step()["record"])
-    assert (record["state"], record["error"], record["seeds"], record["epochs"]) == ("done", LOST, [0, 1, 2], 3)
-    assert record["metrics"].keys() == record["curves"].keys() == {"0", "2"}
-    assert {store.path / name for name in record["files"]} == {store.model_file(record["key"], seed) for seed in (0, 2)}
-    assert ledger.lost_seeds(record) == {1}
+    records = json.loads(trainable.step()["records"])
+    assert [(record["seed"], record["state"], record["error"]) for record in records] == [
+        (0, "done", None),
+        (1, "diverged", LOST),
+        (2, "done", None),
+    ]
+    for record in records:
+        is_done = record["state"] == "done"
+        assert (bool(record["metrics"]), "curve" in record, record["epochs"]) == (is_done, is_done, 3)
+        assert [store.path / name for name in record["files"]] == [store.model_file(record["key"])] * is_done
+        assert store.read_record("arm", models[record["seed"]]) == record
 
 
 def test_a_lost_teacher_seed_gives_no_maps(tmp_path: Path) -> None:
     """The first of the teacher's two seeds makes the maps."""
     of, store = study("adversarial", "robust", gpus=1), Store(tmp_path)
-    assert {item.arm for item in drain(of, store, losing(0))} == {"adversarial"}
-    assert graph.blocked_arms(of, Dispatcher(of, store, "f").state).keys() == {"robust"}
+    assert {job.arm for job in drain(of, store, losing(0))} == {"adversarial"}
+    state = Dispatcher(of, store, "f").state
+    assert (state.repeats["adversarial"].done, state.repeats["adversarial"].lost) == ({1}, {0})
+    assert graph.blocked_arms(of, state).keys() == {"robust"}
+    assert drain(of, store) == []
 
 
-def test_only_a_done_repeat_can_have_lost_seeds() -> None:
-    whole = worker(Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0, 1)))
-    assert ledger.lost_seeds(whole) == set()
-    assert ledger.lost_seeds(whole | {"metrics": {"1": {}}}) == {0}
-    assert ledger.lost_seeds(whole | {"state": "failed", "metrics": {}}) == set()
-    assert ledger.lost_seeds(whole | {"role": "checks", "metrics": {}}) == set()
+def test_a_failed_judgment_of_a_trial_loses_the_trial_and_one_of_a_repeat_only_its_numbers(tmp_path: Path) -> None:
+    of, store = study("adversarial", "robust"), Store(tmp_path)
+
+    def wrong(job: Job, item: Item) -> bool:
+        return isinstance(item, Judge) and item.measure.kind == "strict" and (job.number == 2 or item.split == "test")
+
+    drain(of, store, failing(wrong))
+    progress = Dispatcher(of, store, "f").progress
+    assert progress.state.searches["robust"].lost == {2}
+    assert progress.state.repeats["robust"].done == progress.state.judgments["robust"].lost == {0, 1}
+    assert "test/accuracy" in progress.repeats["robust"][0]["metrics"]
+    assert "test/adv_accuracy_strict" not in progress.repeats["robust"][0]["metrics"]
+    assert drain(of, store) == []
+    assert store.delete_failures() == 5
+    assert trainings(drain(of, store)) == []
+    assert not Dispatcher(of, store, "f").state.searches["robust"].lost

@@ -135,8 +135,8 @@ def _freeze_libraries() -> None:
 
 def skip_recorded(job: Job, store: Store) -> tuple[Job, list[Record]]:
     """Return what is left of a job, and the records of what is not: finished, and judgments of diverged models."""
-    found = {item.key: store.read_record(job.arm, item) for item in job.items}
-    records = [record for record in found.values() if record is not None and record["state"] in FINAL]
+    on_disk = [store.read_record(job.arm, item) for item in job.items]
+    records = [record for record in on_disk if record is not None and record["state"] in FINAL]
     states = {record["key"]: record["state"] for record in records}
     if job.trains and any(model.key not in states for model in job.models):
         return job, []  # trainings of one job start and end together

@@ -147,7 +147,7 @@ def summarize(job: Job, records: Sequence[Record]) -> str:
 def _means(records: Sequence[Record]) -> dict[str, float]:
     """Return each metric's mean over the records that have it, in the order of ``SUMMARY_METRICS``."""
     values = {name: [r["metrics"][name] for r in records if name in r["metrics"]] for name in SUMMARY_METRICS}
-    return {name: sum(found) / len(found) for name, found in values.items() if found}
+    return {name: sum(numbers) / len(numbers) for name, numbers in values.items() if numbers}
 
 
 def _clock(since: float) -> str:

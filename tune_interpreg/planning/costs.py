@@ -1,27 +1,42 @@
-"""Seconds of a study's tasks: added up from measured times, or taken from records of similar items."""
+"""Seconds of a study's tasks: added up from measured times, or taken from records of similar tasks."""
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from tune_interpreg import registry
 from tune_interpreg.data.dataset import Dataset
-from tune_interpreg.schedule.graph import Task
-from tune_interpreg.store.store import Record
-from tune_interpreg.study.config import Study
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.graph import State, Task
+from tune_interpreg.schedule.progress import Progress
+from tune_interpreg.study import measures
+from tune_interpreg.study.config import MapSettings, Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.items import Job, Judge, Train
+from tune_interpreg.study.measures import Measure, Question, SplitName
 from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.recipe import Recipe, TargetMaps
 
-#: Measured seconds by unit of work. Per image: ``clean``, ``compat``, ``strict``, ``norms``, ``autoattack``. Per image
-#: and noisy copy of a set of maps: ``copy``. Per model: ``checks``. Of a training, after its ``training_item``'s key
-#: and a slash: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
+#: Measured seconds by unit of work. Of a judgment, per image, of the checks, per model: after ``unit_of`` its measure.
+#: Per image and noisy copy of a set of maps: ``copy``. Of a training, after its ``training_job``'s key and a slash:
+#: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
 Seconds = dict[str, float]
 
-#: Tasks with the same cost: arm, role, and the number of seeds trained or of noisy copies per map.
-Group = tuple[str, Role, int]
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work that takes the same time wherever it occurs: a training, a set of maps, or a judgment.
+
+    count: seeds that train together.
+    """
+
+    name: str
+    content: Job | MapSettings | Question = field(compare=False)
+    count: int = 1
+
 
 #: The strength of all penalties in a measurement.
 STRENGTH = 0.01
@@ -29,25 +44,27 @@ STRENGTH = 0.01
 #: Number of epochs of a measured training: it never reaches its final evaluation. Its learning rate keeps the weights.
 ENDLESS, STANDSTILL = 10**9, 1e-9
 
-#: Seconds that Ray adds per item, to hand it over, and per result of an epoch.
-ITEM, RESULT = 0.05, 0.01
+#: Seconds that Ray adds per job, to hand it over, and per result of an epoch or of a judgment.
+TASK, RESULT = 0.05, 0.01
 
 
 # ------------------------------------------------------------------------ measured trainings
-def training_item(study: Study, task: Task) -> Item:
+def training_job(study: Study, task: Task) -> Job:
     """Return the training that is measured for a task. Its key depends only on options that change the time."""
     arm = study.arms[task.arm]
-    maps = Maps(teacher="", teacher_seed=0, permute=arm.targets.permute) if arm.targets else None
+    maps = TargetMaps(key="any", permute=arm.targets.permute) if arm.targets else None
     searched = {name: span.extremes()[0] for name, span in arm.search.ranges.items()} if arm.search else {}
     values, parameters = {**searched, **arm.params}, registry.load_method(arm.method).parameters
     params = {name: _typical_value(parameter, values.get(name)) for name, parameter in parameters.items()}
-    seeds = len(task.parts) if task.role == "repeat" else 1
-    return _item(study, task.arm, tuple(range(seeds)), STANDSTILL, method=arm.method, params=params, maps=maps)
+    is_trial = task.stage == "search"
+    observation = measures.observe(study, arm.search if is_trial else None)
+    seeds = range(1 if is_trial else len(task.parts))
+    return _job(study, task.arm, seeds, STANDSTILL, observation, method=arm.method, params=params, maps=maps)
 
 
-def probe_item(study: Study) -> Item:
+def probe_job(study: Study) -> Job:
     """Return the training of the model that is judged, explained and checked in a measurement."""
-    return _item(study, "probe", (0,), study.training.lr, method="standard")
+    return _job(study, "probe", range(1), study.training.lr, measures.observe(study), method="standard")
 
 
 def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
@@ -57,57 +74,119 @@ def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
     return parameter.default if parameter.default is not None else min(max(STRENGTH, parameter.low), parameter.high)
 
 
-def _item(study: Study, arm: str, seeds: tuple[int, ...], lr: float, **recipe: Any) -> Item:
+def _job(
+    study: Study, arm: str, seeds: Iterable[int], lr: float, observation: measures.Observation, **fields: Any
+) -> Job:
     training = study.training.model_copy(update={"epochs": ENDLESS, "lr": lr})
-    setting = Recipe.from_study(study.model_copy(update={"training": training}), **recipe)
-    return Item(arm=arm, role="search", recipe=setting, seeds=seeds, adversarial=False)
+    recipe = Recipe.from_study(study.model_copy(update={"training": training}), **fields)
+    return Job(
+        arm=arm,
+        stage="repeats",
+        models=tuple(Train(recipe=recipe, seed=seed) for seed in seeds),
+        trains=True,
+        observation=observation,
+        batch_size=study.evaluation.batch_size,
+    )
 
 
-# ------------------------------------------------------------------------- seconds of a task
-def group_of(task: Task) -> Group:
-    """Return the group of a task."""
-    return task.arm, task.role, task.maps.samples if task.maps else len(task.parts)
-
-
-def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, task: Task) -> float:
-    """Return the seconds of a task from measured ones; ``tests`` is the number of test images."""
-    images, validation = len(data.train), len(data.validation)
+# --------------------------------------------------------------------------- pieces of a task
+def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
+    """Yield what a task runs in a ``state`` that follows from the study's ``progress``."""
+    study, search = progress.study, progress.study.arms[task.arm].search
     if task.maps:
-        return images * (task.maps.samples + task.maps.include_clean) * measured["copy"]
-    if task.role == "checks":
-        return measured["checks"]
-    key, evaluation, epochs = training_item(study, task).key, study.evaluation, study.training.epochs
-    steps = images // study.training.batch_size
-    training = measured[f"{key}/setup"] + epochs * (measured[f"{key}/epoch"] + steps * measured[f"{key}/step"])
-    judging = validation * (epochs * measured["clean"] + count_attacked(study, task) * measured["strict"])
-    if task.role == "search":
-        return training + judging
-    judging += tests * (measured["clean"] + measured["compat"] + measured["strict"])
-    judging += min(evaluation.gradient_samples or images, images) * measured["norms"]
-    judging += (evaluation.autoattack or 0) * measured.get("autoattack", 0.0)
-    return training + len(task.parts) * judging
+        yield Piece(f"maps {task.maps.model_dump_json()}", task.maps)
+        return
+    if task.stage == "judgments":
+        questions = _open_questions(progress, state, task)
+    else:
+        questions, training = progress.repeat_questions, None
+        if task.stage == "search" and search:
+            questions = measures.list_trial_questions(study, search)
+            training = progress.training_of_trial(task.arm, task.parts[0])
+        if training is None:
+            name = f"{task.arm}, {task.stage}, {len(task.parts)} seeds"
+            yield Piece(name, training_job(study, task), len(task.parts))
+        else:
+            missing = progress.missing_judgments(training["key"], questions)
+            questions = [Question(judgment.measure, judgment.split) for judgment in missing]
+    for question in questions:
+        yield from [_judging(question.measure, question.split)] * len(task.parts)
 
 
-def add_ray(study: Study, task: Task) -> float:
-    """Return the seconds that Ray adds to a task."""
-    return ITEM + RESULT * (study.training.epochs if task.role in ("search", "repeat") else 0)
+def _open_questions(progress: Progress, state: State, task: Task) -> list[Question]:
+    """Return the questions about the model of a repeat that is there, or that a trial of the search trains."""
+    study, (seed,) = progress.study, task.parts
+    model, search = progress.model_key(task.arm, seed), study.arms[task.arm].search
+    dependent = measures.list_dependent_questions(study, {}, {}) if graph.has_other_models(study, state, seed) else []
+    if model is not None:
+        settled = progress.dependent_questions(task.arm, seed)
+        missing = progress.missing_judgments(model, [*progress.repeat_questions, *(settled or [])])
+        questions = [Question(judgment.measure, judgment.split) for judgment in missing]
+        return questions if settled is not None else [*questions, *dependent]
+    if search and seed not in state.waiting[task.arm]:
+        answered = measures.list_trial_questions(study, search)
+        return [*(question for question in progress.repeat_questions if question not in answered), *dependent]
+    return dependent
 
 
-def count_attacked(study: Study, task: Task) -> int:
-    """Return how many validations of a training are under attack: when due, and after the last epoch."""
-    search, epochs = study.arms[task.arm].search, study.training.epochs
-    if task.role == "search" and search and not search.attacks_trials:
-        return 0
-    return -(-epochs // (study.evaluation.adversarial_every or epochs))
+def _judging(measure: Measure, split: SplitName) -> Piece:
+    settings = measure.model_dump(mode="json", exclude={"sources", "maps"})
+    return Piece(f"judgment {split} {json.dumps(settings)}", Question(measure, split))
 
 
-def recorded_seconds(study: Study, records: Iterable[Record]) -> dict[Group, float]:
-    """Return the mean seconds of finished items. Results copied from an equal item took none and do not count."""
-    seconds: defaultdict[Group, list[float]] = defaultdict(list)
-    for record in records:
-        same_device = (record.get("device") != "cpu") == bool(study.resources.gpus)
-        if record["state"] == "done" and record["seconds"] > 0 and same_device:
-            maps = record["recipe"]["maps"] if record["role"] == "targets" else None
-            count = maps["samples"] if maps else len(record["seeds"])
-            seconds[record["arm"], record["role"], count].append(record["seconds"])
-    return {group: fmean(values) for group, values in seconds.items()}
+def unit_of(measure: Measure) -> str:
+    """Return the name of the work that a measure takes per image; of the checks, per model."""
+    return json.dumps(measure.model_dump(mode="json", exclude={"images", "sources", "maps", "settings", "batch_size"}))
+
+
+def recorded_seconds(progress: Progress) -> dict[Piece, float]:
+    """Return the mean seconds of finished pieces. Results copied from an equal training took none and do not count."""
+    study = progress.study
+    seconds: defaultdict[Piece, list[float]] = defaultdict(list)
+    for name in study.arms:
+        for stage, record in progress.records_by_stage(name):
+            same_device = (record["device"] != "cpu") == bool(study.resources.gpus)
+            if record["state"] != "done" or not record["seconds"] or not same_device:
+                continue
+            if record["kind"] == "train" and (stage == "search") == (record["number"] is not None):
+                for count in (1, len(study.seeds)) if study.resources.gpus and stage == "repeats" else (1,):
+                    piece = Piece(f"{name}, {stage}, {count} seeds", MapSettings(), count)
+                    seconds[piece].append(count * record["seconds"])
+            elif record["kind"] == "maps":
+                settings = MapSettings.model_validate(record["settings"])
+                seconds[Piece(f"maps {settings.model_dump_json()}", settings)].append(record["seconds"])
+            elif record["kind"] == "judge":
+                judgment = Judge.model_validate({name: record[name] for name in Judge.model_fields})
+                seconds[_judging(judgment.measure, judgment.split)].append(record["seconds"])
+    return {piece: fmean(values) for piece, values in seconds.items()}
+
+
+# ---------------------------------------------------------------------------- measured seconds
+def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Piece) -> float:
+    """Return the seconds of a piece from measured ones; ``tests`` is the number of test images."""
+    images = {"train": len(data.train), "validation": len(data.validation), "test": tests}
+    if isinstance(piece.content, MapSettings):
+        return images["train"] * (piece.content.samples + piece.content.include_clean) * measured["copy"]
+    if isinstance(piece.content, Job):
+        return _training(study, images, measured, piece.content)
+    measure, split = piece.content.measure, piece.content.split
+    taken = 1 if isinstance(measure, measures.ChecksMeasure) else getattr(measure, "images", None) or images[split]
+    return taken * measured[unit_of(measure)]
+
+
+def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:
+    epochs, every = study.training.epochs, job.observation.every
+    steps = images["train"] // study.training.batch_size
+    training = measured[f"{job.key}/setup"] + epochs * (
+        measured[f"{job.key}/epoch"] + steps * measured[f"{job.key}/step"]
+    )
+    attacked = epochs // every if every else 0
+    clean, strict = measured[unit_of(measures.AccuracyMeasure())], measured[unit_of(job.observation.strict)]
+    observing = images["validation"] * (epochs * clean + attacked * strict)
+    return training + len(job.models) * observing
+
+
+def add_ray(study: Study, pieces: Iterable[Piece]) -> float:
+    """Return the seconds that Ray adds to a task: for the task, and for each epoch and judgment."""
+    results = sum(study.training.epochs if isinstance(piece.content, Job) else 1 for piece in pieces)
+    return TASK + RESULT * results

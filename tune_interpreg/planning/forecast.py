@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from tune_interpreg.cluster.drain import count_slots
 from tune_interpreg.data.dataset import Dataset, count_test_images
 from tune_interpreg.networks.build import build
 from tune_interpreg.planning import costs
+from tune_interpreg.planning.costs import Piece
 from tune_interpreg.planning.measure import Measurement, measure
 from tune_interpreg.running.preflight import check_data
 from tune_interpreg.running.startup import pause_gc
@@ -22,11 +24,12 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.store.store import Damaged, Store
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import MapSettings, Study
 from tune_interpreg.study.file.read import StudyFile
+from tune_interpreg.study.items import Job
 
-#: Bytes per item for its record and TensorBoard's events.
-RECORD = 48 * 1024
+#: Bytes per training for its record and TensorBoard's events, and per judgment.
+TRAINING, JUDGMENT = 48 * 1024, 8 * 1024
 
 #: Seconds until a worker has started, if none was measured.
 START = 4.0
@@ -52,8 +55,8 @@ class Schedule:
 class Plan:
     """The rest of a study, its time and its cost.
 
-    workers_from: source of the worker count. schedule: of these workers. chain: seconds of the longest chain of items
-    that wait for each other. overhead: seconds before and after all items. disk: bytes that the store grows by.
+    workers_from: source of the worker count. schedule: of these workers. chain: seconds of the longest chain of tasks
+    that wait for each other. overhead: seconds before and after all tasks. disk: bytes that the store grows by.
     measurement: None if the records of the store answer everything.
     """
 
@@ -84,24 +87,32 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     study = file.study
     with pause_gc():
         images = check_data(file)
-        progress = read_progress(study, store, images.fingerprint)
+        progress = read_progress(study, store, images.fingerprint).progress
     slots, workers_from = workers or count_slots(study, where), "from --workers"
     if not workers:
         workers_from = f"as many as --cluster {where} has room for"
-    tasks = [task for task, _ in simulate(study, progress.state, lambda _: 1.0, math.inf).tasks]
-    estimates = costs.recorded_seconds(study, progress.records.values())
-    groups = {group: task for task in tasks if (group := costs.group_of(task)) not in estimates}
+    pieces: list[Piece] = []
+
+    def note(task: Task, state: State) -> float:
+        pieces.extend(costs.pieces_of(progress, state, task))
+        return 1.0
+
+    simulate(study, progress.state, note, math.inf)
+    estimates = costs.recorded_seconds(progress)
+    unknown = {piece.name: piece for piece in pieces if piece not in estimates}
     measurement = None
-    if groups:
+    if unknown:
         processes = 1 if where == "in-process" else min(slots, count_slots(study, "local"))
         with console.status(f"measuring with {processes} at once") if console.is_terminal else nullcontext():
-            measurement = measure(study, [*groups.values()], workers=processes)
+            measurement = measure(study, [*unknown.values()], workers=processes)
         tests = count_test_images(study.data) or len(images.validation)
-        for group, task in groups.items():
-            estimates[group] = costs.add_up(study, images, tests, measurement.seconds, task)
+        for piece in unknown.values():
+            estimates[piece] = costs.add_up(study, images, tests, measurement.seconds, piece)
 
-    def seconds(task: Task) -> float:
-        return estimates[costs.group_of(task)] + (0.0 if where == "in-process" else costs.add_ray(study, task))
+    def seconds(task: Task, state: State) -> float:
+        pieces = list(costs.pieces_of(progress, state, task))
+        on_ray = 0.0 if where == "in-process" else costs.add_ray(study, pieces)
+        return on_ray + sum(estimates[piece] for piece in pieces)
 
     return Plan(
         study=study,
@@ -111,22 +122,22 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
         schedule=simulate(study, progress.state, seconds, slots),
         chain=simulate(study, progress.state, seconds, math.inf).end,
         overhead=STARTS * (measurement.start if measurement else START),
-        disk=_count_bytes(study, images, tasks),
+        disk=_count_bytes(study, images, pieces),
         measurement=measurement,
     )
 
 
-def _count_bytes(study: Study, images: Dataset, tasks: Iterable[Task]) -> int:
-    """Return the bytes that tasks leave in the store: models, maps in float16, and records."""
+def _count_bytes(study: Study, images: Dataset, pieces: Iterable[Piece]) -> int:
+    """Return the bytes that pieces leave in the store: models, maps in float16, records and events."""
     model = build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     maps = 2 * images.train.x_NCHW.numel()
-    size = {"repeat": weights, "targets": maps, "search": 0, "checks": 0}
-    return sum(RECORD + size[task.role] * (len(task.parts) if task.role == "repeat" else 1) for task in tasks)
+    size: dict[type[Any], int] = {Job: TRAINING + weights, MapSettings: JUDGMENT + maps}
+    return sum(piece.count * size.get(type(piece.content), JUDGMENT) for piece in pieces)
 
 
 # ------------------------------------------------------------------------------- simulation
-def simulate(study: Study, state: State, seconds: Callable[[Task], float], workers: float) -> Schedule:
+def simulate(study: Study, state: State, seconds: Callable[[Task, State], float], workers: float) -> Schedule:
     """Return the schedule of everything that is left, on workers that only count time.
 
     As in a run, a free worker takes the first task that is ready. Every search takes all of its trials. With an
@@ -138,15 +149,14 @@ def simulate(study: Study, state: State, seconds: Callable[[Task], float], worke
     now = 0.0
     while True:
         while len(running) < workers and (task := next(graph.ready_tasks(study, state), None)):
-            heapq.heappush(running, (now + seconds(task), len(started), task))
-            started.append((task, seconds(task)))
+            length = seconds(task, state)
+            heapq.heappush(running, (now + length, len(started), task))
+            started.append((task, length))
             state.stage_of(task).running.update(task.parts)
         if not running:
             return Schedule(tuple(started), now)
         now, _, task = heapq.heappop(running)
-        stage = state.stage_of(task)
-        stage.running.difference_update(task.parts)
-        stage.done.update(task.parts)
+        graph.finish(study, state, task)
 
 
 class ReadOnlyStore(Store):

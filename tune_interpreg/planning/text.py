@@ -12,12 +12,12 @@ from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_tree, one_line
 from tune_interpreg.planning.forecast import Plan
 from tune_interpreg.schedule import graph
-from tune_interpreg.schedule.graph import STAGE_NAMES, Stage, parents, stages_of
+from tune_interpreg.schedule.graph import Stage, parents, stages_of
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Role
+from tune_interpreg.study.items import StageName
 
-#: Name of a part by role.
-PARTS: dict[Role, str] = {"search": "trial", "repeat": "seed", "targets": "set", "checks": "model"}
+#: Name of a part by stage.
+PARTS: dict[StageName, str] = {"search": "trial", "repeats": "seed", "maps": "set", "judgments": "model"}
 
 #: A load from which the output warns: half a core of other processes.
 BUSY = 0.5
@@ -25,12 +25,12 @@ BUSY = 0.5
 
 def draw_plan(plan: Plan, store: Path) -> Tree:
     """Return the tree of arms, each with what is done and what is left."""
-    seconds: defaultdict[tuple[str, Role], list[float]] = defaultdict(list)
+    seconds: defaultdict[tuple[str, StageName], list[float]] = defaultdict(list)
     for task, length in plan.schedule.tasks:
-        seconds[task.arm, task.role].append(length)
+        seconds[task.arm, task.stage].append(length)
     lines = {name: one_line(_arm_line(plan.study, name)) for name in plan.study.arms}
     leaves = {
-        name: [_stage_line(stage, seconds[name, stage.role]) for stage in stages_of(plan.study, plan.state, name)]
+        name: [_stage_line(stage, seconds[name, stage.name]) for stage in stages_of(plan.study, plan.state, name)]
         for name in plan.study.arms
     }
     settled, total = plan.state.settled, graph.count_parts(plan.study, plan.state)
@@ -48,7 +48,7 @@ def _arm_line(study: Study, name: str) -> str:
 
 def _stage_line(stage: Stage, seconds: Sequence[float]) -> Text:
     """Return a line such as ``search   10 trials, 4 done; 6 × 1.8 s = 10.8 s``."""
-    line = one_line(f"{STAGE_NAMES[stage.role]:8} {_count(stage.total, PARTS[stage.role])}")
+    line = one_line(f"{stage.name:9} {_count(stage.total, PARTS[stage.name])}")
     for count, state in ((stage.done, "done"), (stage.lost, "lost")):
         line.append(f", {count} {state}" if count else "")
     if seconds:
@@ -68,7 +68,7 @@ def summarize(plan: Plan, gpu_hour: float | None = None, cpu_hour: float | None 
     yield (
         f"time         {'at most ' if _may_end_early(plan) else ''}{format_duration(plan.seconds)} on "
         f"{_count(plan.workers, 'worker')}: {format_duration(plan.schedule.work)} of work in "
-        f"{_count(len(plan.schedule.tasks), 'item')}, longest chain {format_duration(plan.chain)}, "
+        f"{_count(len(plan.schedule.tasks), 'job')}, longest chain {format_duration(plan.chain)}, "
         f"start and end {format_duration(plan.overhead)}"
     )
     if gpus:
@@ -94,7 +94,7 @@ def summarize(plan: Plan, gpu_hour: float | None = None, cpu_hour: float | None 
 
 def _may_end_early(plan: Plan) -> bool:
     """Return whether the run may end earlier: a match ends once it is found, and a pruner ends trials."""
-    arms = {task.arm for task, _ in plan.schedule.tasks if task.role == "search"}
+    arms = {task.arm for task, _ in plan.schedule.tasks if task.stage == "search"}
     searches = [search for name in arms if (search := plan.study.arms[name].search)]
     return any(search.match_loss_of or search.pruner != "none" for search in searches)
 

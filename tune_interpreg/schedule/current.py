@@ -20,7 +20,7 @@ from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Arm, Study
-from tune_interpreg.study.items import Job, Judge, Maps, judgments
+from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, suffixed
 from tune_interpreg.study.recipe import TargetMaps
@@ -66,8 +66,10 @@ class Current:
         self.checks: dict[str, dict[int, Record]] = {name: {} for name in study.arms}
         self._stored_choices, self._keep_last_results = dict(choices or {}), keep_last_results
         self._order = study.arms_in_order()
-        self._repeat_questions = measures.list_repeat_questions(study)
+        self.repeat_questions = measures.list_repeat_questions(study)
         self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by arm, the oldest first
+        self._fitting: defaultdict[str, list[Record]] = defaultdict(list)  # those of the arm's present recipe
+        self._maps_keys: dict[tuple[str, int], str] = {}  # by arm and seed, once the teacher's model is there
         self._open_trials: defaultdict[str, set[int]] = defaultdict(set)  # numbers with a training that is not settled
         self._by_number: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)  # by arm and number
         self._others: dict[str, Record] = {}  # maps and judgments by key
@@ -88,9 +90,11 @@ class Current:
                 self._checks_of[record["model"]] = record
         elif arm in self.study.arms:
             self._trainings[arm].append(record)
-            if record["number"] is not None:
-                self._by_number[arm, record["number"]].append(record)
-                self._open_trials[arm].add(record["number"])
+            if self.fits(record, arm):
+                self._fitting[arm].append(record)
+                if self._could_be_trial(record, arm):
+                    self._by_number[arm, record["number"]].append(record)
+                    self._open_trials[arm].add(record["number"])
 
     def update(self) -> None:
         """Settle every part that the records settle, and mark what the jobs under way run."""
@@ -112,28 +116,48 @@ class Current:
         self._jobs = [other for other in self._jobs if other is not job]
         self._mark_running()
 
+    def records_by_stage(self, name: str) -> Iterator[tuple[StageName, Record]]:
+        """Yield the records of an arm that count, each with its stage. A training may be of two stages."""
+        for trial in self.list_trials(name):
+            yield "search", trial["training"]
+            yield from (("search", self._others[key]) for key in trial["judged"])
+        yield from (("repeats", repeat["training"]) for repeat in self.repeats[name].values())
+        yield from (("maps", record) for record in self.maps[name])
+        for repeat in self.repeats[name].values():
+            yield from (("judgments", self._others[key]) for key in repeat["judged"])
+        yield from (("judgments", record) for record in self.checks[name].values())
+
     def counting_records(self) -> list[Record]:
-        """Return all records that count, without the judgments' metrics in trainings."""
-        trainings = {id(record): record for record in self._counting_trainings()}
-        models = {record["key"] for record in trainings.values()}
-        others = [record for record in self._others.values() if record["kind"] == "judge" and record["model"] in models]
-        return [*trainings.values(), *(record for made in self.maps.values() for record in made), *others]
+        """Return all records that count."""
+        records = (record for name in self.study.arms for _, record in self.records_by_stage(name))
+        return list({id(record): record for record in records}.values())
+
+    def seconds_of_parts(self, name: str) -> dict[StageName, list[float]]:
+        """Return the seconds that each settled part of an arm took, by stage, without copies of other results."""
+        seconds: dict[StageName, list[float]] = {
+            "search": [trial["seconds"] + self._seconds_of(trial["judged"]) for trial in self.list_trials(name)],
+            "repeats": [repeat["seconds"] for repeat in self.repeats[name].values()],
+            "maps": [record["seconds"] for record in self.maps[name]],
+            "judgments": [],
+        }
+        for seed in self.state.judgments[name].settled:
+            checks = [self.checks[name][seed]["key"]] if seed in self.checks[name] else []
+            seconds["judgments"].append(self._seconds_of([*self.repeats[name][seed]["judged"], *checks]))
+        return {stage: [length for length in lengths if length] for stage, lengths in seconds.items()}
+
+    def _seconds_of(self, keys: Iterable[str]) -> float:
+        return sum(self._others[key]["seconds"] for key in keys)
 
     @property
     def outdated(self) -> Counter[str]:
         """Return the number of finished repeats that do not count, per arm."""
-        counting = {id(record) for record in self._counting_trainings()}
+        counting = {id(record) for record in self.counting_records()}
         return Counter(
             name
             for name in self.study.arms
             for record in self._trainings[name]
             if record["state"] == "done" and record["number"] is None and id(record) not in counting
         )
-
-    def _counting_trainings(self) -> Iterator[Record]:
-        for group in (self.trials, self.repeats):
-            for by_part in group.values():
-                yield from (record["training"] for record in by_part.values())
 
     def _with_judgments(self, training: Record, questions: list[Question]) -> Record:
         """Return a copy of a training with the answers to questions about its model.
@@ -181,7 +205,7 @@ class Current:
         if len(repeats.settled) == len(self.study.seeds):
             return
         for seed, training in self._find_repeats(name).items():
-            self.repeats[name][seed] = self._with_judgments(training, self._repeat_questions)
+            self.repeats[name][seed] = self._with_judgments(training, self.repeat_questions)
             (repeats.done if training["state"] == "done" else repeats.lost).add(seed)
 
     def _update_maps(self, teacher: str) -> None:
@@ -197,7 +221,7 @@ class Current:
         repeats, stage = self.state.repeats[name], self.state.judgments[name]
         for seed in repeats.done - stage.settled:
             training, dependent = self.repeats[name][seed]["training"], self.dependent_questions(name, seed)
-            made = self._with_judgments(training, [*self._repeat_questions, *(dependent or [])])
+            made = self._with_judgments(training, [*self.repeat_questions, *(dependent or [])])
             self.repeats[name][seed] = made
             checks = self._find_checks(training["key"], dependent or [])
             if checks is not None:
@@ -232,15 +256,14 @@ class Current:
     # -------------------------------------------------------------- which trainings count
     def training_of_trial(self, name: str, number: int) -> Record | None:
         """Return the latest training with this number that the search could propose now."""
-        found = [record for record in self._by_number[name, number] if self._is_trial(record, name)]
-        return found[-1] if found else None
+        trials = [record for record in self._by_number[name, number] if self._has_maps(record, name)]
+        return trials[-1] if trials else None
 
-    def _is_trial(self, record: Record, name: str) -> bool:
+    def _could_be_trial(self, record: Record, name: str) -> bool:
         search, number = self.study.arms[name].search, record["number"]
-        if search is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
+        if search is None or number is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
             return False
-        is_proposed = search.could_propose(record["recipe"]["params"], number)
-        return is_proposed and self.accepts(record, name) and self.agrees(record, name)
+        return search.could_propose(record["recipe"]["params"], number) and self.accepts(record, name)
 
     def accepts(self, record: Record, name: str) -> bool:
         """Return whether a training of this state can be a trial: a pruned one needs the pruner that saw the same."""
@@ -263,27 +286,34 @@ class Current:
         open_seeds = set(self.study.seeds) - self.state.repeats[name].settled
         counting = [
             record
-            for record in self._trainings[name]
+            for record in self._fitting[name]
             if record["seed"] in open_seeds
             and record["state"] != "pruned"
             and chosen <= record["recipe"]["params"].items()
             and (search is None or search.could_propose(record["recipe"]["params"]))
-            and self.agrees(record, name)
+            and self._has_maps(record, name)
         ]
         # Without a choice, a training with a number is a repeat only if others with its recipe have none.
         repeats = [record for record in counting if record["number"] is None or choice is not None or search is None]
         last = _without_maps(repeats[-1]) if repeats else None
         return {record["seed"]: record for record in counting if _without_maps(record) == last}
 
-    def agrees(self, record: Record, name: str) -> bool:
-        """Return whether method, fixed parameters and target maps of a training are those of an arm."""
+    def fits(self, record: Record, name: str) -> bool:
+        """Return whether a training has the method and the fixed parameters of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
+        permute = arm.targets.permute if arm.targets else None
+        return (recipe["maps"] is None) == (arm.targets is None) and (recipe["maps"] or {}).get("permute") == permute
+
+    def _has_maps(self, record: Record, name: str) -> bool:
+        """Return whether a training reads the maps of the teacher's present model, if it reads any."""
+        arm, place = self.study.arms[name], (name, record["seed"])
         if arm.targets is None:
-            return recipe["maps"] is None
-        maps = self.maps_for(arm, record["seed"])
-        return maps is not None and bool(recipe["maps"] == maps.model_dump(mode="json"))
+            return True
+        if place not in self._maps_keys and (maps := self.maps_for(arm, record["seed"])):
+            self._maps_keys[place] = maps.key
+        return bool(record["recipe"]["maps"]["key"] == self._maps_keys.get(place))
 
     # ------------------------------------------------------------------ models and maps
     def model_key(self, arm: str, seed: int) -> str | None:

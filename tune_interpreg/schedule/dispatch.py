@@ -5,7 +5,7 @@ searcher use it alike.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -123,16 +123,16 @@ class Dispatcher:
     def _share(self, task: Task, model: Train) -> bool:
         """Return whether a record of an equal training is a result for the task; copy it if it is another's."""
         number = task.parts[0] if task.stage == "search" else None
-        found = [
+        results = [
             record
             for record in self._trainings[model.key]
             if record["state"] != "pruned" or (number is not None and self.progress.accepts(record, task.arm))
         ]
-        if not found:
+        if not results:
             return False
-        ours = [record for record in found if record["arm"] == task.arm and number in (None, record["number"])]
+        ours = [record for record in results if record["arm"] == task.arm and number in (None, record["number"])]
         if not ours:
-            best = next((record for record in found if record["state"] in FINAL), found[-1])
+            best = next((record for record in results if record["state"] in FINAL), results[-1])
             self._take(self.store.write_copy(best, task.arm, number))
         return True
 
@@ -153,9 +153,9 @@ class Dispatcher:
 
     def take(self, job: Job, records: Iterable[Record]) -> None:
         """Take records that the job's worker has written."""
-        taken = self._running[job.key]
-        new = [record for record in records if record["key"] not in {other["key"] for other in taken}]
-        taken += new
+        before = self._running[job.key]
+        new = [record for record in records if record["key"] not in {other["key"] for other in before}]
+        before += new
         for record in new:
             self._take(record)
         if new:
@@ -186,8 +186,8 @@ class Dispatcher:
     def recover(self, job: Job) -> bool:
         """Take the records of a worker that wrote them and died before it reported; return whether none is missing."""
         missing = self._missing(job)
-        found = [self.store.read_record(job.arm, item) for item in missing]
-        self.take(job, [record for record in found if record is not None and record["state"] in FINAL])
+        records = [self.store.read_record(job.arm, item) for item in missing]
+        self.take(job, [record for record in records if record is not None and record["state"] in FINAL])
         if self._missing(job):
             return False
         self.end(job)

@@ -203,6 +203,27 @@ def ready_tasks(study: Study, state: State) -> Iterator[Task]:
     yield from sorted(tasks, key=lambda task: (task.stage == "judgments", task.stage != "maps"))
 
 
+def finish(study: Study, state: State, task: Task) -> None:
+    """Note in the state that a task is done, and what a run then has at once.
+
+    A job of repeats also takes their judgments, except the checks. The model of a search's best trial is the repeat of
+    its seed.
+    """
+    stage, arm = state.stage_of(task), study.arms[task.arm]
+    stage.running.difference_update(task.parts)
+    if task.stage == "judgments" and task.parts[0] not in state.waiting[task.arm]:
+        state.waiting[task.arm].update(task.parts)
+        if not has_other_models(study, state, task.parts[0]):
+            return
+    stage.done.update(task.parts)
+    if task.stage == "repeats":
+        state.waiting[task.arm].update(task.parts)
+        if not (study.evaluation.checks or study.evaluation.interpretability):
+            state.judgments[task.arm].done.update(task.parts)
+    if task.stage == "search" and arm.search and arm.search.goals and is_search_over(study, state, task.arm):
+        state.repeats[task.arm].done.update(study.seeds[:1])
+
+
 def dependents(study: Study, name: str) -> set[str]:
     """Return all arms that need ``name``, directly or through other arms."""
     needing: set[str] = set()
@@ -265,9 +286,9 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     elif not arm.search or state.searches[name].done:
         yield from _repeat_tasks(study, state, name)
     for seed in study.seeds:
-        if seed in state.repeats[name].done and state.judgments[name].is_open(seed):
-            if seed not in state.waiting[name] or has_other_models(study, state, seed):
-                yield Task(name, "judgments", (seed,))
+        is_open = seed in state.repeats[name].done and state.judgments[name].is_open(seed)
+        if is_open and (seed not in state.waiting[name] or has_other_models(study, state, seed)):
+            yield Task(name, "judgments", (seed,))
 
 
 def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:

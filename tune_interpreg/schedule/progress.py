@@ -15,7 +15,7 @@ from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
-from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.study.recipe import Recipe, TargetMaps
 
 
 class Progress(Current):
@@ -48,13 +48,14 @@ class Progress(Current):
         self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from
         super().__init__(study, records, choices)
 
-    def agrees(self, record: Record, name: str) -> bool:
-        """Return whether the study as it is now would make exactly this training."""
-        arm, params = self.study.arms[name], record["recipe"]["params"]
-        if arm.targets and self.maps_for(arm, record["seed"]) is None:
+    def fits(self, record: Record, name: str) -> bool:
+        """Return whether the study as it is now would make exactly this training, with the maps that it read."""
+        if not super().fits(record, name):
             return False
-        searched = {parameter: params[parameter] for parameter in (arm.search.ranges if arm.search else ())}
-        return bool(record["key"] == self.training(name, searched, record["seed"]).key)
+        search, recipe = self.study.arms[name].search, record["recipe"]
+        searched = {parameter: recipe["params"].get(parameter, "") for parameter in (search.ranges if search else ())}
+        maps = TargetMaps.model_validate(recipe["maps"]) if recipe["maps"] else None
+        return bool(record["key"] == self._training(name, searched, record["seed"], maps).key)
 
     def find_readers(self) -> set[str]:
         """Return the keys of the items with files that open work reads: models and maps."""
@@ -107,7 +108,7 @@ class Progress(Current):
         return self._job(task, models, work, questions, trains=True)
 
     def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
-        """Return the job that makes maps of models in the store, or their missing judgments; None if none is missing."""
+        """Return the job that makes maps of models in the store, or their missing judgments; None without any."""
         work: list[Maps | Judge] = []
         questions: list[Question] = []
         for model in models:
@@ -149,9 +150,12 @@ class Progress(Current):
 
     def training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Train:
         """Return the training of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
+        return self._training(name, searched, seed, self.maps_for(self.study.arms[name], seed))
+
+    def _training(self, name: str, searched: Mapping[str, Scalar], seed: int, maps: TargetMaps | None) -> Train:
         arm = self.study.arms[name]
         params = with_defaults(registry.load_method(arm.method).parameters, {**arm.params, **searched})
-        fields = {"params": params, "maps": self.maps_for(arm, seed), "data_fingerprint": self.fingerprint}
+        fields = {"params": params, "maps": maps, "data_fingerprint": self.fingerprint}
         return Train(recipe=Recipe.from_study(self.study, method=arm.method, **fields), seed=seed)
 
     def _read_training(self, record: Record) -> dict[str, Any]:

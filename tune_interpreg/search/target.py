@@ -70,7 +70,7 @@ class MissingLoss(StudyError):
 
 
 def check_loss(study: Study, record: Record) -> None:
-    """Raise ``MissingLoss`` if a finished training of a searching arm, a reference or an anchor lacks the loss to match.
+    """Raise ``MissingLoss`` if a training of a searching arm, a reference or an anchor lacks the loss to match.
 
     The terms of a method are known only after its first training.
     """

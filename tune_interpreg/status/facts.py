@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tune_interpreg.schedule.graph import Stage
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Role
+from tune_interpreg.study.items import StageName
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,19 @@ class DriverStatus:
 
 
 @dataclass(frozen=True)
-class RunningItem:
-    """An item that runs, or that a run left unfinished, at its last checkpoint."""
+class RunningJob:
+    """A job that runs, or that a run left unfinished, at its last checkpoint.
+
+    doing: ``epochs`` of its trainings, ``blocks`` of its maps, its ``checks``, or its other ``judgments``.
+    """
 
     name: str
     arm: str
-    role: Role
-    number: int
+    stage: StageName
+    number: int | None  # of a trial
     seeds: tuple[int, ...]
-    epoch: int  # or blocks of maps, or checks
+    doing: str
+    done: int
     of: int | None
     loss: float | None  # training loss, mean over the seeds
     seconds: float  # time spent
@@ -37,9 +41,9 @@ class RunningItem:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Items of one role that failed, diverged or were pruned, and the first line of the first error."""
+    """Items of one stage that failed, diverged or were pruned, and the first line of the first error."""
 
-    role: Role
+    stage: StageName
     state: str
     count: int
     error: str | None
@@ -88,8 +92,8 @@ class ArmStatus:
     name: str
     parent: str | None
     stages: tuple[Stage, ...]
-    running: tuple[RunningItem, ...]
-    interrupted: tuple[RunningItem, ...]
+    running: tuple[RunningJob, ...]
+    interrupted: tuple[RunningJob, ...]
     troubles: tuple[Trouble, ...]
     best: BestTrial | None
     match: MatchStatus | None
@@ -112,6 +116,6 @@ class Status:
     running: int
     total: int
     seconds_left: float | None  # estimate, without the untimed parts
-    untimed: dict[Role, int]  # parts left, of roles without a time so far
+    untimed: dict[StageName, int]  # parts left, of stages without a time so far
     damaged: tuple[str, ...]
     arms: tuple[ArmStatus, ...]

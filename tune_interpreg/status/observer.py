@@ -1,6 +1,6 @@
 """Read the progress of a study from its store, at any time and from any machine that sees the folder.
 
-The notes of started items tell what runs, and their last checkpoints tell how far each item is.
+The notes of started jobs tell what runs, and their records and last checkpoints tell how far each job is.
 """
 
 import json
@@ -24,7 +24,7 @@ from tune_interpreg.status.facts import (
     BestTrial,
     DriverStatus,
     MatchStatus,
-    RunningItem,
+    RunningJob,
     Status,
     TriedStrength,
     Trouble,
@@ -34,7 +34,8 @@ from tune_interpreg.store import lock
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Record, Store, read_record_file
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item, Role
+from tune_interpreg.study.items import Job, StageName
+from tune_interpreg.study.measures import ChecksMeasure
 from tune_interpreg.study.metric_names import TRAIN_LOSS
 from tune_interpreg.study.space import Search
 
@@ -60,7 +61,7 @@ class Observer:
             Damaged: the study in it cannot be read.
         """
         study, (started, damaged) = self.store.load_study(), self.store.read_notes()
-        # Read records after the notes: an item that ends in between then appears twice rather than never.
+        # Read records after the notes: a job that ends in between then appears twice rather than never.
         records, damaged_records = self.store.read_ledger(self._read_record)
         present = [error for error in damaged + damaged_records if error.path.exists()]
         return _Snapshot(self.store, study, started, records, present).status()
@@ -77,7 +78,7 @@ class _Snapshot:
     """A store at one moment."""
 
     def __init__(
-        self, store: Store, study: Study, started: Sequence[Item], records: Sequence[Record], damaged: list[Damaged]
+        self, store: Store, study: Study, started: Sequence[Job], records: Sequence[Record], damaged: list[Damaged]
     ):
         self.store, self.study, self.driver, self.damaged = store, study, _read_driver(store), damaged
         choices: dict[str, dict[str, Any]] = {}
@@ -87,31 +88,33 @@ class _Snapshot:
                     choices[name] = choice.model_dump(mode="json")
             except Damaged as error:
                 damaged.append(error)
-        self.current = Current.from_records(study, records, choices)
+        self.current = Current(study, records, choices)
         self.state = self.current.state
-        settled = {record["key"] for record in records}
-        self.running: list[RunningItem] = []
-        self.interrupted: list[RunningItem] = []
-        for item in started:
-            if item.key in settled:
+        settled = {(record["arm"], record["key"]) for record in records}
+        self.running: list[RunningJob] = []
+        self.interrupted: list[RunningJob] = []
+        for job in started:
+            recorded = {item.key for item in job.items if (job.arm, item.key) in settled}
+            if len(recorded) == len(job.items):
                 continue
-            is_of_driver = _mtime(store.note_file(item.key)) >= _mtime(store.driver_file)
+            is_of_driver = _mtime(store.note_file(job.key)) >= _mtime(store.driver_file)
             if self.driver.alive is not False and is_of_driver:
-                self.current.start(item)
-                self.running.append(self._describe(item))
+                self.current.start(job)
+                self.running.append(self._describe(job, recorded))
             else:
-                self.interrupted.append(self._describe(item))
+                self.interrupted.append(self._describe(job, recorded))
         self.tasks = list(graph.ready_tasks(study, self.state))
         self.blocked = graph.blocked_arms(study, self.state)
 
-    def _describe(self, item: Item) -> RunningItem:
-        worker = self.store.read_worker(item.key)
+    def _describe(self, job: Job, recorded: set[str]) -> RunningJob:
+        worker = self.store.read_worker(job.key)
         if worker.get("driver") != self.store.read_driver().get("id"):
             worker = {}  # of an earlier driver
-        return RunningItem(
-            name=item.title,
-            **item.model_dump(include={"arm", "role", "number", "seeds"}),
-            **read_checkpoint(self.store, item),
+        return RunningJob(
+            name=job.title,
+            **job.model_dump(include={"arm", "stage", "number"}),
+            seeds=job.seeds,
+            **read_checkpoint(self.store, job, recorded),
             host=worker.get("host"),
             pid=worker.get("pid"),
         )
@@ -142,14 +145,13 @@ class _Snapshot:
         return "stopped" if self.tasks else "ended"
 
     def _arm(self, name: str, parent: str | None) -> ArmStatus:
-        records = [record for role in graph.STAGE_NAMES for record in self.current.records_of(name, role)]
         return ArmStatus(
             name=name,
             parent=parent,
             stages=tuple(graph.stages_of(self.study, self.state, name)),
-            running=tuple(item for item in self.running if item.arm == name),
-            interrupted=tuple(item for item in self.interrupted if item.arm == name),
-            troubles=tuple(_troubles(records)),
+            running=tuple(job for job in self.running if job.arm == name),
+            interrupted=tuple(job for job in self.interrupted if job.arm == name),
+            troubles=tuple(_troubles([*self.current.records_by_stage(name)])),
             best=self._best(name),
             match=self._match(name),
             waits=self._waits(name),
@@ -158,7 +160,7 @@ class _Snapshot:
     def _waits(self, name: str) -> str | None:
         """Return why nothing more of the arm can start, if it has parts left."""
         is_running = bool(self.state.searches[name].running or self.state.repeats[name].running)
-        is_ready = any(task.arm == name and task.role in ("search", "repeat") for task in self.tasks)
+        is_ready = any(task.arm == name and task.stage in ("search", "repeats") for task in self.tasks)
         if name not in self.blocked or is_running or is_ready:
             return None
         expected = " and ".join(dict.fromkeys(self._expected(name)))
@@ -183,7 +185,7 @@ class _Snapshot:
     def _best(self, name: str) -> BestTrial | None:
         """Return the trial that a search that maximizes would choose now."""
         search = self.study.arms[name].search
-        done = [record for record in self.current.records_of(name, "search") if record["state"] == "done"]
+        done = [trial for trial in self.current.list_trials(name) if trial["state"] == "done"]
         if search is None or not search.goals or not done or (best := best_trial(search, done)) is None:
             return None
         params = {parameter: best["recipe"]["params"][parameter] for parameter in search.ranges}
@@ -207,7 +209,7 @@ class _Snapshot:
         nearest: dict[str, TriedStrength] = {}
         tried = [
             TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual)
-            for record in self.current.records_of(name, "search")
+            for record in self.current.list_trials(name)
             if (residual := target.residual(record)) is not None and math.isfinite(residual)
         ]
         for strength in sorted(tried, key=attrgetter("value")) if search.combinations() == [{}] else ():
@@ -218,17 +220,17 @@ class _Snapshot:
         return nearest
 
 
-def _troubles(records: Sequence[Record]) -> Iterator[Trouble]:
-    """Yield what did not end well, by role and state."""
+def _troubles(records: Sequence[tuple[StageName, Record]]) -> Iterator[Trouble]:
+    """Yield what did not end well, by stage and state."""
 
-    def kind(record: Record) -> tuple[Role, str]:
-        return record["role"], record["state"]
+    def kind(pair: tuple[StageName, Record]) -> tuple[StageName, str]:
+        return pair[0], pair[1]["state"]
 
-    bad = sorted((record for record in records if record["state"] != "done"), key=kind)
-    for (role, state), group in groupby(bad, kind):
-        errors = [record.get("error") for record in group]
+    bad = sorted((pair for pair in records if pair[1]["state"] != "done"), key=kind)
+    for (stage, state), group in groupby(bad, kind):
+        errors = [record["error"] for _, record in group]
         first = next((_first_line(error) for error in errors if error), None)
-        yield Trouble(role, state, len(errors), first)
+        yield Trouble(stage, state, len(errors), first)
 
 
 def _first_line(error: str) -> str:
@@ -237,20 +239,32 @@ def _first_line(error: str) -> str:
 
 
 # --------------------------------------------------------------------- files of a store
-def read_checkpoint(store: Store, item: Item) -> dict[str, Any]:
-    """Return ``epoch``, ``of``, ``seconds`` and ``loss`` of a started item, as far as it has a readable checkpoint."""
-    folder, trains = store.checkpoint_dir(item.key), item.role in ("search", "repeat")
-    progress = {"epoch": 0, "of": item.recipe.training.epochs if trains else None, "seconds": 0.0, "loss": None}
+def read_checkpoint(store: Store, job: Job, recorded: set[str]) -> dict[str, Any]:
+    """Return ``doing``, ``done``, ``of``, ``seconds`` and ``loss`` of a started job, as far as they can be read.
+
+    recorded: keys of its items that have a record.
+    """
+    folder = store.checkpoint_dir(job.key)
+    trains = job.trains and any(model.key not in recorded for model in job.models)
+    if trains:
+        progress: dict[str, Any] = {"doing": "epochs", "done": 0, "of": job.recipe.training.epochs}
+    else:
+        checks = [item for item in job.work if item.kind == "judge" and isinstance(item.measure, ChecksMeasure)]
+        doing = "blocks" if job.stage == "maps" else "checks" if len(checks) == len(job.work) else "judgments"
+        progress = {"doing": doing, "done": 0, "of": None}
+    progress |= {"seconds": 0.0, "loss": None}
+    if progress["doing"] == "judgments":
+        return progress | {"done": sum(item.key in recorded for item in job.work), "of": len(job.work)}
     try:
         if trains:
             content = json.loads(_read_header(folder / "epoch.safetensors")["__metadata__"]["progress"])
             losses = [curve[-1][TRAIN_LOSS] for curve in content["curves"].values() if curve]
             loss = sum(losses) / len(losses) if losses else None
             seconds = sum(content.get("spent", {}).values())
-            return progress | {"epoch": content["epoch"], "seconds": seconds, "loss": loss}
+            return progress | {"done": content["epoch"], "seconds": seconds, "loss": loss}
         content = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        done = content["blocks" if item.role == "targets" else "checks"]
-        return progress | {"epoch": len(done), "of": content.get("of"), "seconds": content["seconds"]}
+        finished = len(content[progress["doing"]])
+        return progress | {"done": finished, "of": content.get("of"), "seconds": content["seconds"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return progress
 

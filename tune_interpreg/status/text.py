@@ -9,12 +9,9 @@ from rich.tree import Tree
 
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_arms, one_line
-from tune_interpreg.schedule.graph import STAGE_NAMES
-from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningItem, Status
+from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningJob, Status
 from tune_interpreg.study.fields import Scalar
 
-#: The unit in which the items of a role advance.
-UNITS = {"search": "epochs", "repeat": "epochs", "targets": "blocks", "checks": "checks"}
 STATES = {
     "finished": "finished",
     "running": "running",
@@ -28,7 +25,7 @@ def lines(status: Status) -> list[str]:
     """Return plain lines: the study's, then each arm's, which begin with its name."""
     lines = header(status)
     for arm in status.arms:
-        counts = ", ".join(f"{STAGE_NAMES[stage.role]} {stage.settled}/{stage.total}" for stage in arm.stages)
+        counts = ", ".join(f"{stage.name} {stage.settled}/{stage.total}" for stage in arm.stages)
         lines += [f"{arm.name}: {line}" for line in (counts, *details(arm))]
     return lines
 
@@ -57,7 +54,7 @@ def header(status: Status) -> list[str]:
 def _time_left(status: Status) -> str:
     if status.seconds_left is None:
         return ""
-    untimed = " and ".join(STAGE_NAMES[role] for role in status.untimed)
+    untimed = " and ".join(status.untimed)
     rest = f" plus the {untimed} (none timed yet)" if untimed else ""
     return f"; about {format_duration(status.seconds_left)} left{rest}"
 
@@ -75,14 +72,14 @@ def _driver(driver: DriverStatus) -> str:
 
 def details(arm: ArmStatus) -> Iterator[str]:
     """Yield the lines about an arm below its counts."""
-    for item in arm.running:
-        place = f"process {item.pid} on {item.host}" if item.host else "no worker has it yet"
-        yield f"{_progress(item)}, {place}"
-    for item in arm.interrupted:
-        yield f"interrupted: {_progress(item)}"
+    for job in arm.running:
+        place = f"process {job.pid} on {job.host}" if job.host else "no worker has it yet"
+        yield f"{_progress(job)}, {place}"
+    for job in arm.interrupted:
+        yield f"interrupted: {_progress(job)}"
     for trouble in arm.troubles:
         error = f": {trouble.error}" if trouble.error else ""
-        yield f"{trouble.count} {trouble.state} of {STAGE_NAMES[trouble.role]}{error}"
+        yield f"{trouble.count} {trouble.state} of {trouble.stage}{error}"
     if arm.best:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in arm.best.metrics.items())
         yield f"best so far: {metrics} of trial {arm.best.trial} ({_params(arm.best.params)})"
@@ -92,10 +89,10 @@ def details(arm: ArmStatus) -> Iterator[str]:
         yield arm.waits
 
 
-def _progress(item: RunningItem) -> str:
-    done = f"{item.epoch} of {item.of}" if item.of else f"{item.epoch}"
-    loss = "" if item.loss is None else f", loss {item.loss:.3g}"
-    return f"{item.name.removeprefix(f'{item.arm}: ')}: {done} {UNITS[item.role]}{loss}"
+def _progress(job: RunningJob) -> str:
+    done = f"{job.done} of {job.of}" if job.of else f"{job.done}"
+    loss = "" if job.loss is None else f", loss {job.loss:.3g}"
+    return f"{job.name.removeprefix(f'{job.arm}: ')}: {done} {job.doing}{loss}"
 
 
 def _match(match: MatchStatus) -> str:

@@ -148,7 +148,7 @@ class Store(Layout):
             raise StoreError(f"{self.path}: was made by another study: {pairs}. {remedy}")
 
     def check_format(self) -> None:
-        """Raise ``StoreError`` if a version with another ``FORMAT`` made the store; its first intact record tells."""
+        """Raise ``StoreError`` if a version with another ``FORMAT`` made the store, by its first intact record."""
         for path in self.record_files():
             with suppress(Damaged):
                 read_record_file(path)

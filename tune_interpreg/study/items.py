@@ -77,7 +77,7 @@ class Job(Frozen):
 
     @property
     def items(self) -> tuple[Train | Maps | Judge, ...]:
-        """What the job does, in order."""
+        """The items in their order."""
         return (*self.models, *self.work) if self.trains else self.work
 
     @property

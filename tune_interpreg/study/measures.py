@@ -1,7 +1,7 @@
 """The measures of a trained model, and which of them a study asks for. One class per kind, with plain settings.
 
 A new kind is a class here, a function in ``evaluation.judging``, and a line in ``list_trial_questions`` or
-``list_repeat_questions``. A measure holds exactly what its result depends on, besides the model and the split.
+``list_repeat_questions``. A measure holds exactly what its result depends on, in addition to the model and the split.
 """
 
 from __future__ import annotations
