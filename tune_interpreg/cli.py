@@ -16,6 +16,7 @@ from tune_interpreg.commands.guide import guide
 from tune_interpreg.commands.init import init
 from tune_interpreg.commands.launch import launch
 from tune_interpreg.commands.plan import plan
+from tune_interpreg.commands.prune import prune
 from tune_interpreg.commands.report import report
 from tune_interpreg.commands.run import run
 from tune_interpreg.commands.shared import CHECKED, EPILOG
@@ -56,7 +57,7 @@ app = typer.Typer(
 
 
 app.command(epilog=EPILOG)(run)
-for command in (plan, validate, status, report, tensorboard, dashboard, spaces, init, guide):
+for command in (plan, validate, status, report, tensorboard, dashboard, prune, spaces, init, guide):
     app.command(epilog=CHECKED)(command)
 app.add_typer(launch)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from analysis.results.results import Results
 from analysis.tables.cells import Cell, Table
-from analysis.tables.notes import mean_notes, missing_notes, teacher_notes
+from analysis.tables.notes import mean_notes, teacher_notes
 from tune_interpreg.study import metric_names as names
 
 #: Measure → column. The name of the compared maps follows a similarity.
@@ -23,6 +23,10 @@ MEASURES = {
     names.STABILITY_PER_LOGITS: "Instability per logits",
     names.DELETION: "Deletion",
 }
+
+SIMILARITIES = tuple(
+    f"test/{name}" for name in (names.SIMILARITY_COSINE, names.SIMILARITY_SPEARMAN, names.SIMILARITY_SSIM)
+)
 
 LEGEND = (
     "g is the gradient of the label's logit by the pixels, |g| the map. Alignment: |⟨x, g⟩|/‖g‖; centered: without the"
@@ -61,7 +65,8 @@ def _measure_table(results: Results) -> Table:
         row: dict[str, Cell] = {"Arm": results.title(arm)}
         row |= {heading: results.estimate(arm, metric, decimals=None) for metric, heading in measures.items()}
         rows.append(row)
-    notes = [*mean_notes(results, measures), LEGEND, *_zero_notes(results), *_similarity_notes(results, measures)]
+    own = [metric for metric in measures if not metric.startswith(SIMILARITIES)]  # a model lacks those to itself
+    notes = [*mean_notes(results, own), LEGEND, *_zero_notes(results), *_similarity_notes(results, measures)]
     return Table.from_rows("What the maps are like", rows, [*notes, *teacher_notes(results)], "interpretability")
 
 
@@ -79,8 +84,7 @@ def _difference_table(results: Results) -> Table:
         "Arm − standard training, paired by seed: mean ± half-width of the 95% Student t interval. Not corrected for"
         " the number of comparisons."
     )
-    notes = [note, *missing_notes(results, measures)]
-    return Table.from_rows("Maps: differences to standard training", rows, notes, "interpretability")
+    return Table.from_rows("Maps: differences to standard training", rows, [note], "interpretability", long=True)
 
 
 def _zero_notes(results: Results) -> list[str]:

@@ -73,7 +73,8 @@ def judge(
         images = dataset.validation if split == "validation" else dataset.train
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     if isinstance(measure, InterpretabilityMeasure):
-        subset = _subset(images, measure.images, "interpretability", split)
+        count = measure.images if split == "test" else min(measure.images, len(images))
+        subset = _subset(images, count, "interpretability", split)
         maps, prefix = make_maps(measure, subset), metric_names.PREFIXES[split]
         values = measure_interpretability(model, subset, maps=maps, with_deletion=measure.deletion, **settings)
         return {f"{prefix}/{name}": float(values_N.mean()) for name, values_N in values.items()}, len(subset)

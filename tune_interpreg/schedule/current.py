@@ -195,7 +195,8 @@ class Current:
                 curve = training.get("curve", [])
                 trial["curve"] = [{k: v for k, v in epoch.items() if k != VAL_ADV_ACCURACY} for epoch in curve]
             if trial["is_complete"]:
-                self.trials[name][number] = trial
+                extras = self._with_judgments(training, measures.list_trial_extras(self.study, search))
+                self.trials[name][number] = trial | {"metrics": extras["metrics"] | trial["metrics"]}
                 self._open_trials[name].discard(number)
                 (trials.done if trial["state"] == "done" and not trial["is_lost"] else trials.lost).add(number)
         self._update_match(name)

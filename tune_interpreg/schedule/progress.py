@@ -103,7 +103,9 @@ class Progress(Current):
 
     def job_to_train(self, task: Task, models: Iterable[Train]) -> Job:
         """Return the job that trains models, and judges them as its stage needs at once."""
-        questions = self._questions(task)
+        questions, search = self._questions(task), self.study.arms[task.arm].search
+        if task.stage == "search" and search:
+            questions = [*questions, *measures.list_trial_extras(self.study, search)]
         work = [judgment for model in models for judgment in judgments(model.key, questions)]
         return self._job(task, models, work, questions, trains=True)
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from tune_interpreg.study.fields import Boolean, Frozen, Integer, Number, OptionValue, Scalar, check_distinct
 from tune_interpreg.study.space import Search
@@ -22,8 +24,14 @@ Precision = Literal["float32", "bfloat16"]
 
 Permutation = Literal["fixed", "redrawn"]
 
-#: Names of entries are parts of metrics' names.
-EntryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+def _check_entry_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise ValueError(f"takes letters, digits, _ . and - (it is part of metrics' names), at most 64, got {name!r}")
+    return name
+
+
+EntryName = Annotated[str, AfterValidator(_check_entry_name)]
 
 
 class OpenSection(Frozen):
@@ -145,6 +153,30 @@ class AttackEntry(Frozen):
         if self.autoattack and (surplus := [key for key in keys if getattr(self, key) is not None]):
             raise ValueError(f"AutoAttack chooses its own {' and '.join(surplus)}; drop them, or drop autoattack")
         return self
+
+
+def name_entry(entry: AttackEntry, attack: Attack) -> str:
+    """Return the name of an entry of evaluation.attacks; attack: the study's."""
+    norm, eps = _ball(entry, attack)
+    return entry.name or f"{'autoattack_' if entry.autoattack else ''}{norm}_{eps:g}"
+
+
+def find_entry_problems(entries: Sequence[AttackEntry], attack: Attack) -> Iterator[tuple[int, str]]:
+    """Yield the entries of evaluation.attacks that do not fit the study's attack, or each other, and why."""
+    names: list[str] = []
+    for number, entry in enumerate(entries):
+        if entry.eps is None and entry.norm not in (None, attack.norm):
+            yield number, f"needs eps, because attack.eps is a radius under {attack.norm}"
+        elif (name := name_entry(entry, attack)) in names:
+            yield number, f"is the second entry called {name}; give it another name, or drop it"
+        else:
+            names.append(name)
+
+
+def _ball(entry: AttackEntry, attack: Attack) -> tuple[str, float]:
+    if entry.eps is None and entry.norm not in (None, attack.norm):
+        raise ValueError(f"evaluation.attacks: an entry under {entry.norm} needs eps")
+    return entry.norm or attack.norm, entry.eps or attack.eps
 
 
 class GradientNorms(Frozen):
@@ -292,36 +324,24 @@ class Study(Frozen):
         """Take ``checks`` at the top, its place before 0.2, as ``evaluation.checks``."""
         if not isinstance(section, dict) or "checks" not in section:
             return section
-        evaluation = section.get("evaluation", {})
-        if not isinstance(evaluation, dict) or "checks" in evaluation:
-            raise ValueError("checks stands in evaluation; drop the one at the top")
         rest = {key: value for key, value in section.items() if key != "checks"}
-        return rest | {"evaluation": evaluation | {"checks": section["checks"]}}
-
-    @model_validator(mode="after")
-    def _check_attacks(self) -> Study:
-        problems, names = [], [self.entry_name(entry) for entry in self.evaluation.attacks]
-        for number, entry in enumerate(self.evaluation.attacks):
-            place, name = f"evaluation.attacks[{number}]", names[number]
-            if entry.eps is None and entry.norm not in (None, self.attack.norm):
-                problems.append(f"{place}: needs eps, because attack.eps is a radius under {self.attack.norm}")
-            if name in names[:number]:
-                problems.append(f"{place}: is the second entry called {name}; give it another name, or drop it")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        evaluation = section.get("evaluation", {})
+        if isinstance(evaluation, dict):
+            rest["evaluation"] = {"checks": section["checks"]} | evaluation
+        return rest
 
     def entry_name(self, entry: AttackEntry) -> str:
         """Return the name of an entry of evaluation.attacks."""
-        ball = self.ball_of(entry)
-        return entry.name or f"{'autoattack_' if entry.autoattack else ''}{ball.norm}_{ball.eps:g}"
+        return name_entry(entry, self.attack)
 
     def ball_of(self, entry: AttackEntry) -> Attack:
         """Return the attack of an entry of evaluation.attacks; of AutoAttack, only norm and eps count."""
         own = self.evaluation_attack
-        changes = {"norm": entry.norm or own.norm, "eps": entry.eps or own.eps, "steps": entry.steps or own.steps}
-        changed = own.model_copy(update=changes | {"step_size": entry.step_size})
-        return own if entry.step_size is None and all(getattr(own, k) == v for k, v in changes.items()) else changed
+        norm, eps = _ball(entry, self.attack)
+        changes = {"norm": norm, "eps": eps, "steps": entry.steps or own.steps}
+        if entry.step_size is None and all(getattr(own, key) == value for key, value in changes.items()):
+            return own
+        return own.model_copy(update=changes | {"step_size": entry.step_size})
 
     @property
     def evaluation_attack(self) -> Attack:

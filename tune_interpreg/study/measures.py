@@ -58,7 +58,7 @@ class GradientNormsMeasure(Frozen):
 
 
 class InterpretabilityMeasure(Frozen):
-    """The measures of interpretability, means over a stratified subset of ``images``.
+    """The measures of interpretability, means over a stratified subset of ``images``; of the validation split, at most.
 
     maps: label → key of the training of a model whose SmoothGrad maps of the same images are compared.
     settings: of these maps.
@@ -127,6 +127,14 @@ def list_trial_questions(study: Study, search: Search) -> list[Question]:
     if not search.attacks_trials:
         return []
     return [Question(AccuracyMeasure(), "validation"), Question(_strict(study), "validation")]
+
+
+def list_trial_extras(study: Study, search: Search) -> list[Question]:
+    """Return what is asked about each attacked trial's model that no search waits for: points of a figure."""
+    interpretability = study.evaluation.interpretability
+    if interpretability is None or not search.attacks_trials:
+        return []
+    return [Question(InterpretabilityMeasure(images=interpretability.images, deletion=False), "validation")]
 
 
 def list_repeat_questions(study: Study) -> list[Question]:

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Data, Model, OpenSection
+from tune_interpreg.study.config import Arm, Attack, AttackEntry, Data, Model, OpenSection, find_entry_problems
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
@@ -31,6 +31,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 def find_problems(raw: Section) -> list[Finding]:
     """Return all problems of names, parameters and edges in ``raw``, the content of a study file."""
     findings = [*_check_builder("datasets", raw, "data", Data), *_check_builder("models", raw, "model", Model)]
+    findings += _check_evaluation(raw)
     if find_spec("pyautoattack") is None:
         remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
         findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
@@ -61,6 +62,21 @@ def section_class(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(section_class, get_args(annotation))), None)
+
+
+def _check_evaluation(raw: Section) -> Iterator[Finding]:
+    """Check the entries of evaluation.attacks against the study's attack, and that checks have one place."""
+    evaluation = _section(raw, "evaluation")
+    if "checks" in raw and "checks" in evaluation:
+        yield ("checks",), "stands in evaluation too; drop this one"
+    entries = evaluation.get("attacks")
+    try:
+        attack = Attack.model_validate(_section(raw, "attack"))
+        attacks = [AttackEntry.model_validate(entry) for entry in entries] if isinstance(entries, list) else []
+    except ValidationError:
+        return  # reported with the section
+    for number, problem in find_entry_problems(attacks, attack):
+        yield ("evaluation", "attacks", number), problem
 
 
 def _places_of_autoattack(raw: Section) -> Iterator[Place]:
