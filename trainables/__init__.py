@@ -5,6 +5,7 @@ from trainables.base.trainable import MethodTrainable
 from trainables.combination import combine
 from trainables.cosine import CosineTrainable
 from trainables.fast_adversarial import FastAdversarialTrainable
+from trainables.gaussian import GaussianTrainable
 from trainables.input_gradient import InputGradientTrainable
 from trainables.interpretation import InterpretationTrainable
 from trainables.jacobian import JacobianTrainable
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "CosineTrainable",
     "FastAdversarialTrainable",
+    "GaussianTrainable",
     "InputGradientTrainable",
     "InterpretationTrainable",
     "JacobianProjectionsTrainable",

@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         "standard": {},
         "adversarial": {"mode": "train"},
         "fast_adversarial": {"mode": "train", "alpha": 1.25},
+        "gaussian": {"sigma": 0.15},
         "interpretation": {"lambda": None, "sign": "abs"} | shared | map_of,
         "cosine": {"lambda_cs": None, "lambda_gm": None} | shared | map_of | {"threshold": "two_sided"},
         "jacobian": {"lambda_j": None, "dropout": "shared"} | shared,
