@@ -26,9 +26,12 @@ class AdversarialTrainable(MethodTrainable):
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(model(self.attacked_images(model, batch)), batch.y_B)}
+
+    def attacked_images(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return x_BCHW after PGD on the model, in the mode that the parameter names."""
         with eval_mode(model) if self.params["mode"] == "eval" else nullcontext():
-            x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
-        return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}
+            return pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
 
     @property
     def attack(self) -> Attack:
