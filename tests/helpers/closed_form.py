@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from helpers.studies import parse_study
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 
 ARMS = {
@@ -35,7 +35,7 @@ Worker = Callable[[Item], Record]
 def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null", **arms: str) -> Study:
     lines = [f"  {name}: {text}" for name, text in ({name: ARMS[name] for name in names or ARMS} | arms).items()]
     text = f"data: digits\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\nchecks: {checks}\narms:\n"
-    return parse_study(text + "\n".join(lines), where="test.yaml")
+    return parse_study(text + "\n".join(lines))
 
 
 def strength(item: Item) -> float:

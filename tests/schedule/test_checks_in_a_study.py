@@ -4,6 +4,7 @@ from pathlib import Path
 
 from helpers import closed_form
 from helpers.closed_form import ARMS, drain, failing, steps
+from helpers.studies import parse_study
 
 from tune_interpreg.display.console import summarize
 from tune_interpreg.schedule import graph
@@ -13,7 +14,6 @@ from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Checks, Study
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import CheckedModel, Recipe
 
@@ -134,6 +134,6 @@ def test_the_line_of_checks_counts_the_warnings_among_those_that_ran() -> None:
 
 def test_checks_are_on_by_default_and_null_ends_them() -> None:
     text = "arms: {standard: " + ARMS["standard"] + "}"
-    assert parse_study(text, where="").checks == Checks(images=100)
-    assert parse_study(f"checks: null\n{text}", where="").checks is None
-    assert "checks" not in parse_study(text, where="").setting()
+    assert parse_study(text).checks == Checks(images=100)
+    assert parse_study(f"checks: null\n{text}").checks is None
+    assert "checks" not in parse_study(text).setting()

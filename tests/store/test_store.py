@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.studies import parse_study
 
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged, StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import Recipe
@@ -31,7 +31,7 @@ arms:
 
 
 def study(*overrides: str) -> Study:
-    return parse_study(STUDY, where="test.yaml", overrides=overrides)
+    return parse_study(STUDY, *overrides)
 
 
 def item(arm: str = "jacobian", number: int = 0, **fields: Any) -> Item:
