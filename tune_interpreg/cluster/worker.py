@@ -14,13 +14,16 @@ from typing import Any
 
 from ray import tune
 
-from tune_interpreg import registry
+from tune_interpreg import packages, registry
 from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.files import Refused, as_refused, raise_refused
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.items import Item
+from tune_interpreg.study.problems import describe_exception
+
+packages.pin()  # Ray puts the driver's working folder first on a worker's path
 
 ERROR_FILE = "error.txt"
 KILLED = "the worker died without an exception (killed, or out of memory)"
@@ -57,14 +60,15 @@ class StudyTrainable(tune.Trainable):
             return {"refused": str(refused), "done": True}
 
     def _step(self, item: Item, store: Store) -> dict[str, Any]:
-        """Run the item's next step. Leaves an exception's traceback where the driver finds it."""
+        """Run the item's next step. Leaves a line on an exception, and its traceback, where the driver finds them."""
         try:
             trainable = self._trainable(item, store)
             result = dict(trainable.step())
             _error_file(store, item).unlink(missing_ok=True)
         except Exception as error:
             if not as_refused(error, store.path):
-                store.write_text(_error_file(store, item), traceback.format_exc())
+                message = describe_exception(error, *registry.plugin_modules(*item.recipe.registered))
+                store.write_text(_error_file(store, item), f"{message}\n{traceback.format_exc()}")
             raise
         for name in ("earlier", "spent"):
             if value := getattr(trainable, name, None):
@@ -118,12 +122,11 @@ def _error_file(store: Store, item: Item) -> Path:
 
 
 def read_error(store: Store, item: Item) -> str:
-    """Return why an item was given up: its worker's last exception, then the traceback."""
+    """Return why an item was given up: a line on its worker's last exception, then the traceback."""
     path = _error_file(store, item)
     if not path.exists():
         return KILLED
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return f"{(text.splitlines() or ['no reason was written'])[-1]}\n{text}"
+    return path.read_text(encoding="utf-8", errors="replace").strip() or "no reason was written"
 
 
 # ------------------------------------------------------------ the driver's side of a result

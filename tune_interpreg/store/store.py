@@ -22,6 +22,7 @@ from tune_interpreg.store import files
 from tune_interpreg.store.files import Damaged, Refused, StoreError
 from tune_interpreg.store.paths import Layout
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT
@@ -45,11 +46,16 @@ class Store(Layout):
     """The folder of a study's results. The constructor neither reads nor writes.
 
     driver: signature of this object's run. After another run signs the store, every write raises ``Refused``.
+    Raises ``StoreError`` if the path is not UTF-8.
     """
 
     def __init__(self, path: str | Path, driver: str | None = None):
         super().__init__(path)
         self.driver = driver
+        if not files.is_utf8(path):
+            raise StoreError(
+                f"{os.fsencode(self.path)!r}: is not UTF-8; rename it, or name another folder with --store"
+            )
 
     # ----------------------------------------------------------------- writing
     @contextmanager
@@ -144,7 +150,7 @@ class Store(Layout):
 
     def save_study(self, study: Study) -> None:
         """Write the study with all defaults, so that readers do not need the methods' code."""
-        text = yaml.safe_dump(resolve_study(study).model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = dump(resolve_study(study).model_dump(mode="json"))
         self.write_text(self.study_file, files.text_with_checksum(text))
 
     def load_study(self) -> Study:
