@@ -22,5 +22,22 @@ TEST_AUTOATTACK = "test/adv_accuracy_autoattack"
 GRAD_NORM_LABEL = "grad_norm/label"
 GRAD_NORM_OTHER = "grad_norm/other"
 
+# The measures of interpretability (see ``evaluation/interpretability.py``), without the split that a record puts before
+# them. The name of the maps follows a similarity: ``similarity_cosine/teacher``.
+ZERO_GRADIENT = "zero_gradient"
+ALIGNMENT = "alignment"
+ALIGNMENT_CENTERED = "alignment_centered"
+ALIGNMENT_COSINE = "alignment_cosine"
+ALIGNMENT_COSINE_CENTERED = "alignment_cosine_centered"
+SIMILARITY_COSINE = "similarity_cosine"
+SIMILARITY_SPEARMAN = "similarity_spearman"
+SIMILARITY_SSIM = "similarity_ssim"
+SPARSITY = "sparsity"
+NORM_LOG_PROBABILITY = "norm_log_probability"
+NORM_CENTERED_LOGIT = "norm_centered_logit"
+STABILITY = "stability"
+STABILITY_PER_LOGITS = "stability_per_logits"
+DELETION = "deletion"
+
 #: Metrics that a search may maximize. All are read on the validation split; a search never sees test data.
 Selectable = Literal["val/accuracy", "val/adv_accuracy"]
