@@ -117,7 +117,8 @@ def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str)
 @pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\""])
 def test_a_missing_data_folder_is_named_exactly(folder: Path, root: str, command: str) -> None:
     message = refusal(command, "mnist", "--data-root", root)
-    assert message.startswith(f"error: --data-root {root}: data.root: must be an existing folder, got {folder / root};")
+    rule = f"data.root: must be an existing folder, got {folder / root} (No such file or directory); "
+    assert message.startswith(f"error: --data-root {root}: {rule}")
 
 
 @pytest.mark.parametrize(

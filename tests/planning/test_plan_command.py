@@ -13,7 +13,7 @@ from helpers.cli import output, refusal
 from helpers.closed_form import steps
 from helpers.measured import TINY, round_measurement
 
-from tune_interpreg.data.dataset import load_dataset
+from tune_interpreg.data.dataset import load_and_check
 from tune_interpreg.planning import forecast
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
@@ -73,7 +73,7 @@ def test_a_measurement_under_load_says_so(
 
 def test_a_finished_study_has_nothing_left(folder: Path) -> None:
     study, store = read_study_file("tiny.yaml", ["checks=null"]).study, Store("runs/tiny")
-    assert list(steps(Dispatcher(study, store, load_dataset(study.data).fingerprint)))
+    assert list(steps(Dispatcher(study, store, load_and_check(study.data).fingerprint)))
     store.save_study(study)
     assert output("plan", "tiny.yaml", "--set", "checks=null").splitlines()[-1] == "nothing is left to run"
 

@@ -34,7 +34,7 @@ def final(model: nn.Module, dataset: Dataset, recipe: Recipe, *, seed: int) -> t
     from tune_interpreg.data.dataset import load_test  # imported here, so that nothing else in this file can use it
 
     settings, evaluation = _attack_settings(recipe, seed), recipe.evaluation
-    test = load_test(recipe.data).to(dataset.train.y_N.device)
+    test = load_test(recipe.data, recipe.data_fingerprint.partition("-")[2]).to(dataset.train.y_N.device)
     norm_images = dataset.train.subset(evaluation.gradient_samples, "grad_norm")
     norms = measure_gradient_norms(model, norm_images, evaluation.batch_size)
     pgd = partial(measure_adversarial_accuracy, model, test, restarts=evaluation.restarts, **settings)

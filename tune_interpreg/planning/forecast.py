@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from tune_interpreg import seeding
 from tune_interpreg.cluster.drain import count_slots
-from tune_interpreg.data.dataset import Dataset, count_test_images
+from tune_interpreg.data.dataset import Dataset
 from tune_interpreg.networks.build import build
 from tune_interpreg.planning import costs
 from tune_interpreg.planning.measure import Measurement, measure
@@ -84,6 +85,8 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     study = file.study
     with pause_gc():
         images = check_data(file)
+        if images.description:
+            console.print(Text(images.description), soft_wrap=True)
         progress = read_progress(study, store, images.fingerprint)
     slots, workers_from = workers or count_slots(study, where), "from --workers"
     if not workers:
@@ -96,7 +99,7 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
         processes = 1 if where == "in-process" else min(slots, count_slots(study, "local"))
         with console.status(f"measuring with {processes} at once") if console.is_terminal else nullcontext():
             measurement = measure(study, [*groups.values()], workers=processes)
-        tests = count_test_images(study.data) or len(images.validation)
+        tests = images.tests or len(images.validation)
         for group, task in groups.items():
             estimates[group] = costs.add_up(study, images, tests, measurement.seconds, task)
 

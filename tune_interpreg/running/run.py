@@ -53,13 +53,15 @@ def run(
     with raise_refused(store.path), suppress(Damaged):  # which is repaired below
         store.check_setting(file.study)
     with pause_gc():
-        fingerprint = check_data(file).fingerprint
+        images = check_data(file)
     path = shlex.quote(str(store.path))
     with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
         try:
-            dispatcher = _open_study(file.study, store, where, fingerprint, retry_failed, console)
+            dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
             stop, account = None, Account()
             if dispatcher.is_open():
+                if images.description:
+                    _say(console, images.description, logging.INFO)
                 progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
                 _say(console, f"{file.study.name}: {progress}", logging.INFO)
                 with pause_gc():  # a finished study does without these imports, which take a second
