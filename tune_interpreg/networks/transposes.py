@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad
 
+#: Function e ↦ Jᵀe of a layer or a network at one x, for e of shape (..., B, ...).
+Adjoint = Callable[[Tensor], Tensor]
+
 #: Function (e, weight, C·H·W of x, stride, padding, dilation and groups by name) → Wᵀe.
 ConvAdjoint = Callable[[Tensor, Tensor, torch.Size, dict[str, Any]], Tensor]
 
