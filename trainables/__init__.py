@@ -16,6 +16,7 @@ from trainables.mart import MartTrainable
 from trainables.stages.targets import TargetsTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
@@ -37,5 +38,6 @@ __all__ = [
     "StandardTrainable",
     "TargetsTrainable",
     "combine",
+    "constant_statistics",
     "penalties",
 ]

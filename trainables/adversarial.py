@@ -19,7 +19,8 @@ class AdversarialTrainable(MethodTrainable):
     attacks_images = True
     parameters = {
         "mode": Parameter(
-            help="mode of the model while it is attacked: train keeps dropout on, eval turns it off",
+            help="mode of the attacked model: train has dropout and normalizes by the batch, eval has no dropout and"
+            " normalizes by running statistics",
             default="train",
             choices=("train", "eval"),
         )

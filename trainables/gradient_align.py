@@ -7,6 +7,7 @@ from trainables.base.trainable import MethodTrainable
 from tune_interpreg.attacks import balls
 from tune_interpreg.gradients import penalties
 from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
@@ -22,7 +23,8 @@ class GradientAlignTrainable(MethodTrainable):
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         z_BK, adjoint = batch.linearize(model)
         ball = self.recipe.attack.model_copy(update={"start": "ball"})
-        near = linearize(model, balls.draw_start(batch.x_BCHW, ball, batch.noise))
+        with constant_statistics(model):
+            near = linearize(model, balls.draw_start(batch.x_BCHW, ball, batch.noise))
         d_BCHW = penalties.cross_entropy_gradient(adjoint, batch.y_B, z_BK)
         near_BCHW = penalties.cross_entropy_gradient(near[1], batch.y_B, near[0])
         alignment = penalties.cosine(d_BCHW, near_BCHW)

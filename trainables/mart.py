@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.adversarial import AdversarialTrainable
+from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
@@ -22,7 +23,9 @@ class MartTrainable(AdversarialTrainable):
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         adversarial_BK = model(self.attacked_images(model, batch))
-        log_p_BK, log_q_BK = batch.linearize(model)[0].log_softmax(-1), adversarial_BK.log_softmax(-1)
+        with constant_statistics(model):
+            log_p_BK = batch.linearize(model)[0].log_softmax(-1)
+        log_q_BK = adversarial_BK.log_softmax(-1)
         divergence_B = F.kl_div(log_q_BK, log_p_BK, reduction="none", log_target=True).sum(-1)
         weight_B = 1 - log_p_BK.gather(-1, batch.y_B.unsqueeze(-1)).squeeze(-1).exp()
         return {

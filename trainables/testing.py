@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainables.base.assignment import SETTING, ConfigError, PlainOptions
@@ -128,6 +128,14 @@ class MethodContract:
         (means,) = self.make(tmp_path).trainer.run_epoch().values()
         loss = means.pop("loss")
         np.testing.assert_allclose(loss, sum(means.values()), rtol=1e-6)
+
+    def test_running_statistics_change_once_per_step(self, tmp_path: Path) -> None:
+        """By the forward of the cross-entropy. Run every other forward within ``constant_statistics(model)``."""
+        trainable = self.make(tmp_path)
+        batch = first_batch(trainable)
+        norm = nn.BatchNorm1d(batch.x_BCHW[0].numel())
+        trainable.terms(nn.Sequential(nn.Flatten(), norm, nn.Linear(norm.num_features, trainable.data.classes)), batch)
+        assert norm.num_batches_tracked == 1, "terms: one forward must change running statistics"
 
     def test_strength_zero_is_the_base_method(self, tmp_path: Path) -> None:
         """With all strengths at 0, weights and momenta have the same bits after two epochs."""

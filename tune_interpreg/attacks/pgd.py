@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tune_interpreg.attacks import balls
 from tune_interpreg.networks.linearize import linearize, logit_gradient
-from tune_interpreg.networks.modes import multiply_in
+from tune_interpreg.networks.modes import constant_statistics, multiply_in
 from tune_interpreg.study.config import Attack
 
 Form = Literal["strict", "compat"]
@@ -57,7 +57,7 @@ def perturb(
     """Return the last iterate of PGD from one random start.
 
     x_{t+1} = Π(x_t + step · direction(∂CE/∂x_t)) (Eq. 5, 6). Π clamps to [0, 1], projects to the ball around x, and
-    clamps to [0, 1]. The model runs in its current mode. Capture-safe.
+    clamps to [0, 1]. The model runs in its current mode, with constant running statistics. Capture-safe.
 
     Args:
         x_BCHW: images, pixels in [0, 1].
@@ -70,7 +70,8 @@ def perturb(
         x_BCHW, pixels in [0, 1], within eps of x, without graph.
     """
     start_BCHW = balls.draw_start(x_BCHW, attack, generator)
-    return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
+    with constant_statistics(model):
+        return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
 
 
 @torch.no_grad()
