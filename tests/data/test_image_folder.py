@@ -147,7 +147,7 @@ def test_all_unreadable_files_of_both_splits_are_named_at_once(root: Path) -> No
     (root / "train" / "bee" / "gone.png").symlink_to("nowhere.png")
     (root / "test" / "cat" / "loop").symlink_to("loop")
     message = data_error(lambda: load(root))
-    assert message.startswith(f"{root}: 7 files or folders cannot be read: test/ant/1.png (")
+    assert message.startswith(f"{root}: 7 files or folders cannot be read: test/ant/1.png, train/bee/2.png (")
     reasons = (
         "train/ant/0.png (0 bytes)",
         "train/cat/1.png (damaged",
@@ -163,7 +163,7 @@ def test_the_first_ten_unreadable_files_and_their_number(root: Path) -> None:
         (root / "train" / "ant" / f"bad-{number:02}.png").touch()
     message = data_error(lambda: load(root))
     assert "25 files or folders" in message
-    assert "bad-09.png (0 bytes), … and 15 more; " in message
+    assert message.endswith("bad-09.png (0 bytes), … and 15 more; fetch, convert or delete them")
     assert "bad-10" not in message
 
 
@@ -173,7 +173,7 @@ def test_damage_inside_of_images_is_found_in_both_splits(root: Path) -> None:
     for file in bad:
         file.write_bytes(file.read_bytes()[:60])
     message = data_error(image_folder(root).train)
-    assert message.startswith(f"{root}: 2 files or folders cannot be read: test/bee/0.png (")
+    assert message.startswith(f"{root}: 2 files or folders cannot be read: test/bee/0.png, train/ant/3.png (")
     assert message == data_error(image_folder(root).test)
 
 
@@ -193,7 +193,8 @@ def test_images_that_disappear_before_they_are_read_are_named(root: Path, gone: 
     first = {"train/cat/2.png": gone, "train/ant": "train/ant/0.png", ".": "test/ant/0.png"}[gone]
     message = data_error(source.train)
     assert message.startswith(f"{root}: ")
-    assert f"cannot be read: {first} (No such file" in message
+    assert f"cannot be read: {first}" in message
+    assert "(No such file or directory)" in message
 
 
 def test_images_that_change_between_inspection_and_decoding_are_noticed(root: Path) -> None:

@@ -1,5 +1,6 @@
 """A user's data set: its exceptions and its mistakes become one message that names the line or the value."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,11 @@ def test_the_exception_is_the_cause(register: Register) -> None:
     with pytest.raises(DataError) as raised:
         load_dataset(DATA)
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_a_function_cannot_end_the_run_silently(register: Register) -> None:
+    register(lambda root: sys.exit(0))
+    assert "SystemExit: 0" in data_error(lambda: load_dataset(DATA))
 
 
 def test_wrong_options_of_the_function(register: Register) -> None:

@@ -217,7 +217,7 @@ def _call(data: config.Data, step: str, function: Callable[[], Result]) -> Resul
         return function()
     except DataError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         module = str(getattr(registry.resolve("datasets", data.name), "__module__", ""))
         if module.partition(".")[0] in OURS:
             raise

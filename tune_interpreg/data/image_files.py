@@ -173,6 +173,8 @@ def list_some(names: Sequence[str], limit: int = 10) -> str:
 def find_problems(train: SplitFiles, test: SplitFiles) -> list[str]:
     """Return what is wrong with the classes, and which files count for two classes or for both splits."""
     problems = [problem for split in (train, test) for problem in _similar_classes(split)]
+    if any(split.name in dict(split.unreadable) for split in (train, test)):
+        return problems  # nothing is known about the classes
     missing = [f"{split.name} has no class folders" for split in (train, test) if not split.classes]
     if missing:
         return [*problems, f"{' and '.join(missing)}; put the images of each class into a folder of its name"]

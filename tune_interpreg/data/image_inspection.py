@@ -187,12 +187,16 @@ def unreadable_error(root: Path, unreadable: Sequence[tuple[str, str]]) -> DataE
 
 
 def _list_unreadable(unreadable: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the problem that names the first unreadable files; none if there are none."""
+    """Return the problem that names the first ten unreadable files by reason; none if there are none."""
     if not unreadable:
         return []
-    named = list_some([f"{path} ({reason})" for path, reason in sorted(unreadable)])
+    paths: dict[str, list[str]] = {}
+    for path, reason in sorted(unreadable)[:10]:
+        paths.setdefault(reason, []).append(path)
+    named = ", ".join(f"{list_some(group)} ({reason})" for reason, group in paths.items())
+    more = f", … and {len(unreadable) - 10:,} more" if len(unreadable) > 10 else ""
     count = "1 file or folder" if len(unreadable) == 1 else f"{len(unreadable):,} files or folders"
-    return [f"{count} cannot be read: {named}; fetch, convert or delete them"]
+    return [f"{count} cannot be read: {named}{more}; fetch, convert or delete them"]
 
 
 def _different_sizes(images: Sequence[_Image]) -> list[str]:
