@@ -1,7 +1,9 @@
 """A local Ray starts whatever TMPDIR, HOME and Ray's own variables are, or one message says what to set."""
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,25 @@ def test_ray_starts_in_an_awkward_environment_and_leaves_nothing(awkward: None) 
         assert len(os.fsencode(socket.with_name("plasma_store"))) <= 107
     assert not socket.exists()
     assert not socket.parents[2].exists()
+
+
+UV_RUN = """
+import json, ray
+from tune_interpreg.cluster import ray_internals
+modify = ray_internals.find("ray._private.worker._maybe_modify_runtime_env")
+with ray_internals.ignore_uv_run():
+    ignored = modify({}, True)
+print(json.dumps([ignored, sorted(modify({}, True))]))
+"""
+
+
+def test_uv_run_uploads_nothing(tmp_path: Path) -> None:
+    """Ray takes a parent process of the name ``uv`` for uv. Here it is a shell that runs the script ``run``."""
+    (tmp_path / "uv").symlink_to("/bin/bash")
+    (tmp_path / "driver.py").write_text(UV_RUN)
+    (tmp_path / "run").write_text(f"{sys.executable} driver.py; true\n")
+    ran = subprocess.run([tmp_path / "uv", "run", "driver.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(ran.stdout) == [{}, ["py_executable", "working_dir"]], ran.stderr
 
 
 # --------------------------------------------------------------------- remedies by kind

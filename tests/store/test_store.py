@@ -10,7 +10,7 @@ import pytest
 from helpers.studies import parse_study
 
 from tune_interpreg.store import ledger
-from tune_interpreg.store.files import Damaged, StoreError
+from tune_interpreg.store.files import Damaged, StoreError, read_checked
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item
@@ -72,6 +72,18 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(store: Sto
     with pytest.raises(ValueError):
         store.write_json(path, {"loss": float("nan")})
     assert files(store) == ["file"]
+
+
+def test_bytes_of_a_name_that_are_not_utf8_come_back_from_a_record(store: Store) -> None:
+    error = os.fsdecode(b"cannot read /data/\xff.png, \xce\xbb")
+    store.write_checked(store.choice_file("standard"), {"error": error})
+    assert read_checked(store.choice_file("standard")) == {"error": error}
+    assert b"\xce\xbb" in store.choice_file("standard").read_bytes()
+
+
+def test_a_store_whose_path_is_not_utf8_is_refused() -> None:
+    with pytest.raises(StoreError, match="is not UTF-8"):
+        Store(os.fsdecode(b"/tmp/\xff"))
 
 
 def test_the_constructor_and_the_check_of_an_empty_store_write_nothing(store: Store) -> None:

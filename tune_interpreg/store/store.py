@@ -70,7 +70,8 @@ class Store(Layout):
             temporary.write_bytes(content)
 
     def write_text(self, path: Path, text: str) -> None:
-        self.write_bytes(path, text.encode("utf-8"))
+        """Write text as UTF-8. The bytes of a file's name that are not UTF-8 become escapes, which JSON reads back."""
+        self.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
     def write_json(self, path: Path, content: Any) -> None:
         self.write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
