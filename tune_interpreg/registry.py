@@ -71,6 +71,11 @@ def plugin_versions(*registered: tuple[str, str]) -> Mapping[str, str]:
     return {name: version for name, version in sorted(packages) if name != "tune-interpreg"}
 
 
+def plugin_modules(*registered: tuple[str, str]) -> list[str]:
+    """Return the modules that define the (group, name) pairs."""
+    return [point.module for group, name in registered for point in _entry_points(group).get(name, ())]
+
+
 @cache
 def load_method(name: str) -> Any:
     """Import and return the Trainable class of a method, or of several methods joined by ``+``.

@@ -23,7 +23,6 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, pgd
 from tune_interpreg.data import shipped as datasets
 from tune_interpreg.data.dataset import Split, to_pixels
-from tune_interpreg.networks.build import initialize
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack
 
@@ -48,7 +47,8 @@ def digits() -> Split:
 def trained() -> nn.Module:
     """digits_cnn after six epochs, with about 96% test accuracy."""
     train, generator = datasets.digits(None).train(), seeding.generator(0, "order")
-    model = initialize(digits_cnn((1, 8, 8), 10), seeding.generator(0, "initialisation"))
+    with seeding.seeded(0, "initialisation"):
+        model = digits_cnn((1, 8, 8), 10)
     optimizer, x_NCHW = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), to_pixels(train.x_NCHW)
     for _ in range(6):
         for rows in torch.randperm(len(train), generator=generator).split(64):
@@ -60,9 +60,8 @@ def trained() -> nn.Module:
 
 def linear(inputs: int, classes: int) -> nn.Sequential:
     """Return f(x) = Wx + b."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
-    initialize(net, seeding.generator(0, "initialisation"))
-    return net
+    with seeding.seeded(0, "initialisation"):
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
 def foolbox_pgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, attack: Attack) -> Tensor:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, pgd
 from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
@@ -34,7 +33,7 @@ def random(seed: int) -> torch.Generator:
 
 def digits_net(seed: int, epochs: int = 4) -> nn.Module:
     """Return the digits' network after a short training, in eval mode."""
-    net, train = build(Model(), (1, 8, 8), 10, seeding.generator(seed, "init")), load_dataset(Data()).train
+    net, train = build(Model(), (1, 8, 8), 10, seed), load_dataset(Data()).train
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(epochs):
         for rows in torch.randperm(len(train), generator=random(epoch)).split(64):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainables.base import checkpoint
@@ -23,6 +22,8 @@ from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.gradients import saliency
+from tune_interpreg.networks import weights
+from tune_interpreg.networks.build import describe_gradients
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import replace_atomically
 from tune_interpreg.study.metric_names import LEARNING_RATE, SAMPLES_PER_SECOND
@@ -183,7 +184,7 @@ class MethodTrainable(ItemTrainable):
                 if store := self.assignment.store:
                     models.append(store.model_file(self.item.key, replica.seed))
                     with self._timed("save"), store.replace_atomically(models[-1]) as temporary:
-                        save_file(replica.model.state_dict(), temporary)
+                        weights.save(replica.model, temporary)
         with self._timed("log"):
             self.log.scalars(self.trainer.epoch, _mean(results.values()))
             self._log_result()
@@ -199,7 +200,9 @@ class MethodTrainable(ItemTrainable):
 
     def _finish_training(self, state: ledger.RecordState, **fields: Any) -> dict[str, Any]:
         curves = {str(replica.seed): self.curves[replica.seed] for replica in self.trainer.finite_replicas}
-        extra: dict[str, Any] = {"curves": curves} if state == "done" else {}
+        extra: dict[str, Any] = {"gradients": describe_gradients(self.trainer.replicas[0].model)}
+        if state == "done":
+            extra["curves"] = curves
         peak = read_peak_memory(self.assignment.device)
         if peak is not None:
             extra["gpu_bytes_a_seed"] = peak // len(self.item.seeds)

@@ -3,11 +3,10 @@
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from trainables.base.item_trainable import ItemTrainable
-from tune_interpreg import seeding
+from tune_interpreg.networks import weights
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.files import Damaged
 
@@ -23,11 +22,11 @@ class StageTrainable(ItemTrainable):
 
     def load_model(self, key: str, seed: int) -> nn.Module:
         """Return the model that the item ``key`` trained with this seed, on the device and in eval mode."""
-        path, device = self.store.model_file(key, seed), self.assignment.device
+        path = self.store.model_file(key, seed)
+        # the seed's own network, because tensors outside of its file may depend on the seed
+        model = build(self.recipe.model, self.data.shape, self.data.classes, seed, self.assignment.device)
         try:
-            weights = load_file(path, device=device)
+            weights.load(model, path)
         except (FileNotFoundError, SafetensorError) as error:
             raise Damaged(path, f"is damaged: no model can be read from it ({error})") from None
-        model = build(self.recipe.model, self.data.shape, self.data.classes, seeding.generator(0, "init"))
-        model.to(device).eval().load_state_dict(weights)
-        return model
+        return model.eval()

@@ -62,11 +62,19 @@ class Dropout2d(Dropout):
 
 
 def replace_dropout(model: nn.Module) -> nn.Module:
-    """Replace every torch.nn.Dropout and Dropout2d inside `model` by the ones of this module; return the model."""
-    replacements = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if name and type(layer) in replacements:
-            model.set_submodule(name, replacements[type(layer)](layer.p))
+    """Turn every torch.nn.Dropout and Dropout2d inside `model` into the ones of this module; return the model.
+
+    Each stays the same object, so that ties, hooks and the user's attributes stay.
+
+    Raises:
+        ValueError: p is 1.
+    """
+    replacements: dict[type[nn.Module], type[Dropout]] = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
+    for layer in model.modules():
+        replacement = replacements.get(type(layer))
+        if replacement is not None:
+            vars(layer)["generator"] = replacement(vars(layer)["p"]).generator  # the constructor checks p
+            layer.__class__ = replacement
     return model
 
 

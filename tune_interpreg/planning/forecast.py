@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from tune_interpreg import seeding
 from tune_interpreg.cluster.drain import count_slots
 from tune_interpreg.data.dataset import Dataset
 from tune_interpreg.networks.build import build
+from tune_interpreg.networks.weights import named_tensors
 from tune_interpreg.planning import costs
 from tune_interpreg.planning.measure import Measurement, measure
-from tune_interpreg.running.preflight import check_data
+from tune_interpreg.running.preflight import check_data, check_network
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
@@ -85,6 +85,7 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     study = file.study
     with pause_gc():
         images = check_data(file)
+        check_network(file, images)
         if images.description:
             console.print(Text(images.description), soft_wrap=True)
         progress = read_progress(study, store, images.fingerprint)
@@ -121,8 +122,8 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
 
 def _count_bytes(study: Study, images: Dataset, tasks: Iterable[Task]) -> int:
     """Return the bytes that tasks leave in the store: models, maps in float16, and records."""
-    model = build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    model = build(study.model, images.shape, images.classes, study.seeds[0])
+    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(model))
     maps = 2 * images.train.x_NCHW.numel()
     size = {"repeat": weights, "targets": maps, "search": 0, "checks": 0}
     return sum(RECORD + size[task.role] * (len(task.parts) if task.role == "repeat" else 1) for task in tasks)

@@ -1,15 +1,18 @@
-"""Check on the driver, before anything runs, that a study's data, network and attacks fit together."""
+"""Check on the driver, before anything runs, that a study's data, network and attacks fit together.
 
-from tune_interpreg import seeding
+A ``StudyError`` names the place in the file. Its cause is the exception of a user's code, if there was one.
+"""
+
 from tune_interpreg.attacks import autoattack
-from tune_interpreg.data.dataset import DataError, Dataset, load_and_check
-from tune_interpreg.networks.build import build
+from tune_interpreg.data.dataset import DataError, Dataset, Source, load_and_check, to_pixels
+from tune_interpreg.networks.build import IMAGES, build, describe_gradients
+from tune_interpreg.networks.vetting import NetworkError
 from tune_interpreg.study.file.read import StudyFile
 from tune_interpreg.study.problems import StudyError
 
 
 def check_data(file: StudyFile) -> Dataset:
-    """Read the data and build the network once. Raises ``StudyError`` with the place in the file."""
+    """Read the data. Raises ``StudyError`` if it does not suit the study."""
     study = file.study
     try:
         dataset = load_and_check(study.data)
@@ -25,9 +28,18 @@ def check_data(file: StudyFile) -> Dataset:
             problem = f"there are {dataset.tests:,} test images, got {images:,}; lower it or drop it"
         if problem:
             raise StudyError([file.locate(("evaluation", "autoattack"), problem)])
-    try:
-        build(study.model, dataset.shape, dataset.classes, seeding.generator(0, "init"))
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"{study.model.name} does not take images of shape {dataset.shape}: {error}; name another model"
-        raise StudyError([file.locate(("model",), message)]) from None
     return dataset
+
+
+def check_network(file: StudyFile, data: Dataset | Source) -> str:
+    """Build and check the network, with training images if they are read; see ``describe_gradients`` for the result.
+
+    Raises ``StudyError`` if it cannot be trained.
+    """
+    model, seed = file.study.model, file.study.seeds[0]
+    images_BCHW = to_pixels(data.train.x_NCHW[:IMAGES]) if isinstance(data, Dataset) else None
+    try:
+        network = build(model, data.shape, data.classes, seed, images_BCHW=images_BCHW)
+    except NetworkError as error:
+        raise StudyError([file.locate(("model",), str(error))]) from error.__cause__
+    return describe_gradients(network)
