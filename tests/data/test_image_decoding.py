@@ -75,6 +75,8 @@ def test_an_empty_file_may_have_been_an_image(name: str) -> None:
     ("name", "content"),
     [
         ("a.heic", b"\0\0\0\x18ftypheic" + bytes(20)),
+        ("IMG_1", b"\0\0\0\x18ftypheic" + bytes(20)),
+        ("a", encode(Image.fromarray(RGB_HWC), "WEBP")[:30]),
         ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         ("a.jpg", b"version https://git-lfs.github.com/spec/v1"),
         ("a", encode(Image.fromarray(RGB_HWC))[:20]),
@@ -93,12 +95,19 @@ def tiff(kind: type) -> bytes:
 
 def tiff_of_deep_colors() -> bytes:
     """Return an uncompressed TIFF file of one pixel with three channels of 16 bits."""
-    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 3, 110), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 116)]
-    tags += [(277, 3, 1, 3), (278, 3, 1, 1)]
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
-    content = b"II*\0" + struct.pack("<I", 8) + directory
-    return content + struct.pack("<3H", 16, 16, 16) + struct.pack("<3H", 1, 300, 60000)
+    return rgb_tiff([16, 16, 16], struct.pack("<3H", 1, 300, 60000))
+
+
+def rgb_tiff(bits: list[int], pixel: bytes) -> bytes:
+    """Return an uncompressed little-endian TIFF file of one RGB pixel. Further channels have no meaning (tag 338)."""
+    channels = len(bits)
+    tags = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, channels, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 0)]
+    tags += [(277, 3, 1, channels), (278, 3, 1, 1)] + ([(338, 3, channels - 3, 0)] if channels > 3 else [])
+    end = 8 + 2 + 12 * len(tags) + 4
+    offsets = {258: end, 273: end + 2 * channels}
+    entries = b"".join(struct.pack("<HHII", *tag[:3], offsets.get(tag[0], tag[3])) for tag in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return header + struct.pack(f"<{channels}H", *bits) + pixel
 
 
 DEEP = {
@@ -124,6 +133,15 @@ def test_more_than_8_bits_per_channel_are_refused(content: bytes) -> None:
     """Pillow would clip them, or keep the upper 8 bits, which hold a few levels of an image of 10 or 12 bits."""
     with pytest.raises(ImageProblem, match=r"(16-bit|32-bit|floating-point) channels, 8 bits or fewer are read"):
         read_header("a.png", content)
+
+
+def test_further_channels_are_refused() -> None:
+    """Pillow would drop infrared, for example, and show the rest. The same file with three channels is read."""
+    assert decode(rgb_tiff([8, 8, 8], bytes([1, 2, 3])), None).tolist() == [[[1]], [[2]], [[3]]]
+    assert read_header("a", rgb_tiff([8, 8, 8], bytes([1, 2, 3]))) is not None
+    for channels in (4, 5):
+        with pytest.raises(ImageProblem, match=f"{channels} channels, those of RGB are read"):
+            read_header("a.tif", rgb_tiff([8] * channels, bytes(channels)))
 
 
 @pytest.mark.parametrize(

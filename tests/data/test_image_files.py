@@ -145,6 +145,11 @@ def test_names_that_are_not_utf8(root: Path) -> None:
     assert "train/ant/\\xfe.png (0 bytes)" in data_error(lambda: image_folder(root))
 
 
+def test_a_line_break_in_a_name_stays_in_one_line(root: Path) -> None:
+    (root / "train" / "ant" / "a\nb.png").touch()
+    assert "a\\nb.png (0 bytes)" in data_error(lambda: image_folder(root))
+
+
 def test_a_deep_folder(root: Path) -> None:
     """A path of more than 1,000 characters is read. One of more than the system takes is named."""
     folder = root / "train" / "ant" / "/".join(["n" * 100] * 10)

@@ -6,6 +6,7 @@ Legend: C·H·W one image, C is 3 (RGB).
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ Pixels = npt.NDArray[np.uint8]
 #: Formats that are read, whatever the file's name is.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 
-#: The first bytes of image files. A file that begins so but cannot be opened is damaged, whatever its name is.
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+#: The first bytes of image files. A file that begins so but cannot be opened is a problem, whatever its name is.
+SIGNATURE = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|heic|heix|mif1)", re.DOTALL
+)
 
 #: Suffixes of images, also of formats that are not read. A file of such a name that cannot be opened is a problem.
 SUFFIXES = (
@@ -30,13 +33,13 @@ SUFFIXES = (
 )
 
 #: Pillow's modes of more than 8 bits per channel → their names. Its conversion to RGB would clip them at 255.
-DEEP_MODES = {"I": "32-bit", "F": "floating-point", "I;16": "16-bit", "I;16B": "16-bit", "I;16L": "16-bit"}
+DEEP_MODES = {"I": "32-bit", "F": "floating-point"} | dict.fromkeys(("I;16", "I;16B", "I;16L", "I;16N"), "16-bit")
 COLORS = {"1": "black-and-white", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
 
 #: Chunks of PNG files that may hold an orientation, also behind the pixels. Without them, none has to be decoded.
 PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 
-EXIF_ORIENTATION, TIFF_BITS, TIFF_SAMPLE_FORMAT = 0x0112, 258, 339
+EXIF_ORIENTATION, TIFF_BITS, TIFF_CHANNELS, TIFF_SAMPLE_FORMAT = 0x0112, 258, 277, 339
 
 
 class ImageProblem(ValueError):
@@ -66,7 +69,7 @@ def read_header(name: str, content: bytes) -> Header | None:
         raise ImageProblem("0 bytes")
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            _check_depth(image, content)
+            _check_channels(image, content)
             orientation = 1
             if image.format != "PNG" or any(marker in content for marker in PNG_METADATA):
                 orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -85,9 +88,10 @@ def read_header(name: str, content: bytes) -> Header | None:
     except ImageProblem:
         raise
     except Exception as error:  # Pillow raises errors of a dozen types
-        if suffix_of(name) not in SUFFIXES and not content.startswith(SIGNATURES):
+        begins_as_image = SIGNATURE.match(content) is not None
+        if suffix_of(name) not in SUFFIXES and not begins_as_image:
             return None
-        if content.startswith(SIGNATURES):
+        if begins_as_image and content[4:8] != b"ftyp":
             raise ImageProblem(_describe(error)) from error
         formats = "no PNG, JPEG, GIF, WebP, BMP, TIFF, PNM or AVIF"
         raise ImageProblem(f"{formats}, begins with {content[:16].decode('latin-1')!a}") from error
@@ -133,8 +137,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def _check_depth(image: ImageFile.ImageFile, content: bytes) -> None:
-    """Raise ``ImageProblem`` above 8 bits per channel. Pillow reads RGB of 16 bits, but keeps their upper half only."""
+def _check_channels(image: ImageFile.ImageFile, content: bytes) -> None:
+    """Raise ``ImageProblem`` for channels that Pillow would cut or drop.
+
+    It keeps the upper 8 bits of RGB images of 16 bits, and drops channels of TIFF files behind RGB, such as infrared.
+    """
     depth = DEEP_MODES.get(image.mode, "")
     if image.format == "PNG" and content[24] > 8:
         depth = f"{content[24]}-bit"
@@ -144,6 +151,8 @@ def _check_depth(image: ImageFile.ImageFile, content: bytes) -> None:
             depth = depth or f"{max(tags[TIFF_BITS])}-bit"
         elif set(tags.get(TIFF_SAMPLE_FORMAT, (1,))) - {1, 4}:  # 1: unsigned, 4: undefined
             depth = "signed"
+        if tags.get(TIFF_CHANNELS, 1) > len(image.getbands()):
+            raise ImageProblem(f"{tags[TIFF_CHANNELS]} channels, those of {image.mode} are read")
     if image.format == "PPM" and not depth:
         arguments = image.tile[0].args  # (mode, largest value), unless the largest value is 255
         if isinstance(arguments, tuple) and len(arguments) == 2 and int(arguments[1]) > 255:
@@ -154,5 +163,5 @@ def _check_depth(image: ImageFile.ImageFile, content: bytes) -> None:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "damaged at its beginning"
+        return "damaged at its beginning, or of a variant that Pillow does not read"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -157,8 +157,9 @@ def suffix_of(name: str) -> str:
 
 
 def printable(path: str) -> str:
-    """Return a path as text that every terminal takes: bytes that are not UTF-8 become ``\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path as text in one line: control characters and bytes that are not UTF-8 become ``\\xff``."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def list_some(names: Sequence[str], limit: int = 10) -> str:
