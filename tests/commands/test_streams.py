@@ -83,34 +83,6 @@ def test_an_output_that_is_full_is_named(store: Store, command: str) -> None:
     assert ran.stderr.decode().splitlines() == ["error: the output cannot be written: No space left on device"]
 
 
-# --------------------------------------------------------------------- stores that are only read
-def test_a_report_goes_elsewhere_if_the_store_cannot_be_written(store: Store, tmp_path: Path) -> None:
-    ran = call("report", str(store.path), "--output", str(tmp_path / "there"))
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert (tmp_path / "there" / "index.html").exists()
-    (tmp_path / "file").touch()
-    ran = call("report", str(store.path), "--output", str(tmp_path / "file"))
-    assert ran.returncode == 2
-    assert b"Table 1" in ran.stdout, "it is printed all the same"
-    (message,) = ran.stderr.decode().splitlines()
-    assert message.startswith(f"error: {tmp_path / 'file'}: cannot be written (")
-    assert "--output" in message
-
-
-def test_a_read_only_store_is_read_without_a_lock(store: Store) -> None:
-    subprocess.run(["mount", "--bind", store.path, store.path], capture_output=True)
-    mounted = subprocess.run(["mount", "-o", "remount,bind,ro", store.path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"needs to mount a folder read-only: {mounted.stderr.decode().strip()}")
-    try:
-        status, report = (call(command, str(store.path)) for command in ("status", "report"))
-    finally:
-        subprocess.run(["umount", "-l", store.path], check=True)
-    assert status.returncode == 0
-    assert (report.returncode, b"Table 1" in report.stdout) == (2, True)
-    assert b"Read-only file system" in report.stderr
-
-
 # ---------------------------------------------------------------------- paths that are not UTF-8
 @pytest.mark.ray
 def test_a_path_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The store: files are complete or absent, another setting is refused, damage is named."""
 
+import errno
 import json
 import os
 import stat
@@ -243,3 +244,15 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(store: Store) -> 
     store.remove_leftovers()
     assert files(store) == before
     assert not store.tune_dir.exists()
+
+
+def test_a_folder_of_records_that_cannot_be_read_is_no_empty_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, who may read all: the system's refusal is put in place of its call."""
+    (store.path / "ledger").mkdir(parents=True)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        store.record_files()

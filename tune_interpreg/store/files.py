@@ -174,7 +174,8 @@ def as_refused(error: BaseException, folder: Path) -> Refused | None:
     if number not in _REMEDIES or not (is_inside or number in _WRITING):
         return None
     remedy = f"{_REMEDIES[number]}, then run the same command again"
-    return Refused(f"{folder if is_inside else path}: {os.strerror(number).lower()}: {remedy}")
+    place = folder if is_inside and number in _WRITING else path
+    return Refused(f"{place}: {os.strerror(number).lower()}: {remedy}")
 
 
 @contextmanager

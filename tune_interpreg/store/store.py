@@ -156,13 +156,14 @@ class Store(Layout):
 
     def load_study(self) -> Study:
         """Return the study of the last run. Raise ``StoreError`` if there is none, ``Damaged`` if its file changed."""
-        if not self.study_file.exists():
-            raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
-        try:
-            return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
-        except (Damaged, yaml.YAMLError, ValidationError) as error:
-            reason = error.reason if isinstance(error, Damaged) else _one_line(error)
-            raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
+        with files.raise_refused(self.path):
+            if not self.study_file.exists():
+                raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
+            try:
+                return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
+            except (Damaged, yaml.YAMLError, ValidationError) as error:
+                reason = error.reason if isinstance(error, Damaged) else _one_line(error)
+                raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
 
     # ------------------------------------------------------------------ ledger
     def write_record(self, record: Record) -> None:
