@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -33,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_shows_the_tree_and_its_cost(folder: Path) -> None:
     text = re.sub(r"[│├└─]", "", output("plan", "tiny.yaml", "--cluster", "in-process"))
     for line in (
-        "tiny: 0 of 18 parts are in",
+        "tiny: 0 of 18 parts settled",
         "robust: interpretation, maps of standard",
         "matched: jacobian, loss of robust",
         "search   2 trials; 2 × 6.2 s = 12.4 s",
@@ -44,6 +45,12 @@ def test_a_plan_shows_the_tree_and_its_cost(folder: Path) -> None:
     work = 6 * 10.02 + 2 * 6.18 + 3 * 4.98 + 32 + 6 * 7
     assert f"time         at most 2 min {work + 3 - 120:.0f} s on 1 worker: 2 min {work - 120:.0f} s of work" in text
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.yaml"]
+
+
+def test_the_store_is_named_exactly(folder: Path) -> None:
+    text = output("plan", "tiny.yaml", "--cluster", "in-process", "--store", f"exp[lr=0.1] {'x' * 150}")
+    (line,) = [line for line in text.splitlines() if line.startswith("store ")]
+    assert shlex.split(line)[1] == str(folder / f"exp[lr=0.1] {'x' * 150}")
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -30,13 +30,19 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
+#: The notation of values (see ``study.notation``) in words.
+NOTATION = (
+    "Numbers are decimal, such as 100, -0.5 or 1e-3. Truth values are true and false; null is no value. Everything "
+    "else is text. Text that looks like another value stands in quotes. Tags such as !!int are refused."
+)
+
 #: A key of a section, an option or a parameter; its values in words; its default in YAML, or "required"; its meaning.
 Entry = tuple[str, str, str, str]
 
 
 def options_table() -> str:
     """Return the reference in Markdown: all sections, then the options and parameters of everything registered."""
-    lines = ["# Options of a study file", ""]
+    lines = ["# Options of a study file", "", NOTATION, ""]
     for heading, section in SECTIONS.items():
         lines += [f"## {heading}", *_describe(section)]
     for group, title in (("datasets", "Data sets"), ("models", "Models"), ("methods", "Training methods")):
