@@ -90,6 +90,10 @@ BAD = [
     ("arms:\n  null: {method: standard}\n", 's.yaml:2: arms.null: an arm\'s name takes *, and is not null, got "null"'),
     ("name: 2024\n" + ARMS, "s.yaml:1: name: takes text, got 2024; put it in quotes"),
     ("training: {augment: {flip: yes}}\n" + ARMS, "*augment.flip: takes true or false, got yes; write true"),
+    (
+        ARMS + ARM + "lambda: 1\n  p: {method: interpretation, lambda: 1, targets: {teacher: i, permute: no}}\n",
+        "s.yaml:7: arms.p.targets.permute: takes fixed, redrawn, true, false or null, got no; write false",
+    ),
     ('seeds:\n- "7"\n' + ARMS, 's.yaml:2: seeds.0: takes a whole number, got "7"; write 7'),
     ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
     ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),

@@ -11,7 +11,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from tune_interpreg.study.fields import Boolean, Frozen, Integer, Number, OptionValue, Scalar, check_distinct
+from tune_interpreg.study.fields import (
+    Boolean,
+    Frozen,
+    Integer,
+    Number,
+    OptionValue,
+    Scalar,
+    check_distinct,
+    format_value,
+)
+from tune_interpreg.study.notation import suggest_flag
 from tune_interpreg.study.space import Search
 
 #: Seeds are part of file names.
@@ -188,6 +198,8 @@ class MapSettings(Frozen):
 
 
 def _permutation(value: Any) -> Any:
+    if suggest_flag(value):
+        raise ValueError(f"takes fixed, redrawn, true, false or null, got {format_value(value)}{suggest_flag(value)}")
     return ("fixed" if value else None) if isinstance(value, bool) else value
 
 
