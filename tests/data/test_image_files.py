@@ -131,8 +131,8 @@ def test_copies_in_other_classes_and_in_both_splits_are_said(root: Path) -> None
     copy(root / "train" / "ant" / "2.png", root / "train" / "bee" / "9.png")
     assert count(root) == [[4, 5], [3, 2]]
     description = image_folder(root).description
-    assert "caution: 1 test images are copies of training images" in description
-    assert "caution: 1 images have copies in other classes" in description
+    assert "caution: copies of training images among the test images: 1" in description
+    assert "caution: images with copies in other classes: 1" in description
 
 
 # --------------------------------------------------------------------- names

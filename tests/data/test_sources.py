@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from helpers.data_files import data_error
 
 from tune_interpreg import registry
+from tune_interpreg.commands.shared import report_errors
 from tune_interpreg.data.dataset import DataError, Source, Split, load_and_check, load_dataset, load_test
+from tune_interpreg.running.preflight import check_data
 from tune_interpreg.study.config import Data
+from tune_interpreg.study.file.read import read_study_file
 
 SHAPE, DATA = (1, 2, 2), Data(name="user")
 
@@ -75,6 +79,20 @@ def test_a_function_cannot_end_the_run_silently(register: Register) -> None:
 def test_wrong_options_of_the_function(register: Register) -> None:
     register(lambda root: GOOD)
     assert "TypeError: " in data_error(lambda: load_dataset(Data.model_validate({"name": "user", "classes": 3})))
+
+
+@pytest.mark.parametrize(("debug", "expected"), [(False, typer.Exit), (True, KeyError)])
+def test_the_command_line_prints_the_message_and_raises_the_cause_under_debug(
+    register: Register, capsys: pytest.CaptureFixture[str], debug: bool, expected: type[Exception]
+) -> None:
+    file = read_study_file("digits")
+    register(fail)
+    with pytest.raises(expected) as raised, report_errors(debug=debug):
+        check_data(file)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data: data digits raises an exception while opening it: KeyError: 'images'" in line
+    if not debug:
+        assert raised.value.exit_code == 2  # type: ignore[attr-defined]
 
 
 # -------------------------------------------------------------------- values

@@ -244,8 +244,8 @@ def _describe_copies(images: Sequence[_Image]) -> list[str]:
         labels.setdefault(image.checksum, set()).add(image.file.label)
     ambiguous = sum(len(classes) > 1 for classes in labels.values())
     return [
-        f"caution: {in_both:,} test images are copies of training images" if in_both else "",
-        f"caution: {ambiguous:,} images have copies in other classes" if ambiguous else "",
+        f"caution: copies of training images among the test images: {in_both:,}" if in_both else "",
+        f"caution: images with copies in other classes: {ambiguous:,}" if ambiguous else "",
     ]
 
 
