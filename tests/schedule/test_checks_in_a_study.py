@@ -121,14 +121,15 @@ def test_checks_belong_to_the_study_that_asks_for_them(tmp_path: Path) -> None:
         assert not Dispatcher(other, store, "f").progress.belongs(made)
 
 
-def test_the_line_of_checks_counts_the_warnings_among_those_that_ran() -> None:
-    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
+def test_the_line_of_checks_counts_each_state() -> None:
+    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("NONE", 0)}
     checks = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     checked = CheckedModel(model="model", seed=3, images=12)
     item = Item(arm="robust", role="checks", recipe=Recipe(method="checks", checked=checked), seeds=(3,))
     record = ledger.make_record(item, "done", seconds=2.0)
-    assert summarize(item, record | {"checks": {"3": checks}}) == "robust: checks, seed 3: 1 of 2 warn (steps) (2.0 s)"
-    assert summarize(item, record | {"checks": {"3": checks[1:]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
+    line = "robust: checks, seed 3: 1 passed, 1 warn (steps), 1 had nothing to check (ensemble) (2.0 s)"
+    assert summarize(item, record | {"checks": {"3": checks}}) == line
+    assert summarize(item, record | {"checks": {"3": checks[1:2]}}) == "robust: checks, seed 3: 1 passed (2.0 s)"
     assert item.label.startswith("checks-seed3-")
 
 

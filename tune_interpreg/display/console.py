@@ -132,11 +132,14 @@ def summarize(item: Item, record: Record) -> str:
     if record["state"] in ("failed", "diverged"):
         error = (record["error"] or "").partition("\n")[0]
         return f"{item.title}: {record['state'].upper()}: {error}"
-    checks = [check for checks in record.get("checks", {}).values() for check in checks if check["n"]]
+    checks = [check for checks in record.get("checks", {}).values() for check in checks]
     if checks:
-        warnings = [check["check"] for check in checks if check["state"] == "WARN"]
-        warned = f"{len(warnings)} of {len(checks)} warn ({', '.join(warnings)})"
-        return f"{item.title}: {warned if warnings else f'{len(checks)} passed'} ({record['seconds']:.1f} s)"
+        by_state = {state: [c["check"] for c in checks if c["state"] == state] for state in ("PASS", "WARN", "NONE")}
+        parts = [f"{len(by_state['PASS'])} passed"]
+        for state, verb in (("WARN", "warn"), ("NONE", "had nothing to check")):
+            if by_state[state]:
+                parts.append(f"{len(by_state[state])} {verb} ({', '.join(by_state[state])})")
+        return f"{item.title}: {', '.join(parts)} ({record['seconds']:.1f} s)"
     means = {name: ledger.mean_metric(record, name) for name in SUMMARY_METRICS}
     metrics = ", ".join(f"{name} {mean:.4g}" for name, mean in means.items() if mean is not None)
     state = "" if record["state"] == "done" else f" {record['state']}"

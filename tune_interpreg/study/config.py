@@ -107,7 +107,11 @@ class Training(Frozen):
 
 
 class Attack(Frozen):
-    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation."""
+    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation.
+
+    Of these fields, the evaluation's strict attack uses norm, eps, steps and start. It has its own step sizes and takes
+    the steepest direction.
+    """
 
     norm: Literal["l2", "linf"] = Field("l2", description="Norm of the ball of allowed perturbations.")
     eps: Number = Field(1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1].")
@@ -117,9 +121,10 @@ class Attack(Frozen):
         None,
         description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for l2, sign for linf.",
     )
-    start: Literal["sphere", "ball"] = Field(
-        "sphere",
-        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball.",
+    start: Literal["sphere", "ball"] | None = Field(
+        None,
+        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball."
+        " null: sphere for l2, ball for linf, where the sphere is a weaker start.",
     )
     precision: Precision = Field(
         "float32",
@@ -140,7 +145,8 @@ class Evaluation(Frozen):
     step_size: Number | None = Field(
         None,
         gt=0,
-        description="Length of a step. null: attack.step_size if steps equals attack.steps, else 2.5 · eps / steps.",
+        description="Length of a step of compat. null: attack.step_size if steps equals attack.steps, else"
+        " 2.5 · eps / steps. strict has steps of its own.",
     )
     restarts: Integer = Field(1, ge=1, description="Random starts of the attack; an image is broken if one breaks it.")
     autoattack: Integer | None = Field(
@@ -156,7 +162,7 @@ class Evaluation(Frozen):
 
 
 class Checks(Frozen):
-    """Tests of each repeat's adversarial accuracy: eight checks of its model, nine with AutoAttack."""
+    """Tests of each repeat's adversarial accuracy: nine checks of its model, ten with AutoAttack."""
 
     images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
