@@ -119,7 +119,7 @@ class MethodContract:
     def test_gradients_reach_every_weight(self, tmp_path: Path) -> None:
         trainable = self.make(tmp_path)
         model = trainable.trainer.replicas[0].model
-        names = [name for name, _ in model.named_parameters()]
+        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
         for name, gradient in zip(names, gradients(trainable, first_batch(trainable)), strict=True):
             assert gradient.isfinite().all(), f"{name}: its gradient must be finite"
             assert gradient.any(), f"{name}: its gradient is 0"
@@ -230,10 +230,11 @@ def first_batch(trainable: MethodTrainable, images: int = BATCH) -> Batch:
 
 
 def gradients(trainable: MethodTrainable, batch: Batch) -> list[Tensor]:
-    """Return the gradients of the loss with respect to the parameters of the first seed's model."""
+    """Return the gradients of the loss with respect to the trained parameters of the first seed's model."""
     model = trainable.trainer.replicas[0].model
     terms = trainable.terms(model, batch)
-    return list(torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(model.parameters())))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return list(torch.autograd.grad(torch.stack(list(terms.values())).sum(), trained))
 
 
 def global_state() -> tuple[Any, ...]:

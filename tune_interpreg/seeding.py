@@ -30,13 +30,13 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 
 
 @contextmanager
-def seeded(seed: int, purpose: str) -> Iterator[None]:
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Seed the global generators of torch (CPU and GPUs), NumPy and ``random`` in this block, then restore them."""
     before, gpus = read_global_state(), range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(number(seed, purpose))
-        np.random.seed(number(seed, purpose) % 2**32)
-        random.seed(number(seed, purpose))
+        torch.manual_seed(number(seed, *purpose))
+        np.random.seed(number(seed, *purpose) % 2**32)
+        random.seed(number(seed, *purpose))
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations, weight_norm
+from torchvision.ops import StochasticDepth
 
 SHAPE, CLASSES = (1, 8, 8), 10
 WIDTH, D = 4, 4 * 64
@@ -335,6 +336,21 @@ def batch_norm_of_features() -> nn.Module:
 @kind
 def graph_module() -> nn.Module:
     return fx.symbolic_trace(Net())
+
+
+@kind
+class DrawsFromGlobalGenerators(Net):
+    """Functional dropout, layers that draw from torch's generator, and a depth that NumPy and ``random`` draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.RReLU(), nn.AlphaDropout(0.1), StochasticDepth(0.3, "row"))
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        f_BCHW: Tensor = self.layers(super().features(F.dropout(x_BCHW, 0.2, training=self.training)))
+        if self.training:
+            return f_BCHW * (0.5 + random.random()) * (0.5 + np.random.rand())
+        return f_BCHW
 
 
 @kind

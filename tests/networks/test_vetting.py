@@ -157,15 +157,11 @@ def shared_statistics() -> object:
     return sequential(NORM, nn.Tanh())
 
 
-refused(r"network \(Changed\); use torch\.nn\.Dropout")(with_forward(lambda net, x: logits(net, F.dropout(x))))
-REFUSED["functional_dropout"] = REFUSED.pop("Changed")
-
-
 def _kinds_of_forwards() -> None:
     forwards: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-        "draws of numpy": (lambda net, x: logits(net, x) * (1 + np.random.rand()), "global random generator in train"),
-        "draws of random": (lambda net, x: logits(net, x * random.random()), "global random generator in train"),
-        "draws in eval mode": (lambda net, x: logits(net, x if net.training else F.dropout(x)), "in eval mode"),
+        "draws in eval mode": (lambda net, x: logits(net, F.dropout(x)), "global random generator in eval mode"),
+        "draws of numpy": (lambda net, x: logits(net, x) * (1 + np.random.rand()), "global random generator in eval"),
+        "draws of random": (lambda net, x: logits(net, x * random.random()), "global random generator in eval"),
         # images
         "in place": (
             lambda net, x: logits(net, x.sub_(0.3).div_(0.35)),
@@ -323,19 +319,6 @@ def test_it_is_refused_with_its_reason(name: str, monkeypatch: pytest.MonkeyPatc
     assert re.search(words, str(error)), str(error)
     assert "\n" not in str(error)
     assert seeding.read_global_state() == before
-
-
-def test_all_layers_that_draw_from_a_global_generator_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not the layers around them, and not those with a generator of their own."""
-
-    class Functional(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.dropout(x, training=self.training)
-
-    inner = [nn.AlphaDropout(), nn.RReLU(), nn.Dropout3d(), Functional(), nn.Dropout()]
-    error = refusal(lambda: nn.Sequential(nn.Sequential(*inner), nn.Flatten(), nn.Linear(64, CLASSES)), monkeypatch)
-    names = "0.0 (AlphaDropout), 0.1 (RReLU), 0.2 (Dropout3d), 0.3 (Functional); use torch.nn.Dropout"
-    assert names in str(error)
 
 
 def test_the_cause_of_a_refusal_is_the_users_exception(monkeypatch: pytest.MonkeyPatch) -> None:

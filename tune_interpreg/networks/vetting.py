@@ -6,7 +6,6 @@ Every failure states what was seen and what to change. Shapes: B batch, C·H·W 
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +89,10 @@ def refuse_kind(network: object) -> None:
 
 
 def _run(network: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """Return the network's output in its current mode, with a restarted dropout stream."""
+    """Return the network's output in its current mode, with restarted random streams."""
     set_dropout_generator(network, torch.Generator().manual_seed(0))
-    z_BK: Tensor = network(x_BCHW)
+    with seeding.seeded(0, "layers"):
+        z_BK: Tensor = network(x_BCHW)
     return z_BK
 
 
@@ -127,17 +127,10 @@ def _check_repeatable(network: nn.Module, twin: nn.Module) -> None:
 
 
 def _check_output(network: nn.Module, x_BCHW: Tensor, classes: int) -> None:
-    """Check the logits' type, and that the forward changes neither the images nor a global generator."""
-    mode = "train" if network.training else "eval"
-    images_BCHW, state = x_BCHW.clone(), seeding.read_global_state()
+    """Check the logits' type, and that the forward does not change the images."""
+    mode, images_BCHW = "train" if network.training else "eval", x_BCHW.clone()
     with torch.no_grad():
         z_BK = _run(network, images_BCHW)
-    if seeding.read_global_state() != state:
-        raise NetworkError(
-            f"draws from a global random generator in {mode} mode, so that a training could not be repeated: "
-            f"{', '.join(_find_drawing_layers(network, x_BCHW))}; use torch.nn.Dropout, torch.nn.Dropout2d, or no "
-            "randomness"
-        )
     if not torch.equal(images_BCHW, x_BCHW):
         raise NetworkError(
             f"changes the images that it is given, in {mode} mode, and with them the data set; replace operations in "
@@ -162,31 +155,6 @@ def _check_logits(z_BK: object, images: int, classes: int) -> None:
     if not z_BK.isfinite().all():
         bad = int((~z_BK.isfinite()).any(-1).sum())
         raise NetworkError(f"must return finite logits; those of {bad} of {images} images are nan or infinite")
-
-
-def _find_drawing_layers(network: nn.Module, x_BCHW: Tensor) -> list[str]:
-    """Return the innermost layers that draw from a global generator."""
-    before: dict[nn.Module, tuple[Any, ...]] = {}
-    drawing: list[str] = []
-
-    def compare(layer: nn.Module, name: str) -> None:
-        state = before[layer]
-        if seeding.read_global_state() != state:
-            drawing.append(f"{name or 'network'} ({type(layer).__name__})")
-            seeding.restore_global_state(state)  # the enclosing layers did not draw themselves
-
-    def remember(layer: nn.Module, _: object) -> None:
-        before[layer] = seeding.read_global_state()
-
-    handles = []
-    for name, layer in network.named_modules():
-        handles.append(layer.register_forward_pre_hook(remember))
-        handles.append(layer.register_forward_hook(lambda layer, *_, name=name: compare(layer, name)))
-    with torch.no_grad():
-        _run(network, x_BCHW.clone())
-    for handle in handles:
-        handle.remove()
-    return drawing
 
 
 def _check_training(network: nn.Module, x_BCHW: Tensor) -> None:
@@ -221,7 +189,7 @@ def _check_gradient(network: nn.Module, x_BCHW: Tensor) -> None:
     e_BK = torch.randn(z_BK.shape)
     gradient = None
     if z_BK.requires_grad:
-        (gradient,) = torch.autograd.grad(z_BK, leaf_BCHW, e_BK, allow_unused=True)
+        (gradient,) = torch.autograd.grad(z_BK, leaf_BCHW, e_BK, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise NetworkError(
             f"passes no gradient to the images in {mode} mode, so that attacks and maps would be meaningless; do not "
@@ -241,6 +209,13 @@ def _check_gradient(network: nn.Module, x_BCHW: Tensor) -> None:
 def _check_batch(network: nn.Module, x_BCHW: Tensor) -> None:
     """Check in eval mode that an image's logits are the same in each run and in each batch."""
     with torch.no_grad():
+        before = seeding.read_global_state()
+        network(x_BCHW.clone())
+        if seeding.read_global_state() != before:
+            raise NetworkError(
+                "draws from a global random generator in eval mode, so that no evaluation could be repeated; draw in "
+                "train mode only, for example F.dropout(x, p, training=self.training)"
+            )
         z_BK, again_BK = _run(network, x_BCHW.clone()), _run(network, x_BCHW.clone())
         alone = [_run(network, image_CHW[None].clone()) for image_CHW in x_BCHW]
     for z_1K in alone:

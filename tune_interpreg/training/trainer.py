@@ -10,7 +10,9 @@ Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -101,9 +103,8 @@ class Replica:
         """Yield weights, buffers and momenta under names that are unique among the seeds."""
         for name, tensor in weights.named_tensors(self.model):
             yield f"{self.seed}/model/{name}", tensor
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                momentum = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            if tensor.requires_grad:
+                momentum = self.optimizer.state[tensor].setdefault("momentum_buffer", torch.zeros_like(tensor))
                 yield f"{self.seed}/momentum/{name}", momentum
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -180,9 +181,13 @@ class Trainer:
         Raises ``Diverged`` if no seed is left.
         """
         before = {name: tensor.clone() for name, tensor in self.state().items()}
+        places = self._places()
         with matmul_precision(self.training.matmul):
             self._begin_epoch()
             if self.engine.prepare():
+                replaced = [name for name, place in self._places().items() if place != places[name]]
+                if replaced:  # a replay would read the first tensor again and again
+                    self.engine.discard(f"a step replaces the tensor {replaced[0]} instead of changing it in place")
                 self._undo_rehearsal(before)
             self.engine.run(self.steps)
             means = {
@@ -200,12 +205,20 @@ class Trainer:
     def _lane(self, replica: Replica) -> Lane:
         generators = [generator for purpose, generator in replica.streams.items() if purpose != "order"]
         order_TB = torch.zeros(self.steps, self.training.batch_size, dtype=torch.long, device=replica.device)
-        return Lane(lambda index_B: self._step(replica, index_B), generators, order_TB)
+        return Lane(lambda index_B: self._step(replica, index_B), generators, order_TB, partial(self._isolate, replica))
+
+    def _isolate(self, replica: Replica) -> AbstractContextManager[None]:
+        """Return a context with the replica's own global generators, for layers that draw from these."""
+        return seeding.seeded(replica.seed, "layers", self.epoch)
 
     def _begin_epoch(self) -> None:
         for replica, lane in zip(self.replicas, self.engine.lanes, strict=True):
             replica.begin_epoch(self.epoch, self.lr)
             lane.begin(self._draw_order(replica))
+
+    def _places(self) -> dict[str, int]:
+        """Return the address of each tensor of the state."""
+        return {name: tensor.data_ptr() for name, tensor in self.state().items()}
 
     def _undo_rehearsal(self, before: Mapping[str, Tensor]) -> None:
         """Restart the epoch after the steps that a capture rehearsed."""
@@ -252,7 +265,8 @@ class Trainer:
         replica.load_state(before)
         replica.begin_epoch(self.epoch, self.lr)
         losses = (self.terms(replica.model, self.make_batch(replica, index_B)) for index_B in self._draw_order(replica))
-        first = find_first_fault(losses, replica.model, replica.optimizer, except_for=replica.infinite)
+        with self._isolate(replica):
+            first = find_first_fault(losses, replica.model, replica.optimizer, except_for=replica.infinite)
         place = f"in epoch {self.epoch + 1} (seed {replica.seed})"
         if first is not None:
             step, description = first
