@@ -130,7 +130,7 @@ def _average(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Ten
         with torch.enable_grad():  # the layer is linear, so its backward is the same at all inputs
             zeros = e.new_zeros(len(batch), *shape, requires_grad=True)
             out = torch.autograd.grad(layer(zeros), zeros, batch, create_graph=differentiable)[0]
-        return out.view(*e.shape[:-3], *shape)
+        return channels_last(out).view(*e.shape[:-3], *shape)
 
     return layer(x), adjoint
 
