@@ -238,7 +238,8 @@ def test_the_norm_of_a_confident_models_log_probability_is_exact(margin: float) 
     x = images(1)
     w = torch.stack([torch.zeros(D), margin * x.flatten() / x.square().sum()])
     norm = float(measure(linear(w), Split(x, torch.tensor([1])))[names.NORM_LOG_PROBABILITY])
-    assert norm == pytest.approx(float(w[1].double().norm()) * math.exp(-margin) / (1 + math.exp(-margin)), rel=1e-3)
+    expected = float(w[1].double().norm()) * math.exp(-margin) / (1 + math.exp(-margin))
+    assert norm == pytest.approx(expected, rel=1e-3, abs=0)
 
 
 def test_stability_of_a_quadratic_model_is_the_relative_length_of_the_noise() -> None:
@@ -256,6 +257,10 @@ def test_stability_of_a_quadratic_model_is_the_relative_length_of_the_noise() ->
     z_change_NM = ((x_N1D + e).square().sum(2) / x_N1D.square().sum(2) - 1).abs()
     torch.testing.assert_close(change_N, g_change_NM.mean(1), rtol=1e-4, atol=0)
     torch.testing.assert_close(ratio_N, (g_change_NM / z_change_NM).mean(1), rtol=1e-2, atol=0)
+    split = Split(images(200), torch.arange(200) % 3)
+    drawn_N = measure(model, split, with_deletion=False)[names.STABILITY]
+    expected_N = 0.05 * D**0.5 / split.x_NCHW.flatten(1).norm(dim=1)
+    assert float((drawn_N / expected_N).mean()) == pytest.approx(1.0, abs=0.03)  # ‖e‖ ≈ σ·√D, 1,000 draws
 
 
 def test_stability_equals_captums_sensitivity() -> None:
@@ -327,6 +332,15 @@ def test_the_scale_of_the_logits_matters_only_to_the_norms_and_to_deletion() -> 
     for name in ours.keys() - {names.NORM_CENTERED_LOGIT, names.NORM_LOG_PROBABILITY, names.DELETION}:
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-3, atol=1e-4, msg=name)
     assert not torch.allclose(theirs[names.DELETION], ours[names.DELETION], atol=0.01)
+
+
+def test_a_constant_added_to_all_logits_changes_nothing() -> None:
+    net, shifted = convolutional(), convolutional()
+    with torch.no_grad():
+        list(shifted.parameters())[-1].add_(50)
+    ours, theirs = measure(net, split_of(6)), measure(shifted, split_of(6))
+    for name, values_N in ours.items():
+        torch.testing.assert_close(theirs[name], values_N, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_results_depend_on_the_seed_and_the_position_and_not_on_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,7 +486,10 @@ def test_drawing_the_last_layer_again_keeps_the_others() -> None:
 
 
 def test_a_model_without_parameters_or_with_nan_is_reported() -> None:
-    """Nothing to draw: the check did not run. NaN is a warning, never a pass."""
+    """Nothing to draw: the check did not run. NaN has no rank, so it is a warning, never a pass."""
+    with_nan = images(2)
+    with_nan[0, 0, 0, 0] = torch.nan
+    assert rank_correlation(with_nan, images(2)).isnan().tolist() == [True, False]
     assert check_randomization(subject(Function(lambda x: x.flatten(1)[:, :4]))).n == 0
     net = convolutional()
     with torch.no_grad():

@@ -46,7 +46,7 @@ class JudgeTrainable(StageTrainable):
         started = time.perf_counter()
         settings: dict[str, Any] = {"seed": self.job.model_of(item).seed, "batch_size": self.job.batch_size}
         asked: dict[str, Any] = {"measure": item.measure, "split": item.split, "make_maps": self._make_maps}
-        metrics, images = judge(self.model_of(item.model), self.data, self.recipe.data, **asked, **settings)
+        metrics, images = judge(self.model_of(item.model), self.data, self.recipe, **asked, **settings)
         name = self.job.names.get(item.key, "")
         self._log.scalars(self.recipe.training.epochs, {suffixed(key, name): value for key, value in metrics.items()})
         seconds = time.perf_counter() - started

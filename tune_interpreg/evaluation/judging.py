@@ -14,7 +14,7 @@ from tune_interpreg.data.dataset import DataError, Dataset, Split
 from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.study import metric_names
-from tune_interpreg.study.config import Attack, Data
+from tune_interpreg.study.config import Attack
 from tune_interpreg.study.measures import (
     AccuracyMeasure,
     AutoAttackMeasure,
@@ -26,6 +26,7 @@ from tune_interpreg.study.measures import (
     SplitName,
     StrictMeasure,
 )
+from tune_interpreg.study.recipe import Recipe
 
 #: Metrics and the number of images behind them.
 Answer = tuple[dict[str, float], int]
@@ -45,7 +46,7 @@ def observe(
 def judge(
     model: nn.Module,
     dataset: Dataset,
-    data: Data,
+    recipe: Recipe,
     measure: Measure,
     split: SplitName,
     *,
@@ -56,7 +57,7 @@ def judge(
     """Return the metrics of a measure of a model on a split, and the number of images behind them.
 
     Args:
-        data: where the test images are.
+        recipe: of the model; it says which test images these are.
         measure: any but the honesty checks (see ``honesty``).
         seed: of the model; it draws the attacks' starts.
         batch_size: images per forward.
@@ -68,7 +69,8 @@ def judge(
     from tune_interpreg.data.dataset import load_test  # imported here, so that nothing else in this file can use it
 
     if split == "test":
-        images = load_test(data).to(dataset.train.y_N.device)
+        fingerprint = recipe.data_fingerprint.partition("-")[2]
+        images = load_test(recipe.data, fingerprint).to(dataset.train.y_N.device)
     else:
         images = dataset.validation if split == "validation" else dataset.train
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}

@@ -79,7 +79,10 @@ class Layout:
         return self.checkpoint_dir(key) / "place.json"
 
     def record_files(self) -> list[Path]:
-        return sorted((self.path / "ledger").glob("*/*.json"))
+        """Return the files of all records. Raises ``PermissionError`` for a folder that cannot be read."""
+        ledger = self.path / "ledger"  # not by glob, which skips a folder that cannot be read
+        arms = [folder for folder in ledger.iterdir() if folder.is_dir()] if ledger.exists() else []
+        return sorted(path for folder in arms for path in folder.iterdir() if path.suffix == ".json")
 
     def checkpoint_keys(self) -> set[str]:
         """Return the keys of all jobs with a checkpoint folder, complete or not."""

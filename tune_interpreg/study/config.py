@@ -13,7 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from tune_interpreg.study.fields import Boolean, Frozen, Integer, Number, OptionValue, Scalar, check_distinct
+from tune_interpreg.study.fields import (
+    Boolean,
+    Frozen,
+    Integer,
+    Number,
+    OptionValue,
+    Scalar,
+    check_distinct,
+    format_value,
+)
+from tune_interpreg.study.notation import suggest_flag
 from tune_interpreg.study.space import Search
 
 #: Seeds are part of file names.
@@ -108,7 +118,11 @@ class Training(Frozen):
 
 
 class Attack(Frozen):
-    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation."""
+    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation.
+
+    Of these fields, the evaluation's strict attack uses norm, eps, steps and start. It has its own step sizes and takes
+    the steepest direction.
+    """
 
     norm: Literal["l2", "linf"] = Field("l2", description="Norm of the ball of allowed perturbations.")
     eps: Number = Field(1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1].")
@@ -118,9 +132,10 @@ class Attack(Frozen):
         None,
         description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for l2, sign for linf.",
     )
-    start: Literal["sphere", "ball"] = Field(
-        "sphere",
-        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball.",
+    start: Literal["sphere", "ball"] | None = Field(
+        None,
+        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball."
+        " null: sphere for l2, ball for linf, where the sphere is a weaker start.",
     )
     precision: Precision = Field(
         "float32",
@@ -193,7 +208,7 @@ class Interpretability(Frozen):
 
 
 class Checks(Frozen):
-    """Tests of each repeat's adversarial accuracy, and of its maps."""
+    """Tests of each repeat's adversarial accuracy: nine checks of its model, ten with AutoAttack."""
 
     images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
@@ -255,6 +270,8 @@ class MapSettings(Frozen):
 
 
 def _permutation(value: Any) -> Any:
+    if suggest_flag(value):
+        raise ValueError(f"takes fixed, redrawn, true, false or null, got {format_value(value)}{suggest_flag(value)}")
     return ("fixed" if value else None) if isinstance(value, bool) else value
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Attack, AttackEntry, Data, Model, OpenSection, find_entry_problems
-from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.fields import format_value, is_number
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
@@ -25,7 +25,8 @@ Section = Mapping[str, Any]
 #: Key → its place and value.
 Written = dict[str, tuple[Place, Any]]
 
-_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+#: An arm's name is part of file names, and other arms refer to it: null refers to none.
+_ARM_NAME = re.compile(r"(?!(?:null|Null|NULL)$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def find_problems(raw: Section) -> list[Finding]:
@@ -38,7 +39,9 @@ def find_problems(raw: Section) -> list[Finding]:
     arms = _section(raw, "arms")
     for name, arm in arms.items():
         if not _ARM_NAME.fullmatch(name):
-            rule = "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64 of them"
+            rule = (
+                "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64, and is not null"
+            )
             findings.append((("arms", name), f"{rule}, got {format_value(name)}"))
         if isinstance(arm, Mapping):
             findings += _check_method(name, arm)
@@ -139,9 +142,10 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     params = _extra_keys(arm, Arm, place)
     space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
     ranges: Written = {key: ((*place, "search", "space", key), span) for key, span in space.items()}
-    ranges |= {key: ((*place, "search", "grid", key), {"choice": values}) for key, values in grid.items()}
+    ranges |= {key: ((*place, "search", "grid", key), None) for key in grid}
     yield from _check_keys(f"parameter; {subject}", method.parameters, params, Arm, Parameter.find_problem)
     yield from _check_keys(f"parameter; {subject}", method.parameters, ranges, Arm, _find_range_problem)
+    yield from _check_choices(method.parameters, arm, place)
     yield from _check_missing(subject, method.parameters, params | ranges, place)
     for key in ranges:
         if key in params:
@@ -160,14 +164,27 @@ def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]
 
 
 def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
-    """Return why a search over ``span`` may propose values that the parameter refuses, or None."""
+    """Return why a search between the bounds in ``span`` may propose values that the parameter refuses, or None."""
     try:
-        searched = Range.model_validate(span)
+        bounds = Range.model_validate(span).bounds
     except ValidationError:
         return None  # reported with the section
-    if searched.choice is None and (parameter.choices or parameter.integer):
+    if bounds and (parameter.choices or parameter.integer):
         return f"takes {parameter.allowed_values()}; search it by choice: [VALUES]"
-    return next(filter(None, map(parameter.find_problem, searched.extremes())), None)
+    return next(filter(None, map(parameter.find_problem, bounds or ())), None)
+
+
+def _check_choices(parameters: Mapping[str, Parameter], arm: Section, place: Place) -> Iterator[Finding]:
+    """Check the values of each choice and of a grid that belong to the method's parameters."""
+    grid, space = (_section(arm, "search", kind) for kind in ("grid", "space"))
+    lists: list[tuple[str, Place, Any]] = [(key, ("grid", key), values) for key, values in grid.items()]
+    lists += [(key, ("space", key, "choice"), _section(space, key).get("choice")) for key in space]
+    for key, inner, values in lists:
+        if key in parameters and isinstance(values, list | tuple):
+            for index, value in enumerate(values):
+                problem = parameters[key].find_problem(value)
+                if problem and (is_number(value) or isinstance(value, str)):  # others are reported with the section
+                    yield (*place, "search", *inner, index), problem
 
 
 def _check_keys(
