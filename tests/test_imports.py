@@ -183,12 +183,12 @@ def test_names_in_a_study_file_reach_code_by_the_registry_alone() -> None:
     assert readers == ["tune_interpreg.registry"]
 
 
-def test_test_data_is_read_by_the_final_evaluation_alone() -> None:
+def test_test_data_is_read_by_judgments_alone() -> None:
     def where(**what: str) -> set[tuple[str, str]]:
         return {(name, function) for name, tree in SOURCES.items() for function in uses(tree, **what)}
 
     assert where(name="load_test", attribute="load_test") == {
-        ("tune_interpreg.evaluation.metrics", "final"),
+        ("tune_interpreg.evaluation.judging", "judge"),
         ("tune_interpreg.data.dataset", "load_and_check"),  # which returns only their fingerprint and their number
     }
     images = {place for place in where(attribute="test") if place[0].startswith("tune_interpreg.")}

@@ -13,7 +13,7 @@ ALIGNMENT, NORM = f"test/{names.ALIGNMENT}", f"test/{names.NORM_LOG_PROBABILITY}
 
 
 @dataclass(frozen=True)
-class Model:
+class JudgedModel:
     """A trained model: its arm, seed, alignment in pixels, and strict adversarial accuracy in [0, 1].
 
     norm: the mean of ‖∇ log p_y‖.
@@ -26,18 +26,18 @@ class Model:
     norm: float
 
 
-def list_models(results: Results) -> list[Model]:
+def list_models(results: Results) -> list[JudgedModel]:
     """Return the repeats with all three measures on test images, in the study's order."""
     models = []
     for arm in results.study.arms:
         alignment, accuracy, norm = (results.values(arm, metric) for metric in (ALIGNMENT, TEST_STRICT, NORM))
         for seed in results.study.seeds:
             if seed in alignment and seed in accuracy and norm.get(seed, 0) > 0:
-                models.append(Model(arm, seed, alignment[seed], accuracy[seed], norm[seed]))
+                models.append(JudgedModel(arm, seed, alignment[seed], accuracy[seed], norm[seed]))
     return models
 
 
-def list_trial_models(results: Results) -> list[Model]:
+def list_trial_models(results: Results) -> list[JudgedModel]:
     """Return the trials of searches with all three measures on validation images."""
     models = []
     for arm in results.study.arms:
@@ -46,11 +46,11 @@ def list_trial_models(results: Results) -> list[Model]:
             values = [metrics.get(name.replace("test/", "val/")) for name in (ALIGNMENT, NORM)]
             values.append(metrics.get(VAL_ADV_ACCURACY))
             if all(value is not None and math.isfinite(value) for value in values):
-                models.append(Model(arm, trial["seed"], values[0], values[2], values[1]))
+                models.append(JudgedModel(arm, trial["seed"], values[0], values[2], values[1]))
     return models
 
 
-def correlate(models: list[Model]) -> tuple[Interval | None, Interval | None]:
+def correlate(models: list[JudgedModel]) -> tuple[Interval | None, Interval | None]:
     """Return Spearman's ρ of alignment and accuracy over the models, and the partial one given log ‖∇ log p_y‖."""
     x_M, y_M = [model.alignment for model in models], [model.accuracy for model in models]
     seeds, size_M = [model.seed for model in models], [math.log(model.norm) for model in models]
