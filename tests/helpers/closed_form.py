@@ -79,7 +79,9 @@ def untrained(job: Job, item: Item) -> bool:
 
 def losing(seed: int) -> Worker:
     """Answer in closed form, but the repeats of one seed diverge."""
-    return failing(lambda job, item: isinstance(item, Train) and job.stage == "repeats" and item.seed == seed, "diverged")
+    return failing(
+        lambda job, item: isinstance(item, Train) and job.stage == "repeats" and item.seed == seed, "diverged"
+    )
 
 
 def run(dispatcher: Dispatcher, job: Job, answer: Worker = worker, *, items: int | None = None) -> None:

@@ -71,7 +71,9 @@ def test_other_judgments_do_not_wait_for_the_sources_of_the_checks() -> None:
 def test_a_study_judges_each_model_and_not_those_of_lost_repeats(tmp_path: Path) -> None:
     of, store = study(), Store(tmp_path / "store")
     assert graph.count_parts(of) == 15 + 10 + 1 + len(of.arms) * len(of.seeds)
-    answer = failing(lambda job, item: job.arm == "jacobian" and job.seeds == (1,) and job.stage == "repeats", "diverged")
+    answer = failing(
+        lambda job, item: job.arm == "jacobian" and job.seeds == (1,) and job.stage == "repeats", "diverged"
+    )
     ran = drain(of, store, answer, workers=3)
     dispatcher = Dispatcher(of, store, "f")
     assert dispatcher.settled() == dispatcher.total() == graph.count_parts(of) - 1

@@ -215,7 +215,9 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     if task.stage == "judgments":
         assert set(task.parts) <= state.repeats[task.arm].done
         if task.parts[0] in state.unchecked[task.arm]:
-            sources = [name for name in graph.attack_sources(of) if not of.arms[name].search or state.searches[name].done]
+            sources = [
+                name for name in graph.attack_sources(of) if not of.arms[name].search or state.searches[name].done
+            ]
             assert all(set(task.parts) <= state.repeats[name].settled for name in sources)
         return
     if (key := graph.maps_key(arm)) is not None:
