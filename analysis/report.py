@@ -1,6 +1,7 @@
 """The report of a study, from its store alone: tables, sentences and, if asked for, figures and a page."""
 
 import json
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -15,57 +16,76 @@ from analysis.formats import latex
 from analysis.formats.render import escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
 from analysis.results.results import Results
-from analysis.tables.accuracy import AUTOATTACK, CLEAN, COMPAT, STRICT, accuracy_table, gradient_table
-from analysis.tables.answer import gain_table, match_table
+from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, accuracy_table, gradient_table, list_attacks
+from analysis.tables.answer import attack_table, gain_table, match_table
 from analysis.tables.cells import Report, Table
 from analysis.tables.comparisons import comparison_tables
 from analysis.tables.honesty import honesty_table, summarize_warnings
+from analysis.tables.interpretability import maps_tables
 from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 
 #: Short headings of the summary, so that it fits 80 columns.
-SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict", AUTOATTACK: "AutoAttack"}
+SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict"}
 SUMMARY_SETTINGS = {"Arm": "Arm", "Chosen": "Setting", "Residual": "Residual", "Match": "Loss match"}
 
 
-def build(store: str | Path, *, pictures: bool = False) -> Report:
-    """Compute a study's tables from its store and write them to the store's folder report/.
+def build(store: str | Path, *, pictures: bool = False, output: str | Path | None = None) -> Report:
+    """Compute a study's tables from its store and write them to a folder.
 
     tables.md, tables.tex (booktabs, for \\input), tables.csv (one line per cell) and tables.json hold the same cells;
     rows.json holds the values of every seed and what is missing.
 
-    store: the folder; it may be in use, or empty. pictures: also write figures/ and index.html. Raises ``StoreError``
-    if the folder is no store or the report cannot be written.
+    store: the folder; it may be in use, empty, or read-only. pictures: also write figures/ and index.html. output: the
+    folder to write to; None for the store's folder report/. Raises ``StoreError`` if the folder is no store or the
+    report cannot be written.
     """
-    return _build(Store(store), pictures)[0]
+    report, _, problem = _build(store, pictures, output)
+    if problem:
+        raise problem
+    return report
 
 
-def print_tables(store: str | Path, console: Console | None = None, *, pictures: bool = False) -> Report:
-    """Build the report of a store and print all but its long tables; arguments and errors as in ``build``."""
-    report = build(store, pictures=pictures)
+def print_tables(
+    store: str | Path, console: Console | None = None, *, pictures: bool = False, output: str | Path | None = None
+) -> Report:
+    """Build the report of a store and print all but its long tables; arguments and errors as in ``build``.
+
+    A report that cannot be written is printed before the error is raised.
+    """
+    report, _, problem = _build(store, pictures, output)
     long = [table.title for table in report.tables if table.long]
     last = [f"In the files only: {'; '.join(long)}."] if long else []
-    _print(report, console, [table for table in report.tables if not table.long], [*last, *map(str, report.paths)])
+    paths = [shlex.quote(str(path)) for path in report.paths]
+    _print(report, console, [table for table in report.tables if not table.long], [*last, *paths])
+    if problem:
+        raise problem
     return report
 
 
 def print_summary(store: str | Path, console: Console | None = None) -> Report:
-    """Build the report of a store and print what fits on one screen; arguments and errors as in ``build``.
+    """Build the report of a store and print what fits on one screen; arguments and errors as in ``print_tables``.
 
     Prints the accuracies, the chosen settings with their match, the answer in sentences, and one line per warning.
     """
-    report, results = _build(Store(store), pictures=False)
+    report, results, problem = _build(store, pictures=False, output=None)
     settings, warnings = settings_table(results), summarize_warnings(results)
     tables = [_short_accuracies(results)]
     if settings.rows:
         tables.append(settings.select("Chosen settings", SUMMARY_SETTINGS))
     _print(report, console, tables, [*warnings, ""] if warnings else [])
+    if problem:
+        raise problem
     return report
 
 
-def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
+def _build(folder: str | Path, pictures: bool, output: str | Path | None) -> tuple[Report, Results, StoreError | None]:
+    """Return the report, its results, and why it could not be written."""
+    store, problem = Store(folder), None
+    if output is not None:
+        store.report_dir = Path(output).absolute()
     results = Results.from_store(store)
     report = Report(results.study, _status(results), _tables(results), write_sentences(results))
     content = {"study": report.study.name, "status": report.status, "answer": report.answer}
@@ -85,13 +105,15 @@ def _build(store: Store, pictures: bool) -> tuple[Report, Results]:
 
             paths.append(page.write(report, results, store, figures.draw(results, store)))
     except OSError as error:
-        raise StoreError(f"{store.report_dir}: cannot be written ({error.strerror}); make it writable") from None
-    return replace(report, paths=tuple(paths)), results
+        remedy = "make it writable, or name another folder with `tune-interpreg report --output`"
+        problem, paths = StoreError(f"{store.report_dir}: cannot be written ({error.strerror}); {remedy}"), []
+    return replace(report, paths=tuple(paths)), results, problem
 
 
 def _tables(results: Results) -> tuple[Table, ...]:
-    first = (accuracy_table, gradient_table, settings_table, gain_table, match_table)
-    tables = [*(make(results) for make in first), *comparison_tables(results), honesty_table(results)]
+    first = (accuracy_table, gradient_table, settings_table, gain_table, attack_table, match_table)
+    tables = [*(make(results) for make in first), *maps_tables(results)]
+    tables += [*comparison_tables(results), honesty_table(results)]
     return tuple(table for table in tables if table.rows)
 
 
@@ -115,7 +137,8 @@ def _short_accuracies(results: Results) -> Table:
     )
     if results.study.data.name in paper.ACCURACIES:
         note += " The paper's numbers: in the full tables."
-    return replace(table.select(table.title, SUMMARY_ACCURACIES), notes=(note,))
+    further = {attack.heading: attack.heading for attack in list_attacks(results.study)}
+    return replace(table.select(table.title, SUMMARY_ACCURACIES | further), notes=(note,))
 
 
 def _print(report: Report, console: Console | None, tables: Iterable[Table], last: Iterable[str]) -> None:

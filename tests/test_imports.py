@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "stopping": "",
     "guides": "",
     "launching": "",
+    "packages": "",
     "study": "registry",
     "store": "study",
-    "networks": "study registry",
+    "networks": "study registry seeding",
     "data": "study store.files seeding registry",
     "gradients": "networks study",
     "attacks": "networks data study seeding",
@@ -29,15 +30,16 @@ MAY_IMPORT = {
     "search": "store study seeding",
     "schedule": "search store study registry seeding",
     "display": "schedule store study",
-    "cluster": "schedule store study data stopping registry",
+    "cluster": "schedule store study data stopping registry packages",
     "status": "display schedule search store study",
     "running": "cluster display schedule search.target store data networks attacks study seeding stopping",
     "planning": "running cluster display schedule store study training evaluation attacks gradients networks data"
     " seeding registry",
-    "commands": "planning running status data store study registry stopping guides launching analysis",
+    "commands": "planning running cluster.environment status data store study registry stopping guides launching"
+    " analysis",
     "cli": "commands __init__",
-    "__main__": "cli",
-    "__init__": "analysis",
+    "__main__": "cli packages",
+    "__init__": "analysis packages",
     "trainables": "training evaluation attacks gradients networks data display.trial_log store study seeding registry",
     "analysis": "study store schedule.current",
 }
@@ -181,11 +183,14 @@ def test_names_in_a_study_file_reach_code_by_the_registry_alone() -> None:
     assert readers == ["tune_interpreg.registry"]
 
 
-def test_test_data_is_read_by_the_final_evaluation_alone() -> None:
+def test_test_data_is_read_by_judgments_alone() -> None:
     def where(**what: str) -> set[tuple[str, str]]:
         return {(name, function) for name, tree in SOURCES.items() for function in uses(tree, **what)}
 
-    assert where(name="load_test", attribute="load_test") == {("tune_interpreg.evaluation.metrics", "final")}
+    assert where(name="load_test", attribute="load_test") == {
+        ("tune_interpreg.evaluation.judging", "judge"),
+        ("tune_interpreg.data.dataset", "load_and_check"),  # which returns only their fingerprint and their number
+    }
     images = {place for place in where(attribute="test") if place[0].startswith("tune_interpreg.")}
     assert images == {("tune_interpreg.data.dataset", "load_test")}
     final = "tune_interpreg.evaluation.metrics.final"

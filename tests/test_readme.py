@@ -5,13 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers.studies import parse_study
 from typer.testing import CliRunner
 
 from trainables import JacobianTrainable
 from trainables.base.assignment import Assignment
 from tune_interpreg import guides, registry
 from tune_interpreg.cli import app
-from tune_interpreg.study.file.read import list_shipped_studies, parse_study
+from tune_interpreg.study.file.read import list_shipped_studies
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -23,7 +24,7 @@ def blocks(language: str) -> list[str]:
 def test_the_study_file_is_valid() -> None:
     (text,) = blocks("yaml")
     arms = {"standard", "adversarial", "interp_robust", "jacobian"}
-    assert set(parse_study(text, where="README.md").arms) == arms
+    assert set(parse_study(text).arms) == arms
 
 
 def test_the_plain_tuner_takes_the_configuration_shown() -> None:

@@ -19,16 +19,20 @@ class AdversarialTrainable(MethodTrainable):
     attacks_images = True
     parameters = {
         "mode": Parameter(
-            help="mode of the model while it is attacked: train keeps dropout on, eval turns it off",
+            help="mode of the attacked model: train has dropout and normalizes by the batch, eval has no dropout and"
+            " normalizes by running statistics",
             default="train",
             choices=("train", "eval"),
         )
     }
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(model(self.attacked_images(model, batch)), batch.y_B)}
+
+    def attacked_images(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return x_BCHW after PGD on the model, in the mode that the parameter names."""
         with eval_mode(model) if self.params["mode"] == "eval" else nullcontext():
-            x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
-        return {"ce": F.cross_entropy(model(x_BCHW), batch.y_B)}
+            return pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
 
     @property
     def attack(self) -> Attack:

@@ -1,6 +1,7 @@
 """Train several methods at once: the cross-entropy of the one that attacks the images, and the penalties of all."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from itertools import combinations
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.base.trainable import MethodTrainable
+from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.training.trainer import Batch
 
 Method = type[MethodTrainable]
@@ -25,7 +27,10 @@ class CombinedTrainable(MethodTrainable):
     def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for method in self.methods:
-            added = dict(method.terms(self, model, batch))
+            # The cross-entropy's forward alone changes running statistics; with an attack, that at x_adv.
+            other = self.attacks_images and not method.attacks_images
+            with constant_statistics(model) if other else nullcontext():
+                added = dict(method.terms(self, model, batch))
             if not method.attacks_images:
                 added.pop("ce", None)
             if shared := ", ".join(added.keys() & terms.keys()):

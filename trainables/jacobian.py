@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from trainables.base.trainable import NORM, OUTPUT, MethodTrainable
 from tune_interpreg.gradients import penalties
 from tune_interpreg.networks.linearize import linearize
+from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
 
@@ -30,7 +31,8 @@ class JacobianTrainable(MethodTrainable):
             o_BK, adjoint = penalties.select_output(z_BK, adjoint, self.params["output"])
             penalty = penalties.jacobian(adjoint, o_BK, norm=self.params["norm"])
         else:  # another forward, with each sample repeated K times
-            repeated = linearize(model, batch.x_BCHW.repeat_interleave(z_BK.shape[-1], dim=0))
+            with constant_statistics(model):
+                repeated = linearize(model, batch.x_BCHW.repeat_interleave(z_BK.shape[-1], dim=0))
             o_RK, adjoint = penalties.select_output(*repeated, self.params["output"])
             penalty = penalties.repeated_jacobian(adjoint, o_RK, norm=self.params["norm"])
         return {"ce": F.cross_entropy(z_BK, batch.y_B), "jacobian": self.params["lambda_j"] * penalty}

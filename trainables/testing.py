@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainables.base.assignment import SETTING, ConfigError, PlainOptions
@@ -119,7 +119,7 @@ class MethodContract:
     def test_gradients_reach_every_weight(self, tmp_path: Path) -> None:
         trainable = self.make(tmp_path)
         model = trainable.trainer.replicas[0].model
-        names = [name for name, _ in model.named_parameters()]
+        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
         for name, gradient in zip(names, gradients(trainable, first_batch(trainable)), strict=True):
             assert gradient.isfinite().all(), f"{name}: its gradient must be finite"
             assert gradient.any(), f"{name}: its gradient is 0"
@@ -128,6 +128,14 @@ class MethodContract:
         (means,) = self.make(tmp_path).trainer.run_epoch().values()
         loss = means.pop("loss")
         np.testing.assert_allclose(loss, sum(means.values()), rtol=1e-6)
+
+    def test_running_statistics_change_once_per_step(self, tmp_path: Path) -> None:
+        """By the forward of the cross-entropy. Run every other forward within ``constant_statistics(model)``."""
+        trainable = self.make(tmp_path)
+        batch = first_batch(trainable)
+        norm = nn.BatchNorm1d(batch.x_BCHW[0].numel())
+        trainable.terms(nn.Sequential(nn.Flatten(), norm, nn.Linear(norm.num_features, trainable.data.classes)), batch)
+        assert norm.num_batches_tracked == 1, "terms: one forward must change running statistics"
 
     def test_strength_zero_is_the_base_method(self, tmp_path: Path) -> None:
         """With all strengths at 0, weights and momenta have the same bits after two epochs."""
@@ -222,10 +230,11 @@ def first_batch(trainable: MethodTrainable, images: int = BATCH) -> Batch:
 
 
 def gradients(trainable: MethodTrainable, batch: Batch) -> list[Tensor]:
-    """Return the gradients of the loss with respect to the parameters of the first seed's model."""
+    """Return the gradients of the loss with respect to the trained parameters of the first seed's model."""
     model = trainable.trainer.replicas[0].model
     terms = trainable.terms(model, batch)
-    return list(torch.autograd.grad(torch.stack(list(terms.values())).sum(), list(model.parameters())))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return list(torch.autograd.grad(torch.stack(list(terms.values())).sum(), trained))
 
 
 def global_state() -> tuple[Any, ...]:

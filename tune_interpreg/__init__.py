@@ -23,6 +23,9 @@ def results(store: str | Path) -> pd.DataFrame:
 
     store: a study's store, such as runs/digits, during a run or after it. Raises ``StoreError`` if it is none.
     """
-    from analysis.results.frame import results
+    from tune_interpreg import packages
 
-    return results(store)
+    with packages.visible():
+        from analysis.results.frame import results
+
+        return results(store)

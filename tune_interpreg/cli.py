@@ -1,6 +1,6 @@
 """The command line. An error of the user is one message on standard error, with exit code 2."""
 
-import io
+import errno
 import os
 import select
 import signal
@@ -16,9 +16,10 @@ from tune_interpreg.commands.guide import guide
 from tune_interpreg.commands.init import init
 from tune_interpreg.commands.launch import launch
 from tune_interpreg.commands.plan import plan
+from tune_interpreg.commands.prune import prune
 from tune_interpreg.commands.report import report
 from tune_interpreg.commands.run import run
-from tune_interpreg.commands.shared import CHECKED, EPILOG
+from tune_interpreg.commands.shared import CHECKED, EPILOG, prepare_process
 from tune_interpreg.commands.spaces import spaces
 from tune_interpreg.commands.status import status
 from tune_interpreg.commands.tensorboard import tensorboard
@@ -41,6 +42,12 @@ class _Commands(TyperGroup):
                 raise  # another pipe has broken, such as one of Ray's
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more at its exit
             raise SystemExit(128 + signal.SIGPIPE) from None
+        except OSError as error:
+            if error.filename or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            raise SystemExit(2) from None
 
 
 app = typer.Typer(
@@ -56,7 +63,7 @@ app = typer.Typer(
 
 
 app.command(epilog=EPILOG)(run)
-for command in (plan, validate, status, report, tensorboard, dashboard, spaces, init, guide):
+for command in (plan, validate, status, report, tensorboard, dashboard, prune, spaces, init, guide):
     app.command(epilog=CHECKED)(command)
 app.add_typer(launch)
 
@@ -69,7 +76,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def main() -> None:
-    """Run the ``tune-interpreg`` command. A character that the output's encoding lacks is printed as ``?``."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    """Run the ``tune-interpreg`` command."""
+    prepare_process()
     app()

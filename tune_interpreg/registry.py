@@ -4,6 +4,7 @@ Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``
 """
 
 import difflib
+import traceback
 from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -57,7 +58,9 @@ def resolve(group: str, name: str) -> Any:
         return point.load()
     except Exception as error:  # the import runs another package's code, which may raise anything
         source = f"{point.value}, of {packages[0] if packages else 'an unknown package'}"
-        raise BrokenPlugin(f"{name} ({source}) cannot be imported: {error}; repair or uninstall it") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        raise BrokenPlugin(f"{name} ({source}) cannot be imported: {reason}; repair or uninstall it") from error
 
 
 @cache
@@ -69,6 +72,11 @@ def plugin_versions(*registered: tuple[str, str]) -> Mapping[str, str]:
     points = [point for group, name in registered for point in _entry_points(group).get(name, ())]
     packages = {(point.dist.name, point.dist.version) for point in points if point.dist}
     return {name: version for name, version in sorted(packages) if name != "tune-interpreg"}
+
+
+def plugin_modules(*registered: tuple[str, str]) -> list[str]:
+    """Return the modules that define the (group, name) pairs."""
+    return [point.module for group, name in registered for point in _entry_points(group).get(name, ())]
 
 
 @cache

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.figures import accuracies, curves, gradients, maps, matching
+from analysis.figures import accuracies, association, curves, gradients, maps, matching
 from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, save
 from analysis.results.results import Results
 from analysis.results.rows import first_line
@@ -15,6 +15,7 @@ from tune_interpreg.store.store import Store
 #: Name → (title, function that returns the figure and its caption), in the report's order.
 FIGURES: dict[str, tuple[str, Callable[[Results, Store], tuple[Figure, str]]]] = {
     "accuracies": ("Clean and adversarial accuracy", accuracies.figure),
+    "interpretability": ("Robustness and interpretability", association.figure),
     "radii": ("Accuracy by radius of the attack", curves.radius_figure),
     "gradients": ("Gradient norms", gradients.figure),
     "figure-1": ("Figure 1. Saliency maps of robust and non-robust teachers", maps.figure_1),

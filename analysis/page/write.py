@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -19,6 +18,7 @@ from analysis.results.results import Results
 from analysis.tables import symbols
 from analysis.tables.cells import Cell, Estimate, Report
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.file.yaml_text import dump
 
 #: First word of a cell → its CSS class; NOT is that of NOT SHOWN.
 VERDICTS = {"PASS": "pass", "WARN": "warn", "MISSED": "warn", "NOT": "warn"}
@@ -57,7 +57,7 @@ def to_html(report: Report, results: Results, figures: Sequence[DrawnFigure]) ->
         arms={results.title(arm): arm for arm in study.arms},
         figures={figure.name: figure for figure in figures},
         pictures={figure.name: Markup(inline_svg(figure)) for figure in figures if figure.paths},
-        study=yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        study=dump(resolved),
         records=f"{len(results.records)} records in the ledger" + (f", the last from {last}" if last else ""),
         data=Markup(_to_json(provenance(results))),
     )

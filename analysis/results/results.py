@@ -18,7 +18,7 @@ from analysis.statistics.intervals import Interval, student_t, wilson
 from analysis.statistics.pairs import Comparison
 from analysis.tables.cells import Estimate, MetricSource
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.store.files import StoreError
+from tune_interpreg.store.files import StoreError, raise_refused
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 
@@ -40,8 +40,14 @@ class Results:
     def from_store(cls, store: Store, study: Study | None = None) -> Results:
         """Read a store, finished or not; study: None for the store's own. Writes nothing.
 
-        Raises ``StoreError`` if study is None and the folder is no store or its study.yaml is damaged.
+        Raises ``StoreError`` if study is None and the folder is no store or its study.yaml is damaged, or if a part of
+        it cannot be read.
         """
+        with raise_refused(store.path):
+            return cls._from_store(store, study)
+
+    @classmethod
+    def _from_store(cls, store: Store, study: Study | None) -> Results:
         study = store.load_study() if study is None else study
         records, unreadable = store.read_ledger()
         damaged: defaultdict[str, list[str]] = defaultdict(list)

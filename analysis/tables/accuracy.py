@@ -1,12 +1,14 @@
 """Tables 1, 2 and 3 of a study, next to the paper's numbers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from analysis import paper
 from analysis.results import rows
 from analysis.results.results import Results
 from analysis.tables.cells import Cell, Estimate, Table
 from analysis.tables.notes import attack_note, join_counts, mean_notes, teacher_notes
+from tune_interpreg.study.config import Study
 from tune_interpreg.study.metric_names import (
     GRAD_NORM_LABEL,
     GRAD_NORM_OTHER,
@@ -14,10 +16,35 @@ from tune_interpreg.study.metric_names import (
     TEST_AUTOATTACK,
     TEST_COMPAT,
     TEST_STRICT,
+    suffixed,
 )
 
 CLEAN, COMPAT, STRICT = "Std. Acc.", "Adv. Acc. (compat)", "Adv. Acc. (strict)"
-AUTOATTACK = "Adv. Acc. (AutoAttack)"
+
+
+@dataclass(frozen=True)
+class FurtherAttack:
+    """An entry of evaluation.attacks: the heading of its column, its metric on test images, and its settings."""
+
+    heading: str
+    metric: str
+    description: str
+
+
+def list_attacks(study: Study) -> list[FurtherAttack]:
+    """Return the further attacks of a study in its order; of PGD the strict form."""
+    attacks = []
+    for entry in study.evaluation.attacks:
+        name, ball = study.entry_name(entry), study.ball_of(entry)
+        if entry.autoattack:
+            description = f"AutoAttack, {ball.norm}, ε = {ball.eps:g}, on {entry.autoattack} test images"
+            attacks.append(FurtherAttack(name, suffixed(TEST_AUTOATTACK, name), description))
+        else:
+            starts = entry.restarts or study.evaluation.restarts
+            worst = f", the worst of {starts} starts" if starts > 1 else ""
+            description = f"strict PGD, {ball.norm}, ε = {ball.eps:g}, {ball.steps} steps{worst}"
+            attacks.append(FurtherAttack(name, suffixed(TEST_STRICT, name), description))
+    return attacks
 
 
 def accuracy_table(results: Results) -> Table:
@@ -29,10 +56,11 @@ def accuracy_table(results: Results) -> Table:
     metrics = {CLEAN: TEST_ACCURACY, COMPAT: TEST_COMPAT, STRICT: TEST_STRICT}
     images = f"{join_counts(rows.collect_facts(results.current)['test_images'])} test images"
     attack = attack_note(results, images)
-    if results.study.evaluation.autoattack:
-        metrics[AUTOATTACK] = TEST_AUTOATTACK
-        attack += f" AutoAttack: {results.study.evaluation.autoattack} test images."
-    notes = [*mean_notes(results, metrics.values()), attack, *teacher_notes(results), *_setup_note(results)]
+    attacks = list_attacks(results.study)
+    metrics |= {further.heading: further.metric for further in attacks}
+    further_notes = [f"{further.heading}: {further.description}." for further in attacks]
+    notes = [*mean_notes(results, metrics.values()), attack, *further_notes]
+    notes += [*teacher_notes(results), *_setup_note(results)]
     title = f"Table {number}. Accuracy on {results.study.data.name}, %"
     return Table.from_rows(title, _rows(results, metrics, scale=100), notes, "results")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval, paired_differences, student_t
 from analysis.statistics.pairs import Comparison, holm
-from analysis.tables.accuracy import CLEAN, COMPAT, STRICT
+from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, list_attacks
 from analysis.tables.cells import ABSENT, Cell, Probability, Table
 from analysis.tables.notes import missing_notes, teacher_notes
 from analysis.tables.settings import judge_match
@@ -122,6 +122,27 @@ def gain_table(results: Results) -> Table:
     ]
     title = f"Gains over {results.title(results.standard)}, points" if results.standard else "Gains"
     return Table.from_rows(title, rows, notes, "answer")
+
+
+def attack_table(results: Results) -> Table:
+    """Return the gains over standard training under every attack of the evaluation; no rows without further attacks."""
+    attacks = {"own": TEST_STRICT} | {further.heading: further.metric for further in list_attacks(results.study)}
+    standard = results.standard
+    arms = [arm for arm in results.study.arms if arm != standard] if standard and len(attacks) > 1 else []
+    rows: list[dict[str, Cell]] = []
+    for arm in arms:
+        row: dict[str, Cell] = {"Arm": results.title(arm)}
+        for heading, metric in attacks.items():
+            gain = results.compare(arm, standard or "", metric, 100).difference
+            row[heading] = results.cell(gain, (arm, standard or ""), metric)
+        rows.append(row)
+    own = results.study.evaluation_attack
+    note = (
+        f"The arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of the 95%"
+        f" Student t interval. own: strict PGD, {own.norm}, ε = {own.eps:g}, {own.steps} steps. The other attacks are"
+        " those of Table 1. Not corrected for the number of comparisons."
+    )
+    return Table.from_rows("Gains under every attack, points", rows, [note], "answer")
 
 
 def match_table(results: Results) -> Table:

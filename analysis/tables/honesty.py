@@ -21,17 +21,15 @@ WIDTH = 80
 
 
 def honesty_table(results: Results) -> Table:
-    """Return PASS or WARN per check and arm, with the number of checked seeds that warn."""
+    """Return PASS, WARN or NONE per check and arm, with the numbers of seeds and of images."""
     models = collect_checks(results)
     arms = list(dict.fromkeys(arm for arm, _ in models))
-    states: dict[str, dict[str, list[str]]] = {}  # check → arm → the state of each model
+    by_check: dict[str, dict[str, list[Mapping[str, Any]]]] = {}  # check → arm → the result of each model
     for (arm, _), checks in models.items():
         for check in checks:
-            by_arm = states.setdefault(check["check"], {})
-            if check["n"]:
-                by_arm.setdefault(arm, []).append(check["state"])
+            by_check.setdefault(check["check"], {}).setdefault(arm, []).append(check)
     lines: list[dict[str, Cell]] = []
-    for name, by_arm in states.items():
+    for name, by_arm in by_check.items():
         cells = {results.title(arm): _cell(by_arm.get(arm, []), results.seed_count) for arm in arms}
         lines.append({"Check": name, **cells})
     return Table.from_rows("Honesty checks", lines, _notes(results, models) if lines else (), "honesty")
@@ -48,56 +46,72 @@ def collect_checks(results: Results) -> ModelChecks:
 
 
 def summarize_warnings(results: Results) -> list[str]:
-    """Return one line of at most 80 columns per check that warns: the number of models, and the remedy."""
+    """Return a line of at most 80 columns per check that does not pass: how many models, and the reason or remedy."""
     models = collect_checks(results)
     remedies: dict[str, list[str]] = {}
     for checks in models.values():
         for check in checks:
-            if check["n"] and check["state"] != "PASS":
-                remedies.setdefault(check["check"], []).append(check["said"].rpartition(": ")[2])
+            if check["state"] != "PASS":
+                state_and_name = f"{check['state']} {check['check']}"
+                remedies.setdefault(state_and_name, []).append(check["said"].rpartition(": ")[2])
     lines = []
-    for name, named in remedies.items():
+    for state_and_name, named in remedies.items():
         remedy = named[0] if len(set(named)) == 1 else "see the honesty checks"
-        line = f"WARN {name}: {len(named)} of {len(models)} models: {remedy}"
+        line = f"{state_and_name}: {len(named)} of {len(models)} models: {remedy}"
         lines.append(textwrap.shorten(line, WIDTH, placeholder=" …"))
     return lines
 
 
-def _cell(states: list[str], asked: int) -> str:
-    warned = len(states) - states.count("PASS")
-    if warned:
-        return f"WARN {warned} of {len(states)}"
-    if not states:
+def _cell(checks: list[Mapping[str, Any]], asked: int) -> str:
+    if not checks:
         return ABSENT
-    return "PASS" if len(states) >= asked else f"PASS (n={len(states)})"
+    states = [check["state"] for check in checks]
+    warned, passed = states.count("WARN"), states.count("PASS")
+    if warned:
+        state = f"WARN {warned} of {len(states)}"
+    elif passed:
+        state = "PASS" if passed >= asked else f"PASS {passed} of {asked}"
+    else:
+        return "NONE"
+    return f"{state}, n = {_range(check['n'] for check in checks if check['state'] != 'NONE')}"
+
+
+def _range(counts: Iterable[int]) -> str:
+    """Return '100', or '97–100'."""
+    ascending = sorted(counts)
+    low, high = ascending[0], ascending[-1]
+    return f"{low}" if low == high else f"{low}–{high}"
 
 
 def _notes(results: Results, models: ModelChecks) -> Iterable[str]:
     yield (
-        f"PASS: in all {results.seed_count} seeds' models, or in (n=…) of them. WARN: explained below. {ABSENT}: did"
-        " not run."
+        f"PASS: in the models of all {results.seed_count} seeds, or of so many of them. WARN: explained below. NONE:"
+        f" there was nothing to check. {ABSENT}: no result. n: images that were checked; checks that compare attacks"
+        " check the images that are correctly classified without an attack."
     )
-    counts = {(check["check"] == ENSEMBLE, int(check["n"])) for checks in models.values() for check in checks}
-    images = sorted(n for is_ensemble, n in counts if n and not is_ensemble)
-    of_ensemble = sorted(n for is_ensemble, n in counts if n and is_ensemble)
-    ensemble = f" AutoAttack: {join_counts(of_ensemble)} of them." if of_ensemble else ""
-    yield attack_note(results, f"{join_counts(images)} validation images") + ensemble
-    bounds = {n: wilson(0.5, n) for n in sorted({*images, *of_ensemble})}
+    images, of_ensemble = set[int](), set[int]()
+    for checks in models.values():
+        images.add(max((check["n"] for check in checks if check["check"] != ENSEMBLE), default=0))
+        of_ensemble |= {check["n"] for check in checks if check["check"] == ENSEMBLE and check["n"]}
+    ensemble = f" AutoAttack: {_range(of_ensemble)} of them." if of_ensemble else ""
+    yield attack_note(results, f"{join_counts(sorted(images))} validation images") + ensemble
+    bounds = {n: wilson(0.5, n) for n in sorted({max(images), max(of_ensemble, default=0)}) if n}
     widths = ", ".join(f"{50 * (high - low):.2g} points for {n} images" for n, (low, high) in bounds.items())
     yield f"Half-width of Wilson's 95% interval of one model with 50% accuracy: {widths}."
     yield from _explain(models)
-    if results.study.checks:
+    if results.study.evaluation.checks:
         yield from _unchecked(results, models)
 
 
 def _explain(models: ModelChecks) -> Iterable[str]:
-    """Yield each warning and each check that did not run, with all models that have the same line."""
+    """Yield each warning and each check without anything to check, with all models that have the same line."""
     models_by_line: dict[str, list[tuple[str, int]]] = {}
     for model, checks in models.items():
         for check in checks:
-            if check["state"] != "PASS" or not check["n"]:
-                images = f" (n = {check['n']} images)" if check["n"] else ", did not run"
-                models_by_line.setdefault(f"{check['check']}: {check['said']}{images}", []).append(model)
+            if check["state"] != "PASS":
+                reason = "NONE, " if check["state"] == "NONE" else ""
+                images = "" if reason else f" (n = {check['n']} images)"
+                models_by_line.setdefault(f"{check['check']}: {reason}{check['said']}{images}", []).append(model)
     for line, of_line in models_by_line.items():
         seeds: dict[str, list[int]] = {}
         for arm, seed in of_line:

@@ -31,10 +31,10 @@ def attack_note(results: Results, images: str) -> str:
     direction = "" if attack.direction is None else f" along the {attack.direction} direction"
     restarts = f", the worst of {evaluation.restarts} starts" if evaluation.restarts > 1 else ""
     return (
-        f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps of {attack.step_length:.3g}{direction}"
-        f"{restarts}, on {images}. compat: gradient of the mean loss of a batch of"
-        f" {evaluation.batch_size}, norms below 1e-6 not scaled up, the last iterate counts. strict: each image's own"
-        " gradient, whatever its norm; an image counts as lost if any iterate is misclassified."
+        f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps{restarts}, on {images}. compat: steps of"
+        f" {attack.step_length:.3g}{direction}, gradient of the mean loss of a batch of {evaluation.batch_size}, norms"
+        " below 1e-6 not scaled up, the last iterate counts. strict: steps that shrink from ε, directions free of the"
+        " logits' scale, then towards the two strongest rivals; an image is lost if any iterate is misclassified."
     )
 
 

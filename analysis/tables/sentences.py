@@ -5,6 +5,7 @@ from dataclasses import replace
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
 from analysis.tables.answer import MARGIN, Gain, MatchedPair, compat_excess, compute_gains, compute_matches
+from analysis.tables.association import describe_association
 from analysis.tables.cells import Estimate
 
 #: A gain is shown if its 95% interval excludes 0. A sentence adds if the corrected p-value is above this level.
@@ -20,7 +21,7 @@ def write_sentences(results: Results) -> tuple[str, ...]:
     gains = compute_gains(results)
     sentences = [LEGEND, *(_gain(results, gain) for gain in gains)]
     sentences += [_match(results, pair, gains) for pair in compute_matches(results)]
-    sentences += _attack_forms(results, gains)
+    sentences += [*_attack_forms(results, gains), *describe_association(results)]
     return tuple(f"{sentence.rstrip('.')}." for sentence in sentences)  # a title may end with a dot
 
 

@@ -37,7 +37,7 @@ def test_without_checks_there_is_no_table():
 def test_checks_of_all_seeds_pass():
     table = honesty_table(results([*STANDARD, *all_checked(check(), check(name="gradient"))]))
     assert table.columns == ("Check", STD)
-    assert table.rows == (("ball", "PASS"), ("gradient", "PASS"))
+    assert table.rows == (("ball", "PASS, n = 1000"), ("gradient", "PASS, n = 1000"))
     assert notes_of(table, "PGD, l2, ε = 1.5, 40 steps")
     assert notes_of(table, "3.1 points for 1000"), "Wilson's half-width at one half"
 
@@ -46,7 +46,7 @@ def test_a_warning_is_counted_in_the_cell_and_explained_in_the_notes():
     warning = check("WARN", "batch size", said="12 images differ: raise it")
     ledger = [*STANDARD, *all_checked(check(name="batch size"), seeds=(0, 1, 2)), *all_checked(warning, seeds=(3, 4))]
     table = honesty_table(results(ledger))
-    assert row_of(table, "batch size")[STD] == "WARN 2 of 5"
+    assert row_of(table, "batch size")[STD] == "WARN 2 of 5, n = 1000"
     assert notes_of(table, "12 images differ") == [
         "standard, seeds 3, 4: batch size: 12 images differ: raise it (n = 1000 images)."
     ]
@@ -61,7 +61,7 @@ def test_models_without_checks_are_named_with_the_reason():
     lost = checked(2, arm="adversarial", state="failed") | {"error": "OSError: disk\ndetails"}
     ledger = (*STANDARD, *models, *all_checked(check(), seeds=(0, 2)), lost)
     table = honesty_table(results(ledger))
-    assert row_of(table, "ball")[STD] == "PASS (n=2)"
+    assert row_of(table, "ball")[STD] == "PASS 2 of 5, n = 1000"
     assert notes_of(table, "not checked") == [
         "standard: seeds 1, 3, 4 not checked yet.",
         "adversarial: seed 0 not checked yet.",
@@ -79,7 +79,7 @@ def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
 
 
 def test_equal_lines_of_several_models_are_one_note():
-    skipped, warning = check(name="ensemble", n=0, said="no images"), check("WARN", said="5 images left it")
+    skipped, warning = check("NONE", "ensemble", 0, "no images"), check("WARN", said="5 images left it")
     models = record(train("adversarial", 0))
     checks = (
         *all_checked(check(), skipped, seeds=(1, 3, 4)),
@@ -87,11 +87,23 @@ def test_equal_lines_of_several_models_are_one_note():
         checked(0, warning, skipped, arm="adversarial"),
     )
     table = honesty_table(results([*STANDARD, models, *checks]))
-    assert row_of(table, "ensemble")[STD] == "–", "a check that did not run passes nothing"
+    assert row_of(table, "ensemble")[STD] == "NONE", "a check of nothing passes nothing"
+    assert row_of(table, "ball")[STD] == "WARN 2 of 5, n = 1000"
     assert [note for note in table.notes if "no images" in note or "left" in note] == [
         "standard, seeds 0, 2; adversarial, seed 0: ball: 5 images left it (n = 1000 images).",
-        "all checked models: ensemble: no images, did not run.",
+        "all checked models: ensemble: NONE, no images.",
     ]
+    assert summarize_warnings(results([*STANDARD, models, *checks])) == [
+        "WARN ball: 3 of 6 models: 5 images left it",
+        "NONE ensemble: 6 of 6 models: no images",
+    ]
+
+
+def test_cells_have_the_range_of_images_and_the_models_that_pass():
+    """A model without a correct image has nothing to attack; the others differ in the number of correct images."""
+    nothing = checked(0, check("NONE", "steps", 0, "nothing"))
+    ledger = [*STANDARD, nothing, *(checked(seed, check(name="steps", n=96 + seed)) for seed in (1, 2, 3, 4))]
+    assert row_of(honesty_table(results(ledger)), "steps")[STD] == "PASS 4 of 5, n = 97–100"
 
 
 def test_the_later_of_two_checks_counts_and_a_failed_one_does_not():
@@ -101,7 +113,7 @@ def test_the_later_of_two_checks_counts_and_a_failed_one_does_not():
         *all_checked(check(), day=2),
         *all_checked(check("WARN"), day=3, state="failed"),
     ]
-    assert row_of(honesty_table(results(ledger)), "ball")[STD] == "PASS"
+    assert row_of(honesty_table(results(ledger)), "ball")[STD] == "PASS, n = 1000"
 
 
 def test_checks_of_models_that_are_in_no_table_are_left_out():

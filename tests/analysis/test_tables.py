@@ -96,7 +96,7 @@ def test_one_seed_has_wilsons_interval_and_none_a_dash():
 def test_notes_state_n_attack_images_and_departures():
     notes = " ".join(accuracy_table(results(STANDARD)).notes)
     for fact in (
-        "PGD, l2, ε = 1.5, 40 steps of 0.0938, on 10000 test images",
+        "PGD, l2, ε = 1.5, 40 steps, on 10000 test images. compat: steps of 0.0938,",
         "train images: 55000 (paper: 60000)",
         "device: cpu (paper: not stated)",
     ):

@@ -52,7 +52,7 @@ class Case:
 
     @cached_property
     def net(self) -> nn.Module:
-        return build(self.setting.model, self.shape, CLASSES, seeding.generator(0, "init"))
+        return build(self.setting.model, self.shape, CLASSES, 0)
 
     @cached_property
     def plain(self) -> nn.Module:
@@ -159,8 +159,8 @@ class Case:
         short = attack.model_copy(update={"precision": "bfloat16"})
         start = balls.draw_start(x, attack, self.noise())
         calls: dict[str, Callable[[], object]] = {
-            "ours": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=attack, form="strict"),
-            "bfloat16": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=short, form="strict"),
+            "ours": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=attack, form="plain"),
+            "bfloat16": lambda: pgd.perturb_from(self.net.eval(), x, y, start, attack=short, form="plain"),
             "textbook": lambda: textbook.pgd(self.plain.eval(), x, y, start, attack),
             "foolbox": lambda: textbook.foolbox_pgd(self.plain.eval(), x, y, start, attack),
         }

@@ -64,7 +64,7 @@ def test_rivals_attacks_and_maps_equal_ours(case: Small) -> None:
     x, y = case.images(4)
     x, attack = 0.4 + 0.2 * x, case.attack(2).model_copy(update={"eps": 0.3, "step_size": 0.05})
     start = balls.draw_start(x, attack, case.noise())
-    ours = pgd.perturb_from(case.net.eval(), x, y, start, attack=attack, form="strict")
+    ours = pgd.perturb_from(case.net.eval(), x, y, start, attack=attack, form="plain")
     for rival in (steps_textbook.pgd, steps_textbook.foolbox_pgd):
         assert_close([ours - start], [rival(case.plain.eval(), x, y, start, attack) - start])
     options = {"sigma": 0.15, "samples": 2}

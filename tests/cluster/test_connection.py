@@ -8,7 +8,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
-from tune_interpreg.cluster.connection import PATIENCE, REMEDIES, ClusterError, join
+from tune_interpreg.cluster.connection import NO_CLUSTER, PATIENCE, ClusterError, join
 
 pytestmark = pytest.mark.ray
 
@@ -35,7 +35,7 @@ def refusal(where: str) -> str:
     assert time.monotonic() - start < PATIENCE + 10
     message = str(refused.value)
     assert message.startswith(f"--cluster {where}: ")
-    assert message.endswith(REMEDIES[""])
+    assert message.endswith(NO_CLUSTER)
     return message
 
 

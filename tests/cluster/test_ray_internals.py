@@ -82,6 +82,7 @@ def test_everything_works_without_the_names(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ray_internals, "find", lambda name: None)
     for block in (
         ray_internals.listen_on_loopback,
+        ray_internals.ignore_uv_run,
         ray_internals.wait_in_short_turns,
         ray_internals.survive_out_of_memory,
     ):

@@ -70,7 +70,9 @@ def test_help_is_quick_because_it_loads_no_library_of_training() -> None:
 # ---------------------------------------------------------------------------- studies
 def test_validate_names_what_a_sound_study_holds(folder: Path) -> None:
     before = list(folder.iterdir())
-    assert cli.output("validate", "tiny.yaml", "--data-root", ".") == "tiny: valid; 1 arms (standard), 5 seeds\n"
+    gradients = "model digits_cnn, gradients at the images: exact adjoint\n"
+    valid = f"{gradients}tiny: valid; 1 arms (standard), 5 seeds\n"
+    assert cli.output("validate", "tiny.yaml", "--data-root", ".") == valid
     assert "1 arms (standard), 2 seeds" in cli.output("validate", "tiny.yaml", "--set", "seeds=[0, 1]")
     assert list(folder.iterdir()) == before
 
@@ -106,7 +108,10 @@ def test_a_place_to_run_is_checked_before_anything_is_read(where: str) -> None:
         ("training.batch_size=65", "training.batch_size: a batch takes 65 images, but there are 64 to train on"),
         ("data.train_limit=99999", "data.train_limit: 1,197 images are left"),
         ("data.test_limit=99999", "data.test_limit: there are 360 test images, got 99,999"),
-        ("model=cifar_cnn", "model: cifar_cnn does not take images of shape (1, 8, 8)"),
+        (
+            "model=cifar_cnn",
+            "model: cifar_cnn fails with images of shape (1, 8, 8): ValueError: the images are too small",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str) -> None:
@@ -117,7 +122,8 @@ def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str)
 @pytest.mark.parametrize("root", ["nowhere", "with #hash", "with: colon", "with 'quote\""])
 def test_a_missing_data_folder_is_named_exactly(folder: Path, root: str, command: str) -> None:
     message = refusal(command, "mnist", "--data-root", root)
-    assert message.startswith(f"error: --data-root {root}: data.root: must be an existing folder, got {folder / root};")
+    rule = f"data.root: must be an existing folder, got {folder / root} (No such file or directory); "
+    assert message.startswith(f"error: --data-root {root}: {rule}")
 
 
 @pytest.mark.parametrize(

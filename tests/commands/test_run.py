@@ -97,6 +97,16 @@ def test_a_closed_pipe_ends_a_run_quietly(folder: Path, finished: subprocess.Com
     assert (cut.stdout, cut.stderr) == (b"", b"")
 
 
+@pytest.mark.parametrize("words", [["status"], ["report"], ["guide", "options"]])
+def test_a_closed_pipe_ends_other_commands_quietly(
+    folder: Path, finished: subprocess.CompletedProcess[bytes], words: list[str]
+) -> None:
+    arguments = words if words[0] == "guide" else [*words, "runs/exp[λ=0.1]"]
+    program = shlex.join([sys.executable, "-m", "tune_interpreg", *arguments])
+    cut = subprocess.run(["bash", "-c", f"{program} | true; exit ${{PIPESTATUS[0]}}"], cwd=folder, capture_output=True)
+    assert (cut.returncode, cut.stdout, cut.stderr) == (141, b"", b"")
+
+
 # ------------------------------------------------------------------------------ debugging
 def test_debug_raises_the_methods_own_exception_and_records_no_failure(folder: Path) -> None:
     raised = run(folder, "raising.yaml", "--store", "raised", "--debug")

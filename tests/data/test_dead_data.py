@@ -34,7 +34,7 @@ def item(name: str, root: Path) -> Item:
 @pytest.mark.parametrize(
     ("name", "gone", "rule"),
     [
-        ("mnist", ".", "data.root: must be an existing folder, got {root}; "),
+        ("mnist", ".", "data.root: must be an existing folder, got {root} (No such file or directory); "),
         ("mnist", "MNIST", "{root}/MNIST/raw: must hold the unpacked files of MNIST, lacks train-images"),
         ("image_folder", "train/ant", "{root}: train and test must hold the same classes"),
     ],

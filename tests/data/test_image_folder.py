@@ -1,5 +1,6 @@
-"""Folders of images: how each file is decoded, and which folders and files are refused."""
+"""Folders of images: which pixels they give, and which folders are refused with all of their problems."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from helpers.data_files import data_error, save_image, write_images
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from tune_interpreg.data.dataset import Dataset, load_dataset
 from tune_interpreg.data.image_folder import image_folder
@@ -41,17 +43,17 @@ def test_folders_are_classes_and_pixels_are_unchanged(root: Path) -> None:
         assert split.x_NCHW.dtype == torch.uint8
 
 
-def test_other_numbers_of_channels_become_rgb(root: Path) -> None:
-    """Grey fills all channels, a palette is looked up, opacity is dropped."""
-    random = np.random.default_rng(0)
-    grey_HW, rgba_HWC = (random.integers(0, 256, shape, dtype=np.uint8) for shape in ((4, 6), (4, 6, 4)))
-    save_image(root / "train" / "ant" / "0.png", grey_HW)
-    save_image(root / "train" / "ant" / "1.png", rgba_HWC)
-    Image.fromarray(rgba_HWC[..., :3]).quantize(24).save(root / "train" / "ant" / "2.png")
-    x_NCHW = train_images(root)
-    assert torch.equal(x_NCHW[0], torch.from_numpy(grey_HW).expand(3, 4, 6))
-    for row in (1, 2):
-        assert torch.equal(x_NCHW[row], torch.from_numpy(rgba_HWC[..., :3]).permute(2, 0, 1))
+def test_classes_and_files_are_in_torchvisions_order(tmp_path: Path) -> None:
+    """Numbers are sorted as text. Images of nested folders belong to the class."""
+    root = write_images(tmp_path, ("2", "10", "1"), "png")
+    for nested in ("b/0.png", "0/9.png", "b-/0.png"):
+        save_image(root / "train" / "10" / nested, np.zeros((4, 6, 3), np.uint8))
+    source, expected = image_folder(root), ImageFolder(str(root / "train"))
+    x_NCHW = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in expected])
+    split = source.train()
+    assert split.y_N.tolist() == expected.targets
+    assert torch.equal(split.x_NCHW, x_NCHW)
+    assert "classes in the order of text: 1, 10, 2" in source.description
 
 
 def test_an_image_with_the_right_shorter_side_is_only_cropped(root: Path) -> None:
@@ -75,60 +77,127 @@ def test_a_missing_root_or_split_is_named(root: Path) -> None:
     assert message.startswith("data.root: ")
     assert "--data-root" in message
     (root / "test").rename(root / "validation")
-    assert f"{root} lacks test" in data_error(lambda: load(root))
-    (root / "train").rename(root / "images")
-    assert f"{root} lacks train and test" in data_error(lambda: load(root))
+    assert f"{root} lacks test and holds train, validation; " in data_error(lambda: load(root))
+    (root / "train").rename(root / "Train")
+    assert f"{root} lacks train and test and holds Train, validation; " in data_error(lambda: load(root))
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [("file", "a file"), ("nowhere", "No such file"), ("n" * 300, "name too long")]
+)
+def test_a_root_that_is_no_folder_is_refused_with_the_reason(tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    message = data_error(lambda: load(tmp_path / place))
+    assert message.startswith("data.root: must be an existing folder, got ")
+    assert reason in message
 
 
 def test_wrong_classes_are_named(root: Path, tmp_path: Path) -> None:
-    """Different classes in the splits, a class without images, a single class."""
+    """Different classes in the splits, classes without images in each split, a single class, none."""
     (root / "test" / "bee").rename(root / "test" / "wasp")
+    (root / "train" / "dog").mkdir()
+    (root / "test" / "elk").mkdir()
     message = data_error(lambda: load(root))
     assert message.startswith(f"{root}: ")
-    assert "bee, wasp" in message
-    (root / "train" / "dog").mkdir()
+    parts = ("only in train: bee, dog; only in test: elk, wasp", "train: classes without images: dog", "images: elk; ")
+    assert all(part in message for part in parts), message
+    alone = write_images(tmp_path / "alone", ("ant",), "png")
+    assert "two classes or more are needed, got ant alone" in data_error(lambda: load(alone))
+    for split in ("train", "test"):
+        save_image(tmp_path / "loose" / split / "0.png", np.zeros((4, 6, 3), np.uint8))
+    assert "train has no class folders and test has no class folders; " in data_error(lambda: load(tmp_path / "loose"))
+
+
+@pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")])
+def test_classes_that_look_alike_are_refused(root: Path, first: str, second: str) -> None:
+    """In one split, and as the only difference of the splits."""
+    (root / "train" / "cat").rename(root / "train" / first)
+    (root / "test" / "cat").rename(root / "test" / second)
+    reason = f"{first!a} and {second!a} differ only in case or Unicode normalization"
+    assert reason in data_error(lambda: load(root))
+    (root / "train" / "bee").rename(root / "train" / second)
+    (root / "test" / "bee").rename(root / "test" / first)
     message = data_error(lambda: load(root))
-    assert message.startswith(f"{root / 'train'}: ")
-    assert "classes dog" in message
-    alone = write_images(tmp_path / "one", ("ant",), "png")
-    assert "two classes or more, got ant alone" in data_error(lambda: load(alone))
+    low, high = sorted((first, second))
+    for split in ("train", "test"):
+        assert f"{split}: {low!a} and {high!a} differ only in case" in message
 
 
 def test_a_size_below_one_is_refused(root: Path) -> None:
     assert data_error(lambda: load(root, size=0)).startswith("data.size: ")
 
 
-def test_the_first_image_of_another_size_is_named_with_the_remedy(root: Path) -> None:
+def test_images_of_several_sizes_are_refused_with_the_remedy(root: Path) -> None:
     for name in ("bee", "cat"):
         save_image(root / "train" / name / "1.png", np.zeros((8, 5, 3), np.uint8))
     message = data_error(lambda: load(root))
-    assert message.startswith(f"{root / 'train' / 'bee' / '1.png'}: ")
-    assert all(part in message for part in ("5×8", f"{root / 'train' / 'ant' / '0.png'} is 6×4", "data.size: 4"))
+    parts = ("6×4 (16, such as train/ant/0.png)", "5×8 (2, such as train/bee/1.png)", "data.size: 4")
+    assert all(part in message for part in parts), message
     assert load(root, size=4).shape == (3, 4, 4)
+    assert "5×8 to 6×4" not in image_folder(root, size=4).description
+    assert "6×4 to 5×8 pixels (2 sizes)" in image_folder(root, size=4).description
 
 
-@pytest.mark.parametrize(("number", "keep"), [(0, 0), (3, 0), (0, 40), (3, 100)])
-def test_an_unreadable_image_is_named(root: Path, number: int, keep: int) -> None:
-    """Only the first bytes of the file are left."""
-    bad = root / "train" / "ant" / f"{number}.png"
-    bad.write_bytes(bad.read_bytes()[:keep])
+def test_all_unreadable_files_of_both_splits_are_named_at_once(root: Path) -> None:
+    """Empty, truncated before and behind the header, text in place of an image, a broken link, a link to itself."""
+    for name, keep in {"train/ant/0": 0, "train/bee/2": 100, "train/cat/1": 12, "test/ant/1": 100}.items():
+        file = root / f"{name}.png"
+        file.write_bytes(file.read_bytes()[:keep])
+    (root / "train" / "ant" / "web.jpg").write_text("<!DOCTYPE html>")
+    (root / "train" / "bee" / "gone.png").symlink_to("nowhere.png")
+    (root / "test" / "cat" / "loop").symlink_to("loop")
     message = data_error(lambda: load(root))
-    assert message.startswith(f"{bad}: must be a readable image (")
-    assert message.endswith("fetch it again, or delete it")
+    assert message.startswith(f"{root}: 7 files or folders cannot be read: test/ant/1.png, train/bee/2.png (")
+    reasons = (
+        "train/ant/0.png (0 bytes)",
+        "train/cat/1.png (damaged",
+        "web.jpg (no PNG, JPEG, GIF, WebP, BMP, TIFF, PNM or AVIF, begins with '<!DOCTYPE html>')",
+        "gone.png (broken link)",
+        "test/cat/loop (Too many levels of symbolic links)",
+    )
+    assert all(reason in message for reason in reasons), message
+
+
+def test_the_first_ten_unreadable_files_and_their_number(root: Path) -> None:
+    for number in range(25):
+        (root / "train" / "ant" / f"bad-{number:02}.png").touch()
+    message = data_error(lambda: load(root))
+    assert "25 files or folders" in message
+    assert message.endswith("bad-09.png (0 bytes), … and 15 more; fetch, convert or delete them")
+    assert "bad-10" not in message
+
+
+def test_damage_inside_of_images_is_found_in_both_splits(root: Path) -> None:
+    """Each header is sound, so that only decoding finds the damage. The message does not depend on the first split."""
+    bad = [root / "train" / "ant" / "3.png", root / "test" / "bee" / "0.png"]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:60])
+    message = data_error(image_folder(root).train)
+    assert message.startswith(f"{root}: 2 files or folders cannot be read: test/bee/0.png, train/ant/3.png (")
+    assert message == data_error(image_folder(root).test)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_named(root: Path) -> None:
+    (root / "train" / "bee").chmod(0)
+    message = data_error(lambda: load(root))
+    (root / "train" / "bee").chmod(0o755)
+    assert "train/bee (Permission denied)" in message
 
 
 @pytest.mark.parametrize("gone", ["train/cat/2.png", "train/ant", "."])
 def test_images_that_disappear_before_they_are_read_are_named(root: Path, gone: str) -> None:
-    """The message names the first missing image."""
+    """The message names the first missing image of all splits."""
     source, path = image_folder(root), root / gone
     path.unlink() if path.is_file() else shutil.rmtree(path)
-    first = path if path.suffix else root / "train" / "ant" / "0.png"
-    assert data_error(source.train).startswith(f"{first}: cannot be read (No such file")
+    first = {"train/cat/2.png": gone, "train/ant": "train/ant/0.png", ".": "test/ant/0.png"}[gone]
+    message = data_error(source.train)
+    assert message.startswith(f"{root}: ")
+    assert f"cannot be read: {first}" in message
+    assert "(No such file or directory)" in message
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_images_of_more_than_8_bits_are_refused(root: Path, kind: type) -> None:
-    """Pillow would clip them."""
-    deep = root / "train" / "cat" / "deep.tif"
-    save_image(deep, np.full((4, 6), 1000, kind))
-    assert data_error(lambda: load(root)).startswith(f"{deep}: must have 8 bits per channel")
+def test_images_that_change_between_inspection_and_decoding_are_noticed(root: Path) -> None:
+    source = image_folder(root)
+    save_image(root / "train" / "cat" / "2.png", np.zeros((4, 6, 3), np.uint8))
+    assert data_error(source.train) == f"{root / 'train'}: images changed while they were read; run again"

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from tune_interpreg import registry
 from tune_interpreg.data import dataset as datasets
-from tune_interpreg.data.dataset import DataError, Dataset, Source, Split, load_dataset, load_test, to_pixels
+from tune_interpreg.data.dataset import (
+    DataError,
+    Dataset,
+    Source,
+    Split,
+    load_and_check,
+    load_dataset,
+    load_test,
+    to_pixels,
+)
 from tune_interpreg.study.config import Data
 
 Sources = dict[str, Callable[[Path | None], Source]]
@@ -149,10 +158,11 @@ def test_impossible_keys_are_refused(keys: dict[str, object], place: str, number
 
 
 def test_loading_never_reads_the_test_images(sources: Sources) -> None:
-    """Damaged test files fail only the final evaluation."""
+    """A worker reads them for the final evaluation alone. The driver has checked them before."""
     sources["half"] = lambda root: Source(3, (1, 2, 100), 20, lambda: user_split(200), Mock(side_effect=DataError("x")))
     assert len(load(name="half").train) == 180
-    assert data_error(lambda: load_test(Data(name="half"))) == "x"
+    for call in (load_test, load_and_check):
+        assert data_error(partial(call, Data(name="half"))) == "x"
 
 
 def test_a_test_limit_above_the_number_of_images_is_refused() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import steps, study, worker
+from helpers.studies import parse_study
 from rich.console import Console
 from rich.text import Text
 
@@ -17,7 +18,6 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import Stage
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import Recipe
 
@@ -59,7 +59,7 @@ def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
 
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     monkeypatch.setattr(console, "INTERVAL", 0.01)
-    dispatcher = Dispatcher(parse_study(TINY, where="t.yaml"), Store(tmp_path / "store"), "")
+    dispatcher = Dispatcher(parse_study(TINY), Store(tmp_path / "store"), "")
     shown = terminal()
     live = Live(shown, dispatcher.study, dispatcher.state)
     dispatcher.listeners = [live]

@@ -1,4 +1,4 @@
-"""The nine checks: a sound model passes them, and each finds the defects that it is made for.
+"""The ten checks: a sound model passes them, and each finds the defects that it is made for.
 
 Shapes: n images, B batch, C·H·W image, K classes.
 """
@@ -6,6 +6,7 @@ Shapes: n images, B batch, C·H·W image, K classes.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,8 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from tune_interpreg import seeding
-from tune_interpreg.attacks import autoattack, pgd
-from tune_interpreg.data.dataset import load_dataset, split_stratified
+from tune_interpreg.attacks import autoattack, pgd, strict
+from tune_interpreg.data.dataset import Split, load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.measures import measure_adversarial_accuracy
 from tune_interpreg.evaluation.subject import Check, Subject, count_tolerated
@@ -34,7 +34,7 @@ def random(seed: int) -> torch.Generator:
 
 def digits_net(seed: int, epochs: int = 4) -> nn.Module:
     """Return the digits' network after a short training, in eval mode."""
-    net, train = build(Model(), (1, 8, 8), 10, seeding.generator(seed, "init")), load_dataset(Data()).train
+    net, train = build(Model(), (1, 8, 8), 10, seed), load_dataset(Data()).train
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(epochs):
         for rows in torch.randperm(len(train), generator=random(epoch)).split(64):
@@ -103,16 +103,19 @@ def assert_warns(check: Check, *words: str) -> None:
 # ------------------------------------------------------------------ a sound model
 @pytest.mark.parametrize("check", honesty.CHECKS, ids=lambda check: check.__name__)
 def test_a_sound_model_passes(check: Callable[[Subject], Check], sound: Subject) -> None:
-    """On all images, except for the ensemble, which is not requested."""
-    result = check(sound)
-    assert (result.state, f"check_{result.check}") == ("PASS", check.__name__), result
-    assert result.n == (0 if check is honesty.check_ensemble else IMAGES)
+    """On all images, or all correctly classified ones, except for the ensemble, which is not requested."""
+    result, asked = check(sound), check is not honesty.check_ensemble
+    assert (result.state, f"check_{result.check}") == ("PASS" if asked else "NONE", check.__name__), result
+    of_images = check in (honesty.check_outputs, honesty.check_ball, honesty.check_gradient)
+    correct = int((sound.model(sound.x_NCHW).argmax(1) == sound.y_N).sum())
+    assert 0 < correct < IMAGES
+    assert result.n == (IMAGES if of_images else correct * asked)
     assert result.summary
     assert all(math.isfinite(value) for value in result.values.values())
 
 
 def test_a_sound_model_passes_under_linf(sound: Subject) -> None:
-    linf = replace(sound, attack=Attack(norm="linf", eps=0.06, steps=40, start="ball"))
+    linf = replace(sound, attack=Attack(norm="linf", eps=0.06, steps=40))
     for check in (honesty.check_ball, honesty.check_steps, honesty.check_radius, honesty.check_order):
         assert check(linf).state == "PASS"
 
@@ -135,9 +138,10 @@ def test_the_own_accuracy_equals_the_evaluations(sound: Subject) -> None:
     """Several checks attack with the images, starts and settings of `measure_adversarial_accuracy`."""
     settings = {"attack": ATTACK, "form": "strict", "seed": 0, "batch_size": 500, "restarts": 1}
     expected, by_eps = measure_adversarial_accuracy(sound.model, sound.images, **settings), honesty.check_radius(sound)
-    accuracies = [by_eps.values["0.5"], honesty.check_order(sound).values["pgd"]]
+    accuracies = [by_eps.values["0.5"], honesty.check_order(sound).values["own"]]
     accuracies += [honesty.check_transfer(sound).values["own"], honesty.check_batch_size(sound).values["strict/40"]]
-    assert accuracies == pytest.approx([expected] * 4)
+    accuracies += [honesty.check_scale(sound).values["1"], honesty.check_steps(sound).values["40"]]
+    assert accuracies == pytest.approx([expected] * 6)
     assert 0 < expected < 1
     assert [float(eps) for eps in by_eps.values] == [0.0, 0.125, 0.25, 0.5, 0.75, 1.0, math.inf]
 
@@ -151,10 +155,12 @@ def test_half_a_percent_plus_chance_is_tolerated() -> None:
 
 
 def test_a_check_reports_its_faults_or_its_summary() -> None:
-    """It drops values that are not finite."""
+    """It drops values that are not finite. Without images there is nothing to pass."""
     passed = Check.from_faults("c", 5, "well", {"bad": False}, {"a": 1, "b": math.nan})
     assert passed == Check("c", "PASS", 5, "well", {"a": 1.0})
     assert Check.from_faults("c", 5, "", {"bad": True, "worse": True}, {}) == Check("c", "WARN", 5, "bad; worse", {})
+    assert Check.from_faults("c", 0, "none", {"bad": False}, {}) == Check("c", "NONE", 0, "none", {})
+    assert Check.from_faults("c", 0, "none", {"bad": True}, {}).state == "WARN"
 
 
 # ---------------------------------------------------------------- planted defects
@@ -183,23 +189,28 @@ def test_a_module_in_train_mode_is_found(sound: Subject) -> None:
     assert honesty.check_outputs(dropped).state == "PASS"
 
 
-def overshoots(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, attack: Attack, form: pgd.Form) -> Tensor:
+strict_perturb = strict.perturb
+
+
+def overshoots(*inputs: Any, attack: Attack) -> tuple[Tensor, Tensor]:
     """Project to a ball that is 1% too large."""
-    larger = attack.model_copy(update={"eps": 1.01 * attack.eps})
-    return pgd.perturb_from(model, x, y, start, attack=larger, form=form)
+    return strict_perturb(*inputs, attack=attack.model_copy(update={"eps": 1.01 * attack.eps}))
 
 
 @pytest.mark.parametrize(
     ("perturb", "fault"),
     [
         (overshoots, "leaves the ball of 0.5"),
-        (lambda model, x, *_, **settings: x - 0.01, "pixels lie in [-"),
-        (lambda model, x, *_, **settings: x / 0 * 0, "not finite"),
+        (lambda model, x, y, *_, **settings: (x - 0.01, y < 0), "pixels lie in [-"),
+        (lambda model, x, y, *_, **settings: (x / 0 * 0, y < 0), "not finite"),
     ],
     ids=["overshoots", "leaves the box", "nan"],
 )
-def test_a_wrong_projection_is_found(perturb: Callable[..., Tensor], fault: str, sound: Subject) -> None:
-    assert_warns(honesty.check_ball(sound, perturb), fault)
+def test_a_wrong_projection_is_found(
+    perturb: Callable[..., object], fault: str, sound: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strict, "perturb", perturb)
+    assert_warns(honesty.check_ball(sound), fault)
 
 
 def test_a_masked_gradient_is_found(sound: Subject, net: nn.Module) -> None:
@@ -232,22 +243,19 @@ def test_a_network_that_mixes_images_is_found(sound: Subject) -> None:
     assert_warns(honesty.check_batch_size(change_outputs(sound, lambda z_BK: z_BK - z_BK.mean(0))), "strict: ")
 
 
-@pytest.mark.parametrize(("steps", "step_size"), [(2, 0.05), (20, 0.005)])
-def test_an_attack_with_too_few_or_too_short_steps_is_found(steps: int, step_size: float, sound: Subject) -> None:
-    attack = Attack(eps=0.5, steps=steps, step_size=step_size, start="ball")
-    assert_warns(honesty.check_steps(replace(sound, attack=attack)), "raise evaluation.steps")
+def test_an_attack_with_too_few_steps_is_found(sound: Subject) -> None:
+    assert_warns(honesty.check_steps(replace(sound, attack=Attack(eps=0.5, steps=1))), "raise evaluation.steps")
 
 
-def test_a_gradient_that_only_one_long_step_can_use_is_found(sound: Subject, net: nn.Module) -> None:
-    """It exists only at the starts, so short steps stop soon."""
-    starts: list[Tensor] = []
+def test_gradients_that_only_few_steps_can_use_are_found(sound: Subject, net: nn.Module) -> None:
+    """They are 0 after the 1 + 2·1 steps of the first attack and the 10 + 2·5 of the second: the third has none."""
+    used: list[int] = []
 
-    def at_starts(x_BCHW: Tensor, g: Tensor) -> Tensor:
-        starts.append(x_BCHW)
-        at_start = (x_BCHW.flatten(1).unsqueeze(1) == starts[0].flatten(1)).all(2).any(1)
-        return g * at_start.view(-1, 1, 1, 1)
+    def fades(x_BCHW: Tensor, g: Tensor) -> Tensor:
+        used.append(1)
+        return g if len(used) <= 23 else torch.zeros_like(g)
 
-    assert_warns(honesty.check_steps(replace(sound, model=Masked(net, at_starts).eval())), "more steps rescue")
+    assert_warns(honesty.check_steps(replace(sound, model=Masked(net, fades).eval())), "more steps rescue")
 
 
 @pytest.mark.parametrize("mask", [zero, random_direction])
@@ -259,10 +267,29 @@ def test_gradients_that_lead_nowhere_are_found(mask: Callable[[Tensor, Tensor], 
     assert_warns(honesty.check_transfer(replace(lost, sources={"the unmasked": sound.model})), "the unmasked break")
 
 
-def test_an_attack_that_loses_its_first_step_is_found(sound: Subject) -> None:
-    """PGD with tiny steps breaks less than one step of eps."""
-    short = Attack(eps=0.5, steps=1, step_size=1e-6, start="ball")
-    assert_warns(honesty.check_order(replace(sound, attack=short)), "one gradient step breaks")
+def weaken(model: nn.Module, x: Tensor, y: Tensor, _: object, *, attack: Attack) -> tuple[Tensor, Tensor]:
+    """Attack from x with a hundredth of the radius."""
+    return strict_perturb(model, x, y, [x], attack=attack.model_copy(update={"eps": 0.01 * attack.eps}))
+
+
+def test_an_attack_that_is_weaker_than_one_step_is_found(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict, "perturb", weaken)
+    assert_warns(honesty.check_order(replace(sound)), "one gradient step breaks")
+
+
+def test_an_attack_that_depends_on_the_scale_is_found(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cross-entropy of the logits as they are has a blurred direction at small logits."""
+    assert honesty.check_scale(sound).state == "PASS"
+    monkeypatch.setattr(strict, "softened_gradient", pgd.unit_logit_gradient)
+    monkeypatch.setattr(strict, "RIVALS", 0)
+    result = honesty.check_scale(replace(sound))
+    assert_warns(result, "images change with logits times 0.01")
+    assert result.values["0.01"] > result.values["1"]
+
+
+def test_logits_near_the_largest_number_are_found(sound: Subject) -> None:
+    """Times 100, they are infinite."""
+    assert_warns(honesty.check_scale(change_outputs(sound, lambda z_BK: 1e36 * z_BK)), "with logits times 100")
 
 
 @pytest.mark.skipif(not autoattack.is_installed(), reason="needs the extra autoattack")
@@ -277,10 +304,34 @@ def test_the_ensemble_breaks_images_that_pgd_cannot(net: nn.Module, sound: Subje
     assert result.values["together"] < result.values["own"]
 
 
-def test_a_check_that_cannot_run_says_why_and_passes(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_cannot_run_says_why_and_passes_nothing(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoattack, "is_installed", lambda: False)
     absent = honesty.check_ensemble(replace(sound, ensemble=10))
     alone = honesty.check_transfer(replace(sound, sources={}))
-    assert [(result.state, result.n) for result in (absent, alone)] == [("PASS", 0)] * 2
+    assert [(result.state, result.n) for result in (absent, alone)] == [("NONE", 0)] * 2
     assert "pyautoattack" in absent.summary
     assert "no other model" in alone.summary
+
+
+def test_without_a_correct_image_no_attack_is_judged(sound: Subject) -> None:
+    """The attacks have nothing to break, so comparing them shows nothing. The other checks need no correct image."""
+    wrong = (sound.model(sound.x_NCHW).argmax(1) + 1) % 10
+    lost = replace(sound, images=Split(sound.images.x_NCHW, wrong), attack=Attack(eps=0.5, steps=4), ensemble=2)
+    states = {check.__name__: check(lost) for check in honesty.CHECKS}
+    nothing = {name for name, result in states.items() if result.state == "NONE"}
+    attacks = ("batch_size", "steps", "radius", "order", "transfer", "scale", "ensemble")
+    assert nothing == {f"check_{name}" for name in attacks}
+    assert all((states[name].n, states[name].summary) == (0, honesty.NOTHING) for name in nothing)
+    assert states["check_ball"].n == IMAGES
+
+
+def test_few_correct_images_tolerate_little(sound: Subject) -> None:
+    """The tolerance is that of the correctly classified images: 3 of 100 images, but 0 of 2."""
+    assert count_tolerated(2) == 0 < count_tolerated(IMAGES)
+    y_N = (sound.model(sound.x_NCHW).argmax(1) + 1) % 10
+    correct = (~sound.misclassified_N).nonzero().squeeze(1)[:2]
+    y_N[correct] = sound.y_N[correct]
+    few = replace(sound, images=Split(sound.images.x_NCHW, y_N), model=Masked(sound.model, zero).eval())
+    result = honesty.check_radius(few)
+    assert_warns(result, "an unbounded attack leaves 2 images")
+    assert result.n == 2

@@ -13,7 +13,7 @@ from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, load_dataset, load_test, split_stratified
 from tune_interpreg.evaluation import metrics
 from tune_interpreg.evaluation.measures import measure_gradient_norms
-from tune_interpreg.networks.build import initialize
+from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack, Data, Evaluation
@@ -30,7 +30,8 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="module")
 def model(dataset: Dataset) -> PiecewiseLinear:
     """An untrained network, correct on a few images by chance."""
-    return initialize(digits_cnn(dataset.shape, dataset.classes), seeding.generator(3, "initialisation"))
+    with seeding.seeded(3, "initialisation"):
+        return digits_cnn(dataset.shape, dataset.classes)
 
 
 def recipe(attack: Attack, **evaluation: Any) -> Recipe:

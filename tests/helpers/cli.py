@@ -8,13 +8,14 @@ from typer.testing import CliRunner
 from tune_interpreg.cli import app
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+def call(*arguments: str, answer: str | None = None) -> Result:
+    """Return the result of a command; answer: what the user types."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments, input=answer)
 
 
-def output(*arguments: str) -> str:
+def output(*arguments: str, answer: str | None = None) -> str:
     """Return the output of a command that succeeds without a message."""
-    result = call(*arguments)
+    result = call(*arguments, answer=answer)
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     return result.stdout
 

@@ -58,7 +58,7 @@ def trainer(*seeds: int, terms: Terms = drawing, capture: bool = True, training:
 
 def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train one seed in a plain loop: SGD, one permutation per epoch, one seeded generator per purpose."""
-    model = build(MODEL, SHAPE, 10, seeding.generator(seed, "init")).to(DEVICE)
+    model = build(MODEL, SHAPE, 10, seed, DEVICE)
     batches = trainer(seed, capture=False)
     (replica,) = batches.replicas
     sgd, means = build_optimizer(model, TRAINING), []

@@ -121,8 +121,8 @@ class Round:
         finally:
             driver.kill()  # if an assertion ends the test
             driver.wait()
-            for session in Path("/tmp/ray").glob(f"session_*_{driver.pid}"):
-                shutil.rmtree(session, ignore_errors=True)
+            for session in Path("/tmp").glob(f"ray-*/session_*_{driver.pid}"):
+                shutil.rmtree(session.parent, ignore_errors=True)
         return driver.returncode
 
     def _try_to_kill(self, driver: subprocess.Popen[bytes], victim: str, moment: str) -> bool:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
+from helpers.studies import parse_study
 from tune_interpreg.planning.costs import training_item
 from tune_interpreg.planning.forecast import simulate
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import parse_study
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 24, test_limit: 16}
@@ -32,7 +32,7 @@ TRAINING = {"setup": 0.5, "epoch": 1.0, "step": 0.5}
 
 
 def tiny(*overrides: str) -> Study:
-    return parse_study(TINY, where="tiny.yaml", overrides=overrides)
+    return parse_study(TINY, *overrides)
 
 
 def all_tasks(study: Study) -> list[Task]:

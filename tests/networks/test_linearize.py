@@ -1,19 +1,18 @@
 """The adjoint is the transposed Jacobian: against autograd and double backpropagation, with kinks and ties."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.adjoints import NETS, assert_close, gradients, rewind
+from helpers.adjoints import NETS, all_penalties, assert_close, gradients, randomize, rewind
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.gradients import penalties
-from tune_interpreg.networks import layers, zoo
-from tune_interpreg.networks.build import initialize
+from tune_interpreg.networks import zoo
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.linearize import linearize, through_softmax
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 CLASSES = 4
 
@@ -24,11 +23,8 @@ KINDS = ("random", "ties", "constant", "black", "black without biases")
 CASES = [(name, kind) for name in NETS for kind in KINDS[: 2 if name == "cifar_cnn" else None]]
 
 
-def network(name: str, dtype: torch.dtype = torch.float64) -> PiecewiseLinear:
-    net = getattr(zoo, name)(NETS[name], CLASSES)
-    initialize(net, seeding.generator(0, name))
-    layers.set_dropout_generator(net, seeding.generator(0, "dropout"))
-    return net.to(dtype)
+def network(name: str, dtype: torch.dtype = torch.float64) -> Chain:
+    return randomize(getattr(zoo, name)(NETS[name], CLASSES), name).to(dtype)
 
 
 def images(kind: str, shape: tuple[int, ...]) -> Tensor:
@@ -43,20 +39,6 @@ def without_biases(net: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.zeros_(layer.bias)
     return net
-
-
-def all_penalties(z: Tensor, logits_adjoint: layers.Adjoint, y: Tensor, t: Tensor) -> Iterator[Tensor]:
-    """Yield every penalty under each of its options, of one forward."""
-    d = penalties.cross_entropy_gradient(logits_adjoint, y, z)
-    yield from (penalties.magnitude(d, norm=norm) for norm in penalties.PENALTY_NORMS)
-    for output in penalties.OUTPUTS:
-        o, adjoint = penalties.select_output(z, logits_adjoint, output)
-        g, v = penalties.label_gradient(adjoint, y, o), penalties.unit_vectors(o, 2, seeding.generator(0, "v"))
-        yield penalties.cosine(t - 0.5, g)
-        for norm in penalties.PENALTY_NORMS:
-            yield from (penalties.interpretation(t, g, norm=norm, sign=sign) for sign in penalties.SIGNS)
-            yield penalties.jacobian(adjoint, o, norm=norm)
-            yield penalties.projected_jacobian(adjoint, v, norm=norm)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -96,7 +78,7 @@ def test_relu_works_in_place_only_if_its_input_is_not_read_again() -> None:
     shared, after, first = nn.ReLU(), nn.ReLU(), nn.ReLU(inplace=True)
     leaky = nn.LeakyReLU(inplace=True)
     chain = [first, nn.Conv2d(1, 2, 1), after, nn.Conv2d(2, 2, 1), shared, leaky, shared, nn.Flatten(), nn.Linear(8, 3)]
-    net = PiecewiseLinear(chain)
+    net = Chain(chain)
     assert [layer.inplace for layer in (first, after, shared, leaky)] == [False, True, False, False]
     x = torch.randn(4, 1, 2, 2, generator=seeding.generator(0, "x"), dtype=torch.float64)
     before, e = x.clone(), torch.eye(3, dtype=x.dtype)[:, None].expand(3, 4, 3)

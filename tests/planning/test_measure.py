@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.measured import all_tasks, tiny, training_keys
+from helpers.studies import parse_study
 
 from tune_interpreg import registry
 from tune_interpreg.cluster.worker import worker_config
@@ -15,7 +16,6 @@ from tune_interpreg.planning.costs import training_item
 from tune_interpreg.planning.measure import LONG, Bench, MeasurementError, load_of_others, measure, measure_here
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.file.read import parse_study
 
 
 @pytest.fixture
@@ -32,7 +32,6 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
     study = parse_study(
         "data: {name: digits, train_limit: 320, validation: 1000}\n"
         "training: {batch_size: 32}\narms: {standard: {method: standard}}\n",
-        where="here",
     )
     bench, item = Bench(study, Store(tmp_path)), training_item(study, Task("standard", "search", (0,)))
     measured = bench.measure_training(item) | bench.measure_judging()

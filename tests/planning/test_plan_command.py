@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -13,7 +14,7 @@ from helpers.cli import output, refusal
 from helpers.closed_form import steps
 from helpers.measured import TINY, round_measurement
 
-from tune_interpreg.data.dataset import load_dataset
+from tune_interpreg.data.dataset import load_and_check
 from tune_interpreg.planning import forecast
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
@@ -33,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_plan_shows_the_tree_and_its_cost(folder: Path) -> None:
     text = re.sub(r"[│├└─]", "", output("plan", "tiny.yaml", "--cluster", "in-process"))
     for line in (
-        "tiny: 0 of 18 parts are in",
+        "tiny: 0 of 18 parts settled",
         "robust: interpretation, maps of standard",
         "matched: jacobian, loss of robust",
         "search   2 trials; 2 × 6.2 s = 12.4 s",
@@ -44,6 +45,12 @@ def test_a_plan_shows_the_tree_and_its_cost(folder: Path) -> None:
     work = 6 * 10.02 + 2 * 6.18 + 3 * 4.98 + 32 + 6 * 7
     assert f"time         at most 2 min {work + 3 - 120:.0f} s on 1 worker: 2 min {work - 120:.0f} s of work" in text
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.yaml"]
+
+
+def test_the_store_is_named_exactly(folder: Path) -> None:
+    text = output("plan", "tiny.yaml", "--cluster", "in-process", "--store", f"exp[lr=0.1] {'x' * 150}")
+    (line,) = [line for line in text.splitlines() if line.startswith("store ")]
+    assert shlex.split(line)[1] == str(folder / f"exp[lr=0.1] {'x' * 150}")
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -73,7 +80,7 @@ def test_a_measurement_under_load_says_so(
 
 def test_a_finished_study_has_nothing_left(folder: Path) -> None:
     study, store = read_study_file("tiny.yaml", ["checks=null"]).study, Store("runs/tiny")
-    assert list(steps(Dispatcher(study, store, load_dataset(study.data).fingerprint)))
+    assert list(steps(Dispatcher(study, store, load_and_check(study.data).fingerprint)))
     store.save_study(study)
     assert output("plan", "tiny.yaml", "--set", "checks=null").splitlines()[-1] == "nothing is left to run"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from helpers import closed_form
 from helpers.closed_form import ARMS, drain, failing, steps
+from helpers.studies import parse_study
 
 from tune_interpreg.display.console import summarize
 from tune_interpreg.schedule import graph
@@ -13,7 +14,6 @@ from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Checks, Study
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item, Job, Judge
 from tune_interpreg.study.measures import ChecksMeasure
 
@@ -151,18 +151,18 @@ def test_checks_count_for_the_study_that_asks_for_them(tmp_path: Path) -> None:
     assert len(last.checks["standard"]) == 2, "tables show the last ones until there are others"
 
 
-def test_the_line_of_checks_counts_the_warnings_among_those_that_ran(tmp_path: Path) -> None:
-    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("PASS", 0)}
+def test_the_line_of_checks_counts_each_state(tmp_path: Path) -> None:
+    states = {"steps": ("WARN", 10), "ball": ("PASS", 10), "ensemble": ("NONE", 0)}
     checks = [{"check": check, "state": state, "n": n} for check, (state, n) in states.items()]
     job = next(job for job in drain(study("standard"), Store(tmp_path)) if checks_of([job]))
     record = ledger.make_record(job, job.work[0], "done", seconds=2.0)
-    line = "standard: judgments, seed 0: "
-    assert summarize(job, [record | {"checks": checks}]) == f"{line}1 of 2 warn (steps) (2.0 s)"
-    assert summarize(job, [record | {"checks": checks[1:]}]) == f"{line}1 passed (2.0 s)"
+    line = "standard: judgments, seed 0: 1 passed, 1 warn (steps), 1 had nothing to check (ensemble) (2.0 s)"
+    assert summarize(job, [record | {"checks": checks}]) == line
+    assert summarize(job, [record | {"checks": checks[1:2]}]) == "standard: judgments, seed 0: 1 passed (2.0 s)"
 
 
 def test_checks_are_on_by_default_and_null_ends_them() -> None:
     text = "arms: {standard: " + ARMS["standard"] + "}"
-    assert parse_study(text, where="").checks == Checks(images=100)
-    assert parse_study(f"checks: null\n{text}", where="").checks is None
-    assert "checks" not in parse_study(text, where="").setting()
+    assert parse_study(text).checks == Checks(images=100)
+    assert parse_study(f"checks: null\n{text}").checks is None
+    assert "checks" not in parse_study(text).setting()

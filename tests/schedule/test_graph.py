@@ -4,13 +4,13 @@ import random
 from collections import Counter
 
 import pytest
+from helpers.studies import parse_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import StageParts, State, Task
 from tune_interpreg.study.config import Arm, Checks, Study, Targets
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.space import Search
 
 TEACHER = "  teacher: {method: adversarial}\n"
@@ -23,7 +23,7 @@ MATCH = (
 
 def study(*arms: str, seeds: str = "[5, 6]", gpus: int = 0) -> Study:
     text = f"checks: null\nseeds: {seeds}\nresources: {{gpus: {gpus}}}\narms:\n" + "".join(arms)
-    return parse_study(text, where="test.yaml")
+    return parse_study(text)
 
 
 def ready(of: Study, state: State) -> list[tuple[str, str, tuple[int, ...]]]:

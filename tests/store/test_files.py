@@ -86,6 +86,10 @@ def test_errors_of_writing_count_in_any_folder(number: int) -> None:
     assert str(in_text) == str(inside)
 
 
+def test_a_number_in_a_path_is_no_error_of_the_disk() -> None:
+    assert as_refused(RuntimeError("cannot parse /data/[Errno 28]/(os error 28)/x.png"), Path("/store")) is None
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_errors_of_reading_count_in_the_store_only(number: int) -> None:
     assert as_refused(OSError(number, "", "/data/images"), Path("/store")) is None

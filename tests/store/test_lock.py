@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from helpers.jobs import training_job
+from helpers.studies import parse_study
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from tune_interpreg.store import lock
 from tune_interpreg.store.files import Refused, StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Training
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.recipe import Recipe
 
 HOLD = """
@@ -59,7 +59,7 @@ def test_a_driver_that_died_at_its_start_leaves_an_empty_folder(tmp_path: Path) 
         with pytest.raises(ZeroDivisionError), lock.hold(store):
             raise ZeroDivisionError
     assert list(store.path.iterdir()) == []
-    store.check_setting(parse_study("arms: {a: {method: standard}}", where="t.yaml"))
+    store.check_setting(parse_study("arms: {a: {method: standard}}"))
 
 
 def test_the_lock_is_on_a_file_and_not_on_the_folder(tmp_path: Path) -> None:

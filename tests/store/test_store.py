@@ -1,5 +1,6 @@
 """The store: files are complete or absent, another setting is refused, damage is named."""
 
+import errno
 import json
 import os
 import stat
@@ -8,12 +9,12 @@ from typing import Any
 
 import pytest
 from helpers.jobs import training_job
+from helpers.studies import parse_study
 
 from tune_interpreg.store import ledger
-from tune_interpreg.store.files import Damaged, StoreError
+from tune_interpreg.store.files import Damaged, StoreError, read_checked
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Job
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT, Recipe
@@ -32,7 +33,7 @@ arms:
 
 
 def study(*overrides: str) -> Study:
-    return parse_study(STUDY, where="test.yaml", overrides=overrides)
+    return parse_study(STUDY, *overrides)
 
 
 def trial(number: int = 0, arm: str = "jacobian") -> Job:
@@ -76,6 +77,18 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(store: Sto
     with pytest.raises(ValueError):
         store.write_json(path, {"loss": float("nan")})
     assert files(store) == ["file"]
+
+
+def test_bytes_of_a_name_that_are_not_utf8_come_back_from_a_record(store: Store) -> None:
+    error = os.fsdecode(b"cannot read /data/\xff.png, \xce\xbb")
+    store.write_checked(store.choice_file("standard"), {"error": error})
+    assert read_checked(store.choice_file("standard")) == {"error": error}
+    assert b"\xce\xbb" in store.choice_file("standard").read_bytes()
+
+
+def test_a_store_whose_path_is_not_utf8_is_refused() -> None:
+    with pytest.raises(StoreError, match="is not UTF-8"):
+        Store(os.fsdecode(b"/tmp/\xff"))
 
 
 def test_the_constructor_and_the_check_of_an_empty_store_write_nothing(store: Store) -> None:
@@ -237,3 +250,15 @@ def test_leftovers_of_killed_runs_are_removed_and_nothing_else(store: Store) -> 
     store.remove_leftovers()
     assert files(store) == before
     assert not store.tune_dir.exists()
+
+
+def test_a_folder_of_records_that_cannot_be_read_is_no_empty_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, who may read all: the system's refusal is put in place of its call."""
+    (store.path / "ledger").mkdir(parents=True)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError):
+        store.record_files()

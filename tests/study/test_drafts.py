@@ -6,11 +6,12 @@ import pytest
 import yaml
 from helpers.cli import call, refusal
 from helpers.plugins import install_plugin, installed
+from helpers.studies import parse_study
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.draft import draft_study
-from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
+from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.file.reference import SECTIONS, options_table
 from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.problems import StudyError
@@ -45,7 +46,7 @@ def test_a_draft_is_valid_and_its_comments_change_nothing(dataset: str, folder: 
     text = (folder / f"{dataset}.yaml").read_text()
     bare = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
     study = read_study_file(f"{dataset}.yaml").study
-    assert parse_study(bare, where="bare.yaml", name=dataset) == study
+    assert parse_study(bare, where=f"{dataset}.yaml") == study
     assert study.data.name == dataset
     if dataset in list_shipped_studies():
         assert study == read_study_file(dataset).study
@@ -110,9 +111,9 @@ def test_a_draft_for_a_plugins_data_set_has_its_options_and_documentation(tmp_pa
         assert "  #classes: required" in text
         assert "  #width: 0.5\n" in text
         with pytest.raises(StudyError, match="data: dataset stripes needs classes"):
-            parse_study(text, where="stripes.yaml")
-        assert parse_study(text, where="stripes.yaml", overrides=["data.classes=3"]).data.options == {"classes": 3}
-        assert parse_study(draft_study("dots"), where="dots.yaml").data.name == "dots"
+            parse_study(text)
+        assert parse_study(text, "data.classes=3").data.options == {"classes": 3}
+        assert parse_study(draft_study("dots")).data.name == "dots"
         with pytest.raises(StudyError, match=r"stale \(gone:gone, of lab-data\) cannot be imported"):
             draft_study("stale")
         assert "### stripes" in options_table()

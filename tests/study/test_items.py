@@ -5,11 +5,11 @@ import re
 from typing import Any
 
 import pytest
+from helpers.studies import parse_study
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.items import Item
 from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe, digest
 
@@ -145,7 +145,6 @@ def test_a_recipe_takes_the_shared_setting_of_its_study() -> None:
     study = parse_study(
         "data: {name: mnist, root: /data}\nmodel: mnist_cnn\nattack: {eps: 0.5, steps: 4}\n"
         "evaluation: {steps: 8}\narms: {a: {method: standard}}",
-        where="test.yaml",
     )
     recipe = Recipe.from_study(study, method="standard", data_fingerprint="ab")
     assert (recipe.data, recipe.model, recipe.attack) == (study.data, study.model, study.attack)

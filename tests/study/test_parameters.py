@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 import pytest
+from helpers.studies import parse_study
 
 from tune_interpreg import registry
-from tune_interpreg.study.file.read import parse_study
 from tune_interpreg.study.parameters import Parameter, resolve_study, with_defaults
 
 
@@ -43,7 +43,6 @@ def test_a_resolved_study_has_every_default_except_of_searched_parameters() -> N
     study = parse_study(
         "arms:\n  a: {method: standard}\n  b:\n    method: interpretation\n    lambda: 1\n    sign: signed\n"
         "    targets: {teacher: a}\n    search: {maximize: val/accuracy, space: {phi: {uniform: [0, 1]}}}\n",
-        where="test.yaml",
     )
     params = resolve_study(study).arms["b"].params
     assert params.keys() == registry.load_method("interpretation").parameters.keys() - {"phi"}

@@ -60,10 +60,13 @@ def test_an_arms_name_must_fit_in_a_file_name(name: str) -> None:
 def test_options_are_those_of_the_builder() -> None:
     assert not find_problems({"model": {"name": "cifar_cnn", "fc_relu": False}, "arms": {"a": STANDARD}})
     wrong = {"name": "cifar_cnn", "fc_rleu": False, "fc_relu": "no"}
-    assert dict(find_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}})) == {
+    found = dict(find_problems({"model": wrong, "data": {"train_limt": 3}, "arms": {"a": STANDARD}}))
+    unknown = found.pop(("model", "fc_rleu"))
+    assert unknown.startswith("unknown option; model cifar_cnn takes fc_relu")
+    assert unknown.endswith(" (did you mean fc_relu?)")
+    assert found == {
         ("data", "train_limt"): "unknown option; dataset digits takes none (did you mean train_limit?)",
-        ("model", "fc_rleu"): "unknown option; model cifar_cnn takes fc_relu (did you mean fc_relu?)",
-        ("model", "fc_relu"): 'takes true or false, got "no"',
+        ("model", "fc_relu"): 'takes true or false, got "no"; write false',
     }
 
 
@@ -109,19 +112,27 @@ def test_a_parameter_without_default_is_set_or_searched_and_not_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "span"),
+    ("key", "span", "place"),
     [
-        ("lambda", {"uniform": [-2, 1]}),
-        ("phi", {"choice": [0.5, "1.0"]}),
-        ("sign", {"choice": ["abs", "sgn"]}),
-        ("sign", {"uniform": [0, 1]}),
+        ("lambda", {"uniform": [-2, 1]}, ()),
+        ("phi", {"choice": [0.5, "1.0"]}, ("choice", 1)),
+        ("sign", {"choice": ["abs", "sgn"]}, ("choice", 1)),
+        ("sign", {"uniform": [0, 1]}, ()),
     ],
 )
-def test_a_range_proposes_only_allowed_values(key: str, span: Any) -> None:
+def test_a_range_proposes_only_allowed_values(key: str, span: Any, place: Place) -> None:
     arm = interpretation(search={"space": {key: span}, "maximize": "val/accuracy"})
     if key == "lambda":
         del arm["lambda"]
-    assert problems(a=arm).keys() == {("arms", "a", "search", "space", key)}
+    assert problems(a=arm).keys() == {("arms", "a", "search", "space", key, *place)}
+
+
+def test_a_grid_takes_only_allowed_values() -> None:
+    search = {"grid": {"phi": [0.5, "1.0", 2], "sign": ["abs", 3], "other": [1]}, "maximize": "val/accuracy"}
+    places = {("phi", 1), ("sign", 1), ("other",)}
+    assert problems(a=interpretation(search=search)).keys() == {
+        ("arms", "a", "search", "grid", *place) for place in places
+    }
 
 
 def test_methods_and_targets_go_together() -> None:

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.studies import parse_study
 
 from tune_interpreg.study.config import Attack, Data, Model, Study, Training
-from tune_interpreg.study.file.read import list_shipped_studies, parse_study, read_study_file
+from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.problems import StudyError
 
 ARMS = "arms:\n  standard: {method: standard}\n"
@@ -60,14 +61,14 @@ s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes none"""
 def problems(text: str, *overrides: str) -> str:
     """Return the problems of a study, one per line; empty if it is valid."""
     try:
-        parse_study(text, where="s.yaml", overrides=overrides)
+        parse_study(text, *overrides, where="s.yaml")
     except StudyError as error:
         return str(error)
     return ""
 
 
 def parse(text: str, *overrides: str) -> Study:
-    return parse_study(text, where="s.yaml", overrides=overrides)
+    return parse_study(text, *overrides)
 
 
 def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
@@ -78,14 +79,22 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
 BAD = [
     ("", "s.yaml: a study is a mapping *got null"),
     ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*"),
-    ("data: 1\nmodel: a\0b\n", "s.yaml: not valid YAML: unacceptable character #x0000*"),
-    ("data: &a [*a]\n" + ARMS, "s.yaml: not valid YAML: nested too deeply*"),
-    ("seeds: [!!int x]\n", "s.yaml: not valid YAML: *'x'"),
+    ("data: 1\nmodel: a\0b\n", "s.yaml:2: not valid YAML: unacceptable character #x0000"),
+    ("data: &a [*a]\n" + ARMS, "s.yaml:1: nested too deeply*"),
+    ("seeds:\n- !!int x\n", "s.yaml:2: the tag !!int is not allowed; drop it"),
     ("data: mnist\ndata: digits\n" + ARMS, "s.yaml:2: data: appears twice; drop one"),
     ("data: mnist\n", "s.yaml: arms: is required*"),
     ("arms: [standard]\n", 's.yaml:1: arms: takes a mapping, got ["standard"]'),
     ("arms:\n  a:\n", "s.yaml:2: arms.a: takes a mapping such as {method: …}, got null; give it a value, or drop it"),
     ("name: ../x\n" + ARMS, "s.yaml:1: name: takes a printable name of a folder*, got '../x'"),
+    ("arms:\n  null: {method: standard}\n", 's.yaml:2: arms.null: an arm\'s name takes *, and is not null, got "null"'),
+    ("name: 2024\n" + ARMS, "s.yaml:1: name: takes text, got 2024; put it in quotes"),
+    ("training: {augment: {flip: yes}}\n" + ARMS, "*augment.flip: takes true or false, got yes; write true"),
+    (
+        ARMS + ARM + "lambda: 1\n  p: {method: interpretation, lambda: 1, targets: {teacher: i, permute: no}}\n",
+        "s.yaml:7: arms.p.targets.permute: takes fixed, redrawn, true, false or null, got no; write false",
+    ),
+    ('seeds:\n- "7"\n' + ARMS, 's.yaml:2: seeds.0: takes a whole number, got "7"; write 7'),
     ("arms:\n  ../x: {method: standard}\n", "s.yaml:2: arms.'../x': an arm's name takes *, got \"../x\""),
     ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
@@ -113,8 +122,73 @@ def test_numbers_with_an_exponent_are_numbers(written: str, value: float) -> Non
     assert parse(ARMS, f"training.lr={written}").training.lr == value
 
 
-def test_keys_are_text() -> None:
-    assert list(parse("arms:\n  1: {method: standard}\n  no: {method: standard}\n").arms) == ["1", "no"]
+#: Places of numbers: the start of a study with * for the number, and the place that the problem names.
+NUMBERS = [
+    ("data: {train_limit: *}\n" + ARMS, "s.yaml:1: data.train_limit: "),
+    ("training:\n  epochs: *\n" + ARMS, "s.yaml:2: training.epochs: "),
+    ("training: {epochs: 2,\n  lr: *}\n" + ARMS, "s.yaml:2: training.lr: "),
+    ("seeds: [0,\n  *]\n" + ARMS, "s.yaml:2: seeds.1: "),
+    (ARMS + ARM + "lambda: *\n", "s.yaml:6: arms.i.lambda: "),
+    (
+        ARMS + ARM + "search: {maximize: val/accuracy, trials: *, space: {lambda: {uniform: [0, 1]}}}\n",
+        "s.yaml:6: arms.i.search.trials: ",
+    ),
+    (
+        ARMS + ARM + "search:\n      maximize: val/accuracy\n      space:\n        lambda: {uniform: [*, 9999]}\n",
+        "s.yaml:9: arms.i.search.space.lambda.uniform: ",
+    ),
+    (
+        ARMS + ARM + "search: {maximize: val/accuracy, space: {lambda: {choice: [1,\n        *]}}}\n",
+        "s.yaml:7: arms.i.search.space.lambda.choice.1: ",
+    ),
+    (
+        ARMS + ARM + "search: {maximize: val/accuracy, grid: {lambda: [1,\n        *]}}\n",
+        "s.yaml:7: arms.i.search.grid.lambda.1: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "place"), NUMBERS, ids=range(len(NUMBERS)))
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [("0100", "write 100 (or 64 if octal was meant)"), ("1:30", "90 if base 60"), ("1_000", "write 1000")],
+)
+def test_a_number_is_decimal_wherever_it_stands(text: str, place: str, number: str, advice: str) -> None:
+    (line,) = problems(text.replace("*", number)).splitlines()
+    assert line.startswith(place)
+    assert line.endswith(advice) or advice in line
+    assert number in line
+
+
+@pytest.mark.parametrize("number", ["0100", "1:30", "0x1f", ".inf", "1e400"])
+def test_an_override_takes_decimal_numbers(number: str) -> None:
+    for key in ("training.lr", "attack.eps", "seeds", "arms.i.lambda"):
+        value = f"[{number}]" if key == "seeds" else number
+        (line,) = problems(ARMS + ARM + "lambda: 1\n", f"{key}={value}").splitlines()
+        assert line.startswith(f"--set {key}={value}: {key}")
+
+
+def test_texts_that_resemble_other_values_stay_text() -> None:
+    names = ["010", "1_000", "no", "on", "true", "10"]
+    arms = "".join(f"  {name}: {{method: standard}}\n" for name in names)
+    last = "  last:\n    method: interpretation\n    lambda: 1\n    title: off\n"
+    text = f"name: 0o17\ndata: {{root: 1:30}}\narms:\n{arms}{last}"
+    for teacher in names[:4]:
+        study = parse(f"{text}    targets: {{teacher: {teacher}}}\n")
+        assert list(study.arms) == [*names, "last"]
+        texts = (study.name, study.data.root, study.arms["last"].title, study.arms["last"].needs)
+        assert texts == ("0o17", "1:30", "off", (teacher,))
+        assert {type(value) for value in (*texts[:3], *texts[3])} == {str}
+    for teacher, shown in (("true", "true"), ("10", "10")):
+        message = problems(f"{text}    targets: {{teacher: {teacher}}}\n")
+        assert message == f"s.yaml:14: arms.last.targets.teacher: takes text, got {shown}; put it in quotes"
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(("name: a\n" + ARMS + "# é\n").encode("latin-1"))
+    with pytest.raises(StudyError) as error:
+        read_study_file(str(tmp_path / "latin.yaml"))
+    assert str(error.value).startswith(f"{tmp_path / 'latin.yaml'}:4: is not UTF-8")
 
 
 def test_aliases_and_merges_work_and_their_mistakes_have_the_line_of_the_anchor() -> None:
@@ -130,9 +204,7 @@ def test_a_study_is_named_after_its_file_or_by_its_key(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
     for source, message in (
-        (str(tmp_path / "binary.yaml"), "'utf-8' codec"),
         (str(tmp_path), "Is a directory"),
         ("mnits", "did you mean mnist?"),
         ("x" * 5000, "there are: cifar10, "),
@@ -164,6 +236,9 @@ def test_an_override_of_an_aliased_section_does_not_change_the_other() -> None:
         ("training={epochs: 0}", "training.epochs: takes a number of at least 1, got 0"),
         ("training=", "training: takes a mapping such as {epochs: …}, got null*"),
         ("seeds.0=3", "seeds: takes no key seeds.0: it is [0, 1]; *seeds=VALUE"),
+        ("arms.standard.title=Run #3", 'arms.standard.title: the value ends before "#3"; put all of it in quotes'),
+        ("training={lr: 1, lr: 2}", "training.lr: appears twice; drop one"),
+        ("training.lr=\t1", "not valid YAML: *"),
         ("model.name=a", 'model.name: unknown model "a"; *'),
         ("data=mnits", 'data: unknown dataset "mnits"; did you mean mnist?'),
         ("arms.standrd.phi=1", "arms.standrd.method: is required*"),

@@ -9,8 +9,6 @@ import torch
 from helpers.contract import finish
 from safetensors.torch import save_file
 from trainables.stages.checks import ChecksTrainable
-
-from tune_interpreg import seeding
 from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
@@ -29,7 +27,7 @@ COUNT = len(honesty.CHECKS)
 
 
 def network(seed: int) -> torch.nn.Module:
-    return build(RECIPE.model, (1, 8, 8), 10, seeding.generator(seed, "init")).eval()
+    return build(RECIPE.model, (1, 8, 8), 10, seed).eval()
 
 
 def checks_item(**changes: Any) -> Item:

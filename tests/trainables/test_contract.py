@@ -42,6 +42,11 @@ def penalize_more_each_step(self: Any, z_BK: Tensor, batch: Batch) -> Tensor:
     return z_BK.square().mean() * self.steps
 
 
+class TwoForwards(ShrinkTrainable):
+    def terms(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {**super().terms(model, batch), "again": 0 * model(batch.x_BCHW).sum()}
+
+
 TERMS, CAPTURE = "test_terms_are_named_finite_scalars", "test_steps_can_be_captured"
 PARAMETERS = "test_parameters_are_documented_and_have_valid_defaults"
 DEFECTS = [
@@ -57,6 +62,7 @@ DEFECTS = [
         defect("GlobalNoise", penalty=lambda self, z_BK, batch: (z_BK * torch.randn(z_BK.shape)).mean()),
         "test_equal_seeds_give_equal_bits",
     ),
+    (TwoForwards, "test_running_statistics_change_once_per_step"),
     (defect("AlwaysOn", least=0.01), "test_strength_zero_is_the_base_method"),
     (defect("Remembers", penalty=penalize_more_each_step), "test_a_resumed_training_has_the_same_bits"),
     (defect("Remembers", penalty=penalize_more_each_step), "test_a_reused_trainable_equals_a_new_one"),

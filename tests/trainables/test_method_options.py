@@ -42,11 +42,15 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         "standard": {},
         "adversarial": {"mode": "train"},
         "fast_adversarial": {"mode": "train", "alpha": 1.25},
+        "gaussian": {"sigma": 0.15},
         "interpretation": {"lambda": None, "sign": "abs"} | shared | map_of,
         "cosine": {"lambda_cs": None, "lambda_gm": None} | shared | map_of | {"threshold": "two_sided"},
         "jacobian": {"lambda_j": None, "dropout": "shared"} | shared,
         "jacobian_projections": {"lambda_j": None, "projections": 1} | shared,
-        "input_gradient": {"lambda_g": None, "norm": "batch"},
+        "input_gradient": {"lambda_g": None, "norm": "batch", "dual": "l2"},
+        "aligned": {"lambda_pag": None, "towards": "mean", "classes": 0},
+        "gradient_align": {"lambda_ga": None},
+        "mart": {"lambda_mart": None, "mode": "eval"},
     }
 
 
@@ -141,16 +145,15 @@ def test_more_projections_approximate_the_jacobian_better(make: Make) -> None:
 
 @pytest.mark.parametrize("name", methods_with("mode"))
 def test_in_eval_mode_the_attack_has_no_dropout(name: str, make: Make) -> None:
-    """The images are those of an attack on the model in eval mode. Their cross-entropy has dropout in either case."""
+    """The images are those of an attack on the model in eval mode. All terms are those of train mode."""
     trainable = make(name, mode="eval")
     model, batch = trainable.trainer.replicas[0].model, first_batch(trainable)
     with eval_mode(model):
-        x_BCHW = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=trainable.attack, generator=batch.noise)
-    expected = F.cross_entropy(model(x_BCHW), batch.y_B)
-    assert torch.equal(trainable.terms(model, first_batch(trainable))["ce"], expected)
+        expected = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=trainable.attack, generator=batch.noise)
+    assert torch.equal(trainable.attacked_images(model, first_batch(trainable)), expected)
     assert all(module.training for module in model.modules())
     in_train_mode = make(name, mode="train")
-    assert not torch.equal(in_train_mode.terms(model, first_batch(trainable))["ce"], expected)
+    assert not torch.equal(in_train_mode.attacked_images(model, first_batch(trainable)), expected)
 
 
 def test_fast_adversarial_training_is_adversarial_training_of_one_step_from_the_ball(make: Make) -> None:

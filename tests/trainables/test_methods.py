@@ -26,13 +26,17 @@ WITH_DROPOUT = ["adversarial", "interpretation", "jacobian + interpretation"]
 GOLDEN = {
     "adversarial": [2.3135803, 2.3075953, 2.2997680],
     "adversarial + interpretation": [4.1536405, 4.1479270, 4.1403595],
+    "aligned": [2.3976622, 2.3859051, 2.3659392],
     "cosine": [2.4234763, 2.4153308, 2.4021710],
     "fast_adversarial": [2.3105516, 2.3048701, 2.2976518],
+    "gaussian": [2.3013716, 2.2951159, 2.2861559],
+    "gradient_align": [2.3237816, 2.3115839, 2.2985482],
     "input_gradient": [2.3213059, 2.3142171, 2.3051815],
     "interpretation": [4.1404519, 4.1331084, 4.1207582],
     "jacobian": [2.3716206, 2.3610204, 2.3499079],
     "jacobian + interpretation": [4.2116809, 4.2018274, 4.1916403],
     "jacobian_projections": [2.3734380, 2.3613546, 2.3516876],
+    "mart": [2.4274447, 2.4212567, 2.4166117],
     "standard": [2.3003917, 2.2936437, 2.2824743],
 }
 

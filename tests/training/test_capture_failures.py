@@ -6,9 +6,12 @@ from collections.abc import Mapping
 import pytest
 import torch
 from helpers.contract import Make
-from helpers.engines import DEVICE, T, assert_same_bits, drawing, on_a_gpu, train, trainer, without_a_gpu
+from helpers.engines import DEVICE, T, assert_same_bits, drawing, on_a_gpu, plain_trainer, train, trainer, without_a_gpu
+from helpers.user_networks import OwnBatchNorm
 from torch import Tensor, nn
+from torch.nn import functional
 
+from tune_interpreg import registry
 from tune_interpreg.training.capture import Engine
 from tune_interpreg.training.trainer import Batch, Diverged, Terms
 
@@ -57,6 +60,39 @@ def test_without_a_capture_steps_run_one_by_one(make: Make) -> None:
     tried.step()
     plain.step()
     assert_same_bits(tried.trainer.state(), plain.trainer.state())
+
+
+def test_steps_that_replace_a_buffer_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay would start from the same value of the buffer in each step. The training has the same bits."""
+    monkeypatch.setattr(registry, "resolve", lambda group, name: lambda shape, classes: OwnBatchNorm())
+    plain, tried = (plain_trainer(model="replaces a buffer") for _ in range(2))
+
+    def rehearse() -> bool:
+        tried.engine.lanes[0].advance()
+        tried.engine._graph = object()
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tried.engine, "prepare", rehearse)
+        assert train(tried, 1) == train(plain, 1)
+    assert not tried.engine.captured
+    assert tried.engine.reason == "a step replaces the tensor 0/model/average instead of changing it in place"
+    assert train(tried, 1) == train(plain, 1)
+    assert_same_bits(tried.state(), plain.state())
+
+
+def globally(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+    """Draw from a global generator."""
+    return {name: functional.dropout(term) for name, term in drawing(model, batch).items()}
+
+
+@on_a_gpu
+def test_steps_that_draw_from_a_global_generator_run_one_by_one() -> None:
+    """In a graph, the seeds would share it. Each has the same bits together with others as alone."""
+    together, alone = trainer(1, 2, terms=globally), trainer(2, terms=globally)
+    assert [means[2] for means in train(together, 2)] == [means[2] for means in train(alone, 2)]
+    assert not together.engine.captured
+    assert "draws from a global random generator" in together.engine.reason
 
 
 def reading(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from tune_interpreg import seeding
 from tune_interpreg.attacks import pgd
 from tune_interpreg.gradients import saliency
-from tune_interpreg.networks.build import initialize
 from tune_interpreg.networks.zoo import mnist_cnn
 from tune_interpreg.study.config import Attack, MapSettings
 
 
 @pytest.fixture(params=["adjoint", "double backpropagation"])
 def net(request: pytest.FixtureRequest) -> nn.Module:
-    network = initialize(mnist_cnn((1, 12, 12), 10), seeding.generator(0, "init")).eval()
+    with seeding.seeded(0, "init"):
+        network = mnist_cnn((1, 12, 12), 10).eval()
     return nn.Sequential(network) if request.param == "double backpropagation" else network
 
 

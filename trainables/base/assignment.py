@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from tune_interpreg.data.dataset import DataError, Dataset, load_dataset
+from tune_interpreg.data.dataset import Dataset, check_fingerprint, load_dataset
 from tune_interpreg.registry import suggest
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Seed, Study
@@ -84,9 +84,7 @@ class Assignment:
             raise ConfigError(f"{method} cannot take this configuration:\n" + "\n".join(problems))
         recipe = Recipe.from_study(study, method=method, params=params)
         models = tuple(Train(recipe=recipe, seed=seed) for seed in options.seed)
-        asked = [
-            (measure, split) for measure, split in list_repeat_questions(study) if options.test or split == "validation"
-        ]
+        asked = [asked for asked in list_repeat_questions(study) if options.test or asked.split == "validation"]
         job = Job(
             arm=method,
             stage="repeats",
@@ -106,11 +104,7 @@ class Assignment:
         """
         recipe = self.job.recipe
         images = _load_on_device(recipe.data.model_dump_json(), self.device)
-        if recipe.data_fingerprint not in ("", images.fingerprint):
-            raise DataError(
-                f"data {recipe.data.name}: the study began with images of fingerprint {recipe.data_fingerprint}, "
-                f"but this machine's have {images.fingerprint}; give every machine the same files"
-            )
+        check_fingerprint(recipe.data, recipe.data_fingerprint.partition("-")[0], images.fingerprint)
         return images
 
 

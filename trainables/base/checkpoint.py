@@ -17,7 +17,9 @@ from tune_interpreg.store.files import CHECKSUM, Damaged
 def save(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Write tensors and progress (plain JSON) to ``path``."""
     text = json.dumps(progress)
-    save_file(dict(tensors), path, metadata={"progress": text, CHECKSUM: _checksum(tensors, text)})
+    # safetensors takes no other memory format, and no tensors that share memory
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={"progress": text, CHECKSUM: _checksum(copies, text)})
 
 
 def load(path: Path, device: str) -> tuple[dict[str, Tensor], Any]:

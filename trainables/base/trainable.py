@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainables.base import checkpoint
@@ -24,6 +23,8 @@ from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.judging import judge, observe
 from tune_interpreg.gradients import saliency
+from tune_interpreg.networks import weights
+from tune_interpreg.networks.build import describe_gradients
 from tune_interpreg.store.files import replace_atomically
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.items import Judge
@@ -195,7 +196,9 @@ class MethodTrainable(JobTrainable):
         records = []
         for model in self.job.models:
             is_done = model.seed in metrics
-            extra: dict[str, Any] = {"curve": self.curves[model.seed]} if is_done else {}
+            extra: dict[str, Any] = {"gradients": describe_gradients(self.trainer.replicas[0].model)}
+            if is_done:
+                extra["curve"] = self.curves[model.seed]
             if peak is not None:
                 extra["gpu_bytes_a_seed"] = round(share * peak)
             record = self._record(
@@ -217,7 +220,7 @@ class MethodTrainable(JobTrainable):
         (model,) = (model for model in self.job.models if model.seed == replica.seed)
         path = store.model_file(model.key)
         with store.replace_atomically(path) as temporary:
-            save_file(replica.model.state_dict(), temporary)
+            weights.save(replica.model, temporary)
         return store.checksums(path)
 
     def _judge(self, replica: Replica) -> dict[str, float]:
@@ -227,7 +230,7 @@ class MethodTrainable(JobTrainable):
         metrics: dict[str, float] = {}
         for item in self.job.work:
             if isinstance(item, Judge) and item.model == key:
-                answer, _ = judge(replica.model, self.data, self.recipe.data, item.measure, item.split, **settings)
+                answer, _ = judge(replica.model, self.data, self.recipe, item.measure, item.split, **settings)
                 metrics |= answer
         return metrics
 

@@ -4,15 +4,25 @@ import time
 from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from trainables.base import checkpoint
 from trainables.base.job_trainable import result_of
+from trainables.stages.partial_maps import BLOCK
 from trainables.stages.stage import StageTrainable
+from tune_interpreg import seeding
+from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.honesty import CHECKS
 from tune_interpreg.evaluation.judging import judge
 from tune_interpreg.evaluation.subject import Subject
+from tune_interpreg.gradients import saliency
 from tune_interpreg.store.files import read_checked
 from tune_interpreg.study.items import Judge
-from tune_interpreg.study.measures import ChecksMeasure
+from tune_interpreg.study.measures import ChecksMeasure, InterpretabilityMeasure
+from tune_interpreg.study.metric_names import suffixed
+from tune_interpreg.study.recipe import digest
 
 
 class JudgeTrainable(StageTrainable):
@@ -35,9 +45,10 @@ class JudgeTrainable(StageTrainable):
             return self._check(item)
         started = time.perf_counter()
         settings: dict[str, Any] = {"seed": self.job.model_of(item).seed, "batch_size": self.job.batch_size}
-        model = self.model_of(item.model)
-        metrics, images = judge(model, self.data, self.recipe.data, item.measure, item.split, **settings)
-        self._log.scalars(self.recipe.training.epochs, metrics)
+        asked: dict[str, Any] = {"measure": item.measure, "split": item.split, "make_maps": self._make_maps}
+        metrics, images = judge(self.model_of(item.model), self.data, self.recipe, **asked, **settings)
+        name = self.job.names.get(item.key, "")
+        self._log.scalars(self.recipe.training.epochs, {suffixed(key, name): value for key, value in metrics.items()})
         seconds = time.perf_counter() - started
         spent = {"evaluate": seconds}
         return self._finish(item, metrics=metrics, images={item.split: images}, seconds=seconds, spent=spent)
@@ -51,6 +62,34 @@ class JudgeTrainable(StageTrainable):
         record = self._record(item, "done", **fields)
         self.open.pop(0)
         return {**record["metrics"], **result_of([record], done=not self.open)}
+
+    def _make_maps(self, measure: InterpretabilityMeasure, images: Split) -> dict[str, Tensor]:
+        """Return label → raw SmoothGrad maps_NCHW of the images by other models. The first job stores them."""
+        return {label: self._maps_of(key, measure, images) for label, key in measure.maps.items()}
+
+    def _maps_of(self, model: str, measure: InterpretabilityMeasure, images: Split) -> Tensor:
+        settings = measure.settings.model_dump(mode="json", exclude_defaults=True)
+        path = self.store.compared_maps_file(digest(["compared maps", model, settings, measure.images]))
+        if path.exists():
+            with self._set_damage_aside("its maps are made again"):
+                return checkpoint.load(path, self.assignment.device)[0]["maps_NCHW"]
+        teacher = self.load_model(model)
+        blocks = [images.at(slice(first, first + BLOCK)) for first in range(0, len(images), BLOCK)]
+        maps = [
+            saliency.smoothgrad(
+                teacher,
+                to_pixels(block.x_NCHW),
+                block.y_N,
+                settings=measure.settings,
+                generator=seeding.generator(0, f"compared-maps/{number}", self.assignment.device),
+                chunk=1,
+            )
+            for number, block in enumerate(blocks)
+        ]
+        maps_NCHW = torch.cat(maps)
+        with self.store.replace_atomically(path) as temporary:
+            checkpoint.save(temporary, {"maps_NCHW": maps_NCHW}, {})
+        return maps_NCHW
 
     def _check(self, item: Judge) -> dict[str, Any]:
         """Run one of ``honesty.CHECKS``. A later run resumes after the last one."""

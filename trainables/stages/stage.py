@@ -3,11 +3,10 @@
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from trainables.base.job_trainable import JobTrainable
-from tune_interpreg import seeding
+from tune_interpreg.networks import weights
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.files import Damaged
 
@@ -23,11 +22,12 @@ class StageTrainable(JobTrainable):
 
     def load_model(self, key: str) -> nn.Module:
         """Return the model of a training, on the device and in eval mode."""
-        path, device = self.store.model_file(key), self.assignment.device
+        path = self.store.model_file(key)
+        # the seed's own network, because tensors outside of its file may depend on the seed
+        seed = next((model.seed for model in self.job.models if model.key == key), self.job.seeds[0])
+        model = build(self.recipe.model, self.data.shape, self.data.classes, seed, self.assignment.device)
         try:
-            weights = load_file(path, device=device)
+            weights.load(model, path)
         except (FileNotFoundError, SafetensorError) as error:
             raise Damaged(path, f"is damaged: no model can be read from it ({error})") from None
-        model = build(self.recipe.model, self.data.shape, self.data.classes, seeding.generator(0, "init"))
-        model.to(device).eval().load_state_dict(weights)
-        return model
+        return model.eval()

@@ -1,1 +1,1 @@
-"""Attacks on trained networks: PGD under l2 and l∞, and AutoAttack."""
+"""Attacks on trained networks: PGD under l2 and l∞, the strict attack, and AutoAttack."""

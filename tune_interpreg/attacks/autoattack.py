@@ -79,7 +79,7 @@ def perturb(
     """
     problem = find_problem(attack, (x_NCHW.shape[1], x_NCHW.shape[2], x_NCHW.shape[3]))
     if problem:
-        raise AutoAttackError(f"evaluation.autoattack: {problem}")
+        raise AutoAttackError(f"AutoAttack: {problem}")
     with _restore_state(model), eval_mode(model):
         ensemble = _make_ensemble(model, x_NCHW, attack, seeding.number(seed, "evaluation-autoattack"))
         x_adv_NCHW, prediction_N = ensemble.run_standard_evaluation(x_NCHW, y_N, batch_size=batch_size)

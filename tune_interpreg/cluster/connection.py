@@ -1,4 +1,4 @@
-"""Connect to Ray: start it on this machine for one run, or join a cluster; a remedy for each way that this fails."""
+"""Join a running Ray cluster, with a remedy for each way that this fails."""
 
 import os
 import socket
@@ -7,27 +7,47 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from tune_interpreg.cluster import ray_internals
 
 #: Ray speaks HTTP/2: the first bytes of a client (preface and empty settings), and the frame type of the answer.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"\4"
 
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+#: Options of ``ray.init``: print nothing.
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+#: Environment variables of Ray, unless the user has set them, and of Tune (see ``environment``).
+SETTINGS = ray_internals.VARIABLES | {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker's death is retried; the dispatcher reports what is given up
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM, and limits the time to stop
+}
 
 #: Seconds to wait for an address to answer. Ray itself tries for 15 minutes.
 PATIENCE = 5
 
-#: Part of Ray's own message → remedy. The first match counts; the last one matches all messages.
+NO_TOKEN = (
+    "it asks for a token: copy ~/.ray/auth_token of its head node to the same place here (or name the file in "
+    "RAY_AUTH_TOKEN_PATH), and set RAY_AUTH_MODE=token"
+)
+NO_NODE = "this machine is no node of it: run this on one of its nodes, or join it with `ray start --address=HOST:PORT`"
+NO_CLUSTER = "start a cluster with `ray start --head`, give its address as HOST:PORT, or use --cluster local"
+
+#: Beginning of Ray's own message → remedy. The rest of a message may hold anything, such as the user's paths.
 REMEDIES = {
-    "AuthenticationError": "it asks for a token: copy ~/.ray/auth_token of its head node to the same place here (or "
-    "name the file in RAY_AUTH_TOKEN_PATH), and set RAY_AUTH_MODE=token",
     "Version mismatch": "install the versions of Python and Ray here that it was started with, or the other way round",
-    "No node info found": "this machine is no node of it: run this on one of its nodes, or join it with "
-    "`ray start --address=HOST:PORT`",
-    "job": "its job was submitted with another runtime environment: leave py_modules out of that",
-    "during startup": "its processes were killed, or this machine has too much to do: run the same command again",
-    "": "start a cluster with `ray start --head`, give its address as HOST:PORT, or use --cluster local",
+    "No node info found": NO_NODE,
+    "Failed to merge the Job's runtime env": "its job was submitted with another runtime environment: leave py_modules "
+    "out of that",
+    "The current node timed out during startup": "its processes were killed, or this machine has too much to do: run "
+    "the same command again",
 }
 
 
@@ -35,36 +55,38 @@ class ClusterError(RuntimeError):
     """There is no place to run: no cluster at the address, or no node that can run a trial."""
 
 
-def start_local() -> None:
-    """Start Ray on this machine with all cores and GPUs, without a dashboard, unreachable from other machines."""
-    with ray_internals.listen_on_loopback(), ray_internals.wait_in_short_turns(), _explained("local"):
-        ray.init(address="local", include_dashboard=False, object_store_memory=256 * 2**20, **_QUIET)
-
-
 def join(where: str, runtime_env: Mapping[str, Any]) -> None:
     """Connect to a running cluster that has a node on this machine; raises ``ClusterError`` after a few seconds.
+
+    The working folder is not uploaded, not even under ``uv run``.
 
     where: HOST:PORT of its head, or ``auto``: RAY_ADDRESS if set, else the cluster on this machine.
     runtime_env: Ray's ``runtime_env`` for all workers of this run.
     """
     _require_ray(where, os.environ.get("RAY_ADDRESS", "") if where == "auto" else where)
-    with _explained(where):
-        ray.init(address=where, runtime_env=dict(runtime_env), **_QUIET)
+    with explain(where, NO_CLUSTER), ray_internals.ignore_uv_run():
+        ray.init(address=where, runtime_env=dict(runtime_env), **QUIET)
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """Raise as ``ClusterError`` why Ray cannot connect."""
+def explain(where: str, remedy: str) -> Iterator[None]:
+    """Raise as ``ClusterError`` why Ray cannot start or be joined, with ``remedy`` if Ray's reason has none."""
     try:
         yield
     except Exception as error:  # Ray raises bare Exception if one of its processes does not start
-        text = f"{type(error).__name__}: {error}\n{error.__cause__}"
-        remedy = next(remedy for sign, remedy in REMEDIES.items() if sign in text)
+        remedy = _find_remedy(error) or _find_remedy(error.__cause__) or remedy
         message = str(error.__cause__ or error).strip()
         if "Traceback" in message:  # of another process
             message = message.splitlines()[-1]
         reason = " ".join(message.split()).partition(". Note:")[0].partition(". Ensure")[0].rstrip(".")
         raise ClusterError(f"--cluster {where}: {reason}; {remedy}") from None
+
+
+def _find_remedy(error: BaseException | None) -> str:
+    """Return the remedy for one of Ray's errors; empty if there is none."""
+    if isinstance(error, AuthenticationError):
+        return NO_TOKEN
+    return next((remedy for beginning, remedy in REMEDIES.items() if str(error).startswith(beginning)), "")
 
 
 def _require_ray(where: str, address: str) -> None:
@@ -75,11 +97,11 @@ def _require_ray(where: str, address: str) -> None:
         with open_address(address, PATIENCE) as connection:
             is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
     except (OSError, ValueError) as error:
-        raise ClusterError(f"--cluster {where}: {address} does not answer ({error}); {REMEDIES['']}") from None
+        raise ClusterError(f"--cluster {where}: {address} does not answer ({error}); {NO_CLUSTER}") from None
     if not is_ray:
-        raise ClusterError(f"--cluster {where}: the server at {address} is not Ray; {REMEDIES['']}")
+        raise ClusterError(f"--cluster {where}: the server at {address} is not Ray; {NO_CLUSTER}")
     if not ray_internals.is_node_here():
-        raise ClusterError(f"--cluster {where}: no node of a cluster runs here; {REMEDIES['No node info found']}")
+        raise ClusterError(f"--cluster {where}: no node of a cluster runs here; {NO_NODE}")
 
 
 def open_address(address: str, timeout: float) -> socket.socket:

@@ -15,7 +15,9 @@ import torch
 from ray import tune
 
 from tune_interpreg import stopping
-from tune_interpreg.cluster import connection, nodes, ray_internals, runtime_env
+from tune_interpreg.cluster import connection, local, nodes, ray_internals, runtime_env
+from tune_interpreg.cluster.connection import SETTINGS
+from tune_interpreg.cluster.environment import drop_tune_variables
 from tune_interpreg.cluster.tune import RETRIES, GraphScheduler, GraphSearcher
 from tune_interpreg.cluster.watchdog import watch_cluster
 from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
@@ -26,19 +28,6 @@ from tune_interpreg.study.items import Job
 
 logger = logging.getLogger(__name__)
 
-#: Environment variables of Ray and Tune, unless the user has set them.
-SETTINGS = ray_internals.VARIABLES | {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a worker's death is retried; the dispatcher reports what is given up
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours also handles SIGTERM, and limits the time to stop
-}
-
 
 def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
     """Run all open jobs of a study. Returns when none is open, or after Ctrl-C or SIGTERM.
@@ -48,6 +37,7 @@ def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
     where: ``in-process``, ``local`` (Ray on this machine) or a Ray cluster's address (``auto`` finds it).
     debug: run in this process, raise a job's exception at once, and leave signals to Python.
     """
+    drop_tune_variables()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     device = "cuda" if dispatcher.study.resources.gpus else "cpu"
@@ -117,13 +107,16 @@ def run_job(dispatcher: Dispatcher, job: Job, config: dict[str, Any], stop: Stop
 def _connected(study: Study, where: str) -> Iterator[None]:
     logger.info("connect to Ray: %s", where)
     if where == "local":
-        connection.start_local()
-    else:
-        with TemporaryDirectory() as scratch:  # Ray copies the modules while it connects
-            modules = runtime_env.collect_modules(runtime_env.study_packages(study), Path(scratch))
-            variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
-            excluded = list(runtime_env.EXCLUDED)
-            connection.join(where, {"py_modules": modules, "excludes": excluded, "env_vars": variables})
+        with local.started():
+            yield
+        return
+    with TemporaryDirectory() as scratch:  # Ray copies the modules while it connects
+        packages = runtime_env.study_packages(study)
+        logger.info("upload the packages %s", ", ".join(packages))
+        modules = runtime_env.collect_modules(packages, Path(scratch))
+        variables = {name: value for name, value in os.environ.items() if name in SETTINGS}
+        excluded = list(runtime_env.EXCLUDED)
+        connection.join(where, {"py_modules": modules, "excludes": excluded, "env_vars": variables})
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 #: Private name → what is lost without it.
 NAMES = {
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "a local Ray listens to other machines",
+    "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": "a run under `uv run` uploads its working folder",
     "ray._private.node.wait_for_persisted_port": "a signal waits up to half a minute while Ray starts",
     "ray._private.services.find_node_ids": "a machine without a node waits for Ray's own, slower refusal",
     "ray._private.utils.get_num_cpus": "a plan may count more cores than a container has",
@@ -61,6 +62,11 @@ def replaced(name: str, value: object) -> Iterator[None]:
 def listen_on_loopback() -> AbstractContextManager[None]:
     """Let servers that Ray starts in this block listen on 127.0.0.1 only, as Ray does on other systems than Linux."""
     return replaced("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+
+
+def ignore_uv_run() -> AbstractContextManager[None]:
+    """Let workers use this Python as it is. Under ``uv run``, Ray would upload the working folder and install again."""
+    return replaced("ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)
 
 
 def wait_in_short_turns() -> AbstractContextManager[None]:

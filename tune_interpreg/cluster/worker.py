@@ -14,13 +14,16 @@ from typing import Any
 
 from ray import tune
 
-from tune_interpreg import registry
+from tune_interpreg import packages, registry
 from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
 from tune_interpreg.schedule.dispatch import FINAL, Dispatcher
 from tune_interpreg.store.files import Refused, as_refused, raise_refused
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.items import Job, Judge, Maps
+from tune_interpreg.study.problems import describe_exception
+
+packages.pin()  # Ray puts the driver's working folder first on a worker's path
 
 ERROR_FILE = "error.txt"
 KILLED = "the worker died without an exception (killed, or out of memory)"
@@ -59,7 +62,7 @@ class StudyTrainable(tune.Trainable):
             return {"refused": str(refused), "done": True}
 
     def _step(self, store: Store) -> dict[str, Any]:
-        """Run the job's next step. Leaves an exception's traceback where the driver finds it."""
+        """Run the job's next step. Leaves a line on an exception, and its traceback, where the driver finds them."""
         job = Job.model_validate(self._config["job"])
         try:
             if self._open is None:
@@ -73,7 +76,8 @@ class StudyTrainable(tune.Trainable):
             _error_file(store, job).unlink(missing_ok=True)
         except Exception as error:
             if not as_refused(error, store.path):
-                store.write_text(_error_file(store, job), traceback.format_exc())
+                message = describe_exception(error, *registry.plugin_modules(*job.recipe.registered))
+                store.write_text(_error_file(store, job), f"{message}\n{traceback.format_exc()}")
             raise
         for name in ("earlier", "spent"):
             if value := getattr(trainable, name, None):
@@ -154,12 +158,11 @@ def _error_file(store: Store, job: Job) -> Path:
 
 
 def read_error(store: Store, job: Job) -> str:
-    """Return why an item was given up: its worker's last exception, then the traceback."""
+    """Return why an item was given up: a line on its worker's last exception, then the traceback."""
     path = _error_file(store, job)
     if not path.exists():
         return KILLED
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return f"{(text.splitlines() or ['no reason was written'])[-1]}\n{text}"
+    return path.read_text(encoding="utf-8", errors="replace").strip() or "no reason was written"
 
 
 # ------------------------------------------------------------ the driver's side of a result

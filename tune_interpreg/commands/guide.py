@@ -33,8 +33,8 @@ def guide(
     screen = console()
     if name is None:
         for guide_name in guides.NAMES:
-            screen.print(f"{guide_name:12} {guides.title(guide_name)}", highlight=False)
-        screen.print(f"{OPTIONS:12} Every option of a study file", highlight=False)
+            screen.print(f"{guide_name:12} {guides.title(guide_name)}")
+        screen.print(f"{OPTIONS:12} Every option of a study file")
         return
     text = _read(name)
     if screen.is_terminal:

@@ -42,5 +42,5 @@ def init(
         except OSError as error:
             message = f"cannot be written ({error.strerror}); name another file with --output"
             raise StudyError([Problem(str(path), "", message)]) from None
-    name = shlex.quote(str(path))
-    typer.echo(f"{path}  (check it: tune-interpreg validate {name}; run it: tune-interpreg run {name})")
+    name = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+    typer.echo(f"{name}  (check it: tune-interpreg validate {name}; run it: tune-interpreg run {name})")

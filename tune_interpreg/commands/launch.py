@@ -49,7 +49,9 @@ def _add_command(template: Template) -> None:
 
     def command(study: str, overrides: list[str] | None = None, **options: Any) -> None:
         with report_errors():
-            typer.echo(template.render(**_variables(template.head, study, overrides or [], options)), nl=False)
+            text = template.render(**_variables(template.head, study, overrides or [], options))
+            # A script holds paths: its bytes do not depend on the terminal's encoding.
+            typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
     parameters = {
         "study": (StudyArgument, inspect.Parameter.empty),

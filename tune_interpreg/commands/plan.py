@@ -1,5 +1,6 @@
 """`tune-interpreg plan`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def plan(
             file = read_study_file(study, overrides or (), data_root)
         folder, screen = Store(store or Path("runs") / file.study.name), console()
         answer = make_plan(file, folder, where=cluster, workers=workers, console=screen)
-        screen.print(draw_plan(answer, folder.path), highlight=False)
+        screen.print(draw_plan(answer))
+        screen.print(f"store        {shlex.quote(str(folder.path))}", soft_wrap=True)
         for line in summarize(answer, dollars_per_gpu_hour, dollars_per_cpu_hour):
-            screen.print(line, soft_wrap=True, highlight=False, markup=False)
+            screen.print(line, soft_wrap=True)

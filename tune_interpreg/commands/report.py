@@ -1,15 +1,26 @@
 """`tune-interpreg report`."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from tune_interpreg.commands.shared import StoreArgument, console, report_errors
 
 
-def report(store: StoreArgument) -> None:
+def report(
+    store: StoreArgument,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to write to. Default: STORE/report.")
+    ] = None,
+) -> None:
     """Print the tables of STORE, finished or not, and write tables, figures and a page to STORE/report.
+
+    The store itself may be read-only: name another folder with --output.
 
     Example:  tune-interpreg report runs/digits
     """
     from analysis.report import print_tables
-    from tune_interpreg.store.files import raise_refused
 
-    with report_errors(), raise_refused(store.absolute()):
-        print_tables(store, console=console(), pictures=True)
+    with report_errors():
+        print_tables(store, console=console(), pictures=True, output=output)

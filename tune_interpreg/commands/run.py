@@ -56,7 +56,7 @@ def run(
     Example:  tune-interpreg run digits --set training.epochs=2 --set 'seeds=[0,1]' --store runs/try
     """
     listening = nullcontext(stopping.Stop()) if debug else stopping.listen_for_stops()
-    with listening as stop, _debugger() if debug else nullcontext(), report_errors(stop):
+    with listening as stop, _debugger() if debug else nullcontext(), report_errors(stop, debug=debug):
         with pause_gc():
             from tune_interpreg.running.logs import log_to_stderr
             from tune_interpreg.running.run import run as run_study

@@ -2,6 +2,7 @@
 
 import atexit
 import glob
+import io
 import os
 import shutil
 import signal
@@ -15,11 +16,29 @@ import typer
 from rich.console import Console
 
 from tune_interpreg import registry, stopping
+from tune_interpreg.cluster.environment import drop_tune_variables, find_bad_variables
 from tune_interpreg.study.file.read import list_shipped_studies
 
 EPILOG = "Exit codes: 0 done, 1 with failed items, 2 bad input; run again after 130 (Ctrl-C) or 143 (SIGTERM)."
 INPUT_ERRORS = {"StudyError", "StoreError", "DataError", "ClusterError"}
 CHECKED = "Exit codes: 0 done, 2 bad input."
+
+
+def prepare_process() -> None:
+    """Prepare a process of the command line for the user's terminal and environment.
+
+    A character that the output's encoding lacks is printed as ``?``. A terminal without a width counts as unknown.
+    Variables that would break Ray or Tune are refused or dropped.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    for name in ("COLUMNS", "LINES"):
+        if os.environ.get(name, "").strip("0") == "":
+            os.environ.pop(name, None)
+    drop_tune_variables()
+    if problems := find_bad_variables():
+        print("\n".join(f"error: {problem}" for problem in problems), file=sys.stderr)
+        raise SystemExit(2)
 
 
 def complete_study(start: str) -> list[str]:
@@ -71,7 +90,7 @@ ProgramArguments = Annotated[
 
 
 class _Screen(Console):
-    """A console that leaves a closed pipe to the command line's handler (see ``cli``)."""
+    """A console that prints texts as they are, and leaves a closed pipe to the command line's handler (see ``cli``)."""
 
     def on_broken_pipe(self) -> None:
         """Raise the error again: rich calls this while it handles a BrokenPipeError, and would exit with 1."""
@@ -80,7 +99,8 @@ class _Screen(Console):
 
 def console() -> Console:
     """Return a console as wide as the terminal, or as COLUMNS says; a log file gets 120 columns."""
-    return _Screen(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return _Screen(width=width, markup=False, emoji=False, highlight=False)
 
 
 def exit_stopped(code: int, message: str = "") -> NoReturn:
@@ -94,8 +114,11 @@ def exit_stopped(code: int, message: str = "") -> NoReturn:
 
 
 @contextmanager
-def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
-    """Turn an error of the user's input into its message and exit code 2, and a stopped run into its exit code."""
+def report_errors(stop: stopping.Stop | None = None, *, debug: bool = False) -> Iterator[None]:
+    """Turn an error of the user's input into its message and exit code 2, and a stopped run into its exit code.
+
+    debug: raise the exception that caused the error, such as one of a plugin's code.
+    """
     try:
         yield
     except BaseException as error:
@@ -107,6 +130,8 @@ def report_errors(stop: stopping.Stop | None = None) -> Iterator[None]:
         if {base.__name__ for base in type(error).__mro__}.isdisjoint(INPUT_ERRORS):
             raise
         print(f"error: {error}", file=sys.stderr)
+        if debug and error.__cause__ is not None:
+            raise error.__cause__  # noqa: B904 (its own chain is the whole story)
         raise typer.Exit(2) from None
 
 

@@ -15,8 +15,10 @@ def spaces() -> None:
 
     Example:  tune-interpreg spaces
     """
-    for name in list_shipped_studies():
-        typer.echo(f"{name:15}{_describe(name)}")
+    names = list_shipped_studies()
+    width = max(map(len, names)) + 2
+    for name in names:
+        typer.echo(f"{name:{width}}{_describe(name)}")
 
 
 def _describe(name: str) -> str:

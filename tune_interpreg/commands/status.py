@@ -46,7 +46,7 @@ def status(
         if watch:
             _watch(observer, every)
         elif as_json:
-            typer.echo(json.dumps(asdict(observer.read_status()), indent=1, ensure_ascii=False))
+            typer.echo(json.dumps(asdict(observer.read_status()), indent=1))
         elif sys.stdout.isatty():
             screen = console()
             screen.print(text.tree(observer.read_status(), screen.width))

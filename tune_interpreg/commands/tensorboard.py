@@ -21,5 +21,5 @@ def tensorboard(store: StoreArgument, arguments: ProgramArguments = None) -> Non
     with report_errors():
         opened = Store(store)
         title = opened.load_study().name
-        options = ["--logdir", str(opened.tensorboard_dir), "--window_title", title]
+        options = ["--logdir", str(opened.tensorboard_dir), f"--window_title={title}"]
         hand_over("tensorboard", [*options, *(arguments or ())], "tensorboard")

@@ -24,6 +24,9 @@ TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
 
+#: Names of the data sets that are downloaded into the cache where they are missing.
+DOWNLOADED = ("mnist", "fashion_mnist", "cifar10")
+
 
 def digits(root: Path | None) -> Source:
     """scikit-learn's 1,797 digits, 1×8×8: 1,437 for training (240 of them for validation), 360 for testing.

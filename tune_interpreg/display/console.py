@@ -132,11 +132,13 @@ def summarize(job: Job, records: Sequence[Record]) -> str:
     if len(bad) == len(records):
         return f"{job.title}: {trouble or 'nothing was left to do'}"
     parts = [f"{name} {value:.4g}" for name, value in _means(records).items()]
-    checks = [check for record in records for check in record.get("checks", ()) if check["n"]]
+    checks = [check for record in records for check in record.get("checks", ())]
+    by_state = {state: [c["check"] for c in checks if c["state"] == state] for state in ("PASS", "WARN", "NONE")}
     if checks:
-        warnings = [check["check"] for check in checks if check["state"] == "WARN"]
-        warned = f"{len(warnings)} of {len(checks)} warn ({', '.join(warnings)})"
-        parts.append(warned if warnings else f"{len(checks)} passed")
+        parts.append(f"{len(by_state['PASS'])} passed")
+    for state, verb in (("WARN", "warn"), ("NONE", "had nothing to check")):
+        if by_state[state]:
+            parts.append(f"{len(by_state[state])} {verb} ({', '.join(by_state[state])})")
     seconds = f"{sum(record['seconds'] for record in records):.1f} s"
     gpu_bytes = max((record.get("gpu_bytes_a_seed", 0) for record in records), default=0)
     memory = f", {gpu_bytes / 2**20:,.0f} MiB of GPU memory per seed" if gpu_bytes else ""

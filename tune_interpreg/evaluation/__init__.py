@@ -1,1 +1,1 @@
-"""Accuracy, gradient norms and honesty checks of trained networks."""
+"""Accuracy, gradient norms, measures of interpretability and honesty checks of trained networks."""

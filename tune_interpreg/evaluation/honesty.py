@@ -1,35 +1,39 @@
-"""Nine checks whether an adversarial accuracy can be believed. They test a trained model and the attack that judges it.
+"""Ten checks whether an adversarial accuracy can be believed. They test a trained model and the attack that judges it.
 
-All comparisons use the same n images. Each check names sets of images that are almost empty in a sound evaluation. It
-warns if a set exceeds what chance makes of half a percent (see `subject.count_tolerated`). "Finds" lists the defects
-that a check is made for. Shapes and units: see `subject`.
+All comparisons use the same images. Each check names sets of images that are almost empty in a sound evaluation. It
+warns if a set exceeds what chance makes of half a percent of the checked images (see `subject.count_tolerated`). Checks
+4 to 10 are about the images that are correctly classified without an attack; without any, there is nothing to check.
+"Finds" lists the defects that a check is made for. Shapes and units: see `subject`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.attacks import autoattack, balls, pgd
+from tune_interpreg.attacks import autoattack, balls, pgd, strict
 from tune_interpreg.attacks.balls import DIRECTIONS, STEEPEST
 from tune_interpreg.data.dataset import split_stratified
 from tune_interpreg.evaluation.subject import Check, Subject, exceeds_chance, unbroken_fraction
+from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.networks.modes import eval_mode
 from tune_interpreg.study.config import Attack
 
-#: The numbers of steps and the multiples of eps that are compared. Steps are 2.5·eps/number long, except the
-#: evaluation's own.
-STEPS, RADII = (1, 10, 40, 100), (0.25, 0.5, 1.0, 1.5, 2.0)
+#: The numbers of steps, the multiples of eps, and the multiples of the logits that are compared.
+STEPS, RADII, SCALES = (1, 10, 40, 100), (0.25, 0.5, 1.0, 1.5, 2.0), (0.01, 100.0)
 
 #: A smaller gradient of the cross-entropy is useless to an attack that divides by max(‖g‖, 1e-6).
 TINY = 1e-6
+
+#: The summary of a check of attacks without a correctly classified image.
+NOTHING = "no image is classified correctly, so there is nothing to attack"
 
 
 def check_outputs(subject: Subject) -> Check:
@@ -52,16 +56,16 @@ def check_outputs(subject: Subject) -> Check:
     return Check.from_faults("outputs", subject.n, "reproducible logits in eval mode", faults, values)
 
 
-def check_ball(subject: Subject, perturb: Callable[..., Tensor] = pgd.perturb_from) -> Check:
+def check_ball(subject: Subject) -> Check:
     """2. Starts and adversarial images lie within eps·(1 + 1e-5), with pixels in [0, 1] and no NaN.
 
     Finds: a projection that overshoots or is undone by a later operation, a gradient that is NaN.
     """
     attack, generator = subject.attack, seeding.generator(subject.seed, "honesty-ball", subject.y_N.device)
-    short = _change(attack, steps=min(10, attack.steps), step_size=attack.step_length)
+    short = _change(attack, steps=min(10, attack.steps))
     start_NCHW = balls.draw_start(subject.x_NCHW, attack, generator)
     with eval_mode(subject.model):
-        adv_NCHW = perturb(subject.model, subject.x_NCHW, subject.y_N, start_NCHW, attack=short, form="strict")
+        adv_NCHW, _ = strict.perturb(subject.model, subject.x_NCHW, subject.y_N, [start_NCHW], attack=short)
     both = torch.stack([start_NCHW, adv_NCHW])
     order = 2.0 if attack.norm == "l2" else math.inf
     length = float(torch.linalg.vector_norm((both - subject.x_NCHW).flatten(2), order, dim=2).max())
@@ -79,25 +83,25 @@ def check_gradient(subject: Subject) -> Check:
     """3. The cross-entropy has a usable gradient at nearly all images.
 
     compat divides by max(‖g‖₂, batch size · 1e-6), so it hardly moves if a confident model's ‖g‖₂ is far smaller.
-    strict normalizes the confidence away, so it stops only if the network itself masks its gradient.
+    strict divides by the logits' spread, so it stops only if the network itself masks its gradient.
     Finds: logits that saturate the softmax, a layer with a zero backward, a quantizer.
     """
 
     def norms(x_BCHW: Tensor, y_B: Tensor) -> Tensor:
         z_BK, adjoint = linearize(subject.model, x_BCHW)
-        gradients = [adjoint(e(z_BK, y_B)) for e in (pgd.logit_gradient, pgd.unit_logit_gradient)]
+        gradients = [adjoint(e(z_BK, y_B)) for e in (pgd.logit_gradient, strict.softened_gradient)]
         return torch.stack([g_BCHW.flatten(1).norm(dim=1) for g_BCHW in gradients], dim=1)
 
-    norm_N, unit_N = subject.map_batches(norms).unbind(1)
+    norm_N, strict_N = subject.map_batches(norms).unbind(1)
     floor = pgd.FLOORS["compat"](subject.batch_size)
-    sets = {"zero": norm_N == 0, "tiny": ~(norm_N >= TINY), "floored": norm_N < floor, "masked": ~(unit_N > 0)}
+    sets = {"zero": norm_N == 0, "tiny": ~(norm_N >= TINY), "floored": norm_N < floor, "masked": ~(strict_N > 0)}
     count = {name: int(images_N.sum()) for name, images_N in sets.items()}
     summary = (
         f"{count['tiny']} images have a gradient below {TINY:g} ({count['zero']} of them exactly 0); compat shortens "
         f"its steps at {count['floored']}, below its floor of {floor:g} for {subject.batch_size} images per batch"
     )
     masked = f"the network masks its gradient at {count['masked']} images, so no attack can follow it"
-    faults = {masked: exceeds_chance(sets["masked"]), summary: exceeds_chance(sets["tiny"])}
+    faults = {masked: exceeds_chance(sets["masked"], subject.n), summary: exceeds_chance(sets["tiny"], subject.n)}
     values = {name: count[name] / subject.n for name in sets}
     return Check.from_faults("gradient", subject.n, summary, faults, values)
 
@@ -109,76 +113,73 @@ def check_batch_size(subject: Subject) -> Check:
     """
     large = min(subject.n, subject.batch_size)
     values: dict[str, float] = {}
-    faults: dict[str, bool] = {}
+    changed: dict[str, Tensor] = {}
     for form, divisor in (("strict", 2), ("compat", 20)):  # compat changes only with the logarithm of the batch size
         small = max(1, large // divisor)
         small_N = subject.broken(subject.attack, form=form, batch_size=small)
-        large_N = subject.pgd_N if form == "strict" else subject.broken(subject.attack, form=form)
+        large_N = subject.broken_N if form == "strict" else subject.broken(subject.attack, form=form)
         values |= {f"{form}/{size}": unbroken_fraction(N) for size, N in ((small, small_N), (large, large_N))}
         changed_N = small_N != large_N
-        fault = f"{form}: {int(changed_N.sum())} images change between {small} and {large} per batch"
-        faults[fault] = exceeds_chance(changed_N)
-    return Check.from_faults("batch_size", subject.n, "; ".join(faults), faults, values)
+        changed[f"{form}: {int(changed_N.sum())} images change between {small} and {large} per batch"] = changed_N
+    return _compare("batch_size", subject, "; ".join(changed), changed, values)
 
 
 def check_steps(subject: Subject) -> Check:
-    """5. More steps rescue no image; twice the steps or another start breaks no further images.
+    """5. More steps rescue no image; twice the steps, the most steps or another start breaks no further images.
 
-    Finds: an attack with too few or too short steps, gradients that mislead so that one long step beats many short
-    ones, a random network.
+    Finds: an attack with too few steps, gradients that mislead so that one long step beats many short ones, a random
+    network.
     """
     attack = subject.attack
     by_steps = [
-        subject.pgd_N if steps == attack.steps else subject.broken(_change(attack, steps=steps, step_size=None))
-        for steps in STEPS
+        subject.broken_N if steps == attack.steps else subject.broken(_change(attack, steps=steps)) for steps in STEPS
     ]
-    twice_N = subject.broken(_change(attack, steps=2 * attack.steps, step_size=attack.step_length))
+    twice_N = subject.broken(_change(attack, steps=2 * attack.steps))
     other_N = subject.broken(attack, seed=seeding.number(subject.seed, "honesty-start"))
     rescued_N = _most_rescued(by_steps)
-    doubled_N, restarted_N = twice_N & ~subject.pgd_N, other_N & ~subject.pgd_N
-    summary = f"twice the steps break {int(doubled_N.sum())} more images, another start {int(restarted_N.sum())}"
+    doubled_N, most_N, restarted_N = (images_N & ~subject.broken_N for images_N in (twice_N, by_steps[-1], other_N))
+    doubled, most, restarted = (int(images_N.sum()) for images_N in (doubled_N, most_N, restarted_N))
+    summary = f"twice the steps break {doubled} more images, {STEPS[-1]} steps {most}, another start {restarted}"
     rescued = f"more steps rescue {int(rescued_N.sum())} images that fewer steps break"
     weak = f"{summary}: raise evaluation.steps or evaluation.restarts"
-    faults = {rescued: exceeds_chance(rescued_N), weak: exceeds_chance(doubled_N) or exceeds_chance(restarted_N)}
+    faults = {rescued: rescued_N, weak: _largest([doubled_N, most_N, restarted_N])}
     sets = dict(zip(map(str, STEPS), by_steps, strict=True)) | {
-        "own": subject.pgd_N,
-        "doubled": subject.pgd_N | doubled_N,
-        "restarted": subject.pgd_N | restarted_N,
+        "own": subject.broken_N,
+        "doubled": subject.broken_N | doubled_N,
+        "restarted": subject.broken_N | restarted_N,
     }
     values = {name: unbroken_fraction(broken_N) for name, broken_N in sets.items()}
-    return Check.from_faults("steps", subject.n, summary, faults, values)
+    return _compare("steps", subject, summary, faults, values)
 
 
 def check_radius(subject: Subject) -> Check:
     """6. Accuracy falls as eps grows, and reaches 0 once the ball contains the whole box.
 
-    The unbounded attack, "inf" in values, starts at the image instead of at noise, so that only gradients lead it away.
+    The unbounded attack, "inf" in values, is PGD with short steps from the image, so that only gradients lead it away.
     Finds: gradients that lead nowhere however long they are followed.
     """
     attack, by_eps = subject.attack, {0.0: subject.misclassified_N}
     for factor in RADII:
-        step_size = None if attack.step_size is None else factor * attack.step_size
-        scaled = _change(attack, eps=factor * attack.eps, step_size=step_size)
-        by_eps[scaled.eps] = subject.pgd_N if factor == 1 else subject.broken(scaled)
+        scaled = _change(attack, eps=factor * attack.eps)
+        by_eps[scaled.eps] = subject.broken_N if factor == 1 else subject.broken(scaled)
     rescued_N = _most_rescued(list(by_eps.values()))
     # The least ball around any image that contains the box.
     diameter = math.sqrt(subject.x_NCHW[0].numel()) if attack.norm == "l2" else 1.0
-    unbounded = _change(attack, eps=diameter, steps=max(40, attack.steps), step_size=None)
-    find_broken = partial(pgd.find_broken, subject.model, attack=unbounded, form="strict")
-    unbounded_N = subject.map_batches(lambda x, y: find_broken(x, y, x))
+    unbounded = _change(attack, eps=diameter, steps=max(40, attack.steps), step_size=None, direction=None)
+    perturb = partial(pgd.perturb_from, subject.model, attack=unbounded, form="plain")
+    unbounded_N = subject.misclassified_N | subject.misclassified(subject.map_batches(lambda x, y: perturb(x, y, x)))
     values = {f"{eps:g}": unbroken_fraction(broken_N) for eps, broken_N in by_eps.items()}
     values["inf"] = unbroken_fraction(unbounded_N)
     rescued = f"a larger radius rescues {int(rescued_N.sum())} images that a smaller radius breaks"
     unbroken = f"an unbounded attack leaves {int((~unbounded_N).sum())} images unbroken"
-    faults = {rescued: exceeds_chance(rescued_N), unbroken: exceeds_chance(~unbounded_N)}
     summary = "accuracy " + ", ".join(f"{value:.3g} at {eps}" for eps, value in values.items())
-    return Check.from_faults("radius", subject.n, summary, faults, values)
+    return _compare("radius", subject, summary, {rescued: rescued_N, unbroken: ~unbounded_N}, values)
 
 
 def check_order(subject: Subject) -> Check:
-    """7. Noise of length eps is weaker than one gradient step of eps, which is weaker than PGD.
+    """7. Noise of length eps is weaker than one gradient step of eps, which is weaker than the attack.
 
-    Weaker means, per image: noise leaves a larger margin than the step; the step breaks only what PGD breaks.
+    Weaker means, per image: noise leaves a larger margin than the step; the step breaks only what the attack breaks.
     Finds: gradients that point no better than noise, an attack that loses what its first step found.
     """
     attack, steepest = subject.attack, DIRECTIONS[STEEPEST[subject.attack.norm]]
@@ -186,20 +187,20 @@ def check_order(subject: Subject) -> Check:
     noise_NCHW = torch.randn(subject.x_NCHW.shape, generator=generator, device=subject.y_N.device)
     noisy_NCHW = (subject.x_NCHW + attack.eps * steepest(noise_NCHW, 0.0)).clamp(0.0, 1.0)
     one_step = _change(attack, steps=1, step_size=attack.eps, direction=None)
-    step = partial(pgd.perturb_from, subject.model, attack=one_step, form="strict")
+    step = partial(pgd.perturb_from, subject.model, attack=one_step, form="plain")
     stepped_NCHW = subject.map_batches(lambda x, y: step(x, y, x))
     noisy_N, stepped_N = subject.misclassified(noisy_NCHW), subject.misclassified(stepped_NCHW)
     correct_N = ~subject.misclassified_N
     noise_N = correct_N & (_margins(subject, noisy_NCHW) < _margins(subject, stepped_NCHW))
-    step_N = stepped_N & correct_N & ~subject.pgd_N
+    step_N = stepped_N & correct_N & ~subject.broken_N
     faults = {
-        f"noise lowers the margin of {int(noise_N.sum())} images more than one gradient step": exceeds_chance(noise_N),
-        f"one gradient step breaks {int(step_N.sum())} images that PGD does not": exceeds_chance(step_N),
+        f"noise lowers the margin of {int(noise_N.sum())} images more than one gradient step": noise_N,
+        f"one gradient step breaks {int(step_N.sum())} images that the attack does not": step_N,
     }
-    sets = {"noise": noisy_N, "step": stepped_N, "pgd": subject.pgd_N}
+    sets = {"noise": noisy_N, "step": stepped_N, "own": subject.broken_N}
     values = {name: unbroken_fraction(~correct_N | broken_N) for name, broken_N in sets.items()}
     summary = "accuracy " + ", ".join(f"{value:.3g} under {name}" for name, value in values.items())
-    return Check.from_faults("order", subject.n, summary, faults, values)
+    return _compare("order", subject, summary, faults, values)
 
 
 def check_transfer(subject: Subject) -> Check:
@@ -207,23 +208,39 @@ def check_transfer(subject: Subject) -> Check:
 
     Finds: gradients that are masked in this model alone.
     """
-    values, faults = {"own": unbroken_fraction(subject.pgd_N)}, {}
+    if not subject.sources:
+        return Check.from_faults("transfer", 0, "the study has no other model to take examples from", {}, {})
+    values, faults = {"own": unbroken_fraction(subject.broken_N)}, {}
     for name, source in subject.sources.items():
         generator = seeding.generator(subject.seed, "honesty-transfer", subject.y_N.device)
         perturb = partial(pgd.perturb, source, attack=subject.attack, generator=generator)
         transferred_N = subject.misclassified(replace(subject, model=source).map_batches(perturb))
-        only_N = transferred_N & ~subject.pgd_N
+        only_N = transferred_N & ~subject.broken_N
         values[name] = unbroken_fraction(transferred_N)
         fault = f"examples of {name} break {int(only_N.sum())} images that this model's own attack does not"
-        faults[fault] = exceeds_chance(only_N)
-    summary = "; ".join(faults) or "the study has no other model to take examples from"
-    return Check.from_faults("transfer", subject.n if faults else 0, summary, faults, values)
+        faults[fault] = only_N
+    return _compare("transfer", subject, "; ".join(faults), faults, values)
+
+
+def check_scale(subject: Subject) -> Check:
+    """9. Whether an image is broken does not depend on the scale of the logits, which changes no decision.
+
+    Only strict is compared. compat depends on the scale by its definition: it stalls on large logits.
+    Finds: an attack that flatters small or large logits, logits near the largest number of their format.
+    """
+    values, changed = {"1": unbroken_fraction(subject.broken_N)}, {}
+    for scale in SCALES:
+        scaled_N = replace(subject, model=Scaled(subject.model, scale)).broken_N
+        values[f"{scale:g}"] = unbroken_fraction(scaled_N)
+        changed_N = scaled_N != subject.broken_N
+        changed[f"{int(changed_N.sum())} images change with logits times {scale:g}"] = changed_N
+    return _compare("scale", subject, "; ".join(changed), changed, values)
 
 
 def check_ensemble(subject: Subject) -> Check:
-    """9. AutoAttack, which chooses its own steps, breaks no more images than PGD.
+    """10. AutoAttack, an ensemble of four attacks, breaks no more images than the attack.
 
-    Finds: whatever PGD's gradients miss; one of the four attacks needs no gradient.
+    Finds: whatever the attack's gradients miss; one of the four attacks needs no gradient.
     """
     images, (_, channels, height, width) = min(subject.ensemble or 0, subject.n), subject.x_NCHW.shape
     problem = autoattack.find_problem(subject.attack, (channels, height, width))
@@ -232,16 +249,16 @@ def check_ensemble(subject: Subject) -> Check:
     if problem:
         return Check.from_faults("ensemble", 0, problem, {}, {})
     rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
-    x_MCHW, y_M = subject.x_NCHW[rows_M], subject.y_N[rows_M]
+    few = replace(subject, images=subject.images.at(rows_M))
     _, broken_M = autoattack.perturb(
-        subject.model, x_MCHW, y_M, attack=subject.attack, seed=subject.seed, batch_size=subject.batch_size
+        few.model, few.x_NCHW, few.y_N, attack=few.attack, seed=few.seed, batch_size=few.batch_size
     )
-    pgd_M = subject.pgd_N[rows_M]
-    only_M = broken_M & ~pgd_M
-    summary = f"AutoAttack breaks {int(only_M.sum())} images that PGD does not"
-    sets = {"own": pgd_M, "autoattack": broken_M, "together": broken_M | pgd_M}
+    own_M = subject.broken_N[rows_M]
+    only_M = broken_M & ~own_M
+    summary = f"AutoAttack breaks {int(only_M.sum())} images that the attack does not"
+    sets = {"own": own_M, "autoattack": broken_M, "together": broken_M | own_M}
     values = {name: unbroken_fraction(images_M) for name, images_M in sets.items()}
-    return Check.from_faults("ensemble", images, summary, {summary: exceeds_chance(only_M)}, values)
+    return _compare("ensemble", few, summary, {summary: only_M}, values)
 
 
 CHECKS: tuple[Callable[[Subject], Check], ...] = (
@@ -253,8 +270,34 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
     check_radius,
     check_order,
     check_transfer,
+    check_scale,
     check_ensemble,
 )
+
+
+class Scaled(nn.Module):
+    """A network with all logits multiplied by a number > 0."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        z_BK: Tensor = self.model(x_BCHW)
+        return self.scale * z_BK
+
+    def linearize(self, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
+        z_BK, adjoint = linearize(self.model, x_BCHW)
+        return self.scale * z_BK, lambda e: adjoint(self.scale * e)
+
+
+def _compare(
+    check: str, subject: Subject, summary: str, faults: Mapping[str, Tensor], values: Mapping[str, float]
+) -> Check:
+    """Return WARN if the images of a fault exceed chance. The correctly classified images are checked."""
+    n = subject.correct_n
+    exceeding = {fault: exceeds_chance(images_N, n) for fault, images_N in faults.items()}
+    return Check.from_faults(check, n, summary if n else NOTHING, exceeding, values)
 
 
 def _change(attack: Attack, **changes: Any) -> Attack:
@@ -263,8 +306,11 @@ def _change(attack: Attack, **changes: Any) -> Attack:
 
 def _most_rescued(sets: Sequence[Tensor]) -> Tensor:
     """Return the largest set of images that one attack breaks and the next one does not."""
-    rescued = [weaker_N & ~stronger_N for weaker_N, stronger_N in pairwise(sets)]
-    return max(rescued, key=lambda images_N: int(images_N.sum()))
+    return _largest([weaker_N & ~stronger_N for weaker_N, stronger_N in pairwise(sets)])
+
+
+def _largest(sets: Sequence[Tensor]) -> Tensor:
+    return max(sets, key=lambda images_N: int(images_N.sum()))
 
 
 def _margins(subject: Subject, x_NCHW: Tensor) -> Tensor:

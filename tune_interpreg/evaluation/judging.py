@@ -3,27 +3,30 @@
 Only ``judge`` reads test data, and only for the test split.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, Split
+from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.study import metric_names
-from tune_interpreg.study.config import Attack, Data
+from tune_interpreg.study.config import Attack
 from tune_interpreg.study.measures import (
     AccuracyMeasure,
     AutoAttackMeasure,
     CompatMeasure,
     GradientNormsMeasure,
+    InterpretabilityMeasure,
     Measure,
     Observation,
     SplitName,
     StrictMeasure,
 )
+from tune_interpreg.study.recipe import Recipe
 
 #: Metrics and the number of images behind them.
 Answer = tuple[dict[str, float], int]
@@ -41,27 +44,50 @@ def observe(
 
 
 def judge(
-    model: nn.Module, dataset: Dataset, data: Data, measure: Measure, split: SplitName, *, seed: int, batch_size: int
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    measure: Measure,
+    split: SplitName,
+    *,
+    seed: int,
+    batch_size: int,
+    make_maps: Callable[[InterpretabilityMeasure, Split], Mapping[str, Tensor]] = lambda measure, images: {},
 ) -> Answer:
     """Return the metrics of a measure of a model on a split, and the number of images behind them.
 
     Args:
-        data: where the test images are.
+        recipe: of the model; it says which test images these are.
         measure: any but the honesty checks (see ``honesty``).
         seed: of the model; it draws the attacks' starts.
         batch_size: images per forward.
+        make_maps: returns the maps of other models that a measure of interpretability compares with, by label.
 
     Raises:
-        DataError: AutoAttack is to run on more test images than there are.
+        DataError: a measure takes more images than there are.
     """
     from tune_interpreg.data.dataset import load_test  # imported here, so that nothing else in this file can use it
 
     if split == "test":
-        images = load_test(data).to(dataset.train.y_N.device)
+        fingerprint = recipe.data_fingerprint.partition("-")[2]
+        images = load_test(recipe.data, fingerprint).to(dataset.train.y_N.device)
     else:
         images = dataset.validation if split == "validation" else dataset.train
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+    if isinstance(measure, InterpretabilityMeasure):
+        count = measure.images if split == "test" else min(measure.images, len(images))
+        subset = _subset(images, count, "interpretability", split)
+        maps, prefix = make_maps(measure, subset), metric_names.PREFIXES[split]
+        values = measure_interpretability(model, subset, maps=maps, with_deletion=measure.deletion, **settings)
+        return {f"{prefix}/{name}": float(values_N.mean()) for name, values_N in values.items()}, len(subset)
     return _FUNCTIONS[type(measure)](measure, model, images, split, **settings)
+
+
+def _subset(images: Split, count: int | None, purpose: str, split: SplitName) -> Split:
+    """Return a stratified subset of a split; None: all. Raise ``DataError`` if there are fewer images."""
+    if count is not None and count > len(images):
+        raise DataError(f"{purpose}: there are {len(images):,} {split} images, got {count:,}; lower it or drop it")
+    return images.subset(count, purpose)
 
 
 def _answer_accuracy(
@@ -85,10 +111,8 @@ def _answer_pgd(
 def _answer_autoattack(
     measure: AutoAttackMeasure, model: nn.Module, images: Split, split: SplitName, *, seed: int, batch_size: int
 ) -> Answer:
-    if measure.images > len(images):
-        rule = f"there are {len(images):,} {split} images, got {measure.images:,}; lower it or drop it"
-        raise DataError(f"evaluation.autoattack: {rule}")
-    subset, attack = images.subset(measure.images, "autoattack"), Attack(norm=measure.norm, eps=measure.eps)
+    subset = _subset(images, measure.images, "autoattack", split)
+    attack = Attack(norm=measure.norm, eps=measure.eps)
     accuracy = autoattack.measure_adversarial_accuracy(model, subset, attack=attack, seed=seed, batch_size=batch_size)
     return {metric_names.adversarial_accuracy("autoattack", split): accuracy}, len(subset)
 
@@ -96,7 +120,7 @@ def _answer_autoattack(
 def _answer_gradient_norms(
     measure: GradientNormsMeasure, model: nn.Module, images: Split, split: SplitName, *, seed: int, batch_size: int
 ) -> Answer:
-    subset = images.subset(measure.images, "grad_norm")
+    subset = _subset(images, measure.images, "grad_norm", split)
     norms = measure_gradient_norms(model, subset, batch_size)
     metrics = {metric_names.GRAD_NORM_LABEL: norms["label"], metric_names.GRAD_NORM_OTHER: norms["other"]}
     return metrics, len(subset)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_interpreg import seeding
-from tune_interpreg.attacks import balls, pgd
+from tune_interpreg.attacks import balls, judging
 from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.networks.modes import eval_mode
@@ -30,28 +30,28 @@ def measure_accuracy(model: nn.Module, split: Split, batch_size: int) -> float:
 
 
 def measure_adversarial_accuracy(model: nn.Module, split: Split, **settings: Any) -> float:
-    """Return the fraction of images that PGD breaks from none of its starts, in [0, 1]. See `find_broken_images`."""
+    """Return the fraction of images that no start of the attack breaks, in [0, 1]. See `find_broken_images`."""
     return 1.0 - int(find_broken_images(model, split, **settings).sum()) / len(split)
 
 
 def find_broken_images(
-    model: nn.Module, split: Split, *, attack: Attack, form: pgd.Form, seed: int, batch_size: int, restarts: int = 1
+    model: nn.Module, split: Split, *, attack: Attack, form: judging.Form, seed: int, batch_size: int, restarts: int = 1
 ) -> Tensor:
-    """Return which images PGD breaks from at least one of its starts, as bool_N.
+    """Return which images the attack breaks from at least one of its starts, as bool_N.
 
     An image's starts depend on the seed and its position in the split, not on the batch size. "strict" results are
     thus independent of the batch size; the "compat" attack itself depends on it (see `pgd`). More restarts keep the
     earlier starts, so they never raise the accuracy.
 
     Args:
-        form: as in `pgd.find_broken`. seed: of the starts. restarts: starts per image, ≥ 1.
+        form: as in `judging.find_broken`. seed: of the starts. restarts: starts per image, ≥ 1.
     """
     noises = zip(*(_noise(split, batch_size, attack, seed, restart) for restart in range(restarts)), strict=True)
     place, broken_N = balls.choose_start(attack).place, []
     with eval_mode(model):
         for (x_BCHW, y_B), batch_noises in zip(_batches(split, batch_size), noises, strict=True):
             starts = (place(x_BCHW, noise, attack) for noise in batch_noises)
-            broken_N.append(pgd.find_broken_by_any(model, x_BCHW, y_B, starts, attack=attack, form=form))
+            broken_N.append(judging.find_broken(model, x_BCHW, y_B, starts, attack=attack, form=form))
     return torch.cat(broken_N)
 
 

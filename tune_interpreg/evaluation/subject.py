@@ -29,9 +29,9 @@ def count_tolerated(n: int) -> int:
     return int(binom.isf(CHANCE, n, ALLOWED))
 
 
-def exceeds_chance(images_N: Tensor) -> bool:
-    """Return whether a set of the n images, as bool_N, is larger than chance explains."""
-    return int(images_N.sum()) > count_tolerated(len(images_N))
+def exceeds_chance(images_N: Tensor, n: int) -> bool:
+    """Return whether a set of images, as bool_N, is larger than chance explains if n images are checked."""
+    return int(images_N.sum()) > count_tolerated(n)
 
 
 def unbroken_fraction(broken_N: Tensor) -> float:
@@ -43,12 +43,12 @@ def unbroken_fraction(broken_N: Tensor) -> float:
 class Check:
     """The result of the check named ``check``.
 
-    state: WARN if the accuracy may mislead. n: number of images, 0 if the check did not run.
+    state: WARN if the accuracy may mislead, NONE if there was nothing to check. n: number of images that were checked.
     values: the numbers behind ``summary``; accuracies and shares are fractions in [0, 1].
     """
 
     check: str
-    state: Literal["PASS", "WARN"]
+    state: Literal["PASS", "WARN", "NONE"]
     n: int
     summary: str
     values: dict[str, float]
@@ -57,10 +57,11 @@ class Check:
     def from_faults(
         cls, check: str, n: int, summary: str, faults: Mapping[str, bool], values: Mapping[str, float]
     ) -> Check:
-        """Return PASS with the summary or, if any fault holds, WARN with these faults."""
+        """Return WARN with the faults that hold. If none holds, return PASS with the summary, or NONE if n is 0."""
         present = [fault for fault, holds in faults.items() if holds]
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        return cls(check, "WARN" if present else "PASS", n, "; ".join(present) or summary, finite)
+        passed: Literal["PASS", "NONE"] = "PASS" if n else "NONE"
+        return cls(check, "WARN" if present else passed, n, "; ".join(present) or summary, finite)
 
     def as_record(self) -> dict[str, Any]:
         return {"check": self.check, "state": self.state, "n": self.n, "said": self.summary, "values": self.values}
@@ -101,8 +102,13 @@ class Subject:
         """bool_N: the images that are misclassified without an attack."""
         return self.misclassified(self.x_NCHW)
 
+    @property
+    def correct_n(self) -> int:
+        """The number of images that are correctly classified without an attack. Only these can be attacked."""
+        return int((~self.misclassified_N).sum())
+
     @cached_property
-    def pgd_N(self) -> Tensor:
+    def broken_N(self) -> Tensor:
         """bool_N: the images that the evaluation's own attack breaks, in its strict form."""
         return self.broken(self.attack)
 

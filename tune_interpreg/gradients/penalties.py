@@ -5,7 +5,8 @@ logits or the probabilities, see OUTPUTS) with respect to the pixels. g = J_c is
 ordinary backward differentiates every penalty with respect to the parameters.
 
 The options `norm`, `sign` and `output` are keys of PENALTY_NORMS, SIGNS and OUTPUTS; other values raise ValueError.
-Norms take d of shape (B, ...). Of o_BK next to its adjoint, only shape, type and device matter.
+Norms take d of shape (B, ...) and the order p of ‖·‖_p. Of o_BK next to its adjoint, only shape, type and device
+matter.
 """
 
 import math
@@ -21,22 +22,22 @@ from tune_interpreg.networks.linearize import logit_gradient, through_softmax
 Entry = TypeVar("Entry")
 
 
-def batch_norm(d: Tensor) -> Tensor:
-    """Return ‖d‖ = √Σ d², the Frobenius norm over the whole batch; its gradient at d = 0 is 0."""
-    return torch.linalg.vector_norm(d)
+def batch_norm(d: Tensor, order: int = 2) -> Tensor:
+    """Return ‖d‖_p over the whole batch, for p = 2 the Frobenius norm; its gradient at d = 0 is 0."""
+    return torch.linalg.vector_norm(d, order)
 
 
-def sample_norm(d: Tensor) -> Tensor:
-    """Return (1/B) Σ_b ‖d_b‖₂, the mean of the samples' norms; its gradient is 0 if d_b = 0."""
-    return torch.linalg.vector_norm(d, dim=tuple(range(1, d.dim()))).mean()
+def sample_norm(d: Tensor, order: int = 2) -> Tensor:
+    """Return (1/B) Σ_b ‖d_b‖_p, the mean of the samples' norms; its gradient is 0 if d_b = 0."""
+    return torch.linalg.vector_norm(d.flatten(1), order, dim=1).mean()
 
 
-def squared_norm(d: Tensor) -> Tensor:
-    """Return (1/B) Σ_b ‖d_b‖₂², the mean of the samples' squared norms."""
-    return d.square().sum() / len(d)
+def squared_norm(d: Tensor, order: int = 2) -> Tensor:
+    """Return (1/B) Σ_b ‖d_b‖_p², the mean of the samples' squared norms."""
+    return torch.linalg.vector_norm(d.flatten(1), order, dim=1).square().mean()
 
 
-PENALTY_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+PENALTY_NORMS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "batch": batch_norm,
     "sample": sample_norm,
     "squared": squared_norm,
@@ -81,9 +82,9 @@ def cross_entropy_gradient(adjoint: Adjoint, y_B: Tensor, z_BK: Tensor) -> Tenso
     return adjoint(logit_gradient(z_BK, y_B))
 
 
-def magnitude(g: Tensor, *, norm: str = "batch") -> Tensor:
-    """Return ‖g‖, the size of gradients of shape (B, ...)."""
-    return _choose("norm", norm, PENALTY_NORMS)(g)
+def magnitude(g: Tensor, *, norm: str = "batch", order: int = 2) -> Tensor:
+    """Return ‖g‖_p, the size of gradients of shape (B, ...), with p = order."""
+    return _choose("norm", norm, PENALTY_NORMS)(g, order)
 
 
 def interpretation(target_BCHW: Tensor, g_BCHW: Tensor, *, norm: str = "batch", sign: str = "abs") -> Tensor:
@@ -94,8 +95,7 @@ def interpretation(target_BCHW: Tensor, g_BCHW: Tensor, *, norm: str = "batch", 
         g_BCHW: the label gradient.
         sign: "abs" for |g|, "signed" for g itself.
     """
-    distance = _choose("norm", norm, PENALTY_NORMS)
-    return distance(target_BCHW - _choose("sign", sign, SIGNS)(g_BCHW))
+    return magnitude(target_BCHW - _choose("sign", sign, SIGNS)(g_BCHW), norm=norm)
 
 
 def cosine(target_BCHW: Tensor, g_BCHW: Tensor) -> Tensor:

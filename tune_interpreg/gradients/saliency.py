@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tune_interpreg.gradients import penalties
 from tune_interpreg.networks.linearize import linearize
-from tune_interpreg.networks.modes import multiply_in
+from tune_interpreg.networks.modes import constant_statistics, multiply_in
 from tune_interpreg.study.config import MapSettings
 
 #: Values of maps that are permuted or compared at a time. With their temporary 8-byte numbers they take about 100 MB.
@@ -31,14 +31,15 @@ def simple_gradient(
     """Return the label's input gradient: g = J_c(x) of the logits, or p_c·(J_c − Σ_k p_k J_k) of the probabilities.
 
     Args:
-        model: runs in its current mode.
+        model: runs in its current mode, with constant running statistics.
         x_BCHW: images, pixels in [0, 1].
         y_B: labels c, integers in [0, K).
 
     Returns:
         g_BCHW, signed, output per pixel, without graph.
     """
-    z_BK, logits_adjoint = linearize(model, x_BCHW)
+    with constant_statistics(model):
+        z_BK, logits_adjoint = linearize(model, x_BCHW)
     o_BK, adjoint = penalties.select_output(z_BK.to(x_BCHW.dtype), logits_adjoint, output)
     return penalties.label_gradient(adjoint, y_B, o_BK).to(x_BCHW.dtype)
 

@@ -1,8 +1,9 @@
-"""Rules for the layers of piecewise-linear networks: the forward, and the transpose of the layer's matrix.
+"""Rules for layers: the forward, and the transpose of the layer's Jacobian.
 
 Around x a layer acts as a matrix W. A rule runs the layer on x of shape (B, ...) and returns the result and the adjoint
-e ↦ Wᵀe, for e of shape (..., B, ...) with any leading dimensions. At kinks and ties the adjoint follows PyTorch's
-backward: ReLU has slope 0 at 0, and a maximum passes e to one entry only.
+e ↦ Wᵀe, for e of shape (..., B, ...) with any leading dimensions. Both are differentiable, and W may depend on x (see
+`activations` and `normalization`). At kinks and ties the adjoint follows PyTorch's backward: ReLU has slope 0 at 0, and
+a maximum passes e to one entry only.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_interpreg.networks.transposes import ConvTranspose, MaxPoolTranspose, channels_last, choose_transpose
+from tune_interpreg.networks import activations, normalization
+from tune_interpreg.networks.transposes import (
+    Adjoint,
+    ConvTranspose,
+    MaxPoolTranspose,
+    channels_last,
+    choose_transpose,
+)
 
-Adjoint = Callable[[Tensor], Tensor]
 Rule = Callable[[Any, Tensor], tuple[Tensor, Adjoint]]
 
 
@@ -55,11 +62,19 @@ class Dropout2d(Dropout):
 
 
 def replace_dropout(model: nn.Module) -> nn.Module:
-    """Replace every torch.nn.Dropout and Dropout2d inside `model` by the ones of this module; return the model."""
-    replacements = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if name and type(layer) in replacements:
-            model.set_submodule(name, replacements[type(layer)](layer.p))
+    """Turn every torch.nn.Dropout and Dropout2d inside `model` into the ones of this module; return the model.
+
+    Each stays the same object, so that ties, hooks and the user's attributes stay.
+
+    Raises:
+        ValueError: p is 1.
+    """
+    replacements: dict[type[nn.Module], type[Dropout]] = {nn.Dropout: Dropout, nn.Dropout2d: Dropout2d}
+    for layer in model.modules():
+        replacement = replacements.get(type(layer))
+        if replacement is not None:
+            vars(layer)["generator"] = replacement(vars(layer)["p"]).generator  # the constructor checks p
+            layer.__class__ = replacement
     return model
 
 
@@ -80,30 +95,6 @@ def _conv2d(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Adjoint]:
         return ConvTranspose.apply(images, layer.weight, size, geometry, transpose).view(*e.shape[:-3], *size)
 
     return layer(x), adjoint
-
-
-class ReLUAdjoint:
-    """The adjoint of a ReLU with result y: e where y > 0, else 0. Twice as fast as a product with a mask."""
-
-    def __init__(self, y: Tensor) -> None:
-        self.y = y.detach()
-
-    def __call__(self, e: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward(e, self.y, 0)
-
-    def overwrite(self, e: Tensor) -> Tensor:
-        """Return the same in e's memory, in half the time. Only without autograd."""
-        return torch.ops.aten.threshold_backward.grad_input(e, self.y, 0, grad_input=e)
-
-
-def _relu(layer: nn.ReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
-    y = layer(x)
-    return y, ReLUAdjoint(y)
-
-
-def _leaky_relu(layer: nn.LeakyReLU, x: Tensor) -> tuple[Tensor, Adjoint]:
-    saved = x.detach()
-    return layer(x), lambda e: torch.ops.aten.leaky_relu_backward(e, saved, layer.negative_slope, False)
 
 
 def _max_pool2d(layer: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Adjoint]:
@@ -139,7 +130,7 @@ def _average(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, x: Tensor) -> tuple[Ten
         with torch.enable_grad():  # the layer is linear, so its backward is the same at all inputs
             zeros = e.new_zeros(len(batch), *shape, requires_grad=True)
             out = torch.autograd.grad(layer(zeros), zeros, batch, create_graph=differentiable)[0]
-        return out.view(*e.shape[:-3], *shape)
+        return channels_last(out).view(*e.shape[:-3], *shape)
 
     return layer(x), adjoint
 
@@ -159,19 +150,21 @@ def _dropout(layer: Dropout, x: Tensor) -> tuple[Tensor, Adjoint]:
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv2d,
     nn.Linear: lambda layer, x: (layer(x), lambda e: e @ layer.weight),
-    nn.ReLU: _relu,
-    nn.LeakyReLU: _leaky_relu,
+    nn.ReLU: activations.relu,
+    nn.LeakyReLU: activations.leaky_relu,
+    **dict.fromkeys(activations.SMOOTH, activations.smooth),
     nn.MaxPool2d: _max_pool2d,
     nn.AvgPool2d: _average,
     nn.AdaptiveAvgPool2d: _average,
+    nn.BatchNorm1d: normalization.batch_norm,
+    nn.BatchNorm2d: normalization.batch_norm,
+    nn.GroupNorm: normalization.group_norm,
+    nn.LayerNorm: normalization.layer_norm,
     nn.Flatten: _flatten,
     nn.Identity: lambda layer, x: (x, lambda e: e),
     Dropout: _dropout,
     Dropout2d: _dropout,
 }
-
-#: Layers with results, also of their adjoints, that the next layer may overwrite: new tensors, not saved anywhere.
-OVERWRITABLE = (nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
@@ -196,15 +189,16 @@ def has_hooks(layer: nn.Module) -> bool:
 
 
 def find_problem(layer: nn.Module) -> str | None:
-    """Return why the layer cannot be part of a piecewise-linear network, or None if it can."""
+    """Return why the layer has no exact adjoint, or None if it has one."""
     kind = type(layer).__name__
     if has_hooks(layer):
         return f"{kind} must have no forward hooks, because an adjoint cannot follow their changes"
     if hasattr(layer, "linearize"):
-        return None
+        forward, linearize = (_find_class(layer, name) for name in ("forward", "linearize"))
+        inherits = linearize is not None and forward is not linearize and issubclass(forward, linearize)
+        return f"{kind} changes forward, but inherits linearize from {linearize.__name__}" if inherits else None
     if type(layer) not in RULES:
-        supported = ", ".join(f"{rule.__module__.split('.')[0]}.{rule.__name__}" for rule in RULES)
-        return f"{type(layer).__module__}.{kind} has neither a rule nor a linearize method; supported: {supported}"
+        return f"{type(layer).__module__}.{kind} has neither a rule nor a linearize method"
     if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
         return f"{kind} must pad with zeros; its padding_mode is {layer.padding_mode!r}"
     if isinstance(layer, nn.Conv2d) and layer.padding == "same" and any(k % 2 == 0 for k in layer.kernel_size):
@@ -212,3 +206,8 @@ def find_problem(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
         return f"{kind} must flatten dimensions 1 to -1; its dimensions are {layer.start_dim} to {layer.end_dim}"
     return None
+
+
+def _find_class(layer: nn.Module, method: str) -> Any:
+    """Return the class that defines the layer's method, or None."""
+    return next((kind for kind in type(layer).__mro__ if method in vars(kind)), None)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tune_interpreg.networks.layers import Adjoint
 
@@ -27,7 +28,7 @@ def linearize(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Adjoint]:
     if method is not None:
         return method(x_BCHW)
     leaf = x_BCHW if x_BCHW.requires_grad else x_BCHW.detach().requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
         z_BK: Tensor = model(leaf)
 
     def adjoint(e: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Modes in which a network runs: evaluation mode, and the precision of its products."""
+"""Modes in which a network runs: evaluation mode, constant statistics, and the precision of its products."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +19,28 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def constant_statistics(model: nn.Module) -> Iterator[None]:
+    """Let forwards in this block leave the model's running statistics as they are, in train mode as well.
+
+    A training step changes them exactly once, by the forward of its cross-entropy. Attacks, saliency maps and all other
+    forwards run in such a block: its forwards change copies of the buffers, of any module in train mode. Capture-safe.
+    """
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)
+    ]
+    for module, name, buffer in buffers:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
 
 
 def multiply_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -20,13 +20,10 @@ from tune_interpreg.study.measures import Measure, Question, SplitName
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.recipe import Recipe, TargetMaps
 
-#: Measured seconds by unit of work. Per image: ``clean``, ``compat``, ``strict``, ``norms``, ``autoattack``. Per image
-#: and noisy copy of a set of maps: ``copy``. Per model: ``checks``. Of a training, after its ``training_job``'s key and
-#: a slash: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
+#: Measured seconds by unit of work. Of a judgment, per image, of the checks, per model: after ``unit_of`` its measure.
+#: Per image and noisy copy of a set of maps: ``copy``. Of a training, after its ``training_job``'s key and a slash:
+#: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
 Seconds = dict[str, float]
-
-#: The unit of an image in a judgment, by the kind of its measure.
-UNITS = {"accuracy": "clean", "compat": "compat", "strict": "strict", "gradient_norms": "norms"}
 
 
 @dataclass(frozen=True)
@@ -111,30 +108,35 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
             yield Piece(name, training_job(study, task), len(task.parts))
         else:
             missing = progress.missing_judgments(training["key"], questions)
-            questions = [(judgment.measure, judgment.split) for judgment in missing]
+            questions = [Question(judgment.measure, judgment.split) for judgment in missing]
     for question in questions:
-        yield from [_judging(*question)] * len(task.parts)
+        yield from [_judging(question.measure, question.split)] * len(task.parts)
 
 
 def _open_questions(progress: Progress, state: State, task: Task) -> list[Question]:
     """Return the questions about the model of a repeat that is there, or that a trial of the search trains."""
     study, (seed,) = progress.study, task.parts
     model, search = progress.model_key(task.arm, seed), study.arms[task.arm].search
+    dependent = measures.list_dependent_questions(study, {}, {}) if graph.has_other_models(study, state, seed) else []
     if model is not None:
-        missing = progress.missing_judgments(model, progress.repeat_questions)
-        questions = [(judgment.measure, judgment.split) for judgment in missing]
-    elif search and seed not in state.unchecked[task.arm]:
+        settled = progress.dependent_questions(task.arm, seed)
+        missing = progress.missing_judgments(model, [*progress.repeat_questions, *(settled or [])])
+        questions = [Question(judgment.measure, judgment.split) for judgment in missing]
+        return questions if settled is not None else [*questions, *dependent]
+    if search and seed not in state.waiting[task.arm]:
         answered = measures.list_trial_questions(study, search)
-        questions = [question for question in progress.repeat_questions if question not in answered]
-    else:
-        questions = []
-    checks = measures.checks_measure(study, {}) if graph.can_check(study, state, seed) else None
-    return [*questions, (checks, "validation")] if checks else questions
+        return [*(question for question in progress.repeat_questions if question not in answered), *dependent]
+    return dependent
 
 
 def _judging(measure: Measure, split: SplitName) -> Piece:
-    settings = measure.model_dump(mode="json", exclude={"sources"})
-    return Piece(f"judgment {split} {json.dumps(settings)}", (measure, split))
+    settings = measure.model_dump(mode="json", exclude={"sources", "maps"})
+    return Piece(f"judgment {split} {json.dumps(settings)}", Question(measure, split))
+
+
+def unit_of(measure: Measure) -> str:
+    """Return the name of the work that a measure takes per image; of the checks, per model."""
+    return json.dumps(measure.model_dump(mode="json", exclude={"images", "sources", "maps", "settings", "batch_size"}))
 
 
 def recorded_seconds(progress: Progress) -> dict[Piece, float]:
@@ -167,14 +169,9 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
         return images["train"] * (piece.content.samples + piece.content.include_clean) * measured["copy"]
     if isinstance(piece.content, Job):
         return _training(study, images, measured, piece.content)
-    measure, split = piece.content
-    if isinstance(measure, measures.ChecksMeasure):
-        return measured["checks"]
-    if isinstance(measure, measures.AutoAttackMeasure):
-        return measure.images * measured["autoattack"]
-    if isinstance(measure, measures.GradientNormsMeasure):
-        return min(measure.images or images[split], images[split]) * measured["norms"]
-    return images[split] * measured[UNITS[measure.kind]]
+    measure, split = piece.content.measure, piece.content.split
+    taken = 1 if isinstance(measure, measures.ChecksMeasure) else getattr(measure, "images", None) or images[split]
+    return taken * measured[unit_of(measure)]
 
 
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:
@@ -184,7 +181,8 @@ def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job)
         measured[f"{job.key}/epoch"] + steps * measured[f"{job.key}/step"]
     )
     attacked = epochs // every if every else 0
-    observing = images["validation"] * (epochs * measured["clean"] + attacked * measured["strict"])
+    clean, strict = measured[unit_of(measures.AccuracyMeasure())], measured[unit_of(job.observation.strict)]
+    observing = images["validation"] * (epochs * clean + attacked * strict)
     return training + len(job.models) * observing
 
 

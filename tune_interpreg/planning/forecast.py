@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-from tune_interpreg import seeding
 from tune_interpreg.cluster.drain import count_slots
-from tune_interpreg.data.dataset import Dataset, count_test_images
+from tune_interpreg.data.dataset import Dataset
 from tune_interpreg.networks.build import build
+from tune_interpreg.networks.weights import named_tensors
 from tune_interpreg.planning import costs
 from tune_interpreg.planning.costs import Piece
 from tune_interpreg.planning.measure import Measurement, measure
-from tune_interpreg.running.preflight import check_data
+from tune_interpreg.running.preflight import check_data, check_network
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
@@ -87,6 +88,9 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     study = file.study
     with pause_gc():
         images = check_data(file)
+        check_network(file, images)
+        if images.description:
+            console.print(Text(images.description), soft_wrap=True)
         progress = read_progress(study, store, images.fingerprint).progress
     slots, workers_from = workers or count_slots(study, where), "from --workers"
     if not workers:
@@ -105,7 +109,7 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
         processes = 1 if where == "in-process" else min(slots, count_slots(study, "local"))
         with console.status(f"measuring with {processes} at once") if console.is_terminal else nullcontext():
             measurement = measure(study, [*unknown.values()], workers=processes)
-        tests = count_test_images(study.data) or len(images.validation)
+        tests = images.tests or len(images.validation)
         for piece in unknown.values():
             estimates[piece] = costs.add_up(study, images, tests, measurement.seconds, piece)
 
@@ -129,8 +133,8 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
 
 def _count_bytes(study: Study, images: Dataset, pieces: Iterable[Piece]) -> int:
     """Return the bytes that pieces leave in the store: models, maps in float16, records and events."""
-    model = build(study.model, images.shape, images.classes, seeding.generator(0, "init"))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    model = build(study.model, images.shape, images.classes, study.seeds[0])
+    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(model))
     maps = 2 * images.train.x_NCHW.numel()
     size: dict[type[Any], int] = {Job: TRAINING + weights, MapSettings: JUDGMENT + maps}
     return sum(piece.count * size.get(type(piece.content), JUDGMENT) for piece in pieces)

@@ -33,16 +33,25 @@ from tune_interpreg.attacks import autoattack
 from tune_interpreg.cluster.worker import worker_config
 from tune_interpreg.data.dataset import Split, load_dataset, to_pixels
 from tune_interpreg.evaluation.honesty import CHECKS
+from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.gradients.saliency import smoothgrad
-from tune_interpreg.planning.costs import Piece, Seconds, probe_job
+from tune_interpreg.planning.costs import Piece, Seconds, probe_job, unit_of
 from tune_interpreg.schedule.graph import attack_sources
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, MapSettings, Study
 from tune_interpreg.study.items import Job
-from tune_interpreg.study.measures import ChecksMeasure
+from tune_interpreg.study.measures import (
+    AccuracyMeasure,
+    AutoAttackMeasure,
+    ChecksMeasure,
+    CompatMeasure,
+    InterpretabilityMeasure,
+    Measure,
+    StrictMeasure,
+)
 from tune_interpreg.training.device import read_peak_memory
 
 #: Repeat a measurement for SECONDS and at least twice, but only once if it takes longer than LONG seconds.
@@ -150,16 +159,19 @@ def measure_here(study: Study, pieces: Sequence[Piece], threads: int) -> Measure
 def _list_work(bench: Bench, pieces: Sequence[Piece]) -> dict[str, Callable[[], Seconds]]:
     """Return the different kinds of work by name. Arms with the same method and options share one."""
     jobs: dict[str, Job] = {}
+    asked: dict[str, Measure] = {}
     work: dict[str, Callable[[], Seconds]] = {}
     for piece in pieces:
         if isinstance(piece.content, Job):
             jobs.setdefault(piece.content.key, piece.content)
         elif isinstance(piece.content, MapSettings):
             work["a set of maps"] = partial(bench.measure_maps, piece.content)
-        elif isinstance(piece.content[0], ChecksMeasure):
-            work["the checks"] = bench.measure_checks
-    if len(work) < len({piece.name for piece in pieces}):  # trainings observe, and all other pieces judge
-        work["the judging of models"] = bench.measure_judging
+        else:
+            asked[unit_of(piece.content.measure)] = piece.content.measure
+    for job in jobs.values():
+        asked |= {unit_of(measure): measure for measure in (AccuracyMeasure(), job.observation.strict)}
+    for unit, measure in asked.items():
+        work[f"the measure {measure.kind}: {unit}"] = partial(bench.measure_judging, measure)
     for job in jobs.values():
         work[f"the training of {job.arm} (seeds at once: {len(job.seeds)})"] = partial(bench.measure_training, job)
     return work
@@ -214,25 +226,32 @@ class Bench:
         return registry.load_method(recipe.method)(worker_config(job, self.store, self.device))
 
     # ---------------------------------------------------------------- models that are trained
-    def measure_judging(self) -> Seconds:
-        evaluation, attack, size = self.study.evaluation, self.study.evaluation_attack, self.study.evaluation.batch_size
-        images, few = self._rows(size if self.device == "cuda" else min(PGD, size)), self._rows(AUTOATTACK)
+    def measure_judging(self, measure: Measure) -> Seconds:
+        """Time a measure per image, of the checks per model. An attack takes longer on a model that it cannot break."""
+        if isinstance(measure, ChecksMeasure):
+            return {unit_of(measure): self._time_checks(measure)}
+        size = self.study.evaluation.batch_size
         settings: dict[str, Any] = {"seed": 0, "batch_size": size}
-        pgd = partial(measure_adversarial_accuracy, self.model, images, attack=attack, restarts=evaluation.restarts)
-        work: dict[str, Callable[[], object]] = {
-            "clean": partial(measure_accuracy, self.model, images, size),
-            "norms": partial(measure_gradient_norms, self.model, images, size),
-            "compat": partial(pgd, form="compat", **settings),
-            "strict": partial(pgd, form="strict", **settings),
-        }
-        seconds = {unit: self._shortest(function) / len(images) for unit, function in work.items()}
-        # The strict attack stops at an image once it is broken. Trained models lie between the probe, which is easily
-        # broken, and a model that is never broken, with the cost of compat.
-        seconds["strict"] = (seconds["compat"] + seconds["strict"]) / 2
-        if evaluation.autoattack:
-            ensemble = partial(autoattack.measure_adversarial_accuracy, self.model, few, **settings)
-            seconds["autoattack"] = self._mean_of_extremes(lambda attack: ensemble(attack=attack)) / len(few)
-        return seconds
+        images = self._rows(size if self.device == "cuda" else min(PGD, size))
+        work: Callable[[], object]
+        if isinstance(measure, AutoAttackMeasure):
+            images, ball = self._rows(AUTOATTACK), Attack(norm=measure.norm, eps=measure.eps)
+            ensemble = partial(autoattack.measure_adversarial_accuracy, self.model, images, **settings)
+            return {
+                unit_of(measure): self._mean_of_extremes(lambda attack: ensemble(attack=attack), ball) / len(images)
+            }
+        if isinstance(measure, StrictMeasure | CompatMeasure):
+            pgd = partial(measure_adversarial_accuracy, self.model, images, form=measure.kind, **settings)
+            attacked = partial(pgd, restarts=measure.restarts)
+            seconds = self._mean_of_extremes(lambda attack: attacked(attack=attack), measure.attack)
+            return {unit_of(measure): seconds / len(images)}
+        if isinstance(measure, InterpretabilityMeasure):
+            options: dict[str, Any] = {"maps": {}, "with_deletion": measure.deletion}
+            work = partial(measure_interpretability, self.model, images, **options, **settings)
+        else:
+            function = measure_accuracy if isinstance(measure, AccuracyMeasure) else measure_gradient_norms
+            work = partial(function, self.model, images, size)
+        return {unit_of(measure): self._shortest(work) / len(images)}
 
     def measure_maps(self, maps: MapSettings) -> Seconds:
         rows, settings = self._rows(MAPS), maps.model_copy(update={"samples": COPIES, "include_clean": False})
@@ -241,11 +260,9 @@ class Bench:
         seconds = self._shortest(lambda: smoothgrad(self.model, x_BCHW, rows.y_N, **options).cpu())
         return {"copy": seconds / COPIES / len(rows)}
 
-    def measure_checks(self) -> Seconds:
-        """Time all checks of one model. Their time is a constant and a part that grows with the images."""
-        evaluation, checks = self.study.evaluation, self.study.checks
-        assert checks is not None
-        images = min(checks.images, len(self.validation))
+    def _time_checks(self, measure: ChecksMeasure) -> float:
+        """Return the seconds of all checks of one model: a constant, and a part that grows with the images."""
+        images = min(measure.images, len(self.validation))
         few, more = (math.ceil(part * images) for part in CHECKED)
 
         def check(n: int, attack: Attack) -> None:
@@ -254,28 +271,27 @@ class Bench:
                 self.validation.at(slice(0, n)),
                 attack,
                 seed=0,
-                batch_size=evaluation.batch_size,
-                restarts=evaluation.restarts,
+                batch_size=measure.batch_size,
+                restarts=measure.restarts,
                 sources=dict.fromkeys(attack_sources(self.study), self.model),
-                ensemble=checks.autoattack and min(checks.autoattack, n),
+                ensemble=measure.autoattack and min(measure.autoattack, n),
             )
             for function in CHECKS:
                 function(subject)
 
-        base = self._mean_of_extremes(partial(check, few))
+        base = self._mean_of_extremes(partial(check, few), measure.attack)
         if base * images / few < WHOLE:
-            return {"checks": self._mean_of_extremes(partial(check, images))}
-        growth = self._mean_of_extremes(partial(check, more)) - base
-        return {"checks": base + max(0.0, growth) * (images - few) / max(1, more - few)}
+            return self._mean_of_extremes(partial(check, images), measure.attack)
+        growth = self._mean_of_extremes(partial(check, more), measure.attack) - base
+        return base + max(0.0, growth) * (images - few) / max(1, more - few)
 
     def _rows(self, images: int) -> Split:
         rows_N = torch.arange(images, device=self.train.y_N.device) % len(self.train)
         return self.train.at(rows_N)
 
     # ---------------------------------------------------------------------------- the clock
-    def _mean_of_extremes(self, work: Callable[[Attack], object]) -> float:
-        """Return the mean of the seconds of work with the evaluation's attack, and with one that breaks nothing."""
-        attack = self.study.evaluation_attack
+    def _mean_of_extremes(self, work: Callable[[Attack], object], attack: Attack) -> float:
+        """Return the mean of the seconds of work with an attack, and with one that breaks nothing."""
         harmless = attack.model_copy(update={"eps": HARMLESS * attack.eps})
         return (self._shortest(lambda: work(attack)) + self._shortest(lambda: work(harmless))) / 2
 

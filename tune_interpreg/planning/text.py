@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.filesize import decimal
 from rich.text import Text
@@ -23,7 +22,7 @@ PARTS: dict[StageName, str] = {"search": "trial", "repeats": "seed", "maps": "se
 BUSY = 0.5
 
 
-def draw_plan(plan: Plan, store: Path) -> Tree:
+def draw_plan(plan: Plan) -> Tree:
     """Return the tree of arms, each with what is done and what is left."""
     seconds: defaultdict[tuple[str, StageName], list[float]] = defaultdict(list)
     for task, length in plan.schedule.tasks:
@@ -34,7 +33,7 @@ def draw_plan(plan: Plan, store: Path) -> Tree:
         for name in plan.study.arms
     }
     settled, total = plan.state.settled, graph.count_parts(plan.study, plan.state)
-    title = one_line(f"{plan.study.name}: {settled} of {total} parts are in {store}")
+    title = one_line(f"{plan.study.name}: {settled} of {total} parts settled")
     return draw_tree(title, parents(plan.study), lines, leaves)
 
 

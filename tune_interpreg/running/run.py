@@ -14,8 +14,9 @@ from rich.text import Text
 from tune_interpreg import stopping
 from tune_interpreg.display.account import Account
 from tune_interpreg.display.console import Lines, Live
+from tune_interpreg.networks.build import EXACT
 from tune_interpreg.running.logs import JobLog, log_to_file
-from tune_interpreg.running.preflight import check_data
+from tune_interpreg.running.preflight import check_data, check_network
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
@@ -53,13 +54,18 @@ def run(
     with raise_refused(store.path), suppress(Damaged):  # which is repaired below
         store.check_setting(file.study)
     with pause_gc():
-        fingerprint = check_data(file).fingerprint
+        images = check_data(file)
+        gradients = check_network(file, images)
     path = shlex.quote(str(store.path))
     with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
         try:
-            dispatcher = _open_study(file.study, store, where, fingerprint, retry_failed, console)
+            dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
             stop, account = None, Account()
             if dispatcher.is_open():
+                if images.description:
+                    _say(console, images.description, logging.INFO)
+                if gradients != EXACT:
+                    _say(console, f"model {file.study.model.name}, gradients at the images: {gradients}")
                 progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
                 _say(console, f"{file.study.name}: {progress}", logging.INFO)
                 with pause_gc():  # a finished study does without these imports, which take a second

@@ -22,7 +22,7 @@ from tune_interpreg.study import measures
 from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
-from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, suffixed
 from tune_interpreg.study.recipe import TargetMaps
 from tune_interpreg.study.space import Search
 
@@ -168,19 +168,17 @@ class Current:
         the record itself. ``judged``: keys of the judgments. ``is_complete``: whether every question has a record.
         ``is_lost``: whether the record of one says that it was given up.
         """
-        records = [
-            (judgment.split, self._others.get(judgment.key)) for judgment in judgments(training["key"], questions)
-        ]
-        if training["state"] != "done":
-            records = []
-        answers = [(split, record) for split, record in records if record is not None]
+        asked = questions if training["state"] == "done" else []
+        records = [self._others.get(judgment.key) for judgment in judgments(training["key"], asked)]
+        answers = [(question, record) for question, record in zip(asked, records, strict=True) if record is not None]
         made = {**training, "training": training, "metrics": dict(training["metrics"])}
         made["images"] = dict.fromkeys(training["metrics"], training["images"].get("train", 0))
-        for split, record in answers:
-            made["metrics"] |= record["metrics"]
-            made["images"] |= dict.fromkeys(record["metrics"], record["images"].get(split, 0))
+        for question, record in answers:
+            metrics = {suffixed(metric, question.name): value for metric, value in record["metrics"].items()}
+            made["metrics"] |= metrics
+            made["images"] |= dict.fromkeys(metrics, record["images"].get(question.split, 0))
         made["judged"] = [record["key"] for _, record in answers]
-        made["is_complete"] = len(answers) == len(records)
+        made["is_complete"] = len(answers) == len(asked)
         made["is_lost"] = any(record["state"] != "done" for _, record in answers)
         return made
 
@@ -199,7 +197,8 @@ class Current:
                 curve = training.get("curve", [])
                 trial["curve"] = [{k: v for k, v in epoch.items() if k != VAL_ADV_ACCURACY} for epoch in curve]
             if trial["is_complete"]:
-                self.trials[name][number] = trial
+                extras = self._with_judgments(training, measures.list_trial_extras(self.study, search))
+                self.trials[name][number] = trial | {"metrics": extras["metrics"] | trial["metrics"]}
                 self._open_trials[name].discard(number)
                 (trials.done if trial["state"] == "done" and not trial["is_lost"] else trials.lost).add(number)
         self._update_match(name)
@@ -224,16 +223,16 @@ class Current:
     def _update_judgments(self, name: str) -> None:
         repeats, stage = self.state.repeats[name], self.state.judgments[name]
         for seed in repeats.done - stage.settled:
-            made = self._with_judgments(self.repeats[name][seed]["training"], self.repeat_questions)
+            training, dependent = self.repeats[name][seed]["training"], self.dependent_questions(name, seed)
+            made = self._with_judgments(training, [*self.repeat_questions, *(dependent or [])])
             self.repeats[name][seed] = made
-            checks = self._find_checks(name, seed)
+            checks = self._find_checks(training["key"], dependent or [])
             if checks is not None:
                 self.checks[name][seed] = checks
-            if made["is_complete"]:
-                self.state.unchecked[name].add(seed)
-                if self.study.checks is None or checks is not None:
-                    is_lost = made["is_lost"] or (checks is not None and checks["state"] != "done")
-                    (stage.lost if is_lost else stage.done).add(seed)
+            if made["is_complete"] and dependent is not None:
+                (stage.lost if made["is_lost"] else stage.done).add(seed)
+            elif made["is_complete"]:
+                self.state.waiting[name].add(seed)
 
     def _mark_running(self) -> None:
         for stage in self.state.all_stages():
@@ -338,22 +337,22 @@ class Current:
         item = self.maps_item(key, graph.teacher_seed(self.study, arm, seed))
         return TargetMaps(key=item.key, permute=arm.targets.permute) if item else None
 
-    def checks_item(self, name: str, seed: int) -> Judge | None:
-        """Return the checks of a model that is there; None before all sources are settled, or if there are none."""
+    def dependent_questions(self, name: str, seed: int) -> list[Question] | None:
+        """Return what is asked about a model that is there, and other models; None before these are settled."""
         model = self.model_key(name, seed)
-        if model is None or not graph.can_check(self.study, self.state, seed):
+        if model is None or not graph.has_other_models(self.study, self.state, seed):
             return None
-        keys = {source: self.model_key(source, seed) for source in graph.attack_sources(self.study)}
-        measure = measures.checks_measure(
-            self.study, {source: key for source, key in keys.items() if key and key != model}
-        )
-        return Judge(model=model, measure=measure, split="validation") if measure else None
+        sources = {arm: self.model_key(arm, seed) for arm in graph.attack_sources(self.study)}
+        maps = {label: self.model_key(*robust) for label, robust in graph.map_models(self.study).items()}
+        others = [{label: key for label, key in keys.items() if key and key != model} for keys in (sources, maps)]
+        return measures.list_dependent_questions(self.study, *others)
 
-    def _find_checks(self, name: str, seed: int) -> Record | None:
-        item = self.checks_item(name, seed)
-        record = self._others.get(item.key) if item else None
-        if record is None and self._keep_last_results:
-            return self._checks_of.get(self.repeats[name][seed]["key"])
+    def _find_checks(self, model: str, questions: list[Question]) -> Record | None:
+        """Return the record of a model's checks; for tables, the last one if the questions are others now."""
+        keys = [item.key for item in judgments(model, questions) if item.measure.kind == "checks"]
+        record = next((self._others[key] for key in keys if key in self._others), None)
+        if record is None and self._keep_last_results and self.study.evaluation.checks:
+            return self._checks_of.get(model)
         return record
 
     def missing_judgments(self, model: str, questions: list[Question]) -> list[Judge]:

@@ -62,7 +62,7 @@ class State:
     repeats: dict[str, StageParts]  # arm → seeds
     maps: dict[MapsKey, StageParts]  # seeds of the teacher
     judgments: dict[str, StageParts]  # arm → seeds
-    unchecked: dict[str, set[int]]  # arm → seeds with all judgments but the checks
+    waiting: dict[str, set[int]]  # arm → seeds with all judgments but those that wait for other models
     matched: set[str] = field(default_factory=set)  # arms with a match that needs no further trials
     interrupted: dict[str, set[int]] = field(default_factory=dict)  # of these, the started trials to be finished
 
@@ -118,6 +118,22 @@ def attack_sources(study: Study) -> tuple[str, ...]:
     methods = {name: arm.method for name, arm in study.arms.items() if not arm.needs}
     first = [next((name for name, method in methods.items() if method == source), None) for source in SOURCES]
     return tuple(name for name in first if name)
+
+
+def map_models(study: Study) -> dict[str, tuple[str, int]]:
+    """Return label → arm and seed of the robust models with maps that all models' maps are compared with.
+
+    ``teacher``: the first seed, which teaches. ``unseen``: the second seed, unless it teaches too. Empty without an
+    arm of adversarial training.
+    """
+    robust = next((name for name in attack_sources(study) if study.arms[name].method == "adversarial"), None)
+    if robust is None:
+        return {}
+    taught = {key for arm in study.arms.values() if (key := maps_key(arm)) and key[0] == robust}
+    models = {"teacher": (robust, study.seeds[0])}
+    if len(study.seeds) > 1 and not any(study.seeds[1] in maps_seeds(study, key) for key in taught):
+        models["unseen"] = robust, study.seeds[1]
+    return models
 
 
 def _has_teacher_per_seed(arm: Arm) -> bool:
@@ -195,14 +211,14 @@ def finish(study: Study, state: State, task: Task) -> None:
     """
     stage, arm = state.stage_of(task), study.arms[task.arm]
     stage.running.difference_update(task.parts)
-    if task.stage == "judgments" and task.parts[0] not in state.unchecked[task.arm]:
-        state.unchecked[task.arm].update(task.parts)
-        if study.checks and not can_check(study, state, task.parts[0]):
+    if task.stage == "judgments" and task.parts[0] not in state.waiting[task.arm]:
+        state.waiting[task.arm].update(task.parts)
+        if not has_other_models(study, state, task.parts[0]):
             return
     stage.done.update(task.parts)
     if task.stage == "repeats":
-        state.unchecked[task.arm].update(task.parts)
-        if study.checks is None:
+        state.waiting[task.arm].update(task.parts)
+        if not (study.evaluation.checks or study.evaluation.interpretability):
             state.judgments[task.arm].done.update(task.parts)
     if task.stage == "search" and arm.search and arm.search.goals and is_search_over(study, state, task.arm):
         state.repeats[task.arm].done.update(study.seeds[:1])
@@ -232,9 +248,11 @@ def is_arm_over(study: Study, state: State, name: str) -> bool:
     return all(seed in settled or _is_unreachable(study, state, name, seed) for seed in study.seeds)
 
 
-def can_check(study: Study, state: State, seed: int) -> bool:
-    """Return whether the models of this seed that supply adversarial examples are all there or cannot come."""
-    return all(_is_source_settled(study, state, source, seed) for source in attack_sources(study))
+def has_other_models(study: Study, state: State, seed: int) -> bool:
+    """Return whether the other models that judgments of this seed read are all there or cannot come."""
+    others = [(source, seed) for source in attack_sources(study)] if study.evaluation.checks else []
+    others += map_models(study).values() if study.evaluation.interpretability else []
+    return all(_is_source_settled(study, state, *other) for other in others)
 
 
 def blocked_arms(study: Study, state: State) -> dict[str, str]:
@@ -269,7 +287,7 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
         yield from _repeat_tasks(study, state, name)
     for seed in study.seeds:
         is_open = seed in state.repeats[name].done and state.judgments[name].is_open(seed)
-        if is_open and (seed not in state.unchecked[name] or can_check(study, state, seed)):
+        if is_open and (seed not in state.waiting[name] or has_other_models(study, state, seed)):
             yield Task(name, "judgments", (seed,))
 
 

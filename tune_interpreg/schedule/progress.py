@@ -12,7 +12,8 @@ from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Job, Judge, Maps, StageName, Train
+from tune_interpreg.study.items import Job, Judge, Maps, Train
+from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
 from tune_interpreg.study.recipe import Recipe, TargetMaps
 
@@ -62,7 +63,8 @@ class Progress(Current):
         for name, arm in self.study.arms.items():
             repeats = self.state.repeats[name]
             judged = repeats.done - self.state.judgments[name].done
-            keys |= {key for seed in judged for other in self._judges_of(name) if (key := self.model_key(other, seed))}
+            models = {other for seed in judged for other in self._models_with(name, seed)}
+            keys |= {key for other in models if (key := self.model_key(*other))}
             trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
             keys |= {training["key"] for training in trainings if training is not None}
             for maps_key, stage in self.state.maps.items():
@@ -75,9 +77,12 @@ class Progress(Current):
                 keys |= {item.key for item in maps if item}
         return keys
 
-    def _judges_of(self, name: str) -> list[str]:
-        """Return the arms with models that the judgments of an arm's model read."""
-        return [name, *(graph.attack_sources(self.study) if self.study.checks else ())]
+    def _models_with(self, name: str, seed: int) -> list[tuple[str, int]]:
+        """Return arm and seed of the models that the judgments of an arm's model read, its own first."""
+        evaluation = self.study.evaluation
+        sources = [(source, seed) for source in graph.attack_sources(self.study)] if evaluation.checks else []
+        maps = graph.map_models(self.study).values() if evaluation.interpretability else ()
+        return [(name, seed), *sources, *maps]
 
     # --------------------------------------------------------------------- jobs
     def can_start(self, task: Task) -> bool:
@@ -98,31 +103,48 @@ class Progress(Current):
 
     def job_to_train(self, task: Task, models: Iterable[Train]) -> Job:
         """Return the job that trains models, and takes the judgments that its stage needs at once."""
-        work = [item for model in models for item in self.missing_judgments(model.key, self._questions(task))]
-        return self._job(task.arm, task.stage, models, work, trains=True, number=_number(task))
+        questions, search = self._questions(task), self.study.arms[task.arm].search
+        if task.stage == "search" and search:
+            questions = [*questions, *measures.list_trial_extras(self.study, search)]
+        work = [item for model in models for item in self.missing_judgments(model.key, questions)]
+        return self._job(task, models, work, questions, trains=True)
 
     def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
         """Return the job that makes maps of models in the store, or their missing judgments; None without any."""
         work: list[Maps | Judge] = []
+        questions: list[Question] = []
         for model in models:
             if task.maps:
                 work.append(Maps(teacher=model.key, settings=task.maps))
                 continue
-            work += self.missing_judgments(model.key, self._questions(task))
-            checks = self.checks_item(task.arm, model.seed) if task.stage == "judgments" else None
-            work += [checks] if checks and checks.key not in self._others else []
-        if not work:
-            return None
-        return self._job(task.arm, task.stage, models, work, trains=False, number=_number(task))
+            dependent = self.dependent_questions(task.arm, model.seed) if task.stage == "judgments" else None
+            questions = [*self._questions(task), *(dependent or [])]
+            work += self.missing_judgments(model.key, questions)
+        return self._job(task, models, work, questions, trains=False) if work else None
 
     def _job(
-        self, arm: str, stage: StageName, models: Iterable[Train], work: Iterable[Maps | Judge], **fields: Any
+        self, task: Task, models: Iterable[Train], work: Iterable[Maps | Judge], asked: list[Question], *, trains: bool
     ) -> Job:
-        search = self.study.arms[arm].search if stage == "search" else None
-        fields |= {"observation": measures.observe(self.study, search), "batch_size": self.study.evaluation.batch_size}
-        return Job(arm=arm, stage=stage, models=tuple(models), work=tuple(work), **fields)
+        models, search = tuple(models), self.study.arms[task.arm].search
+        names = {
+            judgment.key: question.name
+            for model in models
+            for judgment, question in zip(judgments(model.key, asked), asked, strict=True)
+            if question.name
+        }
+        return Job(
+            arm=task.arm,
+            stage=task.stage,
+            number=_number(task),
+            models=models,
+            trains=trains,
+            work=tuple(work),
+            names=names,
+            observation=measures.observe(self.study, search if task.stage == "search" else None),
+            batch_size=self.study.evaluation.batch_size,
+        )
 
-    def _questions(self, task: Task) -> list[measures.Question]:
+    def _questions(self, task: Task) -> list[Question]:
         search = self.study.arms[task.arm].search
         if task.stage == "search" and search:
             return measures.list_trial_questions(self.study, search)

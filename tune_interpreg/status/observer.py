@@ -31,7 +31,7 @@ from tune_interpreg.status.facts import (
 )
 from tune_interpreg.status.remaining import estimate_remaining
 from tune_interpreg.store import lock
-from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.files import Damaged, raise_refused
 from tune_interpreg.store.store import Record, Store, read_record_file
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Job, StageName
@@ -57,14 +57,15 @@ class Observer:
         """Return the status as it is now.
 
         Raises:
-            StoreError: the folder is no store.
+            StoreError: the folder is no store, or cannot be read.
             Damaged: the study in it cannot be read.
         """
-        study, (started, damaged) = self.store.load_study(), self.store.read_notes()
-        # Read records after the notes: a job that ends in between then appears twice rather than never.
-        records, damaged_records = self.store.read_ledger(self._read_record)
-        present = [error for error in damaged + damaged_records if error.path.exists()]
-        return _Snapshot(self.store, study, started, records, present).status()
+        with raise_refused(self.store.path):
+            study, (started, damaged) = self.store.load_study(), self.store.read_notes()
+            # Read records after the notes: a job that ends in between then appears twice rather than never.
+            records, damaged_records = self.store.read_ledger(self._read_record)
+            present = [error for error in damaged + damaged_records if error.path.exists()]
+            return _Snapshot(self.store, study, started, records, present).status()
 
     def _read_record(self, path: Path) -> Record:
         try:

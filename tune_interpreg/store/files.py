@@ -147,6 +147,15 @@ def verify_checksum(path: Path, expected: str) -> None:
         raise Damaged(path, "is damaged: it changed after it was written")
 
 
+def is_utf8(path: str | Path) -> bool:
+    """Return whether a path is UTF-8. JSON, Ray and TensorBoard cannot hold another one."""
+    try:
+        os.path.abspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 # ---------------------------------------------------------- errors of the disk
 def as_refused(error: BaseException, folder: Path) -> Refused | None:
     """Return the ``Refused`` that ends a run of the store in ``folder``, or None for an error of another kind.
@@ -158,14 +167,15 @@ def as_refused(error: BaseException, folder: Path) -> Refused | None:
     if isinstance(error, OSError):
         number = error.errno
     else:
-        match = re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+        match = re.search(r"\(os error (\d+)\)\W*$|^\[Errno (\d+)\]", str(error))  # not in a path that it names
         number = next((code for code in _WRITING if match and str(code) in match.groups()), None)
     path = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else folder
     is_inside = path.is_relative_to(folder)
     if number not in _REMEDIES or not (is_inside or number in _WRITING):
         return None
     remedy = f"{_REMEDIES[number]}, then run the same command again"
-    return Refused(f"{folder if is_inside else path}: {os.strerror(number).lower()}: {remedy}")
+    place = folder if is_inside and number in _WRITING else path
+    return Refused(f"{place}: {os.strerror(number).lower()}: {remedy}")
 
 
 @contextmanager

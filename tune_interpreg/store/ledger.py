@@ -83,4 +83,5 @@ def find_inputs(record: Mapping[str, Any]) -> list[str]:
         return [maps["key"]] if maps else []
     if record["kind"] == "maps":
         return [record["teacher"]]
-    return [record["model"], *record["measure"].get("sources", {}).values()]
+    measure = record["measure"]
+    return [record["model"], *measure.get("sources", {}).values(), *measure.get("maps", {}).values()]

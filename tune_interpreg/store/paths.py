@@ -51,6 +51,10 @@ class Layout:
         """Return the file of the raw maps of all training images, N·C·H·W."""
         return self.path / "targets" / f"{key}.npy"
 
+    def compared_maps_file(self, key: str) -> Path:
+        """Return the file of maps of judged images that judgments compare with. It can be made again at any time."""
+        return self.path / "targets" / "judged" / f"{key}.safetensors"
+
     def preview_file(self, key: str) -> Path:
         """Return the file of a few validation images for TensorBoard and figures, with the teacher's maps of them.
 
@@ -75,7 +79,10 @@ class Layout:
         return self.checkpoint_dir(key) / "place.json"
 
     def record_files(self) -> list[Path]:
-        return sorted((self.path / "ledger").glob("*/*.json"))
+        """Return the files of all records. Raises ``PermissionError`` for a folder that cannot be read."""
+        ledger = self.path / "ledger"  # not by glob, which skips a folder that cannot be read
+        arms = [folder for folder in ledger.iterdir() if folder.is_dir()] if ledger.exists() else []
+        return sorted(path for folder in arms for path in folder.iterdir() if path.suffix == ".json")
 
     def checkpoint_keys(self) -> set[str]:
         """Return the keys of all jobs with a checkpoint folder, complete or not."""

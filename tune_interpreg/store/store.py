@@ -22,6 +22,7 @@ from tune_interpreg.store import files
 from tune_interpreg.store.files import Damaged, Refused, StoreError
 from tune_interpreg.store.paths import Layout
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.items import Item, Job
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT
@@ -54,11 +55,16 @@ class Store(Layout):
     """The folder of a study's results. The constructor neither reads nor writes.
 
     driver: signature of this object's run. After another run signs the store, every write raises ``Refused``.
+    Raises ``StoreError`` if the path is not UTF-8.
     """
 
     def __init__(self, path: str | Path, driver: str | None = None):
         super().__init__(path)
         self.driver = driver
+        if not files.is_utf8(path):
+            raise StoreError(
+                f"{os.fsencode(self.path)!r}: is not UTF-8; rename it, or name another folder with --store"
+            )
 
     # ----------------------------------------------------------------- writing
     @contextmanager
@@ -73,7 +79,8 @@ class Store(Layout):
             temporary.write_bytes(content)
 
     def write_text(self, path: Path, text: str) -> None:
-        self.write_bytes(path, text.encode("utf-8"))
+        """Write text as UTF-8. The bytes of a file's name that are not UTF-8 become escapes, which JSON reads back."""
+        self.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
     def write_json(self, path: Path, content: Any) -> None:
         self.write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -161,7 +168,7 @@ class Store(Layout):
 
     def save_study(self, study: Study) -> None:
         """Write the study with all defaults, so that readers do not need the methods' code."""
-        text = yaml.safe_dump(resolve_study(study).model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = dump(resolve_study(study).model_dump(mode="json"))
         self.write_text(self.study_file, files.text_with_checksum(text))
 
     def load_study(self) -> Study:
@@ -171,14 +178,15 @@ class Store(Layout):
             StoreError: there is none, or a version with another ``FORMAT`` wrote it.
             Damaged: its file changed.
         """
-        self.check_format()
-        if not self.study_file.exists():
-            raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
-        try:
-            return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
-        except (Damaged, yaml.YAMLError, ValidationError) as error:
-            reason = error.reason if isinstance(error, Damaged) else _one_line(error)
-            raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
+        with files.raise_refused(self.path):
+            self.check_format()
+            if not self.study_file.exists():
+                raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
+            try:
+                return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
+            except (Damaged, yaml.YAMLError, ValidationError) as error:
+                reason = error.reason if isinstance(error, Damaged) else _one_line(error)
+                raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
 
     # ------------------------------------------------------------------ ledger
     def write_record(self, record: Record) -> None:

@@ -6,12 +6,24 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from tune_interpreg.study.fields import Boolean, Frozen, Integer, Number, OptionValue, Scalar, check_distinct
+from tune_interpreg.study.fields import (
+    Boolean,
+    Frozen,
+    Integer,
+    Number,
+    OptionValue,
+    Scalar,
+    check_distinct,
+    format_value,
+)
+from tune_interpreg.study.notation import suggest_flag
 from tune_interpreg.study.space import Search
 
 #: Seeds are part of file names.
@@ -21,6 +33,15 @@ Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 Precision = Literal["float32", "bfloat16"]
 
 Permutation = Literal["fixed", "redrawn"]
+
+
+def _check_entry_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise ValueError(f"takes letters, digits, _ . and - (it is part of metrics' names), at most 64, got {name!r}")
+    return name
+
+
+EntryName = Annotated[str, AfterValidator(_check_entry_name)]
 
 
 class OpenSection(Frozen):
@@ -97,7 +118,11 @@ class Training(Frozen):
 
 
 class Attack(Frozen):
-    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation."""
+    """Projected gradient descent (Eq. 5 and 6), in adversarial training and in the evaluation.
+
+    Of these fields, the evaluation's strict attack uses norm, eps, steps and start. It has its own step sizes and takes
+    the steepest direction.
+    """
 
     norm: Literal["l2", "linf"] = Field("l2", description="Norm of the ball of allowed perturbations.")
     eps: Number = Field(1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1].")
@@ -107,9 +132,10 @@ class Attack(Frozen):
         None,
         description="Direction of a step: the gradient over its l2 norm, or its sign. null: l2 for l2, sign for linf.",
     )
-    start: Literal["sphere", "ball"] = Field(
-        "sphere",
-        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball.",
+    start: Literal["sphere", "ball"] | None = Field(
+        None,
+        description="sphere: uniform pixels projected to the ball, mostly to its surface. ball: uniform in the ball."
+        " null: sphere for l2, ball for linf, where the sphere is a weaker start.",
     )
     precision: Precision = Field(
         "float32",
@@ -123,35 +149,91 @@ class Attack(Frozen):
         return self.step_size if self.step_size is not None else 2.5 * self.eps / self.steps
 
 
-class Evaluation(Frozen):
-    """The measures of trained models."""
+class AttackEntry(Frozen):
+    """An attack that judges models, in addition to the evaluation's own: PGD, or the AutoAttack ensemble."""
 
-    steps: Integer | None = Field(None, ge=1, description="Steps of the evaluation's attack. null: as in attack.")
-    step_size: Number | None = Field(
-        None,
-        gt=0,
-        description="Length of a step. null: attack.step_size if steps equals attack.steps, else 2.5 · eps / steps.",
-    )
-    restarts: Integer = Field(1, ge=1, description="Random starts of the attack; an image is broken if one breaks it.")
+    name: EntryName | None = Field(None, description="Name in tables and metrics. null: norm and eps, as linf_0.1.")
+    norm: Literal["l2", "linf"] | None = Field(None, description="As in attack. null: attack.norm.")
+    eps: Number | None = Field(None, gt=0, description="As in attack. null: attack.eps, if the norm is attack.norm.")
+    steps: Integer | None = Field(None, ge=1, description="Steps of PGD. null: those of the evaluation's own attack.")
+    step_size: Number | None = Field(None, gt=0, description="Length of a step of PGD. null: 2.5 · eps / steps.")
+    restarts: Integer | None = Field(None, ge=1, description="Random starts of PGD. null: evaluation.restarts.")
     autoattack: Integer | None = Field(
-        None, ge=1, description="Test images for the AutoAttack ensemble (extra autoattack). null: none."
+        None, ge=1, description="Test images for AutoAttack (extra autoattack), a stratified subset. null: PGD."
     )
-    batch_size: Integer = Field(500, ge=1, description="Images per batch.")
-    adversarial_every: Integer = Field(
-        0, ge=0, description="Epochs between two adversarial validations. 0: only after the last epoch."
-    )
-    gradient_samples: Integer | None = Field(
-        None, ge=1, description="Training images in the mean gradient norms of Table 3. null: all."
-    )
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> AttackEntry:
+        keys = ("steps", "step_size", "restarts")
+        if self.autoattack and (surplus := [key for key in keys if getattr(self, key) is not None]):
+            raise ValueError(f"AutoAttack chooses its own {' and '.join(surplus)}; drop them, or drop autoattack")
+        return self
+
+
+def name_entry(entry: AttackEntry, attack: Attack) -> str:
+    """Return the name of an entry of evaluation.attacks; attack: the study's."""
+    norm, eps = _ball(entry, attack)
+    return entry.name or f"{'autoattack_' if entry.autoattack else ''}{norm}_{eps:g}"
+
+
+def find_entry_problems(entries: Sequence[AttackEntry], attack: Attack) -> Iterator[tuple[int, str]]:
+    """Yield the entries of evaluation.attacks that do not fit the study's attack, or each other, and why."""
+    names: list[str] = []
+    for number, entry in enumerate(entries):
+        if entry.eps is None and entry.norm not in (None, attack.norm):
+            yield number, f"needs eps, because attack.eps is a radius under {attack.norm}"
+        elif (name := name_entry(entry, attack)) in names:
+            yield number, f"is the second entry called {name}; give it another name, or drop it"
+        else:
+            names.append(name)
+
+
+def _ball(entry: AttackEntry, attack: Attack) -> tuple[str, float]:
+    if entry.eps is None and entry.norm not in (None, attack.norm):
+        raise ValueError(f"evaluation.attacks: an entry under {entry.norm} needs eps")
+    return entry.norm or attack.norm, entry.eps or attack.eps
+
+
+class GradientNorms(Frozen):
+    """The mean gradient norms of Table 3."""
+
+    images: Integer | None = Field(None, ge=1, description="Training images, a stratified subset. null: all.")
+
+
+class Interpretability(Frozen):
+    """The measures of interpretability of the models' input gradients (see the guide paper)."""
+
+    images: Integer = Field(1000, ge=1, description="Test images, a stratified subset; trials use validation images.")
+    deletion: Boolean = Field(True, description="Measure deletion too, which takes 38 forwards per image.")
 
 
 class Checks(Frozen):
-    """Tests of each repeat's adversarial accuracy: eight checks of its model, nine with AutoAttack."""
+    """Tests of each repeat's adversarial accuracy: nine checks of its model, ten with AutoAttack."""
 
     images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
         None, ge=1, description="Images of these for the AutoAttack ensemble (extra autoattack). null: none."
     )
+
+
+class Evaluation(Frozen):
+    """What trained models are judged by. A change makes new judgments, and trains nothing again."""
+
+    steps: Integer | None = Field(None, ge=1, description="Steps of the evaluation's own attack. null: as in attack.")
+    step_size: Number | None = Field(
+        None,
+        gt=0,
+        description="Length of a step. null: attack.step_size if steps equals attack.steps, else 2.5 · eps / steps.",
+    )
+    restarts: Integer = Field(1, ge=1, description="Random starts of an attack; an image is broken if one breaks it.")
+    batch_size: Integer = Field(500, ge=1, description="Images per batch.")
+    adversarial_every: Integer = Field(
+        0, ge=0, description="Epochs between two adversarial validations. 0: only after the last epoch."
+    )
+    attacks: tuple[AttackEntry, ...] = Field((), description="Further attacks on the test images, a list of entries.")
+    gradient_norms: GradientNorms | None = Field(GradientNorms(), description="Norms of Table 3. null: none.")
+    interpretability: Interpretability | None = Field(None, description="Measures of interpretability. null: none.")
+    checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
 
 
 class Resources(Frozen):
@@ -188,6 +270,8 @@ class MapSettings(Frozen):
 
 
 def _permutation(value: Any) -> Any:
+    if suggest_flag(value):
+        raise ValueError(f"takes fixed, redrawn, true, false or null, got {format_value(value)}{suggest_flag(value)}")
     return ("fixed" if value else None) if isinstance(value, bool) else value
 
 
@@ -238,7 +322,6 @@ class Study(Frozen):
     training: Training = Field(Training(), description="Settings of every training.")
     attack: Attack = Field(Attack(), description="Attack of adversarial training and of the evaluation.")
     evaluation: Evaluation = Field(Evaluation(), description="Measures of trained models.")
-    checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
     resources: Resources = Field(Resources(), description="Resources of one trial.")
     seeds: Annotated[tuple[Seed, ...], AfterValidator(check_distinct)] = Field(
         (0, 1, 2, 3, 4), min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
@@ -251,6 +334,31 @@ class Study(Frozen):
         if not name.strip(". ") or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 200:
             raise ValueError(f"takes a printable name of a folder, without slashes, at most 200 bytes, got {name!r}")
         return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_checks(cls, section: Any) -> Any:
+        """Take ``checks`` at the top, its place before 0.2, as ``evaluation.checks``."""
+        if not isinstance(section, dict) or "checks" not in section:
+            return section
+        rest = {key: value for key, value in section.items() if key != "checks"}
+        evaluation = section.get("evaluation", {})
+        if isinstance(evaluation, dict):
+            rest["evaluation"] = {"checks": section["checks"]} | evaluation
+        return rest
+
+    def entry_name(self, entry: AttackEntry) -> str:
+        """Return the name of an entry of evaluation.attacks."""
+        return name_entry(entry, self.attack)
+
+    def ball_of(self, entry: AttackEntry) -> Attack:
+        """Return the attack of an entry of evaluation.attacks; of AutoAttack, only norm and eps count."""
+        own = self.evaluation_attack
+        norm, eps = _ball(entry, self.attack)
+        changes = {"norm": norm, "eps": eps, "steps": entry.steps or own.steps}
+        if entry.step_size is None and all(getattr(own, key) == value for key, value in changes.items()):
+            return own
+        return own.model_copy(update=changes | {"step_size": entry.step_size})
 
     @property
     def evaluation_attack(self) -> Attack:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict
 
+from tune_interpreg.study.notation import Unquoted
+
 #: Numbers and flags as YAML has them: neither text nor a truth value stands for a number.
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
@@ -13,7 +15,7 @@ Boolean = Annotated[bool, Strict()]
 
 def format_value(value: Any) -> str:
     """Return ``value`` as a study file would write it, in at most 60 characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, Unquoted) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

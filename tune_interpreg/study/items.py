@@ -71,6 +71,7 @@ class Job(Frozen):
     models: tuple[Train, ...] = Field(min_length=1)
     trains: bool
     work: tuple[Maps | Judge, ...] = ()
+    names: dict[str, str] = Field(default_factory=dict, description="Key of a judgment → name of its entry, if any.")
     observation: Observation
     batch_size: int = Field(description="Images per forward, in validation and in judgments.")
 
@@ -131,4 +132,4 @@ class Job(Frozen):
 
 def judgments(model: str, questions: list[Question]) -> list[Judge]:
     """Return the judgments of a model that answer questions."""
-    return [Judge(model=model, measure=measure, split=split) for measure, split in questions]
+    return [Judge(model=model, measure=question.measure, split=question.split) for question in questions]

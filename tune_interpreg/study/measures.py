@@ -6,11 +6,11 @@ A new kind is a class here, a function in ``evaluation.judging``, and a line in 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tune_interpreg.study.config import Attack, Study
+from tune_interpreg.study.config import Attack, MapSettings, Study
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.space import Search
 
@@ -57,6 +57,20 @@ class GradientNormsMeasure(Frozen):
     images: int | None
 
 
+class InterpretabilityMeasure(Frozen):
+    """The measures of interpretability, means over a stratified subset of ``images``; of the validation split, at most.
+
+    maps: label → key of the training of a model whose SmoothGrad maps of the same images are compared.
+    settings: of these maps.
+    """
+
+    kind: Literal["interpretability"] = "interpretability"
+    images: int
+    deletion: bool
+    maps: dict[str, str] = Field(default_factory=dict)
+    settings: MapSettings = MapSettings()
+
+
 class ChecksMeasure(Frozen):
     """The honesty checks of the evaluation under ``attack``, on a stratified subset of ``images``.
 
@@ -73,12 +87,23 @@ class ChecksMeasure(Frozen):
 
 
 Measure = Annotated[
-    AccuracyMeasure | StrictMeasure | CompatMeasure | AutoAttackMeasure | GradientNormsMeasure | ChecksMeasure,
+    AccuracyMeasure
+    | StrictMeasure
+    | CompatMeasure
+    | AutoAttackMeasure
+    | GradientNormsMeasure
+    | InterpretabilityMeasure
+    | ChecksMeasure,
     Field(discriminator="kind"),
 ]
 
-#: A measure and the split that it is taken on.
-Question = tuple[Measure, SplitName]
+
+class Question(NamedTuple):
+    """A measure and the split that it is taken on. ``name``: of its entry in ``evaluation.attacks``, if any."""
+
+    measure: Measure
+    split: SplitName
+    name: str = ""
 
 
 class Observation(Frozen):
@@ -99,35 +124,64 @@ def observe(study: Study, search: Search | None = None) -> Observation:
 
 def list_trial_questions(study: Study, search: Search) -> list[Question]:
     """Return what a search asks about each trial's model. A match by the loss alone asks nothing."""
-    return [(AccuracyMeasure(), "validation"), (_strict(study), "validation")] if search.attacks_trials else []
+    if not search.attacks_trials:
+        return []
+    return [Question(AccuracyMeasure(), "validation"), Question(_strict(study), "validation")]
+
+
+def list_trial_extras(study: Study, search: Search) -> list[Question]:
+    """Return what is asked about each attacked trial's model that no search waits for: points of a figure."""
+    interpretability = study.evaluation.interpretability
+    if interpretability is None or not search.attacks_trials:
+        return []
+    return [Question(InterpretabilityMeasure(images=interpretability.images, deletion=False), "validation")]
 
 
 def list_repeat_questions(study: Study) -> list[Question]:
-    """Return what the tables ask about each repeat's model, without the checks."""
-    evaluation, attack = study.evaluation, study.evaluation_attack
-    restarts, batch_size = evaluation.restarts, evaluation.batch_size
-    questions: list[Question] = [
-        (AccuracyMeasure(), "validation"),
-        (_strict(study), "validation"),
-        (AccuracyMeasure(), "test"),
-        (CompatMeasure(attack=attack, restarts=restarts, batch_size=batch_size), "test"),
-        (_strict(study), "test"),
-        (GradientNormsMeasure(images=evaluation.gradient_samples), "train"),
+    """Return what the tables ask about each repeat's model by itself."""
+    evaluation, own = study.evaluation, study.evaluation_attack
+    questions = [
+        Question(AccuracyMeasure(), "validation"),
+        Question(_strict(study), "validation"),
+        Question(AccuracyMeasure(), "test"),
+        *_ask_pgd(study, own, evaluation.restarts),
     ]
-    if evaluation.autoattack:
-        images = evaluation.autoattack
-        questions.append((AutoAttackMeasure(norm=attack.norm, eps=attack.eps, images=images), "test"))
+    for entry in evaluation.attacks:
+        name, ball = study.entry_name(entry), study.ball_of(entry)
+        if entry.autoattack is None:
+            questions += _ask_pgd(study, ball, entry.restarts or evaluation.restarts, name)
+        else:
+            ensemble = AutoAttackMeasure(norm=ball.norm, eps=ball.eps, images=entry.autoattack)
+            questions.append(Question(ensemble, "test", name))
+    if evaluation.gradient_norms:
+        questions.append(Question(GradientNormsMeasure(images=evaluation.gradient_norms.images), "train"))
     return questions
 
 
-def checks_measure(study: Study, sources: dict[str, str]) -> ChecksMeasure | None:
-    """Return the checks that a study asks for; None without any. sources: as in ``ChecksMeasure``."""
-    checks, evaluation = study.checks, study.evaluation
-    if checks is None:
-        return None
-    shared: dict[str, Any] = {"attack": study.evaluation_attack, "restarts": evaluation.restarts}
-    shared |= {"batch_size": evaluation.batch_size, "sources": sources}
-    return ChecksMeasure(images=checks.images, autoattack=checks.autoattack, **shared)
+def list_dependent_questions(study: Study, sources: dict[str, str], maps: dict[str, str]) -> list[Question]:
+    """Return what the tables ask about a repeat's model and other models: checks, and measures of interpretability.
+
+    sources: as in ``ChecksMeasure``. maps: as in ``InterpretabilityMeasure``.
+    """
+    checks, interpretability, questions = study.evaluation.checks, study.evaluation.interpretability, []
+    if interpretability:
+        targets = next((arm.targets for arm in study.arms.values() if arm.targets), None)
+        settings = targets.map_settings.model_copy(update={"sign": "abs"}) if targets else MapSettings()
+        shown = {"images": interpretability.images, "deletion": interpretability.deletion, "maps": maps}
+        questions.append(Question(InterpretabilityMeasure(**shown, settings=settings), "test"))
+    if checks:
+        shared: dict[str, Any] = {"attack": study.evaluation_attack, "restarts": study.evaluation.restarts}
+        shared |= {"batch_size": study.evaluation.batch_size, "sources": sources}
+        measure = ChecksMeasure(images=checks.images, autoattack=checks.autoattack, **shared)
+        questions.append(Question(measure, "validation"))
+    return questions
+
+
+def _ask_pgd(study: Study, attack: Attack, restarts: int, name: str = "") -> list[Question]:
+    """Return the questions for both forms of an attack on the test images."""
+    compat = CompatMeasure(attack=attack, restarts=restarts, batch_size=study.evaluation.batch_size)
+    strict = StrictMeasure(attack=attack, restarts=restarts)
+    return [Question(compat, "test", name), Question(strict, "test", name)]
 
 
 def _strict(study: Study) -> StrictMeasure:

@@ -22,8 +22,34 @@ TEST_AUTOATTACK = "test/adv_accuracy_autoattack"
 GRAD_NORM_LABEL = "grad_norm/label"
 GRAD_NORM_OTHER = "grad_norm/other"
 
+# The measures of interpretability (see ``evaluation/interpretability.py``), without the split that a record puts before
+# them. The name of the maps follows a similarity: ``similarity_cosine/teacher``.
+ZERO_GRADIENT = "zero_gradient"
+ALIGNMENT = "alignment"
+ALIGNMENT_CENTERED = "alignment_centered"
+ALIGNMENT_COSINE = "alignment_cosine"
+ALIGNMENT_COSINE_CENTERED = "alignment_cosine_centered"
+SIMILARITY_COSINE = "similarity_cosine"
+SIMILARITY_SPEARMAN = "similarity_spearman"
+SIMILARITY_SSIM = "similarity_ssim"
+SPARSITY = "sparsity"
+NORM_LOG_PROBABILITY = "norm_log_probability"
+NORM_CENTERED_LOGIT = "norm_centered_logit"
+STABILITY = "stability"
+STABILITY_PER_LOGITS = "stability_per_logits"
+DELETION = "deletion"
+
 #: Metrics that a search may maximize. All are read on the validation split; a search never sees test data.
 Selectable = Literal["val/accuracy", "val/adv_accuracy"]
+
+
+#: First part of a metric's name, by split.
+PREFIXES = {"train": "train", "validation": "val", "test": "test"}
+
+
+def suffixed(metric: str, name: str) -> str:
+    """Return the name of a metric under an entry of ``evaluation.attacks``: test/adv_accuracy_strict/linf_0.1."""
+    return f"{metric}/{name}" if name else metric
 
 
 def accuracy(split: str) -> str:
@@ -38,4 +64,4 @@ def adversarial_accuracy(attack: str, split: str) -> str:
     """
     if split == "validation" and attack == "strict":
         return VAL_ADV_ACCURACY
-    return f"{'test' if split == 'test' else 'val'}/adv_accuracy_{attack}"
+    return f"{PREFIXES[split]}/adv_accuracy_{attack}"

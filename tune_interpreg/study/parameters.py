@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.fields import Frozen, Scalar, format_value, is_number
+from tune_interpreg.study.notation import suggest_number
 
 
 class Parameter(Frozen):
@@ -32,11 +33,12 @@ class Parameter(Frozen):
     def find_problem(self, value: Any) -> str | None:
         """Return why ``value`` is refused, or None."""
         if self.choices:
-            allowed = value in self.choices
+            allowed, suggestion = value in self.choices, ""
         else:
+            suggestion = suggest_number(value)
             allowed = is_number(value) and abs(value) <= sys.float_info.max and self.low <= value <= self.high
             allowed = allowed and (isinstance(value, int) or not self.integer)
-        return None if allowed else f"takes {self.allowed_values()}, got {format_value(value)}"
+        return None if allowed else f"takes {self.allowed_values()}, got {format_value(value)}{suggestion}"
 
     def allowed_values(self) -> str:
         """Return the allowed values in words."""

@@ -46,9 +46,14 @@ class Recipe(Frozen):
     def from_study(cls, study: Study, *, method: str, **fields: Any) -> Recipe:
         """Return the recipe of a training: the setting of ``study``, its ``method`` and other ``fields``."""
         shared = ("data", "model", "training", "attack")
-        methods = [("methods", part.strip()) for part in method.split("+")]
-        plugins = registry.plugin_versions(("datasets", study.data.name), ("models", study.model.name), *methods)
-        return cls(**{name: getattr(study, name) for name in shared}, method=method, plugins=plugins, **fields)
+        recipe = cls(**{name: getattr(study, name) for name in shared}, method=method, **fields)
+        return recipe.model_copy(update={"plugins": registry.plugin_versions(*recipe.registered)})
+
+    @property
+    def registered(self) -> list[tuple[str, str]]:
+        """Group and name of everything that the recipe names in the registry."""
+        methods = [("methods", part.strip()) for part in self.method.split("+")]
+        return [("datasets", self.data.name), ("models", self.model.name), *methods]
 
     @property
     def key(self) -> str:

@@ -12,13 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 
 from tune_interpreg.study.fields import Frozen, Integer, Scalar, check_distinct, format_value, is_number
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, Selectable
+from tune_interpreg.study.notation import suggest_number
 
 
 def _check_bounds(value: Any, field: ValidationInfo) -> Any:
     if value is None:
         return None
     if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))):
-        raise ValueError(f"takes two numbers [low, high], got {format_value(value)}")
+        raise ValueError(f"takes two numbers [low, high], got {format_value(value)}{suggest_number(value)}")
     if not value[0] < value[1]:
         raise ValueError(f"low must lie below high, got {format_value(value)}")
     if field.field_name == "log_uniform" and value[0] <= 0:

@@ -13,10 +13,13 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from tune_interpreg import seeding
 
 #: Rows of a batch → the terms of its loss, detached, after one update of the weights.
 Step = Callable[[Tensor], Mapping[str, Tensor]]
@@ -25,11 +28,18 @@ Step = Callable[[Tensor], Mapping[str, Tensor]]
 class Lane:
     """The steps of one seed, with fixed places for their rows (``order_TB``) and terms.
 
-    generators: those that ``step`` draws from. sums: per term, the sum over the steps since ``begin``.
+    generators: those that ``step`` draws from. isolate: gives a context for the steps of an epoch, in which the global
+    generators are the seed's own. sums: per term, the sum over the steps since ``begin``.
     """
 
-    def __init__(self, step: Step, generators: Sequence[torch.Generator], order_TB: Tensor):
-        self.step, self.generators, self.order_TB = step, generators, order_TB
+    def __init__(
+        self,
+        step: Step,
+        generators: Sequence[torch.Generator],
+        order_TB: Tensor,
+        isolate: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ):
+        self.step, self.generators, self.order_TB, self.isolate = step, generators, order_TB, isolate
         self.sums: dict[str, Tensor] = {}
         self._next_1 = torch.zeros(1, dtype=torch.long, device=order_TB.device)
 
@@ -94,12 +104,17 @@ class Engine:
             self.reason = _find_reason(error)
         return True
 
+    def discard(self, reason: str) -> None:
+        """Run the steps one by one from now on. The lanes' generators must be replaced."""
+        self._graph, self.reason = None, reason
+
     def run(self, steps: int) -> None:
         """Run ``steps`` steps of every lane."""
         if self._graph is None:
             for lane in self.lanes:
-                for _ in range(steps):
-                    lane.advance()
+                with lane.isolate():
+                    for _ in range(steps):
+                        lane.advance()
             return
         with torch.cuda.device(self.device):
             for _ in range(steps):
@@ -116,7 +131,10 @@ class Engine:
         trunk.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(trunk):
+                before = _global_states()
                 self._advance_on(branches)
+                if _global_states() != before:
+                    raise RuntimeError("a layer draws from a global random generator, which the seeds would share")
                 with _refuse_synchronization():
                     self._advance_on(branches)
                 with torch.cuda.graph(graph, stream=trunk):
@@ -134,6 +152,10 @@ class Engine:
                 lane.advance()
         for branch in branches:
             trunk.wait_stream(branch)
+
+
+def _global_states() -> tuple[Any, ...]:
+    return seeding.read_global_state(), torch.cuda.get_rng_state().tolist()
 
 
 @contextmanager

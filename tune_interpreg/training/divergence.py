@@ -5,10 +5,12 @@ same bits, this time with a check after each step.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from tune_interpreg.networks.weights import named_tensors
 
 
 def is_finite(tensors: Iterable[Tensor]) -> bool:
@@ -17,7 +19,11 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def find_first_fault(
-    losses: Iterable[Mapping[str, Tensor]], model: nn.Module, optimizer: torch.optim.Optimizer
+    losses: Iterable[Mapping[str, Tensor]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    except_for: Collection[str] = (),
 ) -> tuple[int, str] | None:
     """Train with these losses and return the first step, counted from 1, with a value that is not finite, or None.
 
@@ -25,6 +31,7 @@ def find_first_fault(
 
     Args:
         losses: yields each step's terms, computed from ``model`` at that moment.
+        except_for: names of weights and buffers that need not be finite.
     Returns: (step, description of the value).
     """
     for step, terms in enumerate(losses, start=1):
@@ -37,8 +44,8 @@ def find_first_fault(
         if not is_finite(gradients):
             return step, _describe_gradient(terms, model, gradients)
         optimizer.step()
-        for name, values in model.state_dict().items():
-            if not is_finite([values]):
+        for name, values in named_tensors(model):
+            if name not in except_for and not is_finite([values]):
                 return step, f"{name} was {_first_bad_value([values])} after the update"
     return None
 

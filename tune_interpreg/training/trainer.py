@@ -10,7 +10,9 @@ Shapes: B batch, T steps of an epoch, N training images, C·H·W image.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from tune_interpreg import seeding
 from tune_interpreg.data.augmentation import augment
 from tune_interpreg.data.dataset import Dataset, to_pixels
 from tune_interpreg.gradients import saliency
+from tune_interpreg.networks import weights
 from tune_interpreg.networks.build import build
 from tune_interpreg.networks.layers import Adjoint, set_dropout_generator
 from tune_interpreg.networks.linearize import linearize
@@ -80,6 +83,8 @@ class Replica:
         self.model = model
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, training)
+        #: Tensors that the builder gave values that are not finite, such as a mask of −inf.
+        self.infinite = {name for name, tensor in weights.named_tensors(model) if not is_finite([tensor])}
         self.reset_generators()
 
     def reset_generators(self) -> None:
@@ -95,12 +100,12 @@ class Replica:
             generator.manual_seed(seeding.number(self.seed, purpose, epoch))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield weights, momenta and buffers under names that are unique among the seeds."""
-        for name, parameter in self.model.named_parameters():
-            momentum = self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            yield f"{self.seed}/model/{name}", parameter
-            yield f"{self.seed}/momentum/{name}", momentum
-        yield from ((f"{self.seed}/buffer/{name}", buffer) for name, buffer in self.model.named_buffers())
+        """Yield weights, buffers and momenta under names that are unique among the seeds."""
+        for name, tensor in weights.named_tensors(self.model):
+            yield f"{self.seed}/model/{name}", tensor
+            if tensor.requires_grad:
+                momentum = self.optimizer.state[tensor].setdefault("momentum_buffer", torch.zeros_like(tensor))
+                yield f"{self.seed}/momentum/{name}", momentum
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy the tensors' values from ``state``; raises ``KeyError`` if one is missing."""
@@ -110,8 +115,11 @@ class Replica:
 
 
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
-    """Return SGD in one fused kernel that reads the learning rate from a tensor, so that a captured step follows it."""
-    parameters = list(model.parameters())
+    """Return SGD of all parameters that require a gradient.
+
+    It is one fused kernel that reads the learning rate from a tensor, so that a captured step follows it.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     lr = torch.tensor(training.lr, dtype=torch.float32, device=parameters[0].device)
     return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, fused=True)
 
@@ -151,8 +159,9 @@ class Trainer:
         self.images_per_epoch = self.steps * training.batch_size
         self.epoch = 0
         self.diverged: dict[int, str] = {}
-        networks = [build(model, data.shape, data.classes, seeding.generator(seed, "init")) for seed in seeds]
-        self.replicas = [Replica(seed, net.to(device), training) for seed, net in zip(seeds, networks, strict=True)]
+        self.replicas = [
+            Replica(seed, build(model, data.shape, data.classes, seed, device), training) for seed in seeds
+        ]
         device = self.replicas[0].device
         lanes = [self._lane(replica) for replica in self.replicas]
         self.engine = Engine(lanes, device, capture=capture and device.type == "cuda")
@@ -172,9 +181,13 @@ class Trainer:
         Raises ``Diverged`` if no seed is left.
         """
         before = {name: tensor.clone() for name, tensor in self.state().items()}
+        places = self._places()
         with matmul_precision(self.training.matmul):
             self._begin_epoch()
             if self.engine.prepare():
+                replaced = [name for name, place in self._places().items() if place != places[name]]
+                if replaced:  # a replay would read the first tensor again and again
+                    self.engine.discard(f"a step replaces the tensor {replaced[0]} instead of changing it in place")
                 self._undo_rehearsal(before)
             self.engine.run(self.steps)
             means = {
@@ -192,12 +205,20 @@ class Trainer:
     def _lane(self, replica: Replica) -> Lane:
         generators = [generator for purpose, generator in replica.streams.items() if purpose != "order"]
         order_TB = torch.zeros(self.steps, self.training.batch_size, dtype=torch.long, device=replica.device)
-        return Lane(lambda index_B: self._step(replica, index_B), generators, order_TB)
+        return Lane(lambda index_B: self._step(replica, index_B), generators, order_TB, partial(self._isolate, replica))
+
+    def _isolate(self, replica: Replica) -> AbstractContextManager[None]:
+        """Return a context with the replica's own global generators, for layers that draw from these."""
+        return seeding.seeded(replica.seed, "layers", self.epoch)
 
     def _begin_epoch(self) -> None:
         for replica, lane in zip(self.replicas, self.engine.lanes, strict=True):
             replica.begin_epoch(self.epoch, self.lr)
             lane.begin(self._draw_order(replica))
+
+    def _places(self) -> dict[str, int]:
+        """Return the address of each tensor of the state."""
+        return {name: tensor.data_ptr() for name, tensor in self.state().items()}
 
     def _undo_rehearsal(self, before: Mapping[str, Tensor]) -> None:
         """Restart the epoch after the steps that a capture rehearsed."""
@@ -236,14 +257,16 @@ class Trainer:
     def _check_finite(self, replica: Replica, means: Mapping[str, float], before: Mapping[str, Tensor]) -> None:
         """Enter a diverged seed in ``diverged``. Repeats a faulty epoch without capture to find the step."""
         faults = [f"the mean of the term {name} was {mean}" for name, mean in means.items() if not math.isfinite(mean)]
-        if not is_finite(replica.model.state_dict().values()):
+        tensors = weights.named_tensors(replica.model)
+        if not is_finite(tensor for name, tensor in tensors if name not in replica.infinite):
             faults.append("a weight was not finite")
         if not faults:
             return
         replica.load_state(before)
         replica.begin_epoch(self.epoch, self.lr)
         losses = (self.terms(replica.model, self.make_batch(replica, index_B)) for index_B in self._draw_order(replica))
-        first = find_first_fault(losses, replica.model, replica.optimizer)
+        with self._isolate(replica):
+            first = find_first_fault(losses, replica.model, replica.optimizer, except_for=replica.infinite)
         place = f"in epoch {self.epoch + 1} (seed {replica.seed})"
         if first is not None:
             step, description = first

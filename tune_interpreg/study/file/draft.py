@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any, get_args
 
-import yaml
-
 from tune_interpreg import registry
 from tune_interpreg.study.config import Data, Model, Study
 from tune_interpreg.study.fields import Frozen
@@ -14,6 +12,7 @@ from tune_interpreg.study.file.read import list_shipped_studies
 from tune_interpreg.study.file.reference import SECTIONS, doc_text, list_entries, load_registered, to_yaml
 from tune_interpreg.study.file.rules import inner_sections, section_class
 from tune_interpreg.study.file.yaml_lines import YamlFile
+from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.problems import Problem, StudyError
 
 WIDTH = 110
@@ -81,7 +80,7 @@ def _arms(raw: Mapping[str, Any]) -> list[str]:
     lines += _comment("Methods and their parameters:")
     for name, method in load_registered("methods"):
         lines += _describe(name, method)
-    arms = yaml.safe_dump(dict(raw), default_flow_style=None, sort_keys=False, allow_unicode=True, width=WIDTH)
+    arms = dump(dict(raw), default_flow_style=None, width=WIDTH)
     return [*lines, "arms:", *textwrap.indent(arms, "  ").splitlines()]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.notation import Unquoted, suggest_flag, suggest_number
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
@@ -26,11 +27,18 @@ class Option:
         return self.default is inspect.Parameter.empty
 
     def find_problem(self, value: Any) -> str | None:
-        """Return why ``value`` is refused, or None."""
+        """Return why ``value`` is refused, or None. A text that may be a number or a truth value too needs quotes."""
+        kinds = set(_type_words(self.annotation))
+        suggestion = suggest_number(value) if kinds & {_TYPE_NAMES[int], _TYPE_NAMES[float]} else ""
+        suggestion = suggestion or (suggest_flag(value) if _TYPE_NAMES[bool] in kinds else "")
+        if suggestion and isinstance(value, Unquoted) and _TYPE_NAMES[str] in kinds:
+            return f'takes {self.allowed_values()}, got {value} without quotes{suggestion}, or "{value}" for text'
         try:
             TypeAdapter(self.annotation, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
         except ValidationError:
-            return f"takes {self.allowed_values()}, got {format_value(value)}"
+            return f"takes {self.allowed_values()}, got {format_value(value)}{suggestion}"
+        if isinstance(value, list | dict):
+            return f"an option of a study is a number, text, true, false or null, got {format_value(value)}"
         return None
 
     def allowed_values(self) -> str:

@@ -13,6 +13,8 @@ from tune_interpreg.study.config import Arm, Study
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.rules import find_problems, section_class, suggest_sections
 from tune_interpreg.study.file.yaml_lines import YamlFile
+from tune_interpreg.study.file.yaml_text import UnreadableText, YamlText
+from tune_interpreg.study.notation import suggest_flag, suggest_number
 from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
 
 #: Pydantic's name of a broken rule → the rule in a user's words.
@@ -59,24 +61,18 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     shipped = list_shipped_studies()
     path = Path(str(files("search_spaces"))) / f"{source}.yaml" if source in shipped else Path(source)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StudyError([Problem(f"{source}:{line}", "", f"is not UTF-8 ({error}); save it as UTF-8")]) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
         remedy = f"give a YAML file, or the name of a shipped study; {registry.suggest(source, shipped)}"
         raise StudyError([Problem(source or "STUDY", "", f"cannot be read ({error}); {remedy}")]) from None
-    return _parse(text, path.name if source in shipped else source, path.stem, overrides, data_root)
-
-
-def parse_study(text: str, *, where: str, name: str = "study", overrides: Iterable[str] = ()) -> Study:
-    """Return the study in ``text``, checked like a file; problems name the file ``where``."""
-    return _parse(text, where, name, overrides).study
-
-
-def _parse(text: str, where: str, name: str, overrides: Iterable[str], data_root: Path | None = None) -> StudyFile:
-    file = YamlFile(where, text)
+    file = YamlFile(path.name if source in shipped else source, text)
     problems = _override(file, overrides)
     if data_root is not None:
         file.override(("data", "root"), str(data_root.absolute()), f"--data-root {data_root}")
-    raw = {"name": name} | file.raw
+    raw = {"name": path.stem} | file.raw
     findings = file.duplicates + find_problems(raw)
     try:
         study = Study.model_validate(raw)
@@ -100,9 +96,17 @@ def _override(file: YamlFile, overrides: Iterable[str]) -> list[Problem]:
             problems.append(Problem(where, "", "takes KEY=VALUE, with dots between keys: training.epochs=2"))
             continue
         try:
-            file.override(place, YamlFile(where, f"value: {text}").raw["value"], where)
+            content = YamlText(text)
+            file.override(place, content.value, where)
+        except UnreadableText as error:
+            problems.append(Problem(where, "", str(error)))
         except StudyError as error:
-            problems += [Problem(where, problem.place, problem.message) for problem in error.problems]
+            problems += error.problems
+        else:
+            problems += [file.locate((*place, *inner), message) for inner, message in content.duplicates]
+            if content.rest.strip():
+                message = f"the value ends before {format_value(content.rest.strip())}; put all of it in quotes"
+                problems.append(file.locate(place, message))
     return problems
 
 
@@ -136,8 +140,18 @@ def _message(error: Any) -> str:
         rule = f"takes a mapping such as {{{example}: …}}"
     else:
         rule = _RULES.get(kind, error["msg"]).format(**error.get("ctx", {}))
-    remedy = "; give it a value, or drop it" if value is None else ""
-    return f"{rule}, got {format_value(value)}{remedy}"
+    return f"{rule}, got {format_value(value)}{_remedy(kind, value)}"
+
+
+def _remedy(kind: str, value: Any) -> str:
+    """Return what to write instead of ``value``, as the end of a message; empty if that is not known."""
+    if value is None:
+        return "; give it a value, or drop it"
+    if kind in ("int_type", "float_type"):
+        return suggest_number(value)
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return "; put it in quotes"
+    return suggest_flag(value) if kind == "bool_type" else ""
 
 
 def _section_at(place: Place) -> type[BaseModel]:

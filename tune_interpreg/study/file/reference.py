@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -14,6 +13,7 @@ from tune_interpreg.study.config import Arm, Augment, Study, Targets
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.file.options import Option, describe_type, list_options
 from tune_interpreg.study.file.rules import inner_sections
+from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.space import Pick, Range, Search
 
@@ -30,13 +30,19 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
+#: The notation of values (see ``study.notation``) in words.
+NOTATION = (
+    "Numbers are decimal, such as 100, -0.5 or 1e-3. Truth values are true and false; null is no value. Everything "
+    "else is text. Text that looks like another value stands in quotes. Tags such as !!int are refused."
+)
+
 #: A key of a section, an option or a parameter; its values in words; its default in YAML, or "required"; its meaning.
 Entry = tuple[str, str, str, str]
 
 
 def options_table() -> str:
     """Return the reference in Markdown: all sections, then the options and parameters of everything registered."""
-    lines = ["# Options of a study file", ""]
+    lines = ["# Options of a study file", "", NOTATION, ""]
     for heading, section in SECTIONS.items():
         lines += [f"## {heading}", *_describe(section)]
     for group, title in (("datasets", "Data sets"), ("models", "Models"), ("methods", "Training methods")):
@@ -77,7 +83,7 @@ def to_yaml(value: Any) -> str:
     """Return a value as a study file writes it on one line."""
     plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
     plain = list(plain) if isinstance(plain, tuple) else plain
-    return yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1000)[1:-2]
+    return dump([plain], default_flow_style=True, width=1000)[1:-2]
 
 
 def _describe(documented: Any) -> list[str]:

@@ -5,7 +5,7 @@ They read the file's own mappings, so that a mistake elsewhere in an arm hides n
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
 from typing import Any, get_args, get_origin
@@ -13,8 +13,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Data, Model, OpenSection
-from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.config import Arm, Attack, AttackEntry, Data, Model, OpenSection, find_entry_problems
+from tune_interpreg.study.fields import format_value, is_number
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
@@ -25,20 +25,23 @@ Section = Mapping[str, Any]
 #: Key → its place and value.
 Written = dict[str, tuple[Place, Any]]
 
-_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+#: An arm's name is part of file names, and other arms refer to it: null refers to none.
+_ARM_NAME = re.compile(r"(?!(?:null|Null|NULL)$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def find_problems(raw: Section) -> list[Finding]:
     """Return all problems of names, parameters and edges in ``raw``, the content of a study file."""
     findings = [*_check_builder("datasets", raw, "data", Data), *_check_builder("models", raw, "model", Model)]
-    for section in ("evaluation", "checks"):
-        if _section(raw, section).get("autoattack") is not None and find_spec("pyautoattack") is None:
-            remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
-            findings.append(((section, "autoattack"), f"needs the package pyautoattack; {remedy}"))
+    findings += _check_evaluation(raw)
+    if find_spec("pyautoattack") is None:
+        remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
+        findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
     arms = _section(raw, "arms")
     for name, arm in arms.items():
         if not _ARM_NAME.fullmatch(name):
-            rule = "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64 of them"
+            rule = (
+                "an arm's name takes letters, digits, _ and - (it is part of file names), at most 64, and is not null"
+            )
             findings.append((("arms", name), f"{rule}, got {format_value(name)}"))
         if isinstance(arm, Mapping):
             findings += _check_method(name, arm)
@@ -62,6 +65,32 @@ def section_class(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(section_class, get_args(annotation))), None)
+
+
+def _check_evaluation(raw: Section) -> Iterator[Finding]:
+    """Check the entries of evaluation.attacks against the study's attack, and that checks have one place."""
+    evaluation = _section(raw, "evaluation")
+    if "checks" in raw and "checks" in evaluation:
+        yield ("checks",), "stands in evaluation too; drop this one"
+    entries = evaluation.get("attacks")
+    try:
+        attack = Attack.model_validate(_section(raw, "attack"))
+        attacks = [AttackEntry.model_validate(entry) for entry in entries] if isinstance(entries, list) else []
+    except ValidationError:
+        return  # reported with the section
+    for number, problem in find_entry_problems(attacks, attack):
+        yield ("evaluation", "attacks", number), problem
+
+
+def _places_of_autoattack(raw: Section) -> Iterator[Place]:
+    """Yield the places that ask for AutoAttack."""
+    attacks = _section(raw, "evaluation").get("attacks")
+    for number, entry in enumerate(attacks if isinstance(attacks, Sequence) else ()):
+        if isinstance(entry, Mapping) and entry.get("autoattack") is not None:
+            yield "evaluation", "attacks", number, "autoattack"
+    for place in (("checks",), ("evaluation", "checks")):
+        if _section(raw, *place).get("autoattack") is not None:
+            yield *place, "autoattack"
 
 
 def _section(raw: Section, *keys: str) -> Section:
@@ -113,9 +142,10 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     params = _extra_keys(arm, Arm, place)
     space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
     ranges: Written = {key: ((*place, "search", "space", key), span) for key, span in space.items()}
-    ranges |= {key: ((*place, "search", "grid", key), {"choice": values}) for key, values in grid.items()}
+    ranges |= {key: ((*place, "search", "grid", key), None) for key in grid}
     yield from _check_keys(f"parameter; {subject}", method.parameters, params, Arm, Parameter.find_problem)
     yield from _check_keys(f"parameter; {subject}", method.parameters, ranges, Arm, _find_range_problem)
+    yield from _check_choices(method.parameters, arm, place)
     yield from _check_missing(subject, method.parameters, params | ranges, place)
     for key in ranges:
         if key in params:
@@ -134,14 +164,27 @@ def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]
 
 
 def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
-    """Return why a search over ``span`` may propose values that the parameter refuses, or None."""
+    """Return why a search between the bounds in ``span`` may propose values that the parameter refuses, or None."""
     try:
-        searched = Range.model_validate(span)
+        bounds = Range.model_validate(span).bounds
     except ValidationError:
         return None  # reported with the section
-    if searched.choice is None and (parameter.choices or parameter.integer):
+    if bounds and (parameter.choices or parameter.integer):
         return f"takes {parameter.allowed_values()}; search it by choice: [VALUES]"
-    return next(filter(None, map(parameter.find_problem, searched.extremes())), None)
+    return next(filter(None, map(parameter.find_problem, bounds or ())), None)
+
+
+def _check_choices(parameters: Mapping[str, Parameter], arm: Section, place: Place) -> Iterator[Finding]:
+    """Check the values of each choice and of a grid that belong to the method's parameters."""
+    grid, space = (_section(arm, "search", kind) for kind in ("grid", "space"))
+    lists: list[tuple[str, Place, Any]] = [(key, ("grid", key), values) for key, values in grid.items()]
+    lists += [(key, ("space", key, "choice"), _section(space, key).get("choice")) for key in space]
+    for key, inner, values in lists:
+        if key in parameters and isinstance(values, list | tuple):
+            for index, value in enumerate(values):
+                problem = parameters[key].find_problem(value)
+                if problem and (is_number(value) or isinstance(value, str)):  # others are reported with the section
+                    yield (*place, "search", *inner, index), problem
 
 
 def _check_keys(

@@ -1,0 +1,43 @@
+"""`tune-interpreg prune`."""
+
+from typing import Annotated
+
+import typer
+
+from tune_interpreg.commands.shared import StoreArgument, report_errors
+
+
+def prune(
+    store: StoreArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")] = False,
+) -> None:
+    """Delete what no table and no judgment of STORE needs: models of trials that were not chosen, used maps.
+
+    It lists the files by kind first, and asks. Records stay, so a later run does not train again what is done.
+
+    Example:  tune-interpreg prune runs/mnist
+    """
+    with report_errors():
+        from rich.filesize import decimal
+
+        from tune_interpreg.running.prune import find_surplus
+        from tune_interpreg.store import lock
+        from tune_interpreg.store.store import Store
+
+        opened = Store(store)
+        opened.load_study()
+        with lock.hold(opened):
+            surplus = find_surplus(opened)
+            if not surplus:
+                typer.echo("nothing to delete: every model and map is needed")
+                return
+            freed = sum(kind.size for kind in surplus)
+            for kind in surplus:
+                typer.echo(f"{len(kind.paths):>6} {kind.kind}, {decimal(kind.size)}, {kind.reason}")
+            if not yes and not typer.confirm("Delete them?"):
+                typer.echo("nothing deleted")
+                return
+            for kind in surplus:
+                for path in kind.paths:
+                    path.unlink(missing_ok=True)
+            typer.echo(f"deleted {decimal(freed)}")
