@@ -102,7 +102,7 @@
     if (arm.maps) facts.push(["Maps", listed(Object.fromEntries(Object.entries(arm.maps).filter(([, value]) => value !== null)))]);
     if (arm.search) facts.push(["Search trials", listed(arm.search.trials) || "none"], ["Chosen", listed(arm.search.chosen) || "nothing yet"]);
     if (arm.recipe) facts.push(["Recipe", arm.recipe]);
-    trialsOf(name).forEach(([seed, trial]) => facts.push([`Seed ${seed}`, `${trial.key}, ${trial.seconds} s${together(trial)} on ${trial.device}, ${trial.finished}`]));
+    trialsOf(name).forEach(([seed, trial]) => facts.push([`Seed ${seed}`, `${trial.key}, ${trial.seconds} s on ${trial.device}, ${trial.finished}`]));
     grid(["Property", "Value"], facts);
     addVersions([name]);
   };

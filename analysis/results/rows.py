@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, TEST_ACCURACY, TRAIN_LOSS
+from tune_interpreg.study.metric_names import GRAD_NORM_LABEL, TEST_ACCURACY
+
+#: Names of one and of several records, by kind.
+NOUNS = {"train": ("trial", "trials"), "maps": ("set of maps", "sets of maps"), "judge": ("judgment", "judgments")}
 
 COLUMNS = ("arm", "seed", "metric", "value", "images", "key", "recipe_key")
 
@@ -56,24 +59,25 @@ def find_missing(current: Current) -> list[MissingSeed]:
 
 
 def list_troubles(current: Current) -> list[str]:
-    """Return what failed or diverged but repeats: one line per arm, stage, state and error."""
+    """Return what failed or diverged except repeats: one line per arm, kind, state and error."""
     troubles = [
-        (arm, stage, record["state"], first_line(record["error"]))
+        (arm, record["kind"], record["state"], first_line(record["error"]))
         for arm in current.study.arms
         for stage, record in current.records_by_stage(arm)
         if stage != "repeats" and record["state"] in ("failed", "diverged")
     ]
     return [
-        f"{arm}: {count} of {stage} {state}" + (f": {error}" if error else "")
-        for (arm, stage, state, error), count in Counter(troubles).items()
+        f"{arm}: {count} {NOUNS[kind][count > 1]} {state}" + (f": {error}" if error else "")
+        for (arm, kind, state, error), count in Counter(troubles).items()
     ]
 
 
 def collect_facts(current: Current) -> dict[str, list[Any]]:
     """Return the distinct train_images, test_images, gradient_images and devices of the finished repeats."""
     finished = [record for arm in current.study.arms for record in current.finished_repeats(arm).values()]
-    metrics = {"train_images": TRAIN_LOSS, "test_images": TEST_ACCURACY, "gradient_images": GRAD_NORM_LABEL}
-    facts = {name: {record["images"].get(metric) for record in finished} for name, metric in metrics.items()}
+    metrics = {"test_images": TEST_ACCURACY, "gradient_images": GRAD_NORM_LABEL}
+    facts = {"train_images": {record["training"]["images"].get("train") for record in finished}}
+    facts |= {name: {record["images"].get(metric) for record in finished} for name, metric in metrics.items()}
     facts["device"] = {record["device"] for record in finished}
     return {name: sorted(value for value in values if value) for name, values in facts.items()}
 

@@ -1,7 +1,7 @@
 """All pairs of arms, by hand: which are compared, over which seeds, and which are not tested."""
 
 import pytest
-from helpers.ledgers import STANDARD, STUDY, accuracies, item, record, results, row_of
+from helpers.ledgers import STANDARD, STUDY, accuracies, record, results, row_of, train
 from scipy import stats
 
 from analysis.results.results import Results
@@ -12,7 +12,7 @@ CLEAN = [0.98, 0.985, 0.979, 0.982, 0.984]
 
 
 def arm(name, clean, params=None, **kind):
-    return [record(item(name, (s,), params), {s: accuracies(one)}, **kind) for s, one in enumerate(clean)]
+    return [record(train(name, s, params), accuracies(one), **kind) for s, one in enumerate(clean)]
 
 
 def clean_table(ledger):
@@ -45,7 +45,7 @@ def test_a_pair_by_hand():
 
 
 def test_only_common_seeds_count_and_n_is_their_number():
-    lost = record(item("adversarial", (4,)), state="diverged", error="the loss is nan")
+    lost = record(train("adversarial", 4), state="diverged", error="the loss is nan")
     table = clean_table([*STANDARD[1:], *arm("adversarial", CLEAN[:4]), lost])
     row = row_of(table, "Adv. Training − Std. Training")
     assert row["n"] == "3"

@@ -88,7 +88,7 @@ def test_accuracies_are_percent_of_the_search_on_validation_and_of_repeats_on_te
 
 def test_a_matched_search_has_its_trials_target_and_match(results):
     (search,) = matching.matching_searches(results)
-    assert search.trials == [(0.01, 0.3), (0.1, 0.8), (0.03, 0.5)]
+    assert search.trials == [(0.01, 0.3), (0.1, 0.8), (0.031, 0.5)]
     assert search.diverged == [1.0]
     assert search.target == 0.501
     assert search.error == pytest.approx(0.001)  # s / √2 of losses 0.500 and 0.502
@@ -103,9 +103,9 @@ def test_trials_with_other_parameters_are_apart(results):
     study = drawn.searching("jacobian", {"space": space, "match_loss_of": "interp_robust", "trials": 8})
     tried = []
     for number, (strength, norm) in enumerate([(0.1, "batch"), (0.2, "sample"), (0.3, "batch")]):
-        item = drawn.item("jacobian", role="search", number=number, params={"lambda_j": strength, "norm": norm})
-        tried.append(drawn.record(item, metrics={"0": {"train/loss": 0.7}}))
-    others = [record for record in results.records if (record["arm"], record["role"]) != ("jacobian", "search")]
+        job = drawn.train("jacobian", number=number, params={"lambda_j": strength, "norm": norm})
+        tried += drawn.record(job, {"train/loss": 0.7, "val/accuracy": 0.9, "val/adv_accuracy": 0.5})
+    others = [r for r in results.records if r["arm"] != "jacobian" or r.get("number") is None]
     (search,) = matching.matching_searches(Results(study, (*others, *tried), {"jacobian": choice}))
     assert search.trials == [(0.2, 0.7)]
     assert search.other_trials == [(0.1, 0.7), (0.3, 0.7)]
@@ -145,7 +145,7 @@ def test_a_teacher_is_drawn_at_the_papers_threshold_and_its_students(results, st
 # ---------------------------------------------------------------------------- captions
 def without(results, *lost):
     """The results without the repeats and checks of these (arm, seed)."""
-    rest = [r for r in results.records if r["role"] == "search" or (r["arm"], r["seeds"][0]) not in lost]
+    rest = [r for r in results.records if (r["arm"], r["seed"]) not in lost]
     return Results(results.study, tuple(rest), results.choices)
 
 

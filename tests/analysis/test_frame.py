@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.ledgers import STANDARD, STUDY, item, record, store_with
+from helpers.ledgers import STANDARD, STUDY, flat, record, store_with, train
 
 import tune_interpreg
 from analysis.results import frame
@@ -24,12 +24,12 @@ def test_there_is_a_row_for_each_arm_seed_and_metric(tmp_path):
     first = done[(done.seed == 0) & (done.metric == "test/accuracy")].iloc[0]
     assert (first.arm, first.title, first.method) == ("standard", "Std. Training", "standard")
     assert (first.value, first.images, first.device, first.seconds) == (0.99, 10_000, "cpu", 12.5)
-    assert (first.key, first.recipe_key) == (STANDARD[0]["key"], STANDARD[0]["recipe_key"])
+    assert (first.key, first.recipe_key) == (STANDARD[0][0]["key"], STANDARD[0][0]["recipe_key"])
     assert first.finished == pd.Timestamp("2026-01-01", tz="UTC")
 
 
 def test_a_missing_seed_is_a_row_without_a_value(tmp_path):
-    failed = record(item("standard", (4,)), state="failed", error="out of memory")
+    failed = record(train("standard", 4), state="failed", error="out of memory")
     table = frame.results(str(store_with(tmp_path / "store", [*STANDARD[:4], failed]).path))
     missing = table[table.state != "done"]
     assert len(missing) == 1 + 3 * 5
@@ -42,7 +42,7 @@ def test_a_missing_seed_is_a_row_without_a_value(tmp_path):
 
 def test_arms_that_share_a_recipe_have_their_own_seconds(tmp_path):
     arms = STUDY.arms | {"again": STUDY.arms["standard"]}
-    twins = [content | {"arm": "again", "seconds": 0.0} for content in STANDARD]
+    twins = [content | {"arm": "again", "seconds": 0.0} for content in flat(STANDARD) if content["kind"] == "train"]
     study = STUDY.model_copy(update={"arms": arms})
     table = frame.results(store_with(tmp_path / "store", [*STANDARD, *twins], study).path)
     assert table.groupby("arm").seconds.max().dropna().to_dict() == {"again": 0.0, "standard": 12.5}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers import drawn
-from helpers.ledgers import T4, accuracies, record, row_of
+from helpers.ledgers import T4, accuracies, flat, record, row_of, train
 from rich.console import Console
 
 from analysis.report import build, print_summary
@@ -17,8 +17,8 @@ from analysis.results.results import Results
 from analysis.tables.answer import compute_gains, compute_matches, gain_table, match_table
 from analysis.tables.sentences import write_sentences
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.items import Maps
+from tune_interpreg.study.recipe import TargetMaps
 
 GOLDEN = Path(__file__).with_name("golden_report.md")
 
@@ -39,7 +39,7 @@ STUDY = Study(
     },
 )
 PARAMS = {"taught": {"lambda": 0.1}, "shuffled": {"lambda": 0.1}, "flat": {"lambda_j": 0.1}}
-TEACHER = Item(arm="plain", role="repeat", recipe=Recipe.from_study(STUDY, method="standard"), seeds=(0,))
+TEACHER = train("plain", of=STUDY).models[0]
 
 PLAIN = [0.60, 0.61, 0.62, 0.63, 0.64]
 LOSS = [1.0, 1.1, 1.2, 1.3, 1.4]
@@ -48,11 +48,9 @@ LOSS = [1.0, 1.1, 1.2, 1.3, 1.4]
 def repeat(arm, seed, metrics=None, **fields):
     targets, maps = STUDY.arms[arm].targets, None
     if targets:
-        settings = targets.map_settings.model_dump()
-        maps = Maps(**settings, teacher=TEACHER.key, teacher_seed=0, permute=targets.permute)
-    recipe = Recipe.from_study(STUDY, method=STUDY.arms[arm].method, params=PARAMS.get(arm, {}), maps=maps)
-    item = Item(arm=arm, role="repeat", recipe=recipe, seeds=(seed,))
-    return record(item, {seed: metrics} if metrics else None, **fields)
+        made = Maps(teacher=TEACHER.key, settings=targets.map_settings)
+        maps = TargetMaps(key=made.key, permute=targets.permute)
+    return record(train(arm, seed, PARAMS.get(arm), maps=maps, of=STUDY), metrics, of=STUDY, **fields)
 
 
 def repeats(arm, strict, *, compat=None, clean=(0.99,) * 5, loss=LOSS):
@@ -68,7 +66,7 @@ def above(values, *differences):
 
 
 def results(*groups, choices=None):
-    return Results(STUDY, tuple(record for group in groups for record in group), choices or {})
+    return Results(STUDY, tuple(flat(repeat for group in groups for repeat in group)), choices or {})
 
 
 STEPS = (0.10, 0.11, 0.12, 0.13, 0.14)

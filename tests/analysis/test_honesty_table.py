@@ -1,10 +1,11 @@
 """The honesty checks as a table, from hand-made records."""
 
-from helpers.ledgers import STANDARD, STUDY, item, record, results, row_of
+from helpers.ledgers import STANDARD, STUDY, record, results, row_of, train
 
-from analysis.results.results import Results
 from analysis.tables.honesty import honesty_table, summarize_warnings
-from tune_interpreg.study.recipe import CheckedModel
+from tune_interpreg.store import ledger
+from tune_interpreg.study.items import Judge
+from tune_interpreg.study.measures import checks_measure
 
 STD = "Std. Training"
 
@@ -15,10 +16,10 @@ def check(state="PASS", name="ball", n=1000, said="within the ball"):
 
 def checked(seed, *checks, arm="standard", day=1, state="done", params=None):
     """The record of the checks of one seed's model."""
-    model = CheckedModel(model=item(arm, (seed,), params).key, seed=seed, **STUDY.checks.model_dump())
-    work = item(arm, (seed,), params, role="checks")
-    work = work.model_copy(update={"recipe": work.recipe.model_copy(update={"method": "checks", "checked": model})})
-    return record(work, state=state, day=day) | {"checks": {str(seed): list(checks)}}
+    work = train(arm, seed, params)
+    item = Judge(model=work.models[0].key, measure=checks_measure(STUDY, {}), split="validation")
+    finished = {"finished": f"2026-01-{day:02d}T00:00:00+00:00"}
+    return ledger.make_record(work, item, state) | finished | {"checks": list(checks)}
 
 
 def all_checked(*checks, seeds=range(5), **fields):
@@ -56,10 +57,10 @@ def test_a_warning_is_counted_in_the_cell_and_explained_in_the_notes():
 
 
 def test_models_without_checks_are_named_with_the_reason():
-    models = [record(item("adversarial", (seed,)), {seed: {}}) for seed in (0, 2)]
+    models = [record(train("adversarial", seed)) for seed in (0, 2)]
     lost = checked(2, arm="adversarial", state="failed") | {"error": "OSError: disk\ndetails"}
     ledger = (*STANDARD, *models, *all_checked(check(), seeds=(0, 2)), lost)
-    table = honesty_table(Results(STUDY, ledger))
+    table = honesty_table(results(ledger))
     assert row_of(table, "ball")[STD] == "PASS 2 of 5, n = 1000"
     assert notes_of(table, "not checked") == [
         "standard: seeds 1, 3, 4 not checked yet.",
@@ -71,7 +72,7 @@ def test_models_without_checks_are_named_with_the_reason():
 def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
     study = STUDY.model_copy(update={"evaluation": STUDY.evaluation.model_copy(update={"autoattack": 7})})
     ensemble = check(name="ensemble", n=20)
-    notes = " ".join(honesty_table(Results(study, (*STANDARD, *all_checked(check(n=100), ensemble)))).notes)
+    notes = " ".join(honesty_table(results([*STANDARD, *all_checked(check(n=100), ensemble)], study)).notes)
     assert "on 100 validation images" in notes
     assert "AutoAttack: 20 of them." in notes
     assert "test images" not in notes
@@ -79,7 +80,7 @@ def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
 
 def test_equal_lines_of_several_models_are_one_note():
     skipped, warning = check("NONE", "ensemble", 0, "no images"), check("WARN", said="5 images left it")
-    models = record(item("adversarial", (0,)), {0: {}})
+    models = record(train("adversarial", 0))
     checks = (
         *all_checked(check(), skipped, seeds=(1, 3, 4)),
         *all_checked(warning, skipped, seeds=(0, 2)),
@@ -117,7 +118,7 @@ def test_the_later_of_two_checks_counts_and_a_failed_one_does_not():
 
 def test_checks_of_models_that_are_in_no_table_are_left_out():
     old = all_checked(check("WARN"), arm="jacobian", params={"lambda_j": 0.1})
-    new = record(item("jacobian", (0,), {"lambda_j": 0.2}), {0: {}}, day=2)
+    new = record(train("jacobian", 0, {"lambda_j": 0.2}), day=2)
     assert honesty_table(results([*old, new])).rows == ()
     unasked = STUDY.model_copy(update={"seeds": (7,)})
-    assert honesty_table(Results(unasked, (*STANDARD, *all_checked(check())))).rows == ()
+    assert honesty_table(results([*STANDARD, *all_checked(check())], unasked)).rows == ()

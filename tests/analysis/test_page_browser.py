@@ -85,7 +85,7 @@ def test_a_number_opens_its_trials_and_closes_them(shown):
     assert "98.98" in panel
     assert "99.18" in panel
     assert "torch 2.11" in panel
-    assert drawn.item("adversarial", (1,)).key in panel
+    assert drawn.train("adversarial", 1).key in panel
     assert has_focus(shown, "#panel")
     shown.press(ESCAPE)
     assert shown.run("return document.querySelector('#panel').hidden") is True

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 from helpers import drawn
-from helpers.ledgers import STANDARD, STUDY, accuracies, item, record, store_with
+from helpers.ledgers import STANDARD, STUDY, accuracies, record, store_with, train
 from rich.console import Console
 
 from analysis.figures.draw import FIGURES
 from analysis.report import build, print_summary, print_tables
 from tune_interpreg.store.files import StoreError, with_checksum
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Judge
 from tune_interpreg.study.parameters import resolve_study
 
 FILES = ["tables.md", "tables.tex", "tables.csv", "tables.json", "rows.json"]
@@ -38,9 +39,7 @@ def test_an_empty_store_says_so(tmp_path):
 
 
 def test_all_files_have_the_same_tables_and_numbers(tmp_path):
-    repeats = [
-        record(item("adversarial", (seed,), params("adversarial")), {seed: accuracies(0.9)}) for seed in STUDY.seeds
-    ]
+    repeats = [record(train("adversarial", seed, params("adversarial")), accuracies(0.9)) for seed in STUDY.seeds]
     report = build(store_with(tmp_path / "store", [*STANDARD, *repeats]).path)
     assert [path.name for path in report.paths] == FILES
     markdown, tex, cells, tables, values = (path.read_text(encoding="utf-8") for path in report.paths)
@@ -62,13 +61,14 @@ def test_all_files_have_the_same_tables_and_numbers(tmp_path):
 
 
 def test_troubles_are_in_the_status(store):
-    lost = item("jacobian", (0,), params("jacobian", lambda_j=0.1), "search")
-    store.write_record(record(lost, state="failed", error="no model"))
+    lost = train("jacobian", 0, params("jacobian", lambda_j=0.1), number=0)
+    (failed,) = record(lost, state="failed", error="no model")
+    store.write_record(failed)
     store.write_text(store.choice_file("standard"), "{")
     counts, choice, trouble = build(store.path).status
     assert counts == "2 of 20 repeats done, 18 absent."
     assert f"Left out: {store.choice_file('standard')}" in choice
-    assert trouble == "jacobian: 1 search failed: no model"
+    assert trouble == "jacobian: 1 trial failed: no model"
 
 
 def test_the_same_ledger_makes_the_same_files_and_pictures_on_request_only(tmp_path):
@@ -90,9 +90,9 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: text.replace("0.991", "0.999")])
+@pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: text.replace("2026", "2027")])
 def test_a_damaged_record_is_named_and_left_out(store, damage):
-    path = store.record_file("standard", STANDARD[1]["key"])
+    path = store.record_file("standard", STANDARD[1][0]["key"])
     path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
     report = build(store.path)
     assert report.status[0] == "1 of 20 repeats done, 19 absent."
@@ -139,12 +139,19 @@ def test_five_thousand_records_take_seconds_and_little_memory(tmp_path):
     arms = STUDY.model_dump()["arms"] | {"jacobian": {"method": "jacobian", "search": search}}
     store = store_with(tmp_path, STANDARD[:1], Study.model_validate(STUDY.model_dump() | {"arms": arms}))
     curve = [dict.fromkeys(("train/loss", "train/ce", "val/accuracy"), epoch / 7) for epoch in range(30)]
-    trial = record(item("jacobian", (0,), params("jacobian", lambda_j=0.1), "search"), {0: accuracies(0.9)})
+    trial, judged = record(
+        train("jacobian", 0, params("jacobian", lambda_j=0.1), number=0), {"train/loss": 1.0, "val/accuracy": 0.9}
+    )
     folder = store.record_file("jacobian", "key").parent
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(5000):
-        content = trial | {"key": f"{number:016x}", "number": number, "curves": {"0": curve}}
-        (folder / f"{number:016x}.json").write_text(json.dumps(with_checksum(content)), encoding="utf-8")
+        key = f"{number:016x}"
+        (item,) = (Judge.model_validate({name: judged[name] for name in Judge.model_fields} | {"model": key}),)
+        for content in (
+            trial | {"key": key, "number": number, "curve": curve},
+            judged | {"key": item.key, "model": key},
+        ):
+            (folder / f"{content['key']}.json").write_text(json.dumps(with_checksum(content)), encoding="utf-8")
     code = f"import time; from analysis.report import build; build({str(tmp_path)!r}); print(time.process_time())\n"
     code += "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

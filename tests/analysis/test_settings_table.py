@@ -4,21 +4,21 @@ import math
 
 import pytest
 from helpers import drawn
-from helpers.ledgers import STUDY, T4, item, record, results, row_of
+from helpers.ledgers import STUDY, T4, flat, record, results, row_of, train
 
 from analysis.results.results import Results
 from analysis.tables.settings import settings_table
 
 
 def losses(arm, params, values):
-    return [record(item(arm, (s,), params), {s: {"train/loss": value}}) for s, value in enumerate(values)]
+    return [record(train(arm, s, params), {"train/loss": value}) for s, value in enumerate(values)]
 
 
 def test_settings_show_what_was_chosen_and_the_paired_residual():
     ledger = [
         *losses("interp_robust", {"lambda": 0.0712345, "phi": 1.0}, [0.30, 0.40, 0.50, 0.60, 0.70]),
         *losses("jacobian", {"lambda_j": 0.033}, [0.31, 0.41, 0.52, 0.61, 0.70]),
-        record(item("jacobian", (0,), {"lambda_j": 0.5}, "search"), {0: {"train/loss": 0.9}}),
+        record(train("jacobian", 0, {"lambda_j": 0.5}, number=0), {"train/loss": 0.9}),
     ]
     table = settings_table(results(ledger))
     robust, jacobian = row_of(table, "Interp. Reg. R."), row_of(table, "Jacobian Reg.")
@@ -37,14 +37,14 @@ def test_a_match_of_the_cross_entropy_is_judged_by_it():
     search = arms["jacobian"].search.model_copy(update={"loss": "ce"})
     arms["jacobian"] = arms["jacobian"].model_copy(update={"search": search})
     ledger = [
-        record(item(arm, (seed,), params), {seed: {"train/loss": 9.0 * seed, "train/ce": ce + seed / 10}})
+        record(train(arm, seed, params), {"train/loss": 9.0 * seed, "train/ce": ce + seed / 10})
         for arm, params, ce in (
             ("interp_robust", {"lambda": 0.1, "phi": 1.0}, 0.5),
             ("jacobian", {"lambda_j": 1.0}, 0.25),
         )
         for seed in range(5)
     ]
-    jacobian = row_of(settings_table(Results(STUDY.model_copy(update={"arms": arms}), tuple(ledger))), "Jacobian Reg.")
+    jacobian = row_of(settings_table(results(ledger, STUDY.model_copy(update={"arms": arms}))), "Jacobian Reg.")
     assert jacobian["Search"] == "match interp_robust (ce)"
     assert jacobian["Loss"].interval.mean == pytest.approx(0.45)
     assert jacobian["Residual"].interval.mean == pytest.approx(-0.25)
@@ -83,10 +83,10 @@ def test_the_verdict_on_a_match(residual, spread, tolerance, verdict):
         *losses("interp_robust", {"lambda": 0.1, "phi": 1.0}, theirs),
         *losses("jacobian", {"lambda_j": 0.1}, ours),
     ]
-    table = settings_table(Results(STUDY, tuple(ledger), {"jacobian": CHOICE | {"tolerance": tolerance}}))
+    table = settings_table(Results(STUDY, tuple(flat(ledger)), {"jacobian": CHOICE | {"tolerance": tolerance}}))
     assert row_of(table, "Jacobian Reg.")["Match"] == verdict
     assert row_of(table, "Interp. Reg. R.")["Match"] == "–"
-    single = [record for record in ledger if record["seeds"] == [0]]
+    single = [made for made in flat(ledger) if made["seed"] == 0]
     assert row_of(settings_table(results(single)), "Jacobian Reg.")["Match"].startswith("NOT SHOWN")
 
 
@@ -95,7 +95,7 @@ def test_options_that_are_words_are_in_the_notes():
         name: arm.model_copy(update={"params": {"norm": "batch", **arm.params}}) for name, arm in STUDY.arms.items()
     }
     params = {"lambda": 0.5, "phi": 1.0, "norm": "batch"}
-    ledger = (record(item("interp_robust", (0,), params), {0: {}}),)
-    table = settings_table(Results(STUDY.model_copy(update={"arms": arms}), ledger))
+    ledger = [record(train("interp_robust", 0, params))]
+    table = settings_table(results(ledger, STUDY.model_copy(update={"arms": arms})))
     assert row_of(table, "Interp. Reg. R.")["Chosen"] == "λ 0.5, φ 1"
     assert "interp_robust, jacobian: norm batch." in table.notes

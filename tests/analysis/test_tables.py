@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from helpers.ledgers import STANDARD, STUDY, T4, accuracies, current, item, record, results, row_of
+from helpers.ledgers import STANDARD, STUDY, T4, accuracies, current, flat, record, results, row_of, train
 
 from analysis.results import rows
 from analysis.results.results import Results
@@ -19,16 +19,20 @@ STD = "Std. Training"
 # ------------------------------------------------------------------------------- rows
 
 
-def test_a_record_of_several_seeds_gives_a_row_for_each():
-    together = record(item("standard", (0, 1)), {0: accuracies(0.9), 1: accuracies(0.8)})
-    assert results([together]).values("standard", "test/accuracy") == {0: 0.9, 1: 0.8}
+def test_a_row_has_the_images_of_the_judgment_behind_it():
+    metrics = accuracies(0.9) | {"train/loss": 0.5, "val/accuracy": 0.8, "grad_norm/label": 3.0, "grad_norm/other": 2.0}
+    frame = results([record(train("standard", 3), metrics)]).frame
+    assert dict(zip(frame["metric"], frame["value"], strict=True)) == metrics
+    images = dict(zip(frame["metric"], frame["images"], strict=True))
+    assert images["train/loss"] == images["grad_norm/label"] == 55_000
+    assert (images["val/accuracy"], images["test/accuracy"]) == (5_000, 10_000)
 
 
 def test_missing_seeds_have_a_reason():
     ledger = [
         *STANDARD[:2],
-        record(item("standard", (2,)), state="failed", error="ValueError: no\ndetails"),
-        record(item("standard", (3,)), state="diverged", error="loss is nan"),
+        record(train("standard", 2), state="failed", error="ValueError: no\ndetails"),
+        record(train("standard", 3), state="diverged", error="loss is nan"),
     ]
     missing = [gap for gap in rows.find_missing(current(ledger)) if gap.arm == "standard"]
     assert missing == [
@@ -39,9 +43,9 @@ def test_missing_seeds_have_a_reason():
 
 
 def test_equal_troubles_of_a_search_are_one_line():
-    trials = [item("jacobian", (0,), {"lambda_j": x}, "search", number=n) for n, x in enumerate((0.1, 0.2))]
+    trials = [train("jacobian", 0, {"lambda_j": x}, number=n) for n, x in enumerate((0.1, 0.2))]
     lost = [record(trial, state="failed", error="boom") for trial in trials]
-    assert rows.list_troubles(current([*lost, *STANDARD])) == ["jacobian: 2 search failed: boom"]
+    assert rows.list_troubles(current([*lost, *STANDARD])) == ["jacobian: 2 trials failed: boom"]
 
 
 # ----------------------------------------------------------------------------- tables
@@ -63,19 +67,19 @@ def test_other_data_has_no_paper_column():
     assert not any("paper's" in note for note in table.notes)
 
 
-@pytest.mark.parametrize("state", ["failed", "diverged", "pruned"])
+@pytest.mark.parametrize("state", ["failed", "diverged"])
 def test_a_lost_seed_shows_in_the_cell_and_in_the_notes(state):
-    lost = record(item("standard", (4,)), state=state, error="why\nTraceback")
+    lost = record(train("standard", 4), state=state, error="why\nTraceback")
     table = accuracy_table(results([*STANDARD[:4], lost]))
     assert str(row_of(table, STD)["Std. Acc."]) == "99.15 ± 0.21 (n=4)"
     assert f"standard: seed 4 {state}: why." in table.notes
-    table = accuracy_table(results([*STANDARD[:4], record(item("standard", (4,)), {4: accuracies(None)})]))
+    table = accuracy_table(results([*STANDARD[:4], record(train("standard", 4), accuracies(None))]))
     assert "standard: seed 4 without a finite test/accuracy." in table.notes
 
 
 def test_damaged_records_are_named_under_the_tables_of_their_arm():
     file = "ledger/standard/0123.json: is damaged"
-    damaged = Results(STUDY, tuple(STANDARD[:4]), damaged={"standard": [file]})
+    damaged = Results(STUDY, tuple(flat(STANDARD[:4])), damaged={"standard": [file]})
     assert any(file in note for note in accuracy_table(damaged).notes)
     assert not any(file in note for note in settings_table(damaged).notes), "standard is in no row of it"
 
@@ -100,9 +104,7 @@ def test_notes_state_n_attack_images_and_departures():
 
 
 def test_table_3_by_hand():
-    ledger = [
-        record(item("standard", (s,)), {s: {"grad_norm/label": 4.0 + s, "grad_norm/other": 2.0}}) for s in range(2)
-    ]
+    ledger = [record(train("standard", s), {"grad_norm/label": 4.0 + s, "grad_norm/other": 2.0}) for s in range(2)]
     cells = row_of(gradient_table(results(ledger)), STD)
     assert str(cells["‖∇f_c‖ label"]) == "4.50 ± 6.35 (n=2)"
     assert str(cells["‖∇f_c‖ label, paper"]) == "7.43 ± 0.04"
@@ -119,8 +121,10 @@ def test_a_note_says_what_a_shared_teacher_leaves_open(teachers, noted):
 
 def test_restarts_and_autoattack_are_in_the_table_and_its_notes():
     evaluation = STUDY.evaluation.model_copy(update={"restarts": 3, "autoattack": 50})
-    ledger = (record(item("standard", (0,)), {0: accuracies(0.9) | {"test/adv_accuracy_autoattack": 0.25}}),)
-    table = accuracy_table(Results(STUDY.model_copy(update={"evaluation": evaluation}), ledger))
+    of = STUDY.model_copy(update={"evaluation": evaluation})
+    metrics = accuracies(0.9) | {"test/adv_accuracy_autoattack": 0.25}
+    ledger = [record(train("standard", 0, of=of), metrics, of=of)]
+    table = accuracy_table(results(ledger, of))
     assert row_of(table, STD)["Adv. Acc. (AutoAttack)"].interval.mean == pytest.approx(25.0)
     assert any("3 starts" in note and "AutoAttack: 50 test images" in note for note in table.notes)
     assert "Adv. Acc. (AutoAttack)" not in accuracy_table(results(ledger)).columns

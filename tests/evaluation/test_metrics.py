@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from tune_interpreg.evaluation.metrics import final, validate
 
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack

@@ -3,12 +3,14 @@
 import numpy as np
 from safetensors.numpy import save_file
 
+from helpers import ledgers
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
+from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Judge
 from tune_interpreg.study.parameters import resolve_study
-from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe
+from tune_interpreg.study.recipe import TargetMaps
 
 HOSTILE = "<script>window.harmed = true</script>"
 
@@ -53,7 +55,7 @@ FINAL = {
 LOSS = {"standard": 0.1, "adversarial": 0.3, "interp_robust": 0.5, "jacobian": 0.51}
 
 #: (λ_J, training loss) of the search that matches a loss; None diverged.
-MATCHING = ((0.01, 0.3), (0.1, 0.8), (0.03, 0.5), (1.0, None))
+MATCHING = ((0.01, 0.3), (0.1, 0.8), (0.031, 0.5), (1.0, None))
 CHOICE = {
     "params": {"lambda_j": 0.03},
     "trials": "basis",
@@ -71,24 +73,31 @@ CHOICE = {
 SEARCHED = ((0.99, 0.5), (0.97, 0.7), (0.96, 0.6))
 
 
-def record(work, state="done", **fields):
+def record(work, metrics=None, state="done", **fields):
+    """Return the records of a job, of a number of seconds after midnight."""
     made = {
-        "counts": {"train": 1197, "val": 240, "test": 360, "grad_norm": 1197},
+        "epochs": 3,
+        "seconds": 1.5,
+        "images": {"train": 1197, "validation": 240, "test": 360},
         "versions": {"python": "3.11", "torch": "2.11"},
-        "finished": f"2026-01-01T00:00:{work.number:02d}+00:00",
+        "finished": f"2026-01-01T00:00:{work.number or 0:02d}+00:00",
     }
-    return ledger.make_record(work, state, epochs=3, seconds=1.5, device="cpu") | made | fields
+    first, *judged = [each | made for each in ledgers.record(work, metrics, state, of=STUDY)]
+    return [first | fields, *judged]
 
 
-def item(arm, seeds=(0,), role="repeat", number=0, params=None, **fields):
-    """Return an item with its method's defaults, as the stored study has them."""
-    params = RESOLVED.arms[arm].params | (params or {})
-    recipe = Recipe.from_study(STUDY, method=STUDY.arms[arm].method, params=params, **fields)
-    return Item(arm=arm, role=role, seeds=seeds, number=number, recipe=recipe)
+def train(arm, seed=0, number=None, params=None, **fields):
+    """Return the job of a training with its method's defaults, as the stored study has them."""
+    return ledgers.train(arm, seed, RESOLVED.arms[arm].params | (params or {}), number=number, of=STUDY, **fields)
+
+
+def make_maps():
+    """Return the job that makes the robust teacher's maps."""
+    return ledgers.make_maps(train("adversarial"), STUDY.arms["interp_robust"].targets.map_settings)
 
 
 def maps():
-    return Maps(teacher=item("adversarial").key, teacher_seed=0, sigma=0.15, samples=50)
+    return TargetMaps(key=make_maps().key)
 
 
 def repeat(arm, seed, **fields):
@@ -104,7 +113,7 @@ def repeat(arm, seed, **fields):
         "grad_norm/other": 5 * adversarial,
     }
     curve = [{"train/loss": loss * factor, "val/accuracy": clean / factor} for factor in (4, 2, 1)]
-    return record(item(arm, (seed,), **fields), metrics={str(seed): metrics}, curves={str(seed): curve})
+    return record(train(arm, seed, **fields), metrics, curve=curve)
 
 
 def checked(arm, seed):
@@ -114,9 +123,9 @@ def checked(arm, seed):
         {"check": "gradient", "state": "WARN", "n": 360, "said": "4 images < 1e-6", "values": {}},
         {"check": "radius", "state": "PASS", "n": 360, "said": "accuracy falls", "values": values},
     ]
-    model = CheckedModel(model=item(arm, (seed,)).key, seed=seed, images=360)
-    work = Item(arm=arm, role="checks", seeds=(seed,), recipe=Recipe.from_study(STUDY, method="checks", checked=model))
-    return record(work, checks={str(seed): checks})
+    work = train(arm, seed)
+    item = Judge(model=work.models[0].key, measure=measures.checks_measure(STUDY, {}), split="validation")
+    return [ledger.make_record(work, item, "done") | {"checks": checks, "finished": "2026-01-01T00:00:00+00:00"}]
 
 
 def records():
@@ -126,16 +135,15 @@ def records():
     }
     made = [repeat(arm, seed, **fields.get(arm, {})) for arm in STUDY.arms for seed in STUDY.seeds]
     made += [checked("standard", seed) for seed in STUDY.seeds]
-    made.append(record(item("adversarial", role="targets", maps=maps())))
+    made.append(record(make_maps()))
     for number, (clean, adversarial) in enumerate(SEARCHED):
-        params = {"lambda": 0.1 * (number + 1), "phi": 2.0}
-        work = item("interp_robust", role="search", number=number, params=params, maps=maps())
-        made.append(record(work, metrics={"0": {"val/accuracy": clean, "val/adv_accuracy": adversarial}}))
+        work = train("interp_robust", number=number, params={"lambda": 0.15 + 0.1 * number, "phi": 2.0}, maps=maps())
+        made.append(record(work, {"val/accuracy": clean, "val/adv_accuracy": adversarial}))
     for number, (strength, loss) in enumerate(MATCHING):
-        work = item("jacobian", role="search", number=number, params={"lambda_j": strength})
-        result = {"state": "diverged"} if loss is None else {"metrics": {"0": {"train/loss": loss}}}
-        made.append(record(work, **result))
-    return made
+        work = train("jacobian", number=number, params={"lambda_j": strength})
+        lost = {"state": "diverged"} if loss is None else {"metrics": {"train/loss": loss}}
+        made.append(record(work, **lost))
+    return ledgers.flat(made)
 
 
 def searching(arm, search, **fields):

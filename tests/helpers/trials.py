@@ -15,12 +15,15 @@ from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
+from tune_interpreg.study.config import Attack
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job, Train
+from tune_interpreg.study.measures import Observation, StrictMeasure
 from tune_interpreg.study.metric_names import TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.study.space import Range, Search
 
+OBSERVATION = Observation(strict=StrictMeasure(attack=Attack()), every=0)
 SPACE = {"lambda": Range(log_uniform=(0.001, 1.0)), "phi": Range(choice=(0.0, 1.0))}
 BEST = Search(space=SPACE, maximize=VAL_ADV_ACCURACY, trials=12)
 MEDIAN = BEST.model_copy(update={"pruner": "median"})
@@ -38,13 +41,16 @@ def trial_record(
     state: ledger.RecordState = "done",
     metrics: Mapping[str, float] | None = None,
 ) -> Record:
-    """Return a trial of seed 0. ``metrics`` replaces the closed form's; a failed or diverged trial has none."""
-    item = Item(arm="arm", role="search", recipe=Recipe(method="m", params=dict(params)), seeds=(0,), number=number)
+    """Return a judged trial of seed 0. ``metrics`` replaces the closed form's; a failed or diverged trial has none."""
+    model = Train(recipe=Recipe(method="m", params=dict(params)), seed=0)
+    job = Job(
+        arm="arm", stage="search", number=number, models=(model,), trains=True, observation=OBSERVATION, batch_size=500
+    )
     if metrics is None:
         loss = 2 * float(params["lambda"]) ** 0.5
         metrics = {TRAIN_LOSS: loss, VAL_ADV_ACCURACY: adv_accuracy(params), VAL_ACCURACY: 0.9}
-    by_seed = {0: metrics} if state in ("done", "pruned") and metrics else {}
-    return ledger.make_record(item, state, metrics=by_seed, epochs=2)
+    kept = metrics if state in ("done", "pruned") else {}
+    return ledger.make_record(job, model, state, metrics=kept, epochs=2) | {"judged": []}
 
 
 def open_search(

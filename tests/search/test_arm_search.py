@@ -110,7 +110,7 @@ def test_the_study_is_rebuilt_if_the_ledger_differs(path: Path) -> None:
     changed = trial_record(3, records[3]["recipe"]["params"], metrics={VAL_ADV_ACCURACY: 0.5})
     for ledger_now in ([*records[:3], changed], records[1:], []):
         open_search(BEST, ledger_now, path)
-        values = [record["metrics"]["0"][VAL_ADV_ACCURACY] for record in ledger_now]
+        values = [record["metrics"][VAL_ADV_ACCURACY] for record in ledger_now]
         assert [trial.value for trial in journal_trials(path)] == values
     wide = {"lambda": Range(log_uniform=(0.0001, 1.0)), "phi": Range(choice=(0.0, 1.0, 2.0))}
     arm = open_search(BEST.model_copy(update={"space": wide}), records, path)
@@ -199,7 +199,7 @@ def test_the_median_pruner_stops_a_clearly_worse_trial(path: Path, resumed: bool
         params = arm.propose(number)
         assert report(arm, number, [0.5, 0.6]) == [False, False]
         curve = [{VAL_ADV_ACCURACY: value} for value in (0.5, 0.6)]
-        records.append(trial_record(number, params, metrics=curve[-1]) | {"curves": {"0": curve}})
+        records.append(trial_record(number, params, metrics=curve[-1]) | {"curve": curve})
         arm.tell(records[-1])
     if resumed:
         path.unlink()

@@ -17,11 +17,10 @@ from tune_interpreg.running.run import run
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import MissingLoss
-from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import read_study_file
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.problems import StudyError
 
@@ -39,12 +38,12 @@ def match_study(**settings: str | int) -> Study:
     return study("standard", ref=REFERENCE, arm=match(**settings))
 
 
-def trials_of(ran: list[Item]) -> list[Item]:
-    return [item for item in ran if (item.arm, item.role) == ("arm", "search")]
+def trials_of(ran: list[Job]) -> list[Job]:
+    return [job for job in ran if (job.arm, job.stage) == ("arm", "search")]
 
 
-def repeated_strength(ran: list[Item]) -> float:
-    (value,) = {strength(item) for item in ran if (item.arm, item.role) == ("arm", "repeat")}
+def repeated_strength(ran: list[Job]) -> float:
+    (value,) = {strength(job) for job in ran if (job.arm, job.stage) == ("arm", "repeats")}
     return value
 
 
@@ -56,7 +55,7 @@ def test_a_match_stops_once_it_is_within_tolerance(tmp_path: Path, workers: int)
     assert 4 <= len(trials_of(ran)) <= 14
     assert abs(repeated_strength(ran) ** 0.5 - 0.1**0.5) < 0.02
     dispatcher = Dispatcher(settings, store, "f")
-    assert dispatcher.settled() == dispatcher.total() == len(ran)
+    assert dispatcher.settled() == dispatcher.total() == len(ran) + 3 * 2
     assert drain(match_study(trials=50, tolerance="0.02"), store) == []
     assert trials_of(drain(match_study(trials=50, tolerance="0.03"), store)) == []
 
@@ -64,9 +63,9 @@ def test_a_match_stops_once_it_is_within_tolerance(tmp_path: Path, workers: int)
 def test_more_trials_or_a_tighter_tolerance_continue_an_open_match(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert len(trials_of(drain(match_study(trials=4, tolerance="1.0e-9"), store))) == 4
-    assert [item.number for item in trials_of(drain(match_study(trials=6, tolerance="1.0e-9"), store))] == [4, 5]
+    assert [job.number for job in trials_of(drain(match_study(trials=6, tolerance="1.0e-9"), store))] == [4, 5]
     first = trials_of(drain(match_study(trials=30, tolerance="0.01"), store))
-    assert {item.number for item in first} <= set(range(6, 30))
+    assert {job.number for job in first} <= set(range(6, 30))
     assert trials_of(drain(match_study(trials=30, tolerance="0.0005"), store))
 
 
@@ -77,9 +76,10 @@ def test_a_match_of_a_match_runs_nothing_again(tmp_path: Path) -> None:
     chain = study("standard", ref=REFERENCE, arm=arm, second=second, seeds="[0]")
     drain(chain, store)
     assert drain(chain, store) == []
-    (record,) = store.path.glob("ledger/ref/*.json")
-    record.write_text("{")
-    assert [(item.arm, item.role) for item in drain(chain, store)] == [("ref", "repeat")]
+    key = Dispatcher(chain, store, "f").progress.model_key("ref", 0)
+    store.record_file("ref", str(key)).write_text("{")
+    ran = drain(chain, store)
+    assert [[item.key for item in job.items] for job in ran] == [[key]], "the judgments of its model are there"
 
 
 class Killed(BaseException):
@@ -92,22 +92,22 @@ def test_trials_under_way_when_a_match_settles_continue_after_a_kill(tmp_path: P
     drain(settings, whole, workers=3)
     dispatcher = Dispatcher(settings, store, "f")
 
-    def answer(item: Item) -> Record:
+    def answer(job: Job, item: Item) -> Record:
         if "arm" in dispatcher.state.matched:
             raise Killed
-        return worker(item)
+        return worker(job, item)
 
     with pytest.raises(Killed):
         list(steps(dispatcher, answer, workers=3))
-    open_keys = {item.key for item in store.read_notes()[0]}
+    open_keys = {job.key for job in store.read_notes()[0]}
     assert len(open_keys) == 2
-    assert {item.key for item in drain(settings, store, workers=3)[:2]} == open_keys
+    assert {job.key for job in drain(settings, store, workers=3)[:2]} == open_keys
     assert outcome(store) == outcome(whole)
     assert store.read_choice("arm") == whole.read_choice("arm")
     assert store.checkpoint_keys() == set()
 
 
-DIVERGING: Worker = failing(lambda item: (item.arm, item.role, item.number) == ("arm", "search", 2), "diverged")
+DIVERGING: Worker = failing(lambda job, _: (job.arm, job.number) == ("arm", 2), "diverged")
 
 
 def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp
     """
     settings = match_study(trials=14, space="lambda_j: {log_uniform: [0.0005, 0.03]}")
     whole = drain(settings, Store(tmp_path / "whole"), DIVERGING)
-    tried = [strength(item) for item in trials_of(whole)]
+    tried = [strength(job) for job in trials_of(whole)]
     assert max(tried[:4]) <= 0.03
     assert 0.03 < max(tried) <= 0.0005 * (60**1.5)
     assert repeated_strength(whole) == pytest.approx(0.1, rel=0.1)
@@ -126,7 +126,7 @@ def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp
         first = list(islice(steps(Dispatcher(settings, store, "f"), DIVERGING), killed_after))
         store.journal.unlink(missing_ok=True)
         rest = drain(settings, store, DIVERGING)
-        assert {item.number: strength(item) for item in trials_of(first + rest)} == dict(enumerate(tried))
+        assert {job.number: strength(job) for job in trials_of(first + rest)} == dict(enumerate(tried))
 
 
 def test_a_match_ends_early_as_infeasible_if_widening_does_not_help(tmp_path: Path) -> None:
@@ -146,17 +146,18 @@ CHOICES = f"norm: {{choice: [batch, sample]}}, {LAMBDA}"
 def test_a_strength_is_matched_per_choice_and_robustness_decides_between_them(tmp_path: Path) -> None:
     """With norm: sample the loss is half as steep, so its root is 0.4. Its accuracy is the better one."""
 
-    def answer(item: Item) -> Record:
-        if item.recipe.params.get("norm") != "sample":
-            return worker(item)
-        metrics = {TRAIN_LOSS: 1 + 0.5 * strength(item) ** 0.5, VAL_ADV_ACCURACY: 1.0, VAL_ACCURACY: 0.9}
-        return ledger.make_record(item, "done", epochs=3, metrics=dict.fromkeys(item.seeds, metrics))
+    def answer(job: Job, item: Item) -> Record:
+        record = worker(job, item)
+        if job.recipe.params.get("norm") != "sample":
+            return record
+        better = {TRAIN_LOSS: 1 + 0.5 * strength(job) ** 0.5, VAL_ADV_ACCURACY: 1.0}
+        return record | {"metrics": {name: better.get(name, value) for name, value in record["metrics"].items()}}
 
     ran = drain(match_study(trials=24, space=CHOICES), Store(tmp_path), answer)
-    assert all(item.adversarial for item in trials_of(ran))
-    norms = [item.recipe.params["norm"] for item in trials_of(ran)]
+    assert all({item.measure.kind for item in job.work} == {"accuracy", "strict"} for job in trials_of(ran))
+    norms = [job.recipe.params["norm"] for job in trials_of(ran)]
     assert norms[:4] == ["batch", "sample", "batch", "sample"]
-    assert {item.recipe.params["norm"] for item in ran if (item.arm, item.role) == ("arm", "repeat")} == {"sample"}
+    assert {job.recipe.params["norm"] for job in ran if (job.arm, job.stage) == ("arm", "repeats")} == {"sample"}
     assert repeated_strength(ran) == pytest.approx(0.4, rel=0.1)
 
 
@@ -165,7 +166,7 @@ def test_changed_choices_keep_no_trial_of_another_choice(tmp_path: Path, changed
     drain(match_study(trials=9, space=CHOICES), Store(tmp_path))
     settings = match_study(trials=9, space=CHOICES.replace("[batch, sample]", changed))
     drain(settings, Store(tmp_path))
-    records = Dispatcher(settings, Store(tmp_path), "f").progress.records_of("arm", "search")
+    records = Dispatcher(settings, Store(tmp_path), "f").progress.list_trials("arm")
     norms = re.findall(r"\w+", changed)
     assert records
     assert all(record["recipe"]["params"]["norm"] == norms[record["number"] % len(norms)] for record in records)
@@ -175,21 +176,21 @@ def test_changed_choices_keep_no_trial_of_another_choice(tmp_path: Path, changed
 def test_a_search_waits_for_its_anchor_and_uses_its_loss(tmp_path: Path) -> None:
     settings = match_study(anchor="standard")
     ran = drain(settings, Store(tmp_path))
-    assert max(ran.index(item) for item in ran if item.arm == "standard") < ran.index(trials_of(ran)[0])
+    assert max(ran.index(job) for job in ran if job.arm == "standard") < ran.index(trials_of(ran)[0])
     target = Dispatcher(settings, Store(tmp_path), "f").progress.target("arm")
     assert target is not None
     assert target.anchor == pytest.approx(1.0005)
     assert repeated_strength(ran) == pytest.approx(0.1, rel=0.15)
-    next(iter(Store(tmp_path).path.glob("ledger/standard/*.json"))).unlink()
+    key = Dispatcher(settings, Store(tmp_path), "f").progress.model_key("standard", 1)
+    Store(tmp_path).record_file("standard", str(key)).unlink()
     assert Dispatcher(settings, Store(tmp_path), "f").progress.target("arm") is None
 
 
 @pytest.mark.parametrize("without", ["ref", "arm"])
 def test_a_loss_that_a_method_lacks_is_an_error_after_its_first_training(tmp_path: Path, without: str) -> None:
-    def answer(item: Item) -> Record:
-        record = worker(item)
-        for metrics in record["metrics"].values():
-            metrics |= {} if item.arm == without else {TRAIN_CE: 1.0}
+    def answer(job: Job, item: Item) -> Record:
+        record = worker(job, item)
+        record["metrics"] |= {} if job.arm == without else {TRAIN_CE: 1.0}
         return record
 
     settings = match_study(loss="ce")
@@ -209,7 +210,7 @@ def test_a_run_names_the_line_of_a_loss_that_no_training_has(tmp_path: Path, mon
 
 
 def test_failed_trials_neither_stall_nor_mislead_a_match(tmp_path: Path) -> None:
-    failed = failing(lambda item: item.role == "search" and item.number % 3 == 1, "failed")
+    failed = failing(lambda job, _: job.number is not None and job.number % 3 == 1, "failed")
     ran = drain(match_study(), Store(tmp_path), failed, workers=3)
     assert repeated_strength(ran) == pytest.approx(0.1, rel=0.15)
     state = Dispatcher(match_study(), Store(tmp_path), "f").state
@@ -232,7 +233,7 @@ def test_each_sampler_proposes_for_one_and_for_several_metrics(tmp_path: Path, s
     settings, store = study("standard", **arms), Store(tmp_path)
     ran = drain(settings, store, workers=2)
     for arm in arms:
-        assert len({item.recipe.params["lambda_j"] for item in ran if item.arm == arm}) == 7
+        assert len({job.recipe.params["lambda_j"] for job in ran if job.arm == arm}) == 7
     choice = store.read_choice("two")
     assert choice is not None
     assert choice["front"]
@@ -243,7 +244,7 @@ def test_a_grid_tries_every_combination_once_in_the_order_of_the_file(tmp_path: 
     grid = "grid: {lambda_j: [0.01, 0.1, 1.0], norm: [batch, sample]}"
     settings = study("standard", arm=f"{{method: jacobian, search: {{maximize: {VAL_ADV_ACCURACY}, {grid}}}}}")
     ran = drain(settings, Store(tmp_path), workers=3)
-    tried = [(item.recipe.params["lambda_j"], item.recipe.params["norm"]) for item in trials_of(ran)]
+    tried = [(job.recipe.params["lambda_j"], job.recipe.params["norm"]) for job in trials_of(ran)]
     assert tried == list(product([0.01, 0.1, 1.0], ["batch", "sample"]))
     assert repeated_strength(ran) == 0.1
     assert drain(settings, Store(tmp_path)) == []

@@ -11,25 +11,24 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from helpers.closed_form import ARMS, Leaving, outcome, steps, study
+from helpers.closed_form import ARMS, Leaving, outcome, steps, study, trainings
 from helpers.in_process import TEACHER, run_study
+from helpers.jobs import training_job
 
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Study, Training
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.config import Data, Study, Training
+from tune_interpreg.study.items import Job
 from tune_interpreg.study.recipe import Recipe
 
 NAMES = ("adversarial", "robust", "jacobian")
 Spoil = Callable[[Path], object]
 
 
-def drain(plan: Study, store: Store, *, workers: int = 1) -> tuple[list[Item], list[str]]:
-    """Run a study to its end. Return the items that ran, in order, and the messages for the user."""
+def drain(plan: Study, store: Store, *, workers: int = 1) -> tuple[list[Job], list[str]]:
+    """Run a study to its end. Return the jobs that ran, in order, and the messages for the user."""
     messages: list[str] = []
-    worker = Leaving(store)
-    list(steps(Dispatcher(plan, store, "f", messages.append), worker, workers=workers))
-    return worker.ran, messages
+    return list(steps(Dispatcher(plan, store, "f", messages.append), Leaving(store), workers=workers)), messages
 
 
 @pytest.fixture
@@ -60,42 +59,52 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def first_record(store: Store, arm: str, role: str) -> Path:
-    record = next(record for record in store.records() if (record["arm"], record["role"]) == (arm, role))
-    return store.record_file(arm, record["key"])
-
-
 # ------------------------------------------------- records, notes, choices, journal
 @pytest.mark.parametrize(
-    ("arm", "role"),
-    [("adversarial", "repeat"), ("adversarial", "targets"), ("robust", "search"), ("jacobian", "search")],
+    ("arm", "kind", "is_trial"),
+    [
+        ("adversarial", "train", False),
+        ("adversarial", "maps", False),
+        ("adversarial", "judge", False),
+        ("robust", "train", True),
+        ("jacobian", "train", True),
+    ],
 )
-def test_the_item_of_a_damaged_record_runs_again_as_it_was(copy: Store, finished: Store, arm: str, role: str) -> None:
+def test_the_item_of_a_damaged_record_runs_again_as_it_was(
+    copy: Store, finished: Store, arm: str, kind: str, is_trial: bool
+) -> None:
     """Also a proposal, although Optuna would propose something else after the later trials."""
-    path = first_record(copy, arm, role)
+    record = next(
+        record
+        for record in copy.records()
+        if (record["arm"], record["kind"]) == (arm, kind) and is_trial == (record.get("number") is not None)
+    )
+    path = copy.record_file(arm, record["key"])
     flip(path)
-    ran, (message,) = drain(study(*NAMES), copy)
-    assert [(item.arm, item.role, item.key) for item in ran] == [(arm, role, path.stem)]
+    (job,), (message,) = drain(study(*NAMES), copy)
+    stage = {"train": "search" if is_trial else "repeats", "maps": "maps", "judge": "judgments"}[kind]
+    assert (job.arm, job.stage, job.items[0].key) == (arm, stage, path.stem)
     assert message.startswith(f"{path}: is damaged")
     assert f"damaged/ledger/{arm}/{path.name}" in message
     assert outcome(copy) == outcome(finished)
 
 
 def test_repeats_wait_for_the_choice_that_needs_a_damaged_record(copy: Store, finished: Store) -> None:
-    for record in finished.records():
-        if (record["arm"], record["role"]) in (("robust", "repeat"), ("jacobian", "repeat")):
-            flip(copy.record_file(record["arm"], record["key"]))
+    repeats = Dispatcher(study(*NAMES), copy, "f").progress.repeats
+    for arm in ("robust", "jacobian"):
+        for repeat in repeats[arm].values():
+            flip(copy.record_file(arm, repeat["key"]))
     ran, _ = drain(study(*NAMES), copy, workers=9)
-    assert [item.arm for item in ran] == ["robust", "robust", "jacobian", "jacobian"]
+    assert [job.arm for job in ran] == ["robust", "robust", "jacobian", "jacobian"]
     assert outcome(copy) == outcome(finished)
 
 
-def test_the_item_of_a_damaged_note_starts_again(store: Store) -> None:
+def test_the_job_of_a_damaged_note_starts_again(store: Store) -> None:
     plan, messages = study("adversarial"), list[str]()
-    item = next(steps(Dispatcher(plan, store, "f")))
-    flip(store.note_file(item.key))
-    assert item in list(steps(Dispatcher(plan, store, "f", messages.append), Leaving(store)))
-    assert messages[0].startswith(f"{store.note_file(item.key)}: is damaged")
+    job = next(steps(Dispatcher(plan, store, "f")))
+    flip(store.note_file(job.key))
+    assert job in list(steps(Dispatcher(plan, store, "f", messages.append), Leaving(store)))
+    assert messages[0].startswith(f"{store.note_file(job.key)}: is damaged")
 
 
 def test_a_damaged_journal_is_made_again_from_the_ledger(copy: Store, finished: Store) -> None:
@@ -111,18 +120,18 @@ def test_a_damaged_journal_is_made_again_from_the_ledger(copy: Store, finished: 
 # --------------------------------------------------------------- models and maps
 PUPIL = study("adversarial", "robust", seeds="[0]")
 
-#: Files → the role of the items that read them, and of the items that make them.
+#: Files → the stage of the jobs that read them, and of the jobs that make them.
 INPUTS = {
-    "models/*/*": ("targets", "repeat"),
-    "targets/*.npy": ("search", "targets"),
-    "targets/*.s*": ("search", "targets"),
+    "models/*": ("maps", "repeats"),
+    "targets/*.npy": ("search", "maps"),
+    "targets/*.s*": ("search", "maps"),
 }
 
 
-def start_until(role: str, plan: Study, store: Store) -> tuple[Dispatcher, Item]:
-    """Run a study until the first item of ``role`` has just started."""
+def start_until(stage: str, plan: Study, store: Store) -> tuple[Dispatcher, Job]:
+    """Run a study until the first job of a stage has just started."""
     dispatcher = Dispatcher(plan, store, "f")
-    return dispatcher, next(item for item in steps(dispatcher, Leaving(store)) if item.role == role)
+    return dispatcher, next(job for job in steps(dispatcher, Leaving(store)) if job.stage == stage)
 
 
 @pytest.mark.parametrize("spoil", [flip, Path.unlink])
@@ -133,9 +142,10 @@ def test_a_damaged_input_is_made_again_before_it_is_read(store: Store, pattern: 
     (path,) = store.path.glob(pattern)
     spoil(path)
     ran, (message,) = drain(PUPIL, store)
-    assert [item.role for item in ran][:2] == [makes, reads]
+    assert [job.stage for job in ran][:2] == [makes, reads]
     assert message.startswith(f"{path}: is {'damaged' if spoil is flip else 'missing'}")
-    assert len({item.key for item in ran}) == len(ran)
+    keys = [item.key for job in ran for item in job.items]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("pattern", INPUTS)
@@ -145,24 +155,26 @@ def test_an_item_with_an_input_damaged_in_a_run_fails_and_the_next_run_repeats_i
     (path,) = store.path.glob(pattern)
     flip(path)
     dispatcher.fail(reader, "unreadable")
-    record = store.read_record(reader)
+    record = store.read_record(reader.arm, reader.items[0])
     assert record is not None
     assert record["error"].startswith(f"{path}: is damaged")
     assert "run again" in record["error"]
     ran, _ = drain(PUPIL, store)
-    assert [item.role for item in ran][:2] == [makes, reads]
+    assert [job.stage for job in ran][:2] == [makes, reads]
     assert reader in ran
     assert {record["state"] for record in store.records()} == {"done"}
 
 
 def test_a_model_of_two_arms_is_made_again_once(store: Store) -> None:
     plan = study("adversarial", "robust", seeds="[0]", again="{method: adversarial}")
-    start_until("targets", plan, store)
-    flip(next(store.path.glob("models/*/*")))
+    start_until("maps", plan, store)
+    flip(next(store.path.glob("models/*")))
     ran, messages = drain(plan, store)
-    assert [item.role for item in ran].count("repeat") == 2
-    assert len(messages) == 1
-    assert len(store.records()) == Dispatcher(plan, store, "f").total()
+    teacher = store.records()[0]["model"]
+    assert trainings(ran).count(teacher) == len(messages) == 1
+    assert [record["key"] for record in store.records() if record["kind"] == "train"].count(teacher) == 2
+    dispatcher = Dispatcher(plan, store, "f")
+    assert dispatcher.settled() == dispatcher.total()
 
 
 # ------------------------------------------------------------------- real workers
@@ -178,28 +190,24 @@ def test_a_training_with_a_damaged_checkpoint_starts_again_and_ends_the_same(
     from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
-    recipe = Recipe(
-        method="standard",
-        data=Data(train_limit=64, validation=20, test_limit=20),
-        training=Training(epochs=3, batch_size=32, lr=0.05),
-        evaluation_attack=Attack(eps=0.5, steps=1),
-    )
-    item = Item(arm="arm", role="search", recipe=recipe, seeds=(0,))
+    data = Data(train_limit=64, validation=20, test_limit=20)
+    recipe = Recipe(method="standard", data=data, training=Training(epochs=3, batch_size=32, lr=0.05))
+    job = training_job(recipe)
     store, whole = Store(tmp_path / "store"), Store(tmp_path / "whole")
 
     def train(store: Store, epochs: int) -> list[dict]:
-        worker = StudyTrainable(worker_config(item, store, "cpu"))
+        worker = StudyTrainable(worker_config(job, store, "cpu"))
         return [worker.step() for _ in range(epochs)]
 
     train(store, 2)
-    path = store.checkpoint_dir(item.key) / CHECKPOINT
+    path = store.checkpoint_dir(job.key) / CHECKPOINT
     flip(path)
     first, *_, last = train(store, 3)
     assert first["epoch"] == 1
     assert first["warning"].startswith(f"{path}: is damaged")
     assert "warning" not in last
-    record, expected = json.loads(last["record"]), json.loads(train(whole, 3)[-1]["record"])
-    for name in ("key", "state", "metrics", "curves", "epochs"):
+    (record,), (expected,) = json.loads(last["records"]), json.loads(train(whole, 3)[-1]["records"])
+    for name in ("key", "state", "metrics", "curve", "epochs"):
         assert record[name] == expected[name]
 
 
@@ -213,20 +221,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("pattern", "spoil", "samples"),
-    [("targets/*.npy", Path.unlink, 2), ("targets/*.preview.s*", truncate, 2), ("models/{teacher}/*", flip, 1)],
+    [("targets/*.npy", Path.unlink, 2), ("targets/*.preview.s*", truncate, 2), ("models/{teacher}.*", flip, 1)],
 )
 def test_damaged_models_and_maps_are_made_again_with_the_same_bits(
     trained: Store, tmp_path: Path, pattern: str, spoil: Spoil, samples: int
 ) -> None:
     """The second arm reads the same maps as the first, or needs other maps of the teacher."""
     store = Store(shutil.copytree(trained.path, tmp_path / "store"))
-    teacher = next(record["key"] for record in store.records() if record["role"] == "repeat")
+    teacher = store.records()[0]["model"]
     (path,) = store.path.glob(pattern.format(teacher=teacher))
     spoil(path)
     printed = run_study(store, TEACHER + FIRST + SECOND.replace("samples: 2", f"samples: {samples}"))
     assert f"{path}: is {'missing' if spoil is Path.unlink else 'damaged'}" in printed
     assert path.read_bytes() == (trained.path / path.relative_to(store.path)).read_bytes()
-    assert [record["state"] for record in store.records()] == ["done"] * (6 - samples)
+    kinds = [record["kind"] for record in store.records()]
+    assert (kinds.count("train"), kinds.count("maps")) == (3, 3 - samples)
+    assert {record["state"] for record in store.records()} == {"done"}
 
 
 class DyingWorker(StringIO):

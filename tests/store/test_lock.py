@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.jobs import training_job
 from helpers.studies import parse_study
 from optuna.storages.journal import JournalFileSymlinkLock
 
 from tune_interpreg.store import lock
 from tune_interpreg.store.files import Refused, StoreError
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Training
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.config import Data, Training
 from tune_interpreg.study.recipe import Recipe
 
 HOLD = """
@@ -125,10 +125,8 @@ def test_a_worker_of_a_replaced_driver_ends_without_an_error(tmp_path: Path, mon
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     store = Store(tmp_path / "store")
     lock.sign(store)
-    recipe = Recipe(
-        method="standard", data=Data(train_limit=64), training=Training(epochs=2), evaluation_attack=Attack(steps=1)
-    )
-    worker = StudyTrainable(worker_config(Item(arm="a", role="search", recipe=recipe, seeds=(0,)), store, "cpu"))
+    recipe = Recipe(method="standard", data=Data(train_limit=64), training=Training(epochs=2))
+    worker = StudyTrainable(worker_config(training_job(recipe), store, "cpu"))
     assert worker.step()["epoch"] == 1
     lock.sign(Store(store.path))
     result = worker.step()

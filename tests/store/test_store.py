@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.jobs import training_job
 from helpers.studies import parse_study
 
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import Damaged, StoreError, read_checked
-from tune_interpreg.store.store import Store
+from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 from tune_interpreg.study.parameters import resolve_study
-from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.study.recipe import FORMAT, Recipe
 
 STUDY = """
 data: {name: digits, train_limit: 600}
@@ -35,9 +36,12 @@ def study(*overrides: str) -> Study:
     return parse_study(STUDY, *overrides)
 
 
-def item(arm: str = "jacobian", number: int = 0, **fields: Any) -> Item:
-    recipe = Recipe(method="jacobian", params={"lambda_j": 0.1 + number})
-    return Item(**{"arm": arm, "role": "search", "recipe": recipe, "seeds": (0,), "number": number} | fields)
+def trial(number: int = 0, arm: str = "jacobian") -> Job:
+    return training_job(Recipe(method="jacobian", params={"lambda_j": 0.1 + number}), arm, number=number)
+
+
+def record_of(job: Job, state: ledger.RecordState = "done", **fields: Any) -> Record:
+    return ledger.make_record(job, job.models[0], state, **fields)
 
 
 def files(store: Store) -> list[str]:
@@ -119,7 +123,14 @@ def test_a_study_is_saved_with_the_defaults_of_its_methods(store: Store) -> None
 
 @pytest.mark.parametrize(
     "override",
-    ["seeds=[0, 1, 2]", "arms.jacobian.search.trials=9", "arms.another={method: adversarial}", "data.root=/elsewhere"],
+    [
+        "seeds=[0, 1, 2]",
+        "arms.jacobian.search.trials=9",
+        "arms.another={method: adversarial}",
+        "data.root=/elsewhere",
+        "checks={images: 8}",
+        "evaluation.steps=9",
+    ],
 )
 def test_a_study_may_grow_and_move(store: Store, override: str) -> None:
     store.save_study(study())
@@ -151,93 +162,88 @@ def test_a_folder_of_something_else_is_refused(store: Store) -> None:
 
 
 # -------------------------------------------------------------------- ledger
-def test_records_are_sorted_and_each_names_its_item(store: Store) -> None:
-    items = [item(arm, number) for number in (2, 10, 1) for arm in ("b", "a")]
-    for work in items:
-        store.write_record(ledger.make_record(work, "done", metrics={0: {"train/loss": 1.0}}))
-    assert [store.item_of(record) for record in store.records()] == sorted(items, key=lambda w: (w.arm, w.number))
-    assert store.read_record(items[0]) in store.records()
-    assert store.read_record(item("c")) is None
+def test_records_are_sorted_and_found_by_their_items(store: Store) -> None:
+    jobs = [trial(number, arm) for number in (2, 10, 1) for arm in ("b", "a")]
+    for job in jobs:
+        store.write_record(record_of(job, metrics={"train/loss": 1.0}))
+    jobs.sort(key=lambda job: (job.arm, job.key))
+    assert [(record["arm"], record["key"]) for record in store.records()] == [(job.arm, job.key) for job in jobs]
+    assert store.read_record("a", jobs[0].models[0]) == store.records()[0]
+    assert store.read_record("c", jobs[0].models[0]) is None
 
 
-def test_only_finite_metrics_are_recorded_and_a_mean_needs_every_seed() -> None:
-    metrics = {0: {"a": 1.0, "b": float("nan")}, 1: {"a": 2.0, "b": 1.0}}
-    record = ledger.make_record(item(seeds=(0, 1)), "done", metrics=metrics)
-    assert record["metrics"] == {"0": {"a": 1.0}, "1": {"a": 2.0, "b": 1.0}}
-    assert [ledger.mean_metric(record, name) for name in ("a", "b", "c")] == [1.5, None, None]
-    assert ledger.mean_metric(ledger.make_record(item(), "failed"), "a") is None
+def test_only_finite_metrics_are_recorded() -> None:
+    assert record_of(trial(), metrics={"a": 1.0, "b": float("nan"), "c": float("inf")})["metrics"] == {"a": 1.0}
 
 
-def test_an_item_of_the_same_key_gets_a_copy_of_the_record(store: Store) -> None:
-    ran, record = item(), ledger.make_record(item(), "done", seconds=5.0)
+def test_an_equal_training_gets_a_copy_of_the_record(store: Store) -> None:
+    key, record = trial().key, record_of(trial(), seconds=5.0, spent={"train": 5.0})
     store.write_record(record)
-    for work in (item(number=4, recipe=ran.recipe), item("other", recipe=ran.recipe)):
-        copy = store.write_copy(work, record)
-        assert copy == record | {"arm": work.arm, "number": work.number, "seconds": 0.0}
-        assert store.item_of(copy) == work
-    assert files(store) == [
-        f"ledger/{name}.json" for name in (f"jacobian/{ran.key}-4", f"jacobian/{ran.key}", f"other/{ran.key}")
-    ]
-    assert store.records()[0] == record
+    for arm, number in (("jacobian", 4), ("jacobian", None), ("other", None)):
+        copy = store.write_copy(record, arm, number)
+        assert copy == record | {"arm": arm, "number": number, "seconds": 0.0, "spent": {}}
+        assert copy in store.records()
+    names = (f"jacobian/{key}-4", f"jacobian/{key}-repeat", f"jacobian/{key}", f"other/{key}")
+    assert files(store) == [f"ledger/{name}.json" for name in names]
+    assert record in store.records()
 
 
 @pytest.mark.parametrize("content", ["", "null", "{}", "[" * 9999, '{"sha256": NaN}'])
 def test_a_damaged_record_is_named_and_the_others_are_read(store: Store, content: str) -> None:
-    store.write_record(ledger.make_record(item(), "done"))
-    path = store.record_file("jacobian", item(number=1).key)
+    store.write_record(record_of(trial()))
+    damaged_job = trial(1)
+    path = store.record_file("jacobian", damaged_job.key)
     store.write_text(path, content)
     (record,), (damaged,) = store.read_ledger()
-    assert (record["key"], damaged.path) == (item().key, path)
-    assert store.read_record(item(number=1)) is None
+    assert (record["key"], damaged.path) == (trial().key, path)
+    assert store.read_record("jacobian", damaged_job.models[0]) is None
     store.write_checked(path, {"arm": "jacobian", "state": "done"})
-    assert "it lacks format, key, role" in str(store.read_ledger()[1][0])
+    assert "it lacks kind, key, seed" in str(store.read_ledger()[1][0])
 
 
-@pytest.mark.parametrize("damage", [{"recipe": 3}, {"seeds": "all"}, {"role": "chief"}])
-def test_a_record_that_describes_no_item_is_named(store: Store, damage: dict[str, Any]) -> None:
-    with pytest.raises(StoreError, match=f"{item().key}.json: is no ledger record"):
-        store.item_of(ledger.make_record(item(), "done") | damage)
-
-
-@pytest.mark.parametrize("change", [{"format": 0, "recipe": None}, {"key": "0123456789abcdef"}])
-def test_a_record_of_another_format_or_key_has_no_item(store: Store, change: dict[str, Any]) -> None:
-    assert store.item_of(ledger.make_record(item(), "done") | change) is None
+def test_a_store_of_another_format_is_refused_with_the_remedy(store: Store) -> None:
+    store.save_study(study())
+    store.write_record(record_of(trial()) | {"format": FORMAT - 1})
+    before = files(store)
+    for read in (store.records, store.load_study, lambda: store.check_setting(study())):
+        with pytest.raises(StoreError, match=f"format {FORMAT - 1}, this version reads and writes {FORMAT}; .*--store"):
+            read()
+    assert files(store) == before
 
 
 def test_failures_are_deleted_and_records_set_aside_with_their_copies(store: Store) -> None:
     states: list[ledger.RecordState] = ["done", "failed", "diverged", "pruned", "failed"]
     for number, state in enumerate(states):
-        store.write_record(ledger.make_record(item(number=number), state))
+        store.write_record(record_of(trial(number), state))
     for number in (0, 1):
-        copy = item(number=9 + number, recipe=item(number=number).recipe)
-        store.write_copy(copy, ledger.make_record(item(number=number), states[number]))
+        store.write_copy(record_of(trial(number), states[number]), "jacobian", 9 + number)
     assert store.delete_failures() == 3
     assert store.delete_failures() == 0
-    store.set_aside_records(item().key)
-    assert [record["state"] for record in store.records()] == ["diverged", "pruned"]
+    store.set_aside_records(trial().key)
+    assert sorted(record["state"] for record in store.records()) == ["diverged", "pruned"]
     assert len(list((store.path / "damaged").rglob("*.json"))) == 2
 
 
-# ------------------------------------------------------- items in progress
-def test_an_item_in_progress_has_a_note_until_its_checkpoint_is_dropped(store: Store) -> None:
-    items = [item(number=number) for number in (3, 0, 11)]
-    for work in items:
-        store.note_start(work)
-    (store.checkpoint_dir(items[0].key) / "epoch.safetensors").touch()
-    assert store.read_notes() == ([items[1], items[0], items[2]], [])
-    assert store.checkpoint_keys() == {work.key for work in items}
-    store.drop_checkpoint(items[0].key)
-    store.drop_checkpoint(items[0].key)
-    store.write_checked(store.note_file(items[2].key), {})
+# ------------------------------------------------------- jobs in progress
+def test_a_job_in_progress_has_a_note_until_its_checkpoint_is_dropped(store: Store) -> None:
+    jobs = [trial(number) for number in (3, 0, 11)]
+    for job in jobs:
+        store.note_start(job)
+    (store.checkpoint_dir(jobs[0].key) / "epoch.safetensors").touch()
+    assert store.read_notes() == ([jobs[1], jobs[0], jobs[2]], [])
+    assert store.checkpoint_keys() == {job.key for job in jobs}
+    store.drop_checkpoint(jobs[0].key)
+    store.drop_checkpoint(jobs[0].key)
+    store.write_checked(store.note_file(jobs[2].key), {})
     notes, (damaged,) = store.read_notes()
-    assert (notes, damaged.path) == ([items[1]], store.note_file(items[2].key))
+    assert (notes, damaged.path) == ([jobs[1]], store.note_file(jobs[2].key))
 
 
 def test_leftovers_of_killed_runs_are_removed_and_nothing_else(store: Store) -> None:
-    store.note_start(item())
+    store.note_start(trial())
     before = files(store)
     overview = store.tensorboard_dir / "events.out.tfevents.1"
-    partial = store.path / "models" / ".seed-0.safetensors.x1.part"
+    partial = store.path / "models" / ".0123456789abcdef.safetensors.x1.part"
     for path in (partial, store.tune_dir / "run" / "trial" / "result", overview):
         path.parent.mkdir(parents=True)
         path.touch()

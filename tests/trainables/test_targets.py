@@ -12,12 +12,12 @@ import pytest
 import torch
 from helpers.contract import finish
 from safetensors.torch import load_file, save_file
+from trainables.stages.checks import ChecksTrainable
+from trainables.stages.targets import BLOCK
 
 from trainables import TargetsTrainable
 from trainables.base.trainable import PREVIEW
-from trainables.stages.checks import ChecksTrainable
 from trainables.stages.stage import StageTrainable
-from trainables.stages.targets import BLOCK
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, load_dataset
 from tune_interpreg.gradients import saliency

@@ -84,9 +84,11 @@ class Current:
         """Take a record into the ledger; ``update`` decides whether it counts."""
         arm = record["arm"]
         if record["kind"] != "train":
-            if self._others.get(record["key"], record)["state"] != "done" or record["state"] == "done":
+            is_better = record["state"] == "done"
+            if is_better or record["key"] not in self._others:
                 self._others[record["key"]] = record
-            if record["kind"] == "judge" and record["measure"]["kind"] == "checks":
+            is_checks = record["kind"] == "judge" and record["measure"]["kind"] == "checks"
+            if is_checks and (is_better or record["model"] not in self._checks_of):
                 self._checks_of[record["model"]] = record
         elif arm in self.study.arms:
             self._trainings[arm].append(record)

@@ -12,7 +12,7 @@ from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
+from tune_interpreg.study.items import Job, Judge, Maps, Train
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
 from tune_interpreg.study.recipe import Recipe, TargetMaps
@@ -58,19 +58,19 @@ class Progress(Current):
         return bool(record["key"] == self._training(name, searched, record["seed"], maps).key)
 
     def find_readers(self) -> set[str]:
-        """Return the keys of the items with files that open work reads: models and maps."""
+        """Return the keys of the items with files that open or failed work reads: models and maps."""
         keys: set[str] = set()
         for name, arm in self.study.arms.items():
             repeats = self.state.repeats[name]
-            judged = [seed for seed in repeats.done if self.state.judgments[name].is_open(seed)]
+            judged = repeats.done - self.state.judgments[name].done
             models = {other for seed in judged for other in self._models_with(name, seed)}
             keys |= {key for other in models if (key := self.model_key(*other))}
             trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
             keys |= {training["key"] for training in trainings if training is not None}
             for maps_key, stage in self.state.maps.items():
                 if maps_key[0] == name:
-                    open_seeds = [seed for seed in graph.maps_seeds(self.study, maps_key) if stage.is_open(seed)]
-                    keys |= {key for seed in open_seeds if (key := self.model_key(name, seed))}
+                    unmade = set(graph.maps_seeds(self.study, maps_key)) - stage.done
+                    keys |= {key for seed in unmade if (key := self.model_key(name, seed))}
             is_open = not (set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name))
             if is_open and arm.targets:
                 maps = (self.maps_for(arm, seed) for seed in self.study.seeds)
@@ -102,11 +102,11 @@ class Progress(Current):
         return [Train.model_validate(self._read_training(self.repeats[name][seed])) for seed in task.parts]
 
     def job_to_train(self, task: Task, models: Iterable[Train]) -> Job:
-        """Return the job that trains models, and judges them as its stage needs at once."""
+        """Return the job that trains models, and takes the judgments that its stage needs at once."""
         questions, search = self._questions(task), self.study.arms[task.arm].search
         if task.stage == "search" and search:
             questions = [*questions, *measures.list_trial_extras(self.study, search)]
-        work = [judgment for model in models for judgment in judgments(model.key, questions)]
+        work = [item for model in models for item in self.missing_judgments(model.key, questions)]
         return self._job(task, models, work, questions, trains=True)
 
     def job_without_training(self, task: Task, models: Iterable[Train]) -> Job | None:
