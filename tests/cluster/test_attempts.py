@@ -1,4 +1,4 @@
-"""The result of an item if its worker raises, is killed or is pruned. The workers follow a script."""
+"""The result of a job if its worker raises, is killed or is pruned. The workers follow a script."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.closed_form import study, worker
+from helpers.closed_form import run, study, worker
 from ray.exceptions import RayActorError, RayTaskError
 
 from tune_interpreg.cluster import nodes
-from tune_interpreg.cluster.drain import run_item
+from tune_interpreg.cluster.drain import run_job
 from tune_interpreg.cluster.tune import RETRIES, REVIVALS, GraphSearcher
 from tune_interpreg.cluster.worker import ERROR_FILE, KILLED, StudyTrainable, read_error, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Train
 
 pytestmark = pytest.mark.ray
 
@@ -41,15 +41,22 @@ def dispatcher(store: Store) -> Dispatcher:
 
 
 class Scripted:
-    """In place of the item's own Trainable: each step returns the next result, or raises the next exception."""
+    """In place of the job's own Trainable: each step returns the next result, or raises the next exception.
 
-    def __init__(self, script: Iterator[Any]):
-        self._script = script
+    It writes the records of a result.
+    """
+
+    def __init__(self, script: Iterator[Any], store: Store):
+        self._script, self._store = script, store
         self.warning, self.earlier, self.spent, self.logdir = None, None, {"train": 2.0}, "nowhere"
 
     def step(self) -> dict[str, Any]:
         if isinstance(result := next(self._script), Exception):
             raise result
+        for record in json.loads(result.get("records", "[]")):
+            self._store.write_record(record)
+        if error := result.get("raises"):
+            raise error
         self.warning, self.earlier = result.pop("warning", None), result.pop("earlier", None)
         return result
 
@@ -60,80 +67,98 @@ class Scripted:
 def follow(script: Iterable[Any], monkeypatch: Patch) -> Iterator[Any]:
     """Let all workers together follow a script; returns what is left of it."""
     steps = iter(script)
-    monkeypatch.setattr(StudyTrainable, "_trainable", lambda self, item, store: Scripted(steps))
+    monkeypatch.setattr(StudyTrainable, "_trainable", lambda self, job: Scripted(steps, self._store))
     return steps
 
 
-def next_item(dispatcher: Dispatcher) -> Item:
-    item = dispatcher.next()
-    assert isinstance(item, Item)
-    return item
+def next_job(dispatcher: Dispatcher) -> Job:
+    job = dispatcher.next()
+    assert isinstance(job, Job)
+    return job
 
 
-def run_here(dispatcher: Dispatcher, item: Item, stop: Stop | None = None) -> None:
-    run_item(dispatcher, item, worker_config(item, dispatcher.store, "cpu"), stop or Stop())
+def run_here(dispatcher: Dispatcher, job: Job, stop: Stop | None = None) -> None:
+    run_job(dispatcher, job, worker_config(job, dispatcher.store, "cpu"), stop or Stop())
 
 
-def done(item: Item) -> dict[str, Any]:
-    return {**EPOCH, "record": json.dumps(worker(item)), "done": True}
+def done(job: Job, items: Sequence[Item] | None = None) -> dict[str, Any]:
+    """Return the result of a step that finishes items, all of the job by default."""
+    return {**EPOCH, "records": json.dumps([worker(job, item) for item in items or job.items]), "done": True}
 
 
-def read_record(store: Store, item: Item) -> Record:
-    record = store.read_record(item)
+def read_record(store: Store, job: Job) -> Record:
+    record = store.read_record(job.arm, job.items[0])
     assert record is not None
     return record
 
 
 # -------------------------------------------------------------- in this process
-def test_an_epoch_resets_the_count_of_an_item_that_raises(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
-    item, errors = next_item(dispatcher), [ValueError("raised")] * RETRIES
+def test_an_epoch_resets_the_count_of_a_job_that_raises(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
+    job, errors = next_job(dispatcher), [ValueError("raised")] * RETRIES
     rest = follow([*errors, EPOCH, *errors, EPOCH, *errors, ValueError("the last"), "not reached"], monkeypatch)
-    run_here(dispatcher, item)
+    run_here(dispatcher, job)
     assert list(rest) == ["not reached"]
-    record = read_record(dispatcher.store, item)
+    record = read_record(dispatcher.store, job)
     assert record["state"] == "failed"
-    assert record["error"].startswith("ValueError: the last")
+    assert "ValueError: the last" in record["error"].splitlines()[0]
 
 
-def test_an_exception_of_the_driver_is_not_the_items(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
-    item = next_item(dispatcher)
-    rest = follow([done(item), "not reached"], monkeypatch)
-    monkeypatch.setattr(dispatcher, "finish", lambda item, record: 1 // 0)
+def test_judgments_that_always_raise_fail_one_by_one_and_the_training_is_done(
+    dispatcher: Dispatcher, monkeypatch: Patch
+) -> None:
+    job = next_job(dispatcher)
+    attempts = (RETRIES + 1) * len(job.work)
+    rest = follow([done(job, job.models), *[ValueError("raised")] * attempts, "not reached"], monkeypatch)
+    while isinstance(job, Job):
+        run_here(dispatcher, job)
+        job = dispatcher.next()
+    assert list(rest) == ["not reached"]
+    states = {(record["kind"], record["state"]) for record in dispatcher.store.records()}
+    assert states == {("train", "done"), ("judge", "failed")}
+    assert dispatcher.settled() == dispatcher.total()
+
+
+def test_an_exception_of_the_driver_is_not_the_jobs(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
+    job = next_job(dispatcher)
+    rest = follow([done(job), "not reached"], monkeypatch)
+    monkeypatch.setattr(dispatcher, "take", lambda job, records: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        run_here(dispatcher, item)
+        run_here(dispatcher, job)
     assert list(rest) == ["not reached"]
-    assert dispatcher.store.records() == []
+    assert {record["state"] for record in dispatcher.store.records()} == {"done"}
 
 
-def test_a_worker_that_raises_after_its_record_is_done(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
-    item = next_item(dispatcher)
-    dispatcher.store.write_record(worker(item))
-    rest = follow([ValueError("too late"), "not reached"], monkeypatch)
-    run_here(dispatcher, item)
+def test_a_worker_that_raises_after_its_last_record_is_done(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
+    job = next_job(dispatcher)
+    rest = follow([done(job) | {"raises": ValueError("too late")}, "not reached"], monkeypatch)
+    run_here(dispatcher, job)
     assert list(rest) == ["not reached"]
-    assert dispatcher.settled() == 1
+    assert dispatcher.settled() == dispatcher.total()
 
 
 def test_an_epoch_counts_even_if_the_run_is_asked_to_stop(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
     reports: list[Any] = []
     follow([EPOCH], monkeypatch)
-    monkeypatch.setattr(dispatcher, "epoch", lambda item, *new: reports.extend(new))
+    monkeypatch.setattr(dispatcher, "epoch", lambda job, *new: reports.extend(new))
     stop = Stop()
     stop.requested = True
     with pytest.raises(KeyboardInterrupt):
-        run_here(dispatcher, next_item(dispatcher), stop)
+        run_here(dispatcher, next_job(dispatcher), stop)
     assert [report["epoch"] for report in reports] == [1]
 
 
 # ---------------------------------------------------------------------- pruning
-def pruning(store: Store, messages: list[object]) -> tuple[Dispatcher, Item]:
+def pruning(store: Store, messages: list[object]) -> tuple[Dispatcher, Job]:
     """Return a dispatcher and its next trial, which is pruned if its first epoch is below 0.5."""
     dispatcher = Dispatcher(study("standard", seeds="[0]", arm=MEDIAN), store, "f", messages.append)
-    while (item := next_item(dispatcher)).number < 5:
-        record = worker(item) | {"curves": {"0": [{"val/adv_accuracy": 0.5}] * 3}}
-        store.write_record(record)
-        dispatcher.finish(item, record)
-    return dispatcher, item
+
+    def answer(job: Job, item: Item) -> Record:
+        curve = {"curve": [{"val/adv_accuracy": 0.5}] * 3}
+        return worker(job, item) | (curve if isinstance(item, Train) else {})
+
+    while (job := next_job(dispatcher)).number is None or job.number < 5:
+        run(dispatcher, job, answer)
+    return dispatcher, job
 
 
 @pytest.mark.parametrize(
@@ -145,32 +170,32 @@ def test_a_pruned_trial_is_recorded_once_with_its_time(
 ) -> None:
     """A worker that continues after a kill reports the earlier epochs together with its own."""
     messages: list[object] = []
-    dispatcher, item = pruning(store, messages)
+    dispatcher, job = pruning(store, messages)
     earlier = [{"epoch": 1, "val/adv_accuracy": 0.1}]
     result = {"epoch": 2, "val/adv_accuracy": 0.9} if after_a_kill else earlier[0]
     if where == "on Ray, at its end":
-        result = done(item)
+        result = done(job)
     follow([result | {"earlier": earlier * after_a_kill, "warning": "printed once"}], monkeypatch)
     if where == "in process":
-        run_here(dispatcher, item)
+        run_here(dispatcher, job)
     else:
-        run_on_ray(dispatcher, item, at_end="record" in result)
-    record = read_record(store, item)
-    assert (record["state"], record["epochs"], record["metrics"]) == ("pruned", 1, {"0": {"val/adv_accuracy": 0.1}})
+        run_on_ray(dispatcher, job, at_end="records" in result)
+    record = read_record(store, job)
+    assert (record["state"], record["epochs"], record["metrics"]) == ("pruned", 1, {"val/adv_accuracy": 0.1})
     assert (record["seconds"], record["spent"]) == (2.0, {"train": 2.0})
     assert messages == ["printed once"]
-    assert next_item(dispatcher).number == item.number + 1
+    assert next_job(dispatcher).number == (job.number or 0) + 1
 
 
-def run_on_ray(dispatcher: Dispatcher, item: Item, at_end: bool) -> None:
-    """Do what Tune does with the next result of the item's worker."""
+def run_on_ray(dispatcher: Dispatcher, job: Job, at_end: bool) -> None:
+    """Do what Tune does with the next result of the job's worker."""
     searcher = GraphSearcher(dispatcher, "cpu")
-    searcher.items["t"] = item
-    result = StudyTrainable(worker_config(item, dispatcher.store, "cpu")).step()
-    result |= {"config/store": "store", "config/item/number": item.number}
+    searcher.jobs["t"] = job
+    result = StudyTrainable(worker_config(job, dispatcher.store, "cpu")).step()
+    result |= {"config/store": "store", "config/job/number": job.number}
     assert at_end or searcher.record_epoch("t", result)
     searcher.on_trial_complete("t", result)
-    assert not searcher.items
+    assert not searcher.jobs
     assert searcher.failure is None
 
 
@@ -179,11 +204,11 @@ RAISED, DIED = RayTaskError("step", "traceback", ValueError("raised")), RayActor
 
 
 def end_attempts(searcher: GraphSearcher, errors: Sequence[Exception]) -> None:
-    """End one attempt of the item per error."""
+    """End one attempt of the job per error."""
     for error in errors:
-        item = searcher.next_item()
-        assert isinstance(item, Item)
-        searcher.items["t"], searcher.errors["t"] = item, error
+        job = searcher.next_job()
+        assert isinstance(job, Job)
+        searcher.jobs["t"], searcher.errors["t"] = job, error
         searcher.on_trial_complete("t", error=True)
     assert searcher.failure is None
 
@@ -201,30 +226,30 @@ def test_kills_and_exceptions_are_counted_apart(searcher: GraphSearcher) -> None
     assert [record["state"] for record in searcher.dispatcher.store.records()] == ["failed"]
 
 
-def test_a_lost_node_does_not_count_against_its_item(searcher: GraphSearcher, monkeypatch: Patch) -> None:
+def test_a_lost_node_does_not_count_against_its_job(searcher: GraphSearcher, monkeypatch: Patch) -> None:
     monkeypatch.setattr(nodes, "is_node_lost", lambda error: True)
     end_attempts(searcher, [DIED] * 3 * REVIVALS)
     assert searcher.dispatcher.store.records() == []
 
 
-def test_an_item_that_is_killed_too_often_fails_for_that_reason(searcher: GraphSearcher) -> None:
+def test_a_job_that_is_killed_too_often_fails_for_that_reason(searcher: GraphSearcher) -> None:
     end_attempts(searcher, [RAISED])
-    item, store = searcher.next_item(), searcher.dispatcher.store
-    assert isinstance(item, Item)
-    store.write_text(store.checkpoint_dir(item.key) / ERROR_FILE, "ValueError: long ago")
-    searcher.items["t"], searcher.errors["t"] = item, DIED
+    job, store = searcher.next_job(), searcher.dispatcher.store
+    assert isinstance(job, Job)
+    store.write_text(store.checkpoint_dir(job.key) / ERROR_FILE, "ValueError: long ago")
+    searcher.jobs["t"], searcher.errors["t"] = job, DIED
     searcher.on_trial_complete("t", error=True)
     end_attempts(searcher, [DIED] * REVIVALS)
-    assert read_record(store, item)["error"] == KILLED
+    assert read_record(store, job)["error"] == KILLED
     assert searcher.dispatcher.next() is Pause.DRAINED
 
 
 def test_a_finished_epoch_deletes_the_earlier_exception(dispatcher: Dispatcher, monkeypatch: Patch) -> None:
-    item, store = next_item(dispatcher), dispatcher.store
+    job, store = next_job(dispatcher), dispatcher.store
     follow([ValueError("raised"), EPOCH], monkeypatch)
-    trainable = StudyTrainable(worker_config(item, store, "cpu"))
+    trainable = StudyTrainable(worker_config(job, store, "cpu"))
     with pytest.raises(ValueError, match="raised"):
         trainable.step()
-    assert read_error(store, item).startswith("ValueError: raised")
+    assert read_error(store, job).startswith("ValueError: raised")
     trainable.step()
-    assert read_error(store, item) == KILLED
+    assert read_error(store, job) == KILLED

@@ -40,7 +40,7 @@ def test_a_model_is_checked_once_it_and_the_sources_of_its_seed_are_settled() ->
     of = study("standard", "adversarial", other="{method: standard}")
     state = State.empty(of)
     for name in of.arms:
-        state.unchecked[name] |= {0, 1}
+        state.waiting[name] |= {0, 1}
     assert graph.attack_sources(of) == ("standard", "adversarial")
     state.repeats["other"].done |= {0, 1}
     assert checks_ready(of, state) == []

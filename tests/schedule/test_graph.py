@@ -214,7 +214,7 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
         return
     if task.stage == "judgments":
         assert set(task.parts) <= state.repeats[task.arm].done
-        if task.parts[0] in state.unchecked[task.arm]:
+        if task.parts[0] in state.waiting[task.arm]:
             sources = [
                 name for name in graph.attack_sources(of) if not of.arms[name].search or state.searches[name].done
             ]
@@ -243,7 +243,7 @@ def test_any_study_drains_in_any_order_under_any_failures(of: Study, seed: int, 
     while True:
         while len(running) < workers and (task := next(graph.ready_tasks(of, state), None)):
             assert_prerequisites(of, state, task)
-            kind = (task.stage, *(part in state.unchecked[task.arm] for part in task.parts))
+            kind = (task.stage, *(part in state.waiting[task.arm] for part in task.parts))
             starts.update((task.arm, kind, task.maps, part) for part in task.parts)
             state.stage_of(task).running.update(task.parts)
             running.append(task)

@@ -69,8 +69,8 @@ class StudyTrainable(tune.Trainable):
                 self._check_store(store)
                 store.record_worker(job.key)
                 self._open, records = skip_recorded(job, store)
-                if records:  # an earlier worker wrote them and died before it reported
-                    return {"records": json.dumps(records), "done": not self._open.items}
+                if not self._open.items:  # an earlier worker wrote the last record and died before it reported
+                    return {"records": json.dumps(records), "done": True}
             trainable = self._trainable(self._open)
             result = dict(trainable.step())
             _error_file(store, job).unlink(missing_ok=True)

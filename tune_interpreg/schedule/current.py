@@ -357,7 +357,8 @@ class Current:
 
     def missing_judgments(self, model: str, questions: list[Question]) -> list[Judge]:
         """Return the judgments of a model that have no record."""
-        return [judgment for judgment in judgments(model, questions) if judgment.key not in self._others]
+        asked = {judgment.key: judgment for judgment in judgments(model, questions)}  # entries may ask the same
+        return [judgment for key, judgment in asked.items() if key not in self._others]
 
     # ------------------------------------------------------------------ searches
     def choice(self, name: str) -> Mapping[str, Any] | None:

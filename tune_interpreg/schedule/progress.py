@@ -12,7 +12,7 @@ from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
-from tune_interpreg.study.items import Job, Judge, Maps, Train
+from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
 from tune_interpreg.study.recipe import Recipe, TargetMaps
