@@ -44,7 +44,7 @@ def association(
         given: a third measure; ρ is then the partial correlation.
 
     Returns:
-        An interval whose n is the number of models.
+        The interval; its n is the number of models.
     """
     data_DM = np.asarray([x_M, y_M, *([given] if given is not None else [])], dtype=float)
     if data_DM.shape[1] < 3:

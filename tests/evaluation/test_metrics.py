@@ -13,7 +13,6 @@ from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, load_dataset, load_test, split_stratified
 from tune_interpreg.evaluation import metrics
 from tune_interpreg.evaluation.measures import measure_gradient_norms
-from tune_interpreg.evaluation.metrics import final, validate
 from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack, Data, Evaluation

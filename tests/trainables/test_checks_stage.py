@@ -9,6 +9,7 @@ import torch
 from helpers.contract import finish
 from safetensors.torch import save_file
 from trainables.stages.checks import ChecksTrainable
+
 from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
