@@ -170,8 +170,8 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
     if isinstance(piece.content, Job):
         return _training(study, images, measured, piece.content)
     measure, split = piece.content.measure, piece.content.split
-    taken = 1 if isinstance(measure, measures.ChecksMeasure) else getattr(measure, "images", None) or images[split]
-    return taken * measured[unit_of(measure)]
+    units = 1 if isinstance(measure, measures.ChecksMeasure) else getattr(measure, "images", None) or images[split]
+    return units * measured[unit_of(measure)]
 
 
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:

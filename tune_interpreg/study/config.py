@@ -208,7 +208,7 @@ class Interpretability(Frozen):
 
 
 class Checks(Frozen):
-    """Tests of each repeat's adversarial accuracy: nine checks of its model, ten with AutoAttack."""
+    """Tests of each repeat's adversarial accuracy: ten checks of its model, eleven with AutoAttack."""
 
     images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
