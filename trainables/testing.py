@@ -191,9 +191,12 @@ class MethodContract:
         first.step()
         first.save_checkpoint(str(tmp_path))
         resumed.load_checkpoint(str(tmp_path))
-        records = [json.loads(trainable.step()["record"]) for trainable in (whole, resumed)]
+        results = [trainable.step() for trainable in (whole, resumed)]
+        metrics = [{name: value for name, value in result.items() if "/" in name} for result in results]
+        assert metrics[0] == metrics[1]
+        records = [json.loads(result["records"])[0] for result in results]
         assert records[0]["state"] == "done"
-        for key in ("metrics", "curves", "counts"):
+        for key in ("metrics", "curve", "images"):
             assert records[0][key] == records[1][key]
         assert_same_bits(whole, resumed)
 

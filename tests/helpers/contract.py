@@ -41,7 +41,7 @@ def training(epochs: int) -> dict[str, Any]:
 
 
 def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Yield a function that makes a method's Trainable, of a plain configuration or of a study's ``item``."""
+    """Yield a function that makes a method's Trainable, of a plain configuration or of a study's ``job``."""
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path / "logs"))
     trainables: list[MethodTrainable] = []
 
@@ -51,7 +51,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         config = testing.CONFIG | {"data": data(images), "model": net} | dict.fromkeys(strengths(name), strength)
         if method(name).needs_targets:
             config["maps"] = testing.write_maps(tmp_path / f"{len(trainables)}.npy", config["data"], method(name))
-        trainables.append(method(name)(changes if "item" in changes else config | changes))
+        trainables.append(method(name)(changes if "job" in changes else config | changes))
         return trainables[-1]
 
     yield make
@@ -62,7 +62,7 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 def finish(trainable: Trainable) -> list[dict[str, Any]]:
     """Return the results of all remaining steps."""
     results = [trainable.step()]
-    while "record" not in results[-1]:
+    while not results[-1].get("done"):
         results.append(trainable.step())
     return results
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.jobs import training_job
 from safetensors.torch import save_file
 
 from trainables.base.assignment import Assignment
@@ -17,8 +18,8 @@ from tune_interpreg.data.dataset import load_dataset
 from tune_interpreg.gradients import saliency
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.items import Train
+from tune_interpreg.study.recipe import Recipe, TargetMaps
 
 N = 40
 DATA = Data(name="digits", train_limit=N)
@@ -29,19 +30,18 @@ RAW = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0)).numpy()
 
 def study(folder: Path, permute: str | None = None, raw: np.ndarray = RAW) -> Assignment:
     """Return the assignment of a study with the maps ``raw``, and previews of them, in its store."""
-    store, maps = Store(folder), Maps(teacher="t", teacher_seed=0, samples=1, permute=permute)
+    store, maps = Store(folder), TargetMaps(key="made", permute=permute)
     store.maps_file(maps.key).parent.mkdir(parents=True)
     np.save(store.maps_file(maps.key), raw)
     save_file({"smoothgrad_NCHW": torch.from_numpy(raw[:8]).float()}, store.preview_file(maps.key))
     recipe = Recipe(method="interpretation", data=DATA, maps=maps)
-    item = Item(arm="interp", role="search", recipe=recipe, seeds=(0, 1))
-    return Assignment(item, "cpu", store, store.maps_file(maps.key))
+    models = tuple(Train(recipe=recipe, seed=seed) for seed in (0, 1))
+    return Assignment(training_job(recipe, models=models), "cpu", store, store.maps_file(maps.key))
 
 
 def plain(file: Path) -> Assignment:
     """Return an assignment without a study."""
-    item = Item(arm="plain", role="search", recipe=Recipe(method="interpretation", data=DATA), seeds=(0,))
-    return Assignment(item, "cpu", maps=file)
+    return Assignment(training_job(Recipe(method="interpretation", data=DATA), "plain"), "cpu", maps=file)
 
 
 def refusal(file: Path) -> str:
@@ -145,6 +145,6 @@ def test_the_remedy_for_a_studys_maps_is_to_run_again(tmp_path: Path) -> None:
 
 
 def test_a_method_that_needs_maps_asks_for_a_teacher() -> None:
-    item = Item(arm="interp", role="search", recipe=Recipe(method="interpretation"), seeds=(0,))
+    job = training_job(Recipe(method="interpretation"), "interp")
     with pytest.raises(ValueError, match="interpretation needs target maps, but the arm interp names no targets"):
-        load_training_maps(Assignment(item, "cpu"), IMAGES)
+        load_training_maps(Assignment(job, "cpu"), IMAGES)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.contract import ATTACK, METHODS, B, Make, data, first_batch, method, strengths, training
 from helpers.engines import assert_same_bits
+from helpers.jobs import config_of, training_job
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainables.standard import StandardTrainable
 from trainables.testing import MethodContract, write_maps
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Evaluation, Model, Training
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.config import Attack, Data, Model, Training
+from tune_interpreg.study.recipe import Recipe
 
 WITH_DROPOUT = ["adversarial", "interpretation", "jacobian + interpretation"]
 
@@ -100,7 +100,7 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
     maps = None
     if method(name).needs_targets:
         sign = "signed" if method(name).signed_targets else "abs"
-        maps = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1, sign=sign)
+        maps = TargetMaps(key=f"{sign}-maps")
         store.maps_file(maps.key).parent.mkdir(parents=True, exist_ok=True)
         raw_NCHW = np.load(write_maps(store.maps_file(maps.key), data(), method(name)))
         save_file({"smoothgrad_NCHW": torch.from_numpy(raw_NCHW[:8])}, store.preview_file(maps.key))
@@ -111,12 +111,9 @@ def study_config(name: str, store: Store) -> dict[str, Any]:
         model=Model(name="mnist_cnn"),
         training=Training(**training(2)),
         attack=Attack(**ATTACK),
-        evaluation=Evaluation(gradient_samples=10),
-        evaluation_attack=Attack(**ATTACK),
         maps=maps,
     )
-    item = Item(arm="arm", role="repeat", recipe=recipe, seeds=(0,))
-    return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
+    return config_of(training_job(recipe), store)
 
 
 @pytest.mark.parametrize("name", WITH_DROPOUT)
@@ -128,12 +125,12 @@ def test_a_killed_worker_is_replaced_with_the_same_bits(name: str, make: Make, t
     make(name, **study_config(name, stores[1])).step()
     resumed = make(name, **study_config(name, stores[1]))
     assert resumed.trainer.epoch == 1
-    records = [json.loads(trainable.step()["record"]) for trainable in (whole, resumed)]
+    records = [json.loads(trainable.step()["records"])[0] for trainable in (whole, resumed)]
     for record in records:
         for key in ("seconds", "spent", "finished"):
             del record[key]
     assert records[0] == records[1]
-    assert_same_bits(*(load_file(store.model_file(records[0]["key"], 0)) for store in stores))
+    assert_same_bits(*(load_file(store.model_file(records[0]["key"])) for store in stores))
 
 
 #: Options that change a step, in addition to each method's defaults.

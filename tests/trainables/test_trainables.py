@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 from helpers.contract import ATTACK, Make, method, strengths
+from helpers.jobs import config_of, training_job
 from ray import tune
 from safetensors.torch import load_file
 
@@ -18,25 +19,26 @@ from trainables.base.assignment import ConfigError
 from tune_interpreg.data.dataset import DataError, load_dataset
 from tune_interpreg.store.ledger import package_versions
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.config import Attack, Data, Training
+from tune_interpreg.study.items import Train
+from tune_interpreg.study.measures import Observation, StrictMeasure
 from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.training.trainer import Diverged
 
 N = 200
 DATA = {"name": "digits", "train_limit": N, "validation": 40, "test_limit": 30}
 PLAIN = {"data": DATA, "model": "digits_cnn", "training": {"epochs": 1, "batch_size": 50, "lr": 0.05}, "attack": ATTACK}
-TRAINED = {"train/loss", "train/ce", "val/accuracy", "val/adv_accuracy"}
+TRAINED, JUDGED = {"train/loss", "train/ce"}, {"val/accuracy", "val/adv_accuracy"}
 FINAL = {"test/accuracy", "test/adv_accuracy_compat", "test/adv_accuracy_strict", "grad_norm/label", "grad_norm/other"}
 
 
-def study(store: Store, *, role: str = "repeat", seeds: tuple[int, ...] = (0,), **changes: Any) -> dict[str, Any]:
-    """Return what a study gives a worker; ``changes`` are fields of the recipe, or ``adversarial`` of the item."""
-    adversarial = changes.pop("adversarial", True)
-    defaults = {"training": Training(epochs=2, batch_size=50, lr=0.05), "evaluation": Evaluation(gradient_samples=20)}
-    recipe = Recipe(method="standard", data=Data(**DATA), evaluation_attack=Attack(**ATTACK), **defaults | changes)
-    item = Item(arm="arm", role=role, recipe=recipe, seeds=seeds, adversarial=adversarial)
-    return {"item": item.model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
+def study(store: Store, *, seeds: tuple[int, ...] = (0,), every: int = 0, **changes: Any) -> dict[str, Any]:
+    """Return what a study gives a worker; ``changes`` are fields of the recipe, ``every`` of the observation."""
+    training = Training(epochs=2, batch_size=50, lr=0.05)
+    recipe = Recipe(**{"method": "standard", "data": Data(**DATA), "training": training} | changes)
+    observation = Observation(strict=StrictMeasure(attack=Attack(**ATTACK)), every=every)
+    models = tuple(Train(recipe=recipe, seed=seed) for seed in seeds)
+    return config_of(training_job(recipe, models=models, observation=observation), store)
 
 
 @pytest.fixture(scope="module")
@@ -68,40 +70,40 @@ def test_a_method_runs_under_a_plain_tuner(name: str, tmp_path: Path) -> None:
     )
     (result,) = tuner.fit()
     assert result.error is None
-    assert result.metrics.keys() >= TRAINED
+    assert result.metrics.keys() >= TRAINED | JUDGED
     assert result.metrics["epoch"] == 1
     assert all(1e-3 <= result.config[key] <= 1.0 for key in strengths(name))
     assert result.checkpoint is not None
     assert list(Path(result.path).glob("events.out.tfevents.*"))
 
 
-def test_a_repeat_leaves_its_model_and_a_complete_record(make: Make, tmp_path: Path) -> None:
-    """Metrics, curves and weights of both seeds, the number of images, and versions."""
+def test_a_training_leaves_a_model_and_a_record_per_seed(make: Make, tmp_path: Path) -> None:
+    """Metrics, curve, weights, the number of images, and versions; nothing of the evaluation."""
     store = Store(tmp_path / "store")
     trainable = make("standard", **study(store, seeds=(0, 1)))
-    assert "record" not in trainable.step()
+    assert "records" not in trainable.step()
     result = trainable.step()
-    record = json.loads(result["record"])
+    records = json.loads(result["records"])
     assert result["done"]
-    assert store.records() == [record]
-    assert (record["state"], record["epochs"], record["error"], record["device"]) == ("done", 2, None, "cpu")
-    assert record["counts"] == {"train": N, "val": 40, "test": 30, "grad_norm": 20}
-    assert record["versions"] == package_versions()
-    assert record["seconds"] > 0
-    for seed in ("0", "1"):
-        assert record["metrics"][seed].keys() == TRAINED | FINAL
-        first, last = record["curves"][seed]
-        assert first.keys() == TRAINED - {"val/adv_accuracy"}
-        assert last == {key: record["metrics"][seed][key] for key in TRAINED}
-        weights = load_file(store.model_file(record["key"], int(seed)))
+    assert store.records() == records
+    for seed, record in enumerate(records):
+        assert (record["seed"], record["kind"], record["state"], record["epochs"]) == (seed, "train", "done", 2)
+        assert (record["error"], record["device"], record["number"]) == (None, "cpu", None)
+        assert record["images"] == {"train": N, "validation": 40}
+        assert record["versions"] == package_versions()
+        assert record["seconds"] > 0
+        assert record["metrics"].keys() == TRAINED
+        first, last = record["curve"]
+        assert first.keys() == last.keys() == TRAINED | {"val/accuracy"}
+        assert record["metrics"].items() <= last.items()
+        weights = load_file(store.model_file(record["key"]))
         assert weights.keys() == trainable.trainer.replicas[0].model.state_dict().keys()
-    mean = sum(metrics["val/accuracy"] for metrics in record["metrics"].values()) / 2
-    assert result["val/accuracy"] == pytest.approx(mean)
+    assert result["train/loss"] == pytest.approx(sum(record["metrics"]["train/loss"] for record in records) / 2)
 
 
 def test_a_resumed_search_reports_its_earlier_epochs_first(make: Make, tmp_path: Path) -> None:
     """Its pruner may not know the last of them."""
-    config = study(Store(tmp_path / "store"), role="search", training=Training(epochs=4, batch_size=50, lr=0.05))
+    config = study(Store(tmp_path / "store"), training=Training(epochs=4, batch_size=50, lr=0.05))
     first = make("standard", **config)
     results = [first.step() for _ in range(2)]
     assert first.earlier is None
@@ -109,26 +111,16 @@ def test_a_resumed_search_reports_its_earlier_epochs_first(make: Make, tmp_path:
     assert make("standard", **config).earlier == [{name: result[name] for name in names} for result in results]
 
 
-def test_a_search_sees_no_test_data_and_leaves_no_model(make: Make, tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    trainable = make("standard", **study(store, role="search"))
-    trainable.step()
-    record = json.loads(trainable.step()["record"])
-    assert record["metrics"]["0"].keys() == TRAINED
-    assert record["counts"] == {"train": N, "val": 40}
-    assert len(record["curves"]["0"]) == 2
-    assert not (store.path / "models").exists()
-
-
-@pytest.mark.parametrize(("every", "adversarial", "epochs"), [(0, True, [3]), (2, True, [2, 3]), (1, False, [])])
-def test_adversarial_validation_is_after_each_nth_and_the_last_epoch(
-    every: int, adversarial: bool, epochs: list[int], make: Make, tmp_path: Path
+@pytest.mark.parametrize(("every", "epochs"), [(0, []), (2, [2]), (1, [1, 2, 3])])
+def test_an_adversarial_observation_is_due_each_nth_epoch(
+    every: int, epochs: list[int], make: Make, tmp_path: Path
 ) -> None:
-    """Never if the item asks for none."""
-    training, evaluation = Training(epochs=3, batch_size=200), Evaluation(adversarial_every=every)
-    config = study(Store(tmp_path), training=training, evaluation=evaluation, adversarial=adversarial, role="search")
-    trainable = make("standard", **config)
-    assert [epoch for epoch in (1, 2, 3) if "val/adv_accuracy" in trainable.step()] == epochs
+    training = Training(epochs=3, batch_size=200)
+    trainable = make("standard", **study(Store(tmp_path), training=training, every=every))
+    for _ in range(3):
+        trainable.step()
+    curve = trainable.curves[0]
+    assert [epoch for epoch, metrics in enumerate(curve, start=1) if "val/adv_accuracy" in metrics] == epochs
 
 
 def test_divergence_is_recorded_in_a_study_and_raised_in_a_plain_trial(make: Make, tmp_path: Path) -> None:
@@ -143,7 +135,7 @@ def test_divergence_is_recorded_in_a_study_and_raised_in_a_plain_trial(make: Mak
         make("standard", **PLAIN | {"training": training.model_dump()}).step()
 
 
-def test_a_worker_with_other_images_refuses_the_item(make: Make, tmp_path: Path) -> None:
+def test_a_worker_with_other_images_refuses_the_job(make: Make, tmp_path: Path) -> None:
     fingerprint = load_dataset(Data(**DATA)).fingerprint
     make("standard", **study(Store(tmp_path), data_fingerprint=fingerprint))
     with pytest.raises(DataError, match=f"fingerprint 00ff, but this machine's have {fingerprint}"):
@@ -180,15 +172,16 @@ def test_a_plain_configuration_is_read_like_a_study(make: Make) -> None:
     config = {"data": "digits", "lambda_j": np.float64(0.2), "seed": [4, 2], "evaluation": {"steps": np.int64(7)}}
     trainable = make("jacobian", attack={"eps": 0.25, "steps": 5}, **config)
     assert trainable.params == {"lambda_j": 0.2, "norm": "batch", "output": "logits", "dropout": "shared"}
-    assert trainable.item.seeds == (4, 2)
-    assert trainable.recipe.evaluation_attack == Attack(eps=0.25, steps=7)
+    assert trainable.job.seeds == (4, 2)
+    attacks = [item.measure.attack for item in trainable.job.work if item.measure.kind == "strict"]
+    assert attacks == [Attack(eps=0.25, steps=7)] * 2
     assert type(trainable.params["lambda_j"]) is float
 
 
 def test_a_plain_trial_reads_test_data_only_with_test(make: Make) -> None:
     for test in (False, True):
         result = make("standard", **PLAIN, test=test).step()
-        assert result.keys() & (TRAINED | FINAL) == (TRAINED | FINAL if test else TRAINED)
+        assert {name for name in result if "/" in name} == TRAINED | JUDGED | (FINAL if test else set())
 
 
 def test_a_method_without_terms_is_refused() -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import finish
+from helpers.jobs import config_of, training_job
 from safetensors.torch import load_file, save_file
-from trainables.stages.checks import ChecksTrainable
-from trainables.stages.targets import BLOCK
 
-from trainables import TargetsTrainable
 from trainables.base.trainable import PREVIEW
+from trainables.stages.judge import JudgeTrainable
+from trainables.stages.maps import BLOCK, MapsTrainable
 from trainables.stages.stage import StageTrainable
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, load_dataset
@@ -24,15 +24,15 @@ from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Data, Model
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study.config import Data, MapSettings, Model
+from tune_interpreg.study.items import Job, Maps
+from tune_interpreg.study.recipe import Recipe
 
 N = 2 * BLOCK + 100
 DATA = Data(name="digits", train_limit=N)
 IMAGES = load_dataset(DATA)
 NET = Model(name="mnist_cnn")
-MAPS = Maps(teacher="teacher", teacher_seed=3, sigma=0.2, samples=2)
+SEED, SETTINGS = 3, MapSettings(sigma=0.2, samples=2)
 
 Finished = tuple[Store, list[dict[str, Any]]]
 
@@ -42,19 +42,21 @@ def teacher() -> torch.nn.Module:
     return build(NET, (1, 8, 8), 10, 1)
 
 
-def targets_item(**changes: Any) -> Item:
-    recipe = Recipe(**{"method": "targets", "data": DATA, "model": NET, "maps": MAPS} | changes)
-    return Item(arm="adversarial", role="targets", recipe=recipe, seeds=(MAPS.teacher_seed,))
+def maps_job(settings: MapSettings = SETTINGS, data: Data = DATA) -> Job:
+    """Return the job that makes the maps of a teacher, which was trained on ``data``."""
+    trained = training_job(Recipe(method="adversarial", data=data, model=NET), "adversarial", seed=SEED)
+    work = (Maps(teacher=trained.key, settings=settings),)
+    return trained.model_copy(update={"stage": "maps", "trains": False, "work": work})
 
 
-def config(store: Store, **changes: Any) -> dict[str, Any]:
-    return {"item": targets_item(**changes).model_dump(mode="json"), "store": str(store.path), "device": "cpu"}
+JOB = maps_job()
+(MAPS,) = JOB.work
 
 
-def store_with(folder: Path, model: torch.nn.Module | None = None) -> Store:
+def store_with(folder: Path, model: torch.nn.Module | None = None, job: Job = JOB) -> Store:
     """Return a store that holds the teacher's weights."""
     store = Store(folder)
-    weights = store.model_file(MAPS.teacher, MAPS.teacher_seed)
+    weights = store.model_file(job.models[0].key)
     weights.parent.mkdir(parents=True)
     save_file((model or teacher()).state_dict(), weights)
     return store
@@ -65,20 +67,20 @@ def store(tmp_path: Path) -> Store:
     return store_with(tmp_path / "store")
 
 
-def make(store: Store, **changes: Any) -> TargetsTrainable:
-    return TargetsTrainable(config(store, **changes))
+def make(store: Store, job: Job = JOB) -> MapsTrainable:
+    return MapsTrainable(config_of(job, store))
 
 
-def load_maps(store: Store, maps: Maps = MAPS) -> np.ndarray:
-    maps_NCHW: np.ndarray = np.load(store.maps_file(maps.key))
+def load_maps(store: Store, job: Job = JOB) -> np.ndarray:
+    maps_NCHW: np.ndarray = np.load(store.maps_file(job.key))
     return maps_NCHW
 
 
-def smoothgrad(model: torch.nn.Module, images: Split, purpose: str, maps: Maps = MAPS) -> np.ndarray:
+def smoothgrad(model: torch.nn.Module, images: Split, purpose: str, settings: MapSettings = SETTINGS) -> np.ndarray:
     """Return the maps with the stream (teacher's seed, purpose), without dropout."""
-    generator = seeding.generator(maps.teacher_seed, purpose)
+    generator = seeding.generator(SEED, purpose)
     maps_BCHW = saliency.smoothgrad(
-        model.eval(), images.x_NCHW, images.y_N, settings=maps, generator=generator, chunk=1
+        model.eval(), images.x_NCHW, images.y_N, settings=settings, generator=generator, chunk=1
     )
     return maps_BCHW.numpy()
 
@@ -118,13 +120,15 @@ def test_maps_that_do_not_fit_float16_are_stored_in_float32(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "settings", [{"clamp": True, "include_clean": True}, {"sign": "signed", "output": "probabilities", "sigma": 0.5}]
 )
-def test_maps_follow_the_settings(settings: dict[str, Any], store: Store) -> None:
+def test_maps_follow_the_settings(settings: dict[str, Any], tmp_path: Path) -> None:
     """Each set of settings has its own key and file."""
-    maps, data = MAPS.model_copy(update=settings), Data(name="digits", train_limit=30)
-    finish(make(store, maps=maps, data=data))
-    expected = smoothgrad(teacher(), load_dataset(data).train, "smoothgrad/0", maps)
-    np.testing.assert_allclose(load_maps(store, maps), expected, rtol=2**-10, atol=1e-6)
-    assert not store.maps_file(MAPS.key).exists()
+    data, changed = Data(name="digits", train_limit=30), SETTINGS.model_copy(update=settings)
+    job = maps_job(changed, data)
+    store = store_with(tmp_path / "store", job=job)
+    finish(make(store, job))
+    expected = smoothgrad(teacher(), load_dataset(data).train, "smoothgrad/0", changed)
+    np.testing.assert_allclose(load_maps(store, job), expected, rtol=2**-10, atol=1e-6)
+    assert not store.maps_file(maps_job(SETTINGS, data).key).exists()
 
 
 def test_previews_are_maps_of_validation_images(whole: Finished) -> None:
@@ -143,11 +147,12 @@ def test_progress_and_record(whole: Finished) -> None:
     assert [result["maps"] for result in results] == [BLOCK / N, 2 * BLOCK / N, 1.0]
     assert [result["epoch"] for result in results] == [1, 2, 3]
     (record,) = store.records()
-    assert json.loads(results[-1]["record"]) == record
-    assert (record["key"], record["role"], record["state"]) == (targets_item().key, "targets", "done")
-    assert (record["epochs"], record["counts"], record["device"]) == (3, {"train": N}, "cpu")
+    assert json.loads(results[-1]["records"]) == [record]
+    assert (record["key"], record["kind"], record["state"]) == (MAPS.key, "maps", "done")
+    assert (record["arm"], record["seed"], record["teacher"]) == ("adversarial", SEED, JOB.models[0].key)
+    assert (record["epochs"], record["images"], record["device"]) == (3, {"train": N}, "cpu")
     assert record["maps_dtype"] == "float16"
-    assert not list(store.checkpoint_dir(targets_item().key).glob("maps.npy"))
+    assert not list(store.checkpoint_dir(JOB.key).glob("maps.npy"))
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
@@ -164,7 +169,7 @@ def test_an_interrupted_stage_makes_the_same_maps(blocks: int, whole: Finished, 
 
 @pytest.mark.parametrize("place", ["preview", "maps", "record"])
 def test_a_stage_that_dies_after_its_last_block_makes_no_block_again(place: str, whole: Finished, store: Store) -> None:
-    record_file = store.record_file("adversarial", targets_item().key)
+    record_file = store.record_file("adversarial", MAPS.key)
     files = {"preview": store.preview_file(MAPS.key), "maps": store.maps_file(MAPS.key), "record": record_file}
     files[place].mkdir(parents=True)  # an obstacle
     with pytest.raises(OSError):
@@ -180,7 +185,7 @@ def test_a_reused_worker_makes_the_next_teachers_maps(whole: Finished, store: St
     trainable = make(store)
     trainable.step()
     later = store_with(tmp_path / "later")
-    assert trainable.reset_config(config(later))
+    assert trainable.reset_config(config_of(JOB, later))
     finish(trainable)
     assert np.array_equal(load_maps(later), load_maps(whole[0]))
     assert not store.maps_file(MAPS.key).exists()
@@ -197,22 +202,22 @@ def test_a_map_that_is_not_finite_ends_the_stage_as_diverged(value: float, block
     result = trainable.step()
     (record,) = store.records()
     assert result["done"]
-    assert json.loads(result["record"]) == record
-    assert (record["state"], record["role"], record["epochs"]) == ("diverged", "targets", blocks)
+    assert json.loads(result["records"]) == [record]
+    assert (record["state"], record["kind"], record["epochs"]) == ("diverged", "maps", blocks)
     image = BLOCK * blocks
     assert record["error"] == f"the teacher adversarial, seed 3: the map of training image {image} is not finite"
     assert not store.maps_file(MAPS.key).exists()
-    assert not list(store.checkpoint_dir(targets_item().key).glob("maps.npy"))
+    assert not list(store.checkpoint_dir(JOB.key).glob("maps.npy"))
 
 
 def test_a_damaged_teacher_is_named(store: Store) -> None:
-    file = store.model_file(MAPS.teacher, MAPS.teacher_seed)
+    file = store.model_file(JOB.models[0].key)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(Damaged, match=str(file)):
         make(store)
 
 
-@pytest.mark.parametrize("stage", [TargetsTrainable, ChecksTrainable])
+@pytest.mark.parametrize("stage", [MapsTrainable, JudgeTrainable])
 def test_a_stage_runs_within_a_study_only(stage: type[StageTrainable]) -> None:
     with pytest.raises(ValueError, match="within a study only"):
         stage({"sigma": 0.1})
