@@ -35,9 +35,9 @@ def association(
     """Return ρ of x and y with its 95% interval by a bootstrap over seeds; None with fewer than 3 models.
 
     The interval is tanh(artanh ρ ± t_{S−1}·SE), SE the standard deviation of artanh ρ over resamples of the S seeds
-    with replacement, times √(S/(S − 1)), but at least 1/√(M − 3), that of independent models. With few seeds, percentiles
-    of the resamples cover too rarely. It covers other
-    seeds of these arms, not other arms. Without several seeds there are no bounds.
+    with replacement, times √(S/(S − 1)), but at least 1/√(M − 3), that of independent models. With few seeds,
+    percentiles of the resamples cover too rarely. It covers other seeds of these arms, not other arms. Without several
+    seeds there are no bounds.
 
     Args:
         x_M, y_M: the measures of each model; finite.
