@@ -16,6 +16,7 @@ from trainables.mart import MartTrainable
 from trainables.stages.targets import TargetsTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.chain import Residual
 from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
@@ -35,6 +36,7 @@ __all__ = [
     "MartTrainable",
     "MethodTrainable",
     "Parameter",
+    "Residual",
     "StandardTrainable",
     "TargetsTrainable",
     "combine",

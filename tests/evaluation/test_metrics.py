@@ -13,7 +13,7 @@ from tune_interpreg.data.dataset import DataError, Dataset, load_dataset, load_t
 from tune_interpreg.evaluation import metrics
 from tune_interpreg.evaluation.measures import measure_gradient_norms
 from tune_interpreg.evaluation.metrics import final, validate
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack, Data, Evaluation
 from tune_interpreg.study.recipe import Recipe
@@ -27,7 +27,7 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def model(dataset: Dataset) -> PiecewiseLinear:
+def model(dataset: Dataset) -> Chain:
     """An untrained network, correct on a few images by chance."""
     with seeding.seeded(3, "initialisation"):
         return digits_cnn(dataset.shape, dataset.classes)
@@ -37,7 +37,7 @@ def recipe(attack: Attack, **evaluation: Any) -> Recipe:
     return Recipe(method="standard", data=DIGITS, evaluation=Evaluation(**evaluation), evaluation_attack=attack)
 
 
-def test_restarts_reach_every_attack(model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarts_reach_every_attack(model: Chain, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """The strict one of the validation, and both forms of the final evaluation."""
     record = Mock(return_value=0.5)
     monkeypatch.setattr(metrics, "measure_adversarial_accuracy", record)
@@ -50,9 +50,7 @@ def test_restarts_reach_every_attack(model: PiecewiseLinear, dataset: Dataset, m
     assert attacks == [("strict", 3), ("compat", 4), ("strict", 4), ("compat", 1), ("strict", 1)]
 
 
-def test_autoattack_runs_only_on_request(
-    model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_autoattack_runs_only_on_request(model: Chain, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """It attacks a stratified subset of the test images and adds its metric and count."""
     record = Mock(wraps=autoattack.measure_adversarial_accuracy)
     monkeypatch.setattr(autoattack, "measure_adversarial_accuracy", record)
@@ -68,7 +66,7 @@ def test_autoattack_runs_only_on_request(
     assert (torch.bincount(attacked.y_N) == 2).all()
 
 
-def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: PiecewiseLinear, dataset: Dataset) -> None:
+def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: Chain, dataset: Dataset) -> None:
     train = dataset.train.at(dataset.train.y_N.argsort())
     settings = recipe(Attack(steps=1), gradient_samples=10)
     results, counts = final(model, replace(dataset, train=train), settings, seed=0)
@@ -78,6 +76,6 @@ def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: Piec
     assert len(train.subset(10, "grad_norm").y_N.unique()) == 10
 
 
-def test_autoattack_on_too_many_images_is_refused(model: PiecewiseLinear, dataset: Dataset) -> None:
+def test_autoattack_on_too_many_images_is_refused(model: Chain, dataset: Dataset) -> None:
     with pytest.raises(DataError, match=r"^evaluation\.autoattack: there are 60 test images, got 61; "):
         final(model, dataset, recipe(Attack(steps=1), autoattack=61), seed=0)
