@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from trainables import MethodTrainable
 from trainables.base.assignment import ConfigError
 from tune_interpreg.data.dataset import DataError, load_dataset
+from tune_interpreg.networks.build import EXACT
 from tune_interpreg.store.ledger import package_versions
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Evaluation, Training
@@ -87,6 +88,7 @@ def test_a_repeat_leaves_its_model_and_a_complete_record(make: Make, tmp_path: P
     assert (record["state"], record["epochs"], record["error"], record["device"]) == ("done", 2, None, "cpu")
     assert record["counts"] == {"train": N, "val": 40, "test": 30, "grad_norm": 20}
     assert record["versions"] == package_versions()
+    assert record["gradients"] == EXACT
     assert record["seconds"] > 0
     for seed in ("0", "1"):
         assert record["metrics"][seed].keys() == TRAINED | FINAL
