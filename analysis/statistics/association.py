@@ -35,8 +35,9 @@ def association(
     """Return ρ of x and y with its 95% interval by a bootstrap over seeds; None with fewer than 3 models.
 
     The interval is tanh(artanh ρ ± t_{S−1}·SE), SE the standard deviation of artanh ρ over resamples of the S seeds
-    with replacement, times √(S/(S − 1)). With few seeds, percentiles of the resamples cover too rarely. It covers other
-    seeds of these arms, not other arms. Without several seeds there are no bounds.
+    with replacement, times √(S/(S − 1)), but at least 1/√(M − 3), that of independent models. With few seeds,
+    percentiles of the resamples cover too rarely. It covers other seeds of these arms, not other arms. Without several
+    seeds there are no bounds.
 
     Args:
         x_M, y_M: the measures of each model; finite.
@@ -44,7 +45,7 @@ def association(
         given: a third measure; ρ is then the partial correlation.
 
     Returns:
-        An interval whose n is the number of models.
+        The interval; its n is the number of models.
     """
     data_DM = np.asarray([x_M, y_M, *([given] if given is not None else [])], dtype=float)
     if data_DM.shape[1] < 3:
@@ -59,6 +60,7 @@ def association(
     draws = generator.integers(count, size=(RESAMPLES, count))
     resampled = [function(*data_DM[:, np.concatenate([groups[s] for s in draw])]) for draw in draws]
     error = float(np.std(_fisher(np.asarray(resampled)))) * (count / (count - 1)) ** 0.5
+    error = max(error, max(models - 3, 1) ** -0.5)
     reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
     center = float(_fisher(np.asarray(rho)))
     return Interval(rho, None, models, (float(np.tanh(center - reach)), float(np.tanh(center + reach))))

@@ -136,10 +136,10 @@ def attack_table(results: Results) -> Table:
             gain = results.compare(arm, standard or "", metric, 100).difference
             row[heading] = results.cell(gain, (arm, standard or ""), metric)
         rows.append(row)
-    own = results.study.evaluation_attack
+    attack = results.study.evaluation_attack
     note = (
         f"The arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of the 95%"
-        f" Student t interval. own: strict PGD, {own.norm}, ε = {own.eps:g}, {own.steps} steps. The other attacks are"
+        f" Student t interval. own: strict PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps. The other attacks are"
         " those of Table 1. Not corrected for the number of comparisons."
     )
     return Table.from_rows("Gains under every attack, points", rows, [note], "answer")

@@ -67,10 +67,10 @@ def describe_association(results: Results) -> tuple[str, ...]:
     claims = []
     for interval, condition in ((total, ""), (partial, "at equal gradient size, ")):
         claim = {1: "better aligned models are more robust", -1: "better aligned models are less robust"}
-        found = claim.get(interval.sign, "no association of alignment and robustness is shown")
-        claims.append(f"{condition}{found} ({describe_interval(interval)})")
+        result = claim.get(interval.sign, "no association of alignment and robustness is shown")
+        claims.append(f"{condition}{result} ({describe_interval(interval)})")
     targeted = [results.title(name) for name, arm in results.study.arms.items() if arm.targets]
-    trained = f"; {', '.join(targeted)} trained towards maps, so that it is no independent evidence" if targeted else ""
+    trained = f"; {', '.join(targeted)}: trained towards maps, so they are no independent evidence" if targeted else ""
     scope = f"over {len(models)} models of {arms} arms, which are few"
     return (
         f"Interpretability and robustness within this study, {scope}: {claims[0]}{trained}.",

@@ -1,4 +1,4 @@
-"""What the maps of the models are like: the measures of interpretability by arm, and against standard training."""
+"""The tables of the models' maps: the measures of interpretability by arm, and against standard training."""
 
 from collections.abc import Iterator
 
@@ -65,8 +65,8 @@ def _measure_table(results: Results) -> Table:
         row: dict[str, Cell] = {"Arm": results.title(arm)}
         row |= {heading: results.estimate(arm, metric, decimals=None) for metric, heading in measures.items()}
         rows.append(row)
-    own = [metric for metric in measures if not metric.startswith(SIMILARITIES)]  # a model lacks those to itself
-    notes = [*mean_notes(results, own), LEGEND, *_zero_notes(results), *_similarity_notes(results, measures)]
+    complete = [metric for metric in measures if not metric.startswith(SIMILARITIES)]  # a model lacks those to itself
+    notes = [*mean_notes(results, complete), LEGEND, *_zero_notes(results), *_similarity_notes(results, measures)]
     return Table.from_rows("What the maps are like", rows, [*notes, *teacher_notes(results)], "interpretability")
 
 

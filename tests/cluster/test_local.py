@@ -131,6 +131,8 @@ def test_a_remedy_depends_on_the_kind_of_the_error_and_not_on_the_users_paths() 
     assert message(OSError(2, "no such file", hostile)).endswith("; the default")
     assert "install the versions" in message(RuntimeError(f"Version mismatch: {hostile}"))
     assert "RAY_AUTH_MODE" in message(ray.exceptions.AuthenticationError(hostile))
+    elsewhere = f"Traceback (most recent call last):\n  File {hostile}\nray.exceptions.AuthenticationError: no token"
+    assert "RAY_AUTH_MODE" in message(RuntimeError(elsewhere))
     merge = ValueError("Failed to merge the Job's runtime env {'working_dir': '/tmp'} with")
     assert "leave py_modules out" in message(merge)
 

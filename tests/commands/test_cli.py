@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import cli
+from helpers.plugins import install_plugin, installed
 
 from tune_interpreg import __version__
 from tune_interpreg.store.store import Store
@@ -116,6 +117,23 @@ def test_a_place_to_run_is_checked_before_anything_is_read(where: str) -> None:
 )
 def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str) -> None:
     assert part in refusal("run", "tiny.yaml", "--set", override)
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "validate"])
+def test_an_exception_of_a_users_network_is_one_line_with_its_place(command: str, tmp_path: Path) -> None:
+    """``run --debug`` raises it."""
+    source = "def net(shape, classes):\n    assert shape[0] == 3, 'colour\\nimages only'\n"
+    module = f"nets_for_{command}"
+    site = install_plugin(tmp_path / "site", module, source, f"[tune_interpreg.models]\ncolour = {module}:net\n")
+    with installed(site):
+        message = cli.refusal(command, "tiny.yaml", "--set", "model=colour")
+        reason = "colour fails with images of shape (1, 8, 8): AssertionError: colour images only"
+        assert f"--set model=colour: model: {reason} ({site / module}.py:2)" in message
+        if command == "run":
+            assert isinstance(
+                cli.call("run", "tiny.yaml", "--set", "model=colour", "--debug").exception, AssertionError
+            )
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "validate"])

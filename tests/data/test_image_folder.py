@@ -108,7 +108,9 @@ def test_wrong_classes_are_named(root: Path, tmp_path: Path) -> None:
     assert "train has no class folders and test has no class folders; " in data_error(lambda: load(tmp_path / "loose"))
 
 
-@pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("stra\u00dfe", "STRASSE")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("Cat", "cat"), ("z\u00fcrich", "zu\u0308rich"), ("stra\u00dfe", "STRASSE")]
+)
 def test_classes_that_look_alike_are_refused(root: Path, first: str, second: str) -> None:
     """In one split, and as the only difference of the splits."""
     (root / "train" / "cat").rename(root / "train" / first)

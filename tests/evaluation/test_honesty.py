@@ -1,4 +1,4 @@
-"""The ten checks: a sound model passes them, and each finds the defects that it is made for.
+"""The eleven checks: a sound model passes them, and each finds the defects that it is made for.
 
 Shapes: n images, B batch, C·H·W image, K classes.
 """
@@ -106,7 +106,8 @@ def test_a_sound_model_passes(check: Callable[[Subject], Check], sound: Subject)
     """On all images, or all correctly classified ones, except for the ensemble, which is not requested."""
     result, asked = check(sound), check is not honesty.check_ensemble
     assert (result.state, f"check_{result.check}") == ("PASS" if asked else "NONE", check.__name__), result
-    of_images = check in (honesty.check_outputs, honesty.check_ball, honesty.check_gradient)
+    all_images = (honesty.check_outputs, honesty.check_ball, honesty.check_gradient, honesty.check_randomization)
+    of_images = check in all_images
     correct = int((sound.model(sound.x_NCHW).argmax(1) == sound.y_N).sum())
     assert 0 < correct < IMAGES
     assert result.n == (IMAGES if of_images else correct * asked)

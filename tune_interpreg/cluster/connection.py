@@ -42,6 +42,7 @@ NO_CLUSTER = "start a cluster with `ray start --head`, give its address as HOST:
 
 #: Beginning of Ray's own message → remedy. The rest of a message may hold anything, such as the user's paths.
 REMEDIES = {
+    "ray.exceptions.AuthenticationError": NO_TOKEN,  # in another process
     "Version mismatch": "install the versions of Python and Ray here that it was started with, or the other way round",
     "No node info found": NO_NODE,
     "Failed to merge the Job's runtime env": "its job was submitted with another runtime environment: leave py_modules "
@@ -74,19 +75,15 @@ def explain(where: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Ray raises bare Exception if one of its processes does not start
-        remedy = _find_remedy(error) or _find_remedy(error.__cause__) or remedy
         message = str(error.__cause__ or error).strip()
-        if "Traceback" in message:  # of another process
+        if "Traceback (most recent call last)" in message:  # of another process
             message = message.splitlines()[-1]
+        is_token = isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError)
+        texts = (str(error), message)
+        named = (advice for beginning, advice in REMEDIES.items() if any(text.startswith(beginning) for text in texts))
+        remedy = NO_TOKEN if is_token else next(named, remedy)
         reason = " ".join(message.split()).partition(". Note:")[0].partition(". Ensure")[0].rstrip(".")
         raise ClusterError(f"--cluster {where}: {reason}; {remedy}") from None
-
-
-def _find_remedy(error: BaseException | None) -> str:
-    """Return the remedy for one of Ray's errors; empty if there is none."""
-    if isinstance(error, AuthenticationError):
-        return NO_TOKEN
-    return next((remedy for beginning, remedy in REMEDIES.items() if str(error).startswith(beginning)), "")
 
 
 def _require_ray(where: str, address: str) -> None:

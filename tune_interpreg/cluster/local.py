@@ -53,8 +53,10 @@ def started() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            ray.shutdown()
+        finally:  # also if a signal interrupts it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder() -> str:

@@ -1,9 +1,10 @@
-"""Ten checks whether an adversarial accuracy can be believed. They test a trained model and the attack that judges it.
+"""Eleven checks whether an adversarial accuracy can be believed, and the model's maps.
 
-All comparisons use the same images. Each check names sets of images that are almost empty in a sound evaluation. It
-warns if a set exceeds what chance makes of half a percent of the checked images (see `subject.count_tolerated`). Checks
-4 to 10 are about the images that are correctly classified without an attack; without any, there is nothing to check.
-"Finds" lists the defects that a check is made for. Shapes and units: see `subject`.
+They test a trained model and the attack that judges it. All comparisons use the same images. Each check names sets of
+images that are almost empty in a sound evaluation. It warns if a set exceeds what chance makes of half a percent of the
+checked images (see `subject.count_tolerated`). Checks 4 to 10 are about the images that are correctly classified
+without an attack; without any, there is nothing to check. "Finds" lists the defects that a check is made for. Shapes
+and units: see `subject`.
 """
 
 import math
@@ -20,6 +21,7 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, pgd, strict
 from tune_interpreg.attacks.balls import DIRECTIONS, STEEPEST
 from tune_interpreg.data.dataset import split_stratified
+from tune_interpreg.evaluation.interpretability import check_randomization
 from tune_interpreg.evaluation.subject import Check, Subject, exceeds_chance, unbroken_fraction
 from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.linearize import linearize
@@ -272,6 +274,7 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
     check_transfer,
     check_scale,
     check_ensemble,
+    check_randomization,
 )
 
 

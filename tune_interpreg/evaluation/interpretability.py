@@ -259,7 +259,7 @@ def measure_interpretability(
 
 
 def check_randomization(subject: Subject) -> Check:
-    """The map m changes when the parameters are drawn again: of the last layer, then of all layers.
+    """11. The map m changes when the parameters are drawn again: of the last layer, then of all layers.
 
     Re-drawn entries are independent and normal, with the mean and the standard deviation of their tensor. values: mean
     Spearman's ρ of m before and after, for "last" and "all". The last layer is the last module with its own parameters.

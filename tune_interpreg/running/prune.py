@@ -48,12 +48,12 @@ def find_surplus(store: Store) -> list[Surplus]:
         Surplus("target maps", "that no open training reads; more seeds or trials would make them again", tuple(maps)),
         Surplus("damaged files", "that were set aside", tuple((store.path / "damaged").rglob("*"))),
     )
-    found = []
+    surplus = []
     for kind in kinds:
         paths = sorted(path for path in set(kind.paths) if path.is_file() and path.name.split(".")[0] not in needed)
         if paths:
-            found.append(Surplus(kind.kind, kind.reason, tuple(paths)))
-    return found
+            surplus.append(Surplus(kind.kind, kind.reason, tuple(paths)))
+    return surplus
 
 
 def _needed_keys(current: Current) -> Iterator[str]:

@@ -208,7 +208,7 @@ class Interpretability(Frozen):
 
 
 class Checks(Frozen):
-    """Tests of each repeat's adversarial accuracy: nine checks of its model, ten with AutoAttack."""
+    """Tests of each repeat's adversarial accuracy: ten checks of its model, eleven with AutoAttack."""
 
     images: Integer = Field(100, ge=1, description="Validation images, a stratified subset; all if there are fewer.")
     autoattack: Integer | None = Field(
@@ -217,7 +217,7 @@ class Checks(Frozen):
 
 
 class Evaluation(Frozen):
-    """What trained models are judged by. A change makes new judgments, and trains nothing again."""
+    """The measures of trained models. A change makes new judgments, and trains nothing again."""
 
     steps: Integer | None = Field(None, ge=1, description="Steps of the evaluation's own attack. null: as in attack.")
     step_size: Number | None = Field(
@@ -353,12 +353,12 @@ class Study(Frozen):
 
     def ball_of(self, entry: AttackEntry) -> Attack:
         """Return the attack of an entry of evaluation.attacks; of AutoAttack, only norm and eps count."""
-        own = self.evaluation_attack
+        base = self.evaluation_attack
         norm, eps = _ball(entry, self.attack)
-        changes = {"norm": norm, "eps": eps, "steps": entry.steps or own.steps}
-        if entry.step_size is None and all(getattr(own, key) == value for key, value in changes.items()):
-            return own
-        return own.model_copy(update=changes | {"step_size": entry.step_size})
+        changes = {"norm": norm, "eps": eps, "steps": entry.steps or base.steps}
+        if entry.step_size is None and all(getattr(base, key) == value for key, value in changes.items()):
+            return base
+        return base.model_copy(update=changes | {"step_size": entry.step_size})
 
     @property
     def evaluation_attack(self) -> Attack:

@@ -60,7 +60,7 @@ class GradientNormsMeasure(Frozen):
 class InterpretabilityMeasure(Frozen):
     """The measures of interpretability, means over a stratified subset of ``images``; of the validation split, at most.
 
-    maps: label → key of the training of a model whose SmoothGrad maps of the same images are compared.
+    maps: label → key of the training of another model. Its SmoothGrad maps of the same images are compared.
     settings: of these maps.
     """
 
@@ -139,12 +139,12 @@ def list_trial_extras(study: Study, search: Search) -> list[Question]:
 
 def list_repeat_questions(study: Study) -> list[Question]:
     """Return what the tables ask about each repeat's model by itself."""
-    evaluation, own = study.evaluation, study.evaluation_attack
+    evaluation = study.evaluation
     questions = [
         Question(AccuracyMeasure(), "validation"),
         Question(_strict(study), "validation"),
         Question(AccuracyMeasure(), "test"),
-        *_ask_pgd(study, own, evaluation.restarts),
+        *_ask_pgd(study, study.evaluation_attack, evaluation.restarts),
     ]
     for entry in evaluation.attacks:
         name, ball = study.entry_name(entry), study.ball_of(entry)
