@@ -1,11 +1,10 @@
 """The honesty checks as a table, from hand-made records."""
 
-from helpers.ledgers import STANDARD, STUDY, record, results, row_of, train
+from helpers.ledgers import STANDARD, STUDY, checks_item, record, results, row_of, train
 
 from analysis.tables.honesty import honesty_table, summarize_warnings
 from tune_interpreg.store import ledger
-from tune_interpreg.study.items import Judge
-from tune_interpreg.study.measures import checks_measure
+from tune_interpreg.study.config import AttackEntry
 
 STD = "Std. Training"
 
@@ -17,9 +16,8 @@ def check(state="PASS", name="ball", n=1000, said="within the ball"):
 def checked(seed, *checks, arm="standard", day=1, state="done", params=None):
     """The record of the checks of one seed's model."""
     work = train(arm, seed, params)
-    item = Judge(model=work.models[0].key, measure=checks_measure(STUDY, {}), split="validation")
     finished = {"finished": f"2026-01-{day:02d}T00:00:00+00:00"}
-    return ledger.make_record(work, item, state) | finished | {"checks": list(checks)}
+    return ledger.make_record(work, checks_item(work), state) | finished | {"checks": list(checks)}
 
 
 def all_checked(*checks, seeds=range(5), **fields):
@@ -70,7 +68,9 @@ def test_models_without_checks_are_named_with_the_reason():
 
 
 def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
-    study = STUDY.model_copy(update={"evaluation": STUDY.evaluation.model_copy(update={"autoattack": 7})})
+    study = STUDY.model_copy(
+        update={"evaluation": STUDY.evaluation.model_copy(update={"attacks": (AttackEntry(autoattack=7),)})}
+    )
     ensemble = check(name="ensemble", n=20)
     notes = " ".join(honesty_table(results([*STANDARD, *all_checked(check(n=100), ensemble)], study)).notes)
     assert "on 100 validation images" in notes

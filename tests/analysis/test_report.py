@@ -80,7 +80,7 @@ def test_the_same_ledger_makes_the_same_files_and_pictures_on_request_only(tmp_p
         assert build(store.path, pictures=True).paths[-1] == store.report_dir / "index.html"
         texts.append({path: path.read_bytes() for path in store.report_dir.rglob("*.*")})
     assert texts[0] == texts[1]
-    assert len(texts[0]) == len(FILES) + 1 + 2 * len(FIGURES)
+    assert len(texts[0]) == len(FILES) + 1 + 2 * (len(FIGURES) - 1), "the study asks for no interpretability"
 
 
 # -------------------------------------------------------------------------- bad input

@@ -11,7 +11,7 @@ from analysis.statistics.intervals import Interval
 from analysis.tables.accuracy import accuracy_table, gradient_table
 from analysis.tables.cells import Estimate, Probability
 from analysis.tables.settings import settings_table
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import AttackEntry, Study
 
 STD = "Std. Training"
 
@@ -120,14 +120,15 @@ def test_a_note_says_what_a_shared_teacher_leaves_open(teachers, noted):
 
 
 def test_restarts_and_autoattack_are_in_the_table_and_its_notes():
-    evaluation = STUDY.evaluation.model_copy(update={"restarts": 3, "autoattack": 50})
+    evaluation = STUDY.evaluation.model_copy(update={"restarts": 3, "attacks": (AttackEntry(autoattack=50),)})
     of = STUDY.model_copy(update={"evaluation": evaluation})
     metrics = accuracies(0.9) | {"test/adv_accuracy_autoattack": 0.25}
     ledger = [record(train("standard", 0, of=of), metrics, of=of)]
     table = accuracy_table(results(ledger, of))
-    assert row_of(table, STD)["Adv. Acc. (AutoAttack)"].interval.mean == pytest.approx(25.0)
-    assert any("3 starts" in note and "AutoAttack: 50 test images" in note for note in table.notes)
-    assert "Adv. Acc. (AutoAttack)" not in accuracy_table(results(ledger)).columns
+    (column,) = set(table.columns) - set(accuracy_table(results(ledger)).columns)
+    assert row_of(table, STD)[column].interval.mean == pytest.approx(25.0)
+    assert any("3 starts" in note for note in table.notes)
+    assert any("AutoAttack, l2, ε = 1.5, on 50 test images" in note for note in table.notes)
 
 
 def test_arms_with_the_same_title_are_distinguished_by_their_keys():

@@ -115,10 +115,10 @@ def start(folder: Path, cluster: Cluster, command: str, *arguments: str, log: An
     return Popen(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
-def records(store: Path) -> dict[tuple[int, ...], Record]:
-    """Return each seed's record, without time and place."""
+def records(store: Path) -> dict[tuple[int, str], Record]:
+    """Return seed and key → the record, without time and place."""
     ledger = [json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")]
-    return {tuple(record["seeds"]): record | dict.fromkeys((*kept.INCIDENTAL, "host")) for record in ledger}
+    return {(record["seed"], record["key"]): record | dict.fromkeys((*kept.INCIDENTAL, "host")) for record in ledger}
 
 
 def refusal(folder: Path, cluster: Cluster, *arguments: str) -> str:
@@ -201,13 +201,13 @@ def test_a_study_survives_the_loss_of_all_nodes_and_gives_the_numbers_of_one_pro
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     alone, together = records(folder / "alone"), records(run.store)
-    assert len(together) == SEEDS
-    assert len(alone) == len(moved) + 1
-    assert alone == {seed: together[seed] for seed in alone}
+    assert {seed for seed, _ in together} == set(range(SEEDS))
+    assert {seed for seed, _ in alone} == {*moved, SEEDS - 1}
+    assert alone == {name: record for name, record in together.items() if name[0] in {*moved, SEEDS - 1}}
 
     more = ("--set", f"seeds={list(range(SEEDS + 6))}", "--store", "store", "--cluster", cluster.address)
     plan = start(folder, cluster, "plan", *more)
     output = plan.communicate(timeout=120)[0]
     assert plan.returncode == 0, output
-    assert f"{SEEDS} of {SEEDS + 6} parts" in output
+    assert f"{2 * SEEDS} of {2 * SEEDS + 12} parts" in output
     assert "on 2 workers" in output

@@ -82,8 +82,8 @@ def test_the_end_fits_on_one_screen_and_its_lines_can_be_copied(
 def test_the_log_names_each_start_and_result(folder: Path, finished: subprocess.CompletedProcess[bytes]) -> None:
     log = (folder / "runs/exp[λ=0.1]" / "run.log").read_text()
     for seed in (0, 1):
-        assert log.count(f"start standard: repeat, seed {seed}") == 1
-        assert log.count(f"finish standard: repeat, seed {seed}") == 1
+        assert log.count(f"start standard: seed {seed}") == 1
+        assert log.count(f"finish standard: seed {seed}") == 1
     for line in finished.stderr.decode().splitlines():
         assert line in log
 

@@ -8,7 +8,7 @@ from helpers.closed_form import study, worker
 from tune_interpreg.display.account import IDLE, OTHER, OVERHEAD, Account, format_duration
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 
 class Clock:
@@ -21,10 +21,10 @@ class Clock:
 
 
 @pytest.fixture
-def items(tmp_path: Path) -> list[Item]:
-    """Two items of one arm."""
+def jobs(tmp_path: Path) -> list[Job]:
+    """Two jobs of one arm."""
     dispatcher = Dispatcher(study("standard"), Store(tmp_path / "store"), "f")
-    return [item for item in (dispatcher.next(), dispatcher.next()) if isinstance(item, Item)]
+    return [job for job in (dispatcher.next(), dispatcher.next()) if isinstance(job, Job)]
 
 
 @pytest.fixture
@@ -37,19 +37,19 @@ def account(clock: Clock) -> Account:
     return Account(clock)
 
 
-def settle(account: Account, item: Item, seconds: float, **spent: float) -> None:
-    account.settle(item, worker(item) | {"seconds": seconds, "spent": spent}, 1, 2)
+def finish(account: Account, job: Job, seconds: float, **spent: float) -> None:
+    account.finish(job, [worker(job, job.models[0]) | {"seconds": seconds, "spent": spent}], 1, 2)
 
 
-def test_shares_are_of_all_workers_time_and_add_up_to_one(items: list[Item], account: Account, clock: Clock) -> None:
-    """Ten seconds of two workers: two until the first item; one item of four seconds, one of eight."""
+def test_shares_are_of_all_workers_time_and_add_up_to_one(jobs: list[Job], account: Account, clock: Clock) -> None:
+    """Ten seconds of two workers: two until the first job; one job of four seconds, one of eight."""
     clock.now += 2
-    for item in items:
-        account.start(item)
+    for job in jobs:
+        account.start(job)
     clock.now += 4
-    settle(account, items[0], 3.0, train=2.0, evaluate=1.0)
+    finish(account, jobs[0], 3.0, train=2.0, evaluate=1.0)
     clock.now += 4
-    settle(account, items[1], 7.0, train=5.0, save=1.0, maps=0.5, checks=0.5)
+    finish(account, jobs[1], 7.0, train=5.0, save=1.0, maps=0.5, checks=0.5)
     shares = account.shares()
     assert sum(shares.values()) == pytest.approx(1)
     assert {name: round(20 * share, 9) for name, share in shares.items()} == {
@@ -72,18 +72,18 @@ def test_shares_are_of_all_workers_time_and_add_up_to_one(items: list[Item], acc
     ],
     ids=["work of an earlier run", "work without details"],
 )
-def test_an_item_that_ran_for_four_seconds(
-    items: list[Item], account: Account, clock: Clock, seconds: float, spent: dict[str, float], shares: dict[str, float]
+def test_a_job_that_ran_for_four_seconds(
+    jobs: list[Job], account: Account, clock: Clock, seconds: float, spent: dict[str, float], shares: dict[str, float]
 ) -> None:
-    account.start(items[0])
+    account.start(jobs[0])
     clock.now += 4
-    settle(account, items[0], seconds, **spent)
+    finish(account, jobs[0], seconds, **spent)
     assert account.shares() == pytest.approx(shares | {IDLE: 0})
 
 
-def test_a_run_without_items_has_no_account(items: list[Item], account: Account) -> None:
+def test_a_run_without_jobs_has_no_account(jobs: list[Job], account: Account) -> None:
     assert account.summary() is None
-    settle(account, items[0], 3.0)  # given up before it started
+    finish(account, jobs[0], 3.0)  # given up before it started
     assert account.summary() is None
 
 

@@ -1,4 +1,4 @@
-"""The displays of a run: the tree of a real study, trees that fit any terminal, and the line of a finished item."""
+"""The displays of a run: the tree of a real study, trees that fit any terminal, and the line of a finished job."""
 
 import io
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.closed_form import steps, study, worker
+from helpers.jobs import training_job
 from helpers.studies import parse_study
 from rich.console import Console
 from rich.text import Text
@@ -18,7 +19,7 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import Stage
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job, Train
 from tune_interpreg.study.recipe import Recipe
 
 TINY = """
@@ -52,7 +53,7 @@ def drawn(tree: object, height: int = 20) -> list[str]:
 
 # ------------------------------------------------------------------ a study
 @pytest.mark.ray
-def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
+def test_a_real_study_is_a_tree_of_bars_below_its_finished_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tune_interpreg.cluster.drain import drain
@@ -61,30 +62,32 @@ def test_a_real_study_is_a_tree_of_bars_below_its_finished_items(
     monkeypatch.setattr(console, "INTERVAL", 0.01)
     dispatcher = Dispatcher(parse_study(TINY), Store(tmp_path / "store"), "")
     shown = terminal()
-    live = Live(shown, dispatcher.study, dispatcher.state)
+    live = Live(shown, dispatcher.study, lambda: dispatcher.state)
     dispatcher.listeners = [live]
     with live:
         drain(dispatcher, "in-process")
     frames = printed(shown)
-    assert [frames.count(f"{arm}: repeat, seed {seed}:") for arm in ("teacher", "pupil") for seed in (0, 1)] == [1] * 4
-    assert re.search(r"── repeat, seed 0 +━+─* [12]/3  loss [\d.]+  0:0\d", frames)
+    assert [frames.count(f"{arm}: seed {seed}:") for arm in ("teacher", "pupil") for seed in (0, 1)] == [1] * 4
+    assert re.search(r"── seed 0 +━+─* [12]/3  loss [\d.]+  0:0\d", frames)
     last = frames[frames.rindex("study  ━") :]
-    assert re.search(r"study  ━+ 5/5  0:\d\d", last)
-    assert re.search(r"└── teacher +━+  repeats 2/2  maps 1/1\s+└── pupil +━+  repeats 2/2", last)
-    assert "─── repeat" not in last
+    assert re.search(r"study  ━+ 9/9  0:\d\d", last)
+    assert re.search(
+        r"teacher +━+  repeats 2/2  maps 1/1  judgments 2/2\s+└── pupil +━+  repeats 2/2  judgments 2/2", last
+    )
+    assert "── seed" not in last
 
 
 def test_the_tree_and_its_stages_count_as_the_dispatcher_does(tmp_path: Path) -> None:
     of = study("adversarial", "robust", "jacobian", checks="{images: 10}")
     dispatcher = Dispatcher(of, Store(tmp_path / "store"), "f")
-    live = Live(terminal(), of, dispatcher.state)
+    live = Live(terminal(), of, lambda: dispatcher.state)
     dispatcher.listeners = [live]
     for _ in steps(dispatcher, workers=4):
         lines = drawn(live, 60)
         assert f" {dispatcher.settled()}/{dispatcher.total()}  " in lines[0]
-        running = [line for line in lines if re.search(r"── (trial|repeat,|target maps|checks,)", line)]
+        running = [line for line in lines if re.search(r"── (trial|seed|target maps|judgments,)", line)]
         assert len(running) == dispatcher.state.running
-    assert all(stage.settled == stage.total for name in of.arms for stage in graph.stages_of(of, live.state, name))
+    assert all(stage.settled == stage.total for name in of.arms for stage in graph.stages_of(of, live.state(), name))
 
 
 def test_an_arm_hangs_on_the_deepest_arm_that_it_needs() -> None:
@@ -97,31 +100,34 @@ def test_an_arm_hangs_on_the_deepest_arm_that_it_needs() -> None:
     ]
 
 
-def test_the_number_of_drawings_depends_on_the_time_and_not_on_the_items(tmp_path: Path) -> None:
+def test_the_number_of_drawings_depends_on_the_time_and_not_on_the_jobs(tmp_path: Path) -> None:
     of = study("standard")
     dispatcher = Dispatcher(of, Store(tmp_path / "store"), "f")
-    item = dispatcher.next()
-    assert isinstance(item, Item)
-    record, shown, started = worker(item), terminal(), time.monotonic()
-    with Live(shown, of, dispatcher.state) as live:
+    job = dispatcher.next()
+    assert isinstance(job, Job)
+    records, shown, started = [worker(job, item) for item in job.items], terminal(), time.monotonic()
+    with Live(shown, of, lambda: dispatcher.state) as live:
         for _ in range(5000):
-            live.start(item)
-            live.epoch(item, {"epoch": 1, "train/loss": 0.5})
-            live.settle(item, record, 1, 2)
+            live.start(job)
+            live.epoch(job, {"epoch": 1, "train/loss": 0.5})
+            live.finish(job, records, 1, 2)
     seconds = time.monotonic() - started
     text = printed(shown)
-    assert text.count("standard: repeat, seed 0:") == 5000
+    assert text.count("standard: seed 0:") == 5000
     assert text.count("study  ") <= 3 + seconds / console.INTERVAL
 
 
 # ---------------------------------------------------------------------- lines
-def test_the_line_of_an_item_has_lost_seeds_gpu_memory_and_the_first_line_of_an_error() -> None:
-    item = Item(arm="a", role="repeat", recipe=Recipe(method="standard"), seeds=(0, 1))
-    whole = worker(item) | {"seconds": 7.0}
-    assert summarize(item, whole).endswith("(7.0 s)")
-    lost = whole | {"metrics": {"0": whole["metrics"]["0"]}, "error": "seed 1", "gpu_bytes_a_seed": 300 * 2**20}
-    assert re.search(r"\(7\.0 s, 300 MiB .*\); seed 1$", summarize(item, lost))
-    assert summarize(item, whole | {"state": "failed", "error": "boom\ntrace"}) == "a: repeat, seed 0, 1: FAILED: boom"
+def test_the_line_of_a_job_has_lost_seeds_gpu_memory_and_the_first_line_of_an_error() -> None:
+    recipe = Recipe(method="standard")
+    job = training_job(recipe, "a", models=[Train(recipe=recipe, seed=seed) for seed in (0, 1)])
+    first, second = (worker(job, model) | {"seconds": 3.5} for model in job.models)
+    assert summarize(job, [first, second]).endswith("(7.0 s)")
+    lost = second | {"state": "diverged", "metrics": {}, "error": "seed 1"}
+    line = summarize(job, [first | {"gpu_bytes_a_seed": 300 * 2**20}, lost])
+    assert re.search(r"train/loss 1 \(7\.0 s, 300 MiB .*\); DIVERGED: seed 1$", line)
+    failed = [record | {"state": "failed", "error": "boom\ntrace"} for record in (first, second)]
+    assert summarize(job, failed) == "a: seed 0, 1: FAILED: boom; FAILED: boom"
 
 
 # -------------------------------------------------------------------- heights
@@ -130,9 +136,9 @@ def draw(finished: int, running: int, later: int, leaves: int, height: int | Non
     kinds = ["done"] * finished + ["runs"] * running + ["waits"] * later
     names = [f"{kind} {number}" for number, kind in enumerate(kinds)]
     stages = {
-        "done": Stage("repeat", 2, 0, 0, 2),
-        "runs": Stage("repeat", 0, 0, 1, 2),
-        "waits": Stage("repeat", 0, 0, 0, 2),
+        "done": Stage("repeats", 2, 0, 0, 2),
+        "runs": Stage("repeats", 0, 0, 1, 2),
+        "waits": Stage("repeats", 0, 0, 0, 2),
     }
     parents = {name: names[number - 1] if number % 3 else None for number, name in enumerate(names)}
     lines = {name: [Text(f"leaf {leaf}") for leaf in range(leaves)] if "runs" in name else [] for name in names}
@@ -163,10 +169,10 @@ def test_a_crowded_tree_has_the_running_arms_and_counts_what_it_leaves_out() -> 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 140])
 def test_lines_stay_within_the_width_and_lose_their_bars_first(width: int) -> None:
-    arms = {name: [Stage("repeat", 2, 0, 1, 5), Stage("checks", 0, 0, 0, 5)] for name in ("a", "b" * 200)}
+    arms = {name: [Stage("repeats", 2, 0, 1, 5), Stage("judgments", 0, 0, 0, 5)] for name in ("a", "b" * 200)}
     shown = Console(file=io.StringIO(), force_terminal=True, width=width, legacy_windows=False)
     shown.print(draw_arms("x", {"a": None, "b" * 200: "a"}, arms, dict.fromkeys(arms, ()), width))
     lines = printed(shown).splitlines()
     assert all(len(line) <= width for line in lines)
     assert "━" in lines[1] or width < 80
-    assert "repeats 2/5  checks 0/5" in lines[1] or width < 80
+    assert "repeats 2/5  judgments 0/5" in lines[1] or width < 80

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.jobs import config_of, training_job
+from ray.tune import Trainable
 from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_plugin
@@ -14,32 +16,39 @@ from torch import Tensor
 
 from trainables import InterpretationTrainable, MethodTrainable
 from trainables.base.trainable import PREVIEW
+from tune_interpreg.cluster.worker import StudyTrainable
 from tune_interpreg.display.trial_log import TrialLog, tag
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import Maps, Recipe
+from tune_interpreg.study import measures
+from tune_interpreg.study.config import Data, Study, Training
+from tune_interpreg.study.items import Job, Train, judgments
+from tune_interpreg.study.recipe import Recipe, TargetMaps
 
 N, EPOCHS = 100, 4
-ATTACK = Attack(norm="l2", eps=0.5, steps=2)
-MAPS = Maps(teacher="teacher", teacher_seed=0, sigma=0.1, samples=1)
+MAPS = TargetMaps(key="maps")
+STUDY = Study(
+    attack={"eps": 0.5, "steps": 2},
+    evaluation={"gradient_norms": {"images": 10}, "adversarial_every": 2},
+    arms={"standard": {"method": "standard"}},
+)
 CURVES = {"train/loss", "train/ce", "train/interpretation", "train/lr", "train/samples_per_second", "val/accuracy"}
 FINAL = {"test/accuracy", "test/adv_accuracy_compat", "test/adv_accuracy_strict", "grad_norm/label", "grad_norm/other"}
 
 Make = Callable[..., MethodTrainable]
 
 
-def item(role: str = "repeat") -> Item:
+def job(number: int | None = None) -> Job:
+    """Return the job of a trial, or of a repeat with its judgments."""
     recipe = Recipe(
         method="interpretation",
         params={"lambda": 0.1, "phi": 0.5},
         data=Data(name="digits", train_limit=N, validation=30, test_limit=20),
         training=Training(epochs=EPOCHS, batch_size=50, lr=0.04, lr_decay=0.5, decay_every=2),
-        evaluation=Evaluation(gradient_samples=10, adversarial_every=2),
-        evaluation_attack=ATTACK,
         maps=MAPS,
     )
-    return Item(arm="interp", role=role, recipe=recipe, seeds=(0,))
+    key = Train(recipe=recipe, seed=0).key
+    work = judgments(key, measures.list_repeat_questions(STUDY)) if number is None else []
+    return training_job(recipe, "interp", number=number, work=work, observation=measures.observe(STUDY))
 
 
 def raw_maps(images: int) -> np.ndarray:
@@ -56,26 +65,29 @@ def store(folder: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    """Return a function that makes a worker for the trial in a store."""
+    """Return a function that makes a Trainable for the trial in a store."""
     made: list[MethodTrainable] = []
 
-    def make_worker(where: Store, role: str = "repeat") -> MethodTrainable:
-        config = {"item": item(role).model_dump(mode="json"), "store": str(where.path), "device": "cpu"}
-        made.append(InterpretationTrainable(config))
+    def make_trainable(where: Store) -> MethodTrainable:
+        made.append(InterpretationTrainable(config_of(job(number=0), where)))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(tmp_path_factory.mktemp("logs")))
-        yield make_worker
+        yield make_trainable
         for trainable in made:
             trainable.cleanup()
 
 
-def finish(trainable: MethodTrainable) -> dict[str, Any]:
-    while "record" not in (result := trainable.step()):
-        pass
+def finish(trainable: Trainable) -> dict[str, float]:
+    """Run all remaining steps; return the last value of each metric."""
+    metrics: dict[str, float] = {}
+    result: dict[str, Any] = {}
+    while not result.get("done"):
+        result = trainable.step()
+        metrics |= {name: value for name, value in result.items() if "/" in name}
     trainable.cleanup()
-    return result
+    return metrics
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -88,14 +100,14 @@ def curve(read: EventAccumulator, metric: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def repeat(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[EventAccumulator, dict[str, Any]]:
-    """The events and the last result of an uninterrupted repeat."""
+def repeat(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[EventAccumulator, dict[str, float]]:
+    """The events and the metrics of an uninterrupted repeat."""
     where = store(tmp_path_factory.mktemp("repeat") / "store")
-    result = finish(make(where))
-    return events(where.trial_log(item())), result
+    metrics = finish(StudyTrainable(config_of(job(), where)))
+    return events(where.trial_log(job())), metrics
 
 
-def test_each_metric_is_a_curve_with_a_point_per_epoch(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+def test_each_metric_is_a_curve_with_a_point_per_epoch(repeat: tuple[EventAccumulator, dict[str, float]]) -> None:
     """Losses, accuracy and rates at 1 … E, attacks when they ran, results on test data at the end.
 
     TensorBoard's first page has accuracies and losses, because it sorts all tags.
@@ -111,19 +123,18 @@ def test_each_metric_is_a_curve_with_a_point_per_epoch(repeat: tuple[EventAccumu
     assert tags[-1:] == read.Tags()["images"]
 
 
-def test_curves_hold_what_was_measured(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
-    """Terms add up to the loss, the rate falls as configured, the last points are the result's."""
-    read, result = repeat
+def test_curves_hold_what_was_measured(repeat: tuple[EventAccumulator, dict[str, float]]) -> None:
+    """Terms add up to the loss, the rate falls as configured, the last points are the results."""
+    read, metrics = repeat
     curves = {metric: [value for _, value in curve(read, metric)] for metric in CURVES}
     terms = zip(curves["train/ce"], curves["train/interpretation"], strict=True)
     assert curves["train/loss"] == pytest.approx([sum(pair) for pair in terms])
     assert curves["train/lr"] == pytest.approx([0.04, 0.04, 0.02, 0.02])
     assert min(curves["train/samples_per_second"]) > 0
-    metrics = {metric: value for metric, value in result.items() if "/" in metric}
     assert {metric: curve(read, metric)[-1][1] for metric in metrics} == pytest.approx(metrics)
 
 
-def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str, float]]) -> None:
     """All hyperparameters with defaults; the columns are TensorBoard's to collect over all trials."""
     read, _ = repeat
     content = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
@@ -135,7 +146,7 @@ def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str,
     assert hparams_plugin.EXPERIMENT_TAG not in content
 
 
-def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, Any]]) -> None:
+def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, float]]) -> None:
     """Three rows of eight images, each with a frame of one pixel: 3·(8 + 2) high, 8·(8 + 2) wide."""
     read, _ = repeat
     (name,) = read.Tags()["images"]
@@ -150,14 +161,14 @@ def test_a_resumed_trial_has_each_epoch_once(
 ) -> None:
     """A worker dies after ``epochs`` epochs, or in the next one between its events and its checkpoint."""
     where = store(tmp_path / "store")
-    killed = make(where, "search")
+    killed = make(where)
     for _ in range(epochs):
         killed.step()
     if killed_before_its_checkpoint:
         killed.log.scalars(epochs + 1, {"train/loss": -1.0})
     killed.cleanup()
-    finish(make(where, "search"))
-    read = events(where.trial_log(item("search")))
+    finish(make(where))
+    read = events(where.trial_log(job(number=0)))
     for metric in CURVES:
         assert [step for step, _ in curve(read, metric)] == [1, 2, 3, 4], metric
     assert min(value for _, value in curve(read, "train/loss")) > 0
@@ -166,13 +177,13 @@ def test_a_resumed_trial_has_each_epoch_once(
 def test_tunes_own_checkpoints_keep_each_epoch_once(make: Make, tmp_path: Path) -> None:
     """A trial that Tune takes back to an earlier epoch drops the events after it."""
     where = store(tmp_path / "store")
-    trainable = make(where, "search")
+    trainable = make(where)
     trainable.step()
     trainable.save_checkpoint(str(tmp_path))
     trainable.step()
     trainable.load_checkpoint(str(tmp_path))
     finish(trainable)
-    steps = [step for step, _ in curve(events(where.trial_log(item("search"))), "train/loss")]
+    steps = [step for step, _ in curve(events(where.trial_log(job(number=0))), "train/loss")]
     assert steps == [1, 2, 3, 4]
 
 

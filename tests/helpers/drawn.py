@@ -6,9 +6,7 @@ from safetensors.numpy import save_file
 from helpers import ledgers
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Store
-from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Judge
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import TargetMaps
 
@@ -124,7 +122,7 @@ def checked(arm, seed):
         {"check": "radius", "state": "PASS", "n": 360, "said": "accuracy falls", "values": values},
     ]
     work = train(arm, seed)
-    item = Judge(model=work.models[0].key, measure=measures.checks_measure(STUDY, {}), split="validation")
+    item = ledgers.checks_item(work, STUDY)
     return [ledger.make_record(work, item, "done") | {"checks": checks, "finished": "2026-01-01T00:00:00+00:00"}]
 
 

@@ -51,17 +51,24 @@ class Kept:
         names = mine.keys() | others.keys() if in_order else mine.keys() & others.keys()
         return sorted(name for name in names if mine.get(name) != others.get(name))
 
+    def trainings(self) -> list[dict[str, Any]]:
+        """Return the records of trainings, without copies."""
+        return [
+            record
+            for name, record in self.records.items()
+            if record["kind"] == "train" and name.endswith(record["key"])
+        ]
+
     def shape(self) -> Counter[tuple[str, str, str]]:
-        return Counter((record["arm"], record["role"], record["state"]) for record in self.records.values())
+        return Counter((record["arm"], record["kind"], record["state"]) for record in self.records.values())
 
 
 def epochs(folder: Path) -> list[list[int]]:
-    """Return the epochs that a trial's workers ran, a list per worker, in order."""
-    return [
-        [
-            event.step
-            for event in EventFileLoader(str(path)).Load()
-            if any(value.tag == tag(TRAIN_LOSS) for value in event.summary.value)
-        ]
-        for path in sorted(folder.glob("events.*"))
-    ]
+    """Return the epochs that a trial's workers ran, a list per worker that finished one, in order."""
+    return [steps for path in sorted(folder.glob("events.*")) if (steps := read_epochs(path))]
+
+
+def read_epochs(file: Path) -> list[int]:
+    """Return the epochs in a file of events. The file of a worker that only takes judgments has none."""
+    events = EventFileLoader(str(file)).Load()
+    return [event.step for event in events if any(value.tag == tag(TRAIN_LOSS) for value in event.summary.value)]

@@ -21,7 +21,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from helpers.kept import Kept, epochs
+from helpers.kept import Kept, epochs, read_epochs
 
 EPOCHS = 4
 STUDY = f"""
@@ -155,7 +155,7 @@ class Round:
         delayed = time.monotonic() + self.rng.uniform(0, 5)
         if name in ("start-up", "any"):
             return lambda: time.monotonic() > delayed
-        ending = self.rng.choice(["ledger/*/*.json", "models/*/.*.part", "models/*/seed*", "ledger/*/.*"])
+        ending = self.rng.choice(["ledger/*/*.json", "models/.*.part", "models/*.safetensors", "ledger/*/.*"])
         pattern = {"targets": "checkpoints/*/maps*", "epoch": "checkpoints/*/*.safetensors", "ending": ending}[name]
         before = self._newest(pattern)
         return lambda: self._newest(pattern) > before
@@ -194,26 +194,31 @@ class Round:
     # ---------------------------------------------------------------------- results
     def count_repeated_epochs(self) -> int:
         """Return how many whole epochs ran twice: at most one per worker that died."""
-        repeated = 0
+        repeated, trained = 0, set()
         for trial in self.store.glob("tensorboard/*/*/"):
-            ran = [steps for steps in epochs(trial) if steps]
+            if not (ran := epochs(trial)):  # judgments only
+                continue
+            trained.add(trial.name[-6:])
             for earlier, later in pairwise(ran):
                 twice = earlier[-1] - later[0] + 1
                 assert 0 <= twice <= 1, f"{trial.name}: epochs {earlier}, then {later}"
                 repeated += twice
             steps = sorted({step for steps in ran for step in steps})
             assert steps == list(range(1, EPOCHS + 1)), f"{trial.name}: {ran}"
+        assert trained == {record["key"][:6] for record in Kept(self.store).trainings()}
         return repeated
 
     def check(self, reference: Kept, *, in_order: bool) -> None:
-        """Check that the store equals the reference's, and that no worker started an item that had a record."""
+        """Check that the store equals the reference's, and that no worker started a training that had a record."""
         content = Kept(self.store)
         assert content.difference(reference, in_order=in_order) == []
         assert content.shape() == reference.shape()
         assert content.leftovers() == []
-        for path in self.store.glob("ledger/*/*.json"):
-            events = self.store.glob(f"tensorboard/{path.parent.name}/*-{path.stem[:6]}/events.*")
-            assert all(int(event.name.split(".")[3]) <= path.stat().st_mtime + 1 for event in events), path
+        for record in content.trainings():
+            path = self.store / "ledger" / record["arm"] / f"{record['key']}.json"
+            events = self.store.glob(f"tensorboard/{record['arm']}/*-{record['key'][:6]}/events.*")
+            starts = [int(event.name.split(".")[3]) for event in events if read_epochs(event)]
+            assert max(starts) <= path.stat().st_mtime + 1, path
 
 
 def run_rounds(folder: Path, in_order: bool, seed: int) -> list[Round]:

@@ -70,7 +70,7 @@ def record(work, metrics=None, state="done", error=None, day=1, of=STUDY, **fiel
 def judge(work, metrics, of=STUDY):
     """Return the records of the judgments that give these metrics of a job's model."""
     records, rest = [], dict(metrics)
-    for measure, split in measures.list_repeat_questions(of):
+    for measure, split, _ in measures.list_repeat_questions(of):
         names = NAMES.get(measure.kind) or [metric_names.adversarial_accuracy(measure.kind, split)]
         names = [metric_names.accuracy(split)] if measure.kind == "accuracy" else names
         answer = {name: rest.pop(name) for name in names if name in rest}
@@ -83,6 +83,12 @@ def judge(work, metrics, of=STUDY):
 
 
 NAMES = {"gradient_norms": [metric_names.GRAD_NORM_LABEL, metric_names.GRAD_NORM_OTHER]}
+
+
+def checks_item(work, of=STUDY):
+    """Return the checks of a job's model, without other models."""
+    (question,) = (q for q in measures.list_dependent_questions(of, {}, {}) if q.measure.kind == "checks")
+    return Judge(model=work.models[0].key, measure=question.measure, split=question.split)
 
 
 def flat(records):

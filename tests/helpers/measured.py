@@ -1,14 +1,18 @@
 """A small study, and a measurement of it with round numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from helpers.studies import parse_study
-from tune_interpreg.planning.costs import training_item
+from tune_interpreg.planning.costs import Piece, pieces_of, unit_of
 from tune_interpreg.planning.forecast import simulate
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule.graph import State, Task
+from tune_interpreg.schedule.progress import Progress
+from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.items import Job
+from tune_interpreg.study.measures import AccuracyMeasure, Question
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 24, test_limit: 16}
@@ -27,7 +31,8 @@ arms:
     search: {space: {lambda_j: {log_uniform: [0.01, 0.1]}}, match_loss_of: robust, trials: 3}
 """
 
-STAGES = {"clean": 0.01, "strict": 0.05, "compat": 0.1, "norms": 0.02, "autoattack": 0.5, "copy": 0.25, "checks": 7.0}
+#: Seconds per image by the kind of a measure; of the checks, per model.
+JUDGING = {"accuracy": 0.01, "strict": 0.05, "compat": 0.1, "gradient_norms": 0.02, "autoattack": 0.5, "checks": 7.0}
 TRAINING = {"setup": 0.5, "epoch": 1.0, "step": 0.5}
 
 
@@ -35,19 +40,34 @@ def tiny(*overrides: str) -> Study:
     return parse_study(TINY, *overrides)
 
 
-def all_tasks(study: Study) -> list[Task]:
-    return [task for task, _ in simulate(study, State.empty(study), lambda _: 1.0, math.inf).tasks]
+def all_pieces(study: Study) -> list[Piece]:
+    """Return the pieces of a study of which nothing has run."""
+    progress = Progress(study, Store("nowhere"), [], [], "")
+    pieces: list[Piece] = []
+
+    def note(task: Task, state: State) -> float:
+        pieces.extend(pieces_of(progress, state, task))
+        return 1.0
+
+    simulate(study, progress.state, note, math.inf)
+    return pieces
 
 
-def training_keys(study: Study) -> set[str]:
-    """Return the keys of the different trainings that are measured for a study."""
-    return {training_item(study, task).key for task in all_tasks(study) if task.role in ("search", "repeat")}
+def training_keys(pieces: Iterable[Piece]) -> set[str]:
+    """Return the keys of the different trainings that are measured."""
+    return {piece.content.key for piece in pieces if isinstance(piece.content, Job)}
 
 
-def round_seconds(study: Study) -> dict[str, float]:
-    return STAGES | {f"{key}/{unit}": value for key in training_keys(study) for unit, value in TRAINING.items()}
+def round_seconds(pieces: Iterable[Piece]) -> dict[str, float]:
+    """Return what ``measure`` measures of pieces, in round numbers."""
+    pieces, seconds = list(pieces), {"copy": 0.25}
+    asked = [piece.content.measure for piece in pieces if isinstance(piece.content, Question)]
+    asked += [piece.content.observation.strict for piece in pieces if isinstance(piece.content, Job)]
+    for measure in (AccuracyMeasure(), *asked):
+        seconds[unit_of(measure)] = JUDGING[measure.kind]
+    return seconds | {f"{key}/{unit}": value for key in training_keys(pieces) for unit, value in TRAINING.items()}
 
 
-def round_measurement(study: Study, tasks: Sequence[Task], workers: int, load: float = 0.0) -> Measurement:
+def round_measurement(study: Study, pieces: Sequence[Piece], workers: int, load: float = 0.0) -> Measurement:
     """Stand in for ``measure``."""
-    return Measurement(round_seconds(study), 1.0, 5 * 10**8, 2 * 10**9, took=9.0, workers=workers, load=load)
+    return Measurement(round_seconds(pieces), 1.0, 5 * 10**8, 2 * 10**9, took=9.0, workers=workers, load=load)

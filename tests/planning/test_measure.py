@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.measured import all_tasks, tiny, training_keys
+from helpers.measured import all_pieces, round_seconds, tiny
 from helpers.studies import parse_study
 
 from tune_interpreg import registry
 from tune_interpreg.cluster.worker import worker_config
-from tune_interpreg.planning.costs import training_item
+from tune_interpreg.planning.costs import training_job, unit_of
 from tune_interpreg.planning.measure import LONG, Bench, MeasurementError, load_of_others, measure, measure_here
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.items import Job
+from tune_interpreg.study.measures import AccuracyMeasure
+
+STANDARD = Task("standard", "repeats", (0,))
 
 
 @pytest.fixture
@@ -33,11 +37,11 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
         "data: {name: digits, train_limit: 320, validation: 1000}\n"
         "training: {batch_size: 32}\narms: {standard: {method: standard}}\n",
     )
-    bench, item = Bench(study, Store(tmp_path)), training_item(study, Task("standard", "search", (0,)))
-    measured = bench.measure_training(item) | bench.measure_judging()
-    estimate = measured[f"{item.key}/epoch"] + 10 * measured[f"{item.key}/step"] + 1000 * measured["clean"]
+    bench, job, accuracy = Bench(study, Store(tmp_path)), training_job(study, STANDARD), AccuracyMeasure()
+    measured = bench.measure_training(job) | bench.measure_judging(accuracy)
+    estimate = measured[f"{job.key}/epoch"] + 10 * measured[f"{job.key}/step"] + 1000 * measured[unit_of(accuracy)]
 
-    real = registry.load_method("standard")(worker_config(item, Store(tmp_path), "cpu"))
+    real = registry.load_method("standard")(worker_config(job, Store(tmp_path), "cpu"))
     epochs = []
     for _ in range(20):
         started = time.thread_time()
@@ -70,18 +74,20 @@ def test_the_first_run_and_slow_runs_do_not_count(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_all_work_is_measured_in_processes_of_its_own() -> None:
-    study = tiny("evaluation.autoattack=2", "checks.autoattack=2")
-    measurement = measure(study, all_tasks(study), workers=2)
-    units = {f"{key}/{unit}" for key in training_keys(study) for unit in ("setup", "epoch", "step")}
-    stages = {"clean", "norms", "compat", "strict", "autoattack", "copy", "checks"}
-    assert measurement.seconds.keys() == units | stages
+    study = tiny("evaluation.attacks=[{autoattack: 2}]", "checks.autoattack=2")
+    pieces = all_pieces(study)
+    measurement = measure(study, pieces, workers=2)
+    assert measurement.seconds.keys() == round_seconds(pieces).keys()
     assert all(0 <= seconds < 10 for seconds in measurement.seconds.values())
-    assert all(measurement.seconds[unit] > 0 for unit in stages)
+    assert all(seconds > 0 for unit, seconds in measurement.seconds.items() if "/" not in unit)
     assert measurement.memory > 1e8
 
 
 @pytest.mark.ray
 def test_work_that_fails_is_named(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [
+        piece for piece in all_pieces(tiny()) if isinstance(piece.content, Job) and piece.content.arm == "matched"
+    ]
     monkeypatch.setattr(registry.load_method("jacobian"), "terms", None)
     with pytest.raises(MeasurementError, match=r"the training of matched .* cannot be measured: TypeError"):
-        measure_here(tiny(), [Task("matched", "search", (0,))], threads=1)
+        measure_here(tiny(), pieces, threads=1)

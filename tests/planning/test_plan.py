@@ -1,4 +1,4 @@
-"""Check the simulation by closed forms: which items are left, and when they run. The store stays as it is."""
+"""Check the simulation by closed forms: which work is left, and when it runs. The store stays as it is."""
 
 import math
 from collections import Counter
@@ -14,27 +14,28 @@ from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
+from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Job
 
 SHIPPED = list_shipped_studies()
 
 
 def plan_all(study: Study, *, workers: float = math.inf, seconds: float = 1.0) -> Schedule:
-    return simulate(study, State.empty(study), lambda _: seconds, workers)
+    return simulate(study, State.empty(study), lambda *_: seconds, workers)
 
 
 def plan_rest(study: Study, store: Store) -> Schedule:
     store.save_study(study)
-    return simulate(study, read_progress(study, store, "f").state, lambda _: 1.0, 2)
+    return simulate(study, read_progress(study, store, "f").state, lambda *_: 1.0, 2)
 
 
-def count_parts(items: Iterable[Task | Item]) -> Counter[tuple[str, str]]:
-    """Count parts by arm and role; maps have no arm of their own."""
+def count_parts(work: Iterable[Task | Job]) -> Counter[tuple[str, str]]:
+    """Count parts by arm and stage."""
     counts: Counter[tuple[str, str]] = Counter()
-    for item in items:
-        counts["all" if item.role == "targets" else item.arm, item.role] += len(item.parts)
+    for each in work:
+        counts[each.arm, each.stage] += len(each.parts)
     return counts
 
 
@@ -51,10 +52,15 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize(("gpus", "workers"), [(0, 3), (1, math.inf)])
 def test_every_part_of_a_shipped_study_runs_once(name: str, gpus: int, workers: float) -> None:
+    """The best trial of a search for a goal is the repeat of its seed. It is judged later, the others at once."""
     shipped = read_study_file(name, [f"resources.gpus={gpus}"]).study
     tasks = tasks_of(plan_all(shipped, workers=workers))
-    assert sum(len(task.parts) for task in tasks) == graph.count_parts(shipped)
+    shared = sum(bool(arm.search and arm.search.goals) for arm in shipped.arms.values())
+    judged_at_once = 0 if measures.list_dependent_questions(shipped, {}, {}) else len(shipped.arms) * len(shipped.seeds)
     assert len(set(tasks)) == len(tasks)
+    assert sum(len(task.parts) for task in tasks) == graph.count_parts(shipped) - shared - max(
+        0, judged_at_once - shared
+    )
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
@@ -67,38 +73,38 @@ def test_a_plan_holds_what_then_runs_at_any_progress(tmp_path: Path, gpus: int) 
             if number == count:
                 break
         planned = tasks_of(plan_rest(whole, killed))
-        items = drain(whole, killed)
-        assert count_parts(planned) == count_parts(items)
-        assert len(planned) == len(items)
+        jobs = drain(whole, killed)
+        assert count_parts(planned) == count_parts(jobs)
+        assert len(planned) == len(jobs)
 
 
 def test_a_match_that_is_found_has_no_more_trials(store: Store) -> None:
     whole = study("adversarial", "robust", jacobian=ARMS["jacobian"].replace("trials: 4", "trials: 12"))
-    assert len(drain(whole, store)) < graph.count_parts(whole) == len(tasks_of(plan_all(whole)))
+    assert len(drain(whole, store)) < len(tasks_of(plan_all(whole)))
     assert plan_rest(whole, store).tasks == ()
 
 
 def test_arms_without_a_teacher_are_not_planned(store: Store) -> None:
     whole = study("adversarial", "robust")
-    drain(whole, store, failing(lambda item: item.arm == "adversarial"))
+    drain(whole, store, failing(lambda job, _: job.arm == "adversarial"))
     assert plan_rest(whole, store).tasks == ()
 
 
 # -------------------------------------------------------------------------------- when
 @pytest.mark.parametrize(("seeds", "workers"), [(1, 1), (7, 1), (7, 2), (7, 3), (7, 7), (7, 20)])
-def test_independent_items_take_turns(seeds: int, workers: int) -> None:
-    """n items of t seconds on k workers take ⌈n/k⌉·t."""
+def test_independent_jobs_take_turns(seeds: int, workers: int) -> None:
+    """n jobs of t seconds on k workers take ⌈n/k⌉·t."""
     planned = plan_all(study("standard", seeds=str(list(range(seeds)))), workers=workers, seconds=3.0)
     assert planned.end == pytest.approx(math.ceil(seeds / workers) * 3.0)
     assert planned.work == pytest.approx(seeds * 3.0)
 
 
 def test_a_chain_takes_the_sum_of_its_links() -> None:
-    """A teacher, its maps, two searches one trial at a time, their repeats: on any number of workers."""
+    """A teacher, its maps, a search, the match of its best trial, a repeat: on any number of workers."""
     chained = study("adversarial", "robust", "permuted", seeds="[0]")
-    seconds = {"repeat": 5.0, "targets": 3.0, "search": 0.5}
-    planned = simulate(chained, State.empty(chained), lambda task: seconds[task.role], math.inf)
-    assert planned.end == pytest.approx(5 + 3 + (0.5 + 5) + (0.5 + 5))
+    seconds = {"repeats": 5.0, "maps": 3.0, "search": 0.5, "judgments": 1.0}
+    planned = simulate(chained, State.empty(chained), lambda task, _: seconds[task.stage], math.inf)
+    assert planned.end == pytest.approx(5 + 3 + 0.5 + 0.5 + 5)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -107,8 +113,8 @@ def test_a_schedule_keeps_grahams_bounds(name: str, workers: int) -> None:
     """work/k and the longest chain ≤ end ≤ work/k + chain; one worker takes the sum of all."""
     shipped = read_study_file(name).study
 
-    def seconds(task: Task) -> float:
-        return {"search": 2.0, "repeat": 3.0, "targets": 7.0, "checks": 0.5}[task.role] + len(task.arm) / 10
+    def seconds(task: Task, _: State) -> float:
+        return {"search": 2.0, "repeats": 3.0, "maps": 7.0, "judgments": 0.5}[task.stage] + len(task.arm) / 10
 
     planned = simulate(shipped, State.empty(shipped), seconds, workers)
     chain = simulate(shipped, State.empty(shipped), seconds, math.inf).end
@@ -118,16 +124,17 @@ def test_a_schedule_keeps_grahams_bounds(name: str, workers: int) -> None:
 
 # ---------------------------------------------------------------------------- the store
 def test_a_plan_leaves_its_store_as_it_is(store: Store) -> None:
-    """Also with a damaged record, a search without its choice, and a finished item that is noted as started."""
+    """Also with a damaged record, a search without its choice, and a finished job that is noted as started."""
     whole = study("adversarial", "robust")
-    items = drain(whole, store)
-    store.note_start(items[0])
+    jobs = drain(whole, store)
+    store.note_start(jobs[0])
     store.choice_file("robust").unlink()
-    store.record_file(items[-1].arm, items[-1].key).write_text("{")
+    repeat = [job for job in jobs if job.stage == "repeats"][-1]
+    store.record_file(repeat.arm, repeat.key).write_text("{")
     store.save_study(whole)
     files = sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*"))
-    planned = simulate(whole, read_progress(whole, store, "f").state, lambda _: 1.0, 2)
-    assert [(task.arm, task.role) for task in tasks_of(planned)] == [(items[-1].arm, items[-1].role)]
+    planned = simulate(whole, read_progress(whole, store, "f").state, lambda *_: 1.0, 2)
+    assert [(task.arm, task.stage) for task in tasks_of(planned)] == [(repeat.arm, "repeats")]
     assert sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*")) == files
 
 

@@ -163,6 +163,6 @@ def test_the_line_of_checks_counts_each_state(tmp_path: Path) -> None:
 
 def test_checks_are_on_by_default_and_null_ends_them() -> None:
     text = "arms: {standard: " + ARMS["standard"] + "}"
-    assert parse_study(text).checks == Checks(images=100)
-    assert parse_study(f"checks: null\n{text}").checks is None
+    assert parse_study(text).evaluation.checks == Checks(images=100)
+    assert parse_study(f"evaluation: {{checks: null}}\n{text}").evaluation.checks is None
     assert "checks" not in parse_study(text).setting()

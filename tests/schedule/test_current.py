@@ -1,20 +1,18 @@
 """Which records count for a study as it is now: after changes of the study, and for driver, status and tables alike."""
 
-import pytest
 from helpers.closed_form import ARMS, drain, losing, study
-from helpers.ledgers import STANDARD, STUDY, accuracies, current, item, record, results
+from helpers.ledgers import STANDARD, STUDY, accuracies, current, flat, make_maps, record, train
 from helpers.observed import run_status
 
 from analysis.results import rows
 from analysis.results.results import Results
-from analysis.tables.accuracy import accuracy_table
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status.observer import Observer
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import MapSettings, Study
 from tune_interpreg.study.parameters import resolve_study
-from tune_interpreg.study.recipe import FORMAT
+from tune_interpreg.study.recipe import TargetMaps
 
 METRIC = "test/accuracy"
 SEARCH = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
@@ -27,27 +25,27 @@ def changed(**arms):
 
 def accuracy(records, arm, of=STUDY, choices=None):
     """Return seed → accuracy, of the repeats in the tables."""
-    return Results(of, tuple(records), choices or {}).values(arm, METRIC)
+    return Results(of, tuple(flat(records)), choices or {}).values(arm, METRIC)
 
 
 def jacobian(params, value, day):
-    return [record(item("jacobian", (seed,), params), {seed: accuracies(value)}, day=day) for seed in range(5)]
+    return [record(train("jacobian", seed, params), accuracies(value), day=day) for seed in range(5)]
 
 
-def trial(number, params, day=1, state="done", error=None):
-    work = item("jacobian", (0,), params, "search", number=number)
-    return record(work, {0: {"train/loss": 1.0}}, state=state, day=day, error=error)
+def trial(number, params, day=1, state="done", error=None, seed=0):
+    metrics = {"train/loss": 1.0} if state == "done" else None
+    return record(train("jacobian", seed, params, number=number), metrics, state=state, day=day, error=error)
 
 
 # ----------------------------------------------------------------------------- teachers
-TEACHERS = [record(item("adversarial", (seed,)), {seed: accuracies(0.9)}) for seed in range(3)]
+TEACHERS = [record(train("adversarial", seed), accuracies(0.9)) for seed in range(3)]
 
 
 def pupil(seed, teacher, value, day, state="done"):
     params = {"lambda": 0.1, "phi": 1.0}
-    work = item("interp_robust", (seed,), params, teacher=TEACHERS[teacher]["key"], teacher_seed=teacher)
-    result = {"metrics": {seed: accuracies(value)}} if state == "done" else {"error": "boom"}
-    return record(work, state=state, day=day, **result)
+    maps = TargetMaps(key=make_maps(train("adversarial", teacher), MapSettings()).key)
+    result = {"metrics": accuracies(value)} if state == "done" else {"error": "boom"}
+    return record(train("interp_robust", seed, params, maps=maps), state=state, day=day, **result)
 
 
 def taught(teachers):
@@ -82,8 +80,8 @@ def test_a_parameter_back_at_its_default_brings_its_repeats_back(tmp_path):
         ledger += jacobian(params, 0.9 / day, day)
     store.save_study(changed(jacobian=arm))
     assert accuracy(ledger, "jacobian", store.load_study()) == dict.fromkeys(range(5), 0.9)
-    repeats = Current.from_records(store.load_study(), ledger).records_of("jacobian", "repeat")
-    assert {repeat["key"] for repeat in repeats} == {repeat["key"] for repeat in ledger[:5]}
+    repeats = Current(store.load_study(), flat(ledger)).repeats["jacobian"]
+    assert [repeats[seed]["key"] for seed in range(5)] == [repeat[0]["key"] for repeat in ledger[:5]]
     store.save_study(changed(jacobian=arm | {"norm": "sample"}))
     assert accuracy(ledger, "jacobian", store.load_study()) == dict.fromkeys(range(5), 0.45)
 
@@ -113,10 +111,10 @@ def test_trials_that_the_search_could_not_propose_do_not_count_and_a_number_coun
         *(trial(number, {"lambda_j": (number + 1) / 8}) for number in range(6)),
         trial(0, {"lambda_j": 0.5}, day=2),
         trial(1, {"lambda_g": 0.5}, day=2),
-        trial(2, {"lambda_j": 0.75}, day=2) | {"seeds": [7]},
+        trial(2, {"lambda_j": 0.75}, day=2, seed=7),
         trial(3, {"lambda_j": 99.0}, day=2),
     ]
-    trials = current(ledger).trials["jacobian"]
+    trials = current(ledger).list_trials("jacobian")
     assert [trial["recipe"]["params"] for trial in trials] == [{"lambda_j": x} for x in (0.5, 0.25, 0.375, 0.5)]
 
 
@@ -124,48 +122,58 @@ def test_trials_with_another_fixed_parameter_do_not_count():
     ledger = [trial(0, {"lambda_j": 0.1, "norm": "batch"})]
     other = changed(jacobian={"method": "jacobian", "norm": "sample", "search": SEARCH})
     assert len(current(ledger).trials["jacobian"]) == 1
-    assert current(ledger, other).trials["jacobian"] == []
+    assert current(ledger, other).trials["jacobian"] == {}
 
 
 def test_the_number_of_a_trial_gives_its_point_of_a_grid():
     grid = {"grid": {"lambda_j": [0.1, 0.2]}, "maximize": "val/accuracy"}
-    ledger = [trial(0, {"lambda_j": 0.2}), trial(1, {"lambda_j": 0.2})]
-    trials = current(ledger, changed(jacobian={"method": "jacobian", "search": grid})).trials["jacobian"]
+    ledger = [trial(0, {"lambda_j": 0.2}, state="failed"), trial(1, {"lambda_j": 0.2}, state="failed")]
+    trials = current(ledger, changed(jacobian={"method": "jacobian", "search": grid})).list_trials("jacobian")
     assert [trial["number"] for trial in trials] == [1]
 
 
 def test_failures_that_no_longer_belong_to_the_study_are_no_troubles():
     lost = [trial(number, {"lambda_j": 0.1}, state="failed", error="boom") for number in (0, 9)]
     maps = [
-        record(item("adversarial", (0,), role="targets", teacher=key), state="failed", error="no room")
-        for key in (TEACHERS[0]["key"], "0123456789abcdef")
+        record(make_maps(train("adversarial", seed), MapSettings()), state="failed", error="no room") for seed in (0, 1)
     ]
-    assert (
-        rows.list_troubles(current([*TEACHERS, *lost, *maps], taught("shared")))
-        == [
-            "adversarial: 1 targets failed: no room",
-            "jacobian: 1 search failed: boom",
-        ][::-1]
-    )
+    assert rows.list_troubles(current([*TEACHERS, *lost, *maps], taught("shared"))) == [
+        "adversarial: 1 set of maps failed: no room",
+        "jacobian: 1 trial failed: boom",
+    ]
 
 
-@pytest.mark.parametrize("other", [FORMAT - 1, FORMAT + 1])
-def test_records_of_another_format_are_counted_apart(other):
-    ledger = [*STANDARD[:4], STANDARD[4] | {"format": other}]
-    assert accuracy(ledger, "standard").keys() == {0, 1, 2, 3}
-    assert current(ledger).foreign == {"standard": 1}
-    assert any("standard: 1 record of another format" in note for note in accuracy_table(results(ledger)).notes)
+def test_a_trial_with_the_chosen_parameters_is_the_repeat_of_its_seed():
+    """Also for tables without a choice, if the other repeats have its recipe."""
+    params = {"lambda_j": 0.1}
+    shared = record(train("jacobian", 0, params, number=2), accuracies(0.5) | {"train/loss": 1.0})
+    ledger = [shared, *jacobian(params, 0.9, day=1)[1:], trial(0, {"lambda_j": 0.2}, day=2)]
+    expected = {0: 0.5} | dict.fromkeys(range(1, 5), 0.9)
+    assert accuracy(ledger, "jacobian", choices={"jacobian": {"params": params}}) == expected
+    assert accuracy(ledger, "jacobian") == expected
+    assert list(current(ledger).trials["jacobian"]) == [0, 2]
+    assert current(ledger).outdated == {}
+
+
+def test_a_judgment_counts_if_the_study_asks_for_it_now():
+    """The model stays: another attack leaves its accuracy, and its adversarial accuracies are missing until judged."""
+    evaluation = STUDY.evaluation.model_copy(update={"restarts": 3})
+    stronger = STUDY.model_copy(update={"evaluation": evaluation})
+    values = Results(stronger, tuple(flat(STANDARD)))
+    assert values.values("standard", METRIC).keys() == set(range(5))
+    assert values.values("standard", "test/adv_accuracy_strict") == {}
+    assert [gap for gap in values.missing if gap.arm == "standard"] == []
 
 
 # ---------------------------------------------------------- driver, status and tables agree
 def counts(of, store):
     """Return arm → (trials, done seeds, lost seeds), as driver, status and tables see them."""
     state, table = Dispatcher(of, store, "f").state, Results.from_store(store).current
-    stages = {arm.name: {stage.role: stage for stage in arm.stages} for arm in Observer(store).read_status().arms}
+    stages = {arm.name: {stage.name: stage for stage in arm.stages} for arm in Observer(store).read_status().arms}
     for name in of.arms:
         trials, repeats = state.searches[name], state.repeats[name]
         driver = len(trials.settled), len(repeats.done), len(repeats.lost)
-        search, repeat = stages[name].get("search"), stages[name]["repeat"]
+        search, repeat = stages[name].get("search"), stages[name]["repeats"]
         yield (
             driver,
             (search.settled if search else 0, repeat.done, repeat.lost),
@@ -200,7 +208,7 @@ def test_a_seed_that_diverged_next_to_others_is_lost_for_driver_status_and_table
     of, store = study("standard", "adversarial", gpus=1, checks="{}"), Store(tmp_path / "store")
     ran = drain(of, store, losing(1))
     store.save_study(of)
-    assert sorted((item.role, item.seeds) for item in ran) == [("checks", (0,))] * 2 + [("repeat", (0, 1))] * 2
+    assert sorted((job.stage, job.seeds) for job in ran) == [("judgments", (0,))] * 2 + [("repeats", (0, 1))] * 2
     assert drain(of, store) == []
     assert all(views == ((0, 1, 1),) * 3 for views in counts(of, store))
     assert Results.from_store(store).values("standard", "train/loss").keys() == {0}

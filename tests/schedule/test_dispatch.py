@@ -28,7 +28,7 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import AttackEntry, Study
 from tune_interpreg.study.items import Item, Job
 
 
@@ -159,10 +159,12 @@ def test_a_read_only_store_counts_what_a_damaged_file_opens_again(store: Store) 
 def test_another_measure_judges_the_models_and_trains_nothing(store: Store) -> None:
     of = study()
     drain(of, store)
-    attacked = of.model_copy(update={"evaluation": of.evaluation.model_copy(update={"autoattack": 7})})
+    entries = (AttackEntry(autoattack=7), AttackEntry(norm="linf", eps=0.1))
+    attacked = of.model_copy(update={"evaluation": of.evaluation.model_copy(update={"attacks": entries})})
     more = drain(attacked, store)
     assert trainings(more) == []
-    assert {(item.measure.kind, item.split) for job in more for item in job.items} == {("autoattack", "test")}
+    kinds = {(item.measure.kind, item.split) for job in more for item in job.items}
+    assert kinds == {(kind, "test") for kind in ("autoattack", "compat", "strict")}
     assert len(more) == len(of.arms) * len(of.seeds)
     assert drain(attacked, store) == []
     assert drain(of, store) == [], "fewer measures run nothing"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study
+from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study, worker
 from helpers.observed import arm, driving, finished, run_status
 
 from tune_interpreg.schedule import graph
@@ -18,7 +18,7 @@ from tune_interpreg.status.observer import Observer, read_checkpoint
 from tune_interpreg.store import lock
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Train
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_it_counts_as_the_dispatcher_does_at_every_moment(store: Store, workers:
             assert (status.state, status.settled, status.running) == numbers
             for entry in status.arms:
                 expected = graph.stages_of(of, dispatcher.state, entry.name)
-                assert [(s.role, s.done, s.lost, s.running) for s in entry.stages] == [
-                    (s.role, s.done, s.lost, s.running) for s in expected
+                assert [(s.name, s.done, s.lost, s.running) for s in entry.stages] == [
+                    (s.name, s.done, s.lost, s.running) for s in expected
                 ]
             if workers == 1:
                 assert status.total == dispatcher.total()
@@ -98,8 +98,8 @@ def test_an_arm_says_what_it_waits_for(store: Store) -> None:
 
 def test_a_running_match_has_the_tried_strengths_on_both_sides(store: Store) -> None:
     with driving(store, study()) as dispatcher:
-        for item in steps(dispatcher):
-            if (item.arm, item.role, item.number) == ("jacobian", "search", 3):
+        for job in steps(dispatcher):
+            if (job.arm, job.number) == ("jacobian", 3):
                 break
         jacobian = arm(Observer(store).read_status(), "jacobian")
     match = jacobian.match
@@ -113,24 +113,25 @@ def test_a_running_match_has_the_tried_strengths_on_both_sides(store: Store) -> 
 
 
 def test_failures_are_counted_with_the_first_line_of_the_first_error(store: Store) -> None:
-    def answer(item: Item) -> Record:
-        wrong = item.role == "search" and item.arm == "robust" and item.number < 3
-        state = "diverged" if item.number else "failed"
-        return failing(lambda _: wrong, state)(item) | ({"error": f"no {item.number}\n  trace"} if wrong else {})
+    def answer(job: Job, item: Item) -> Record:
+        wrong = job.arm == "robust" and job.number in (0, 1, 2)
+        state = "diverged" if job.number else "failed"
+        error = {"error": f"no {job.number}\n  trace"} if wrong else {}
+        return failing(lambda *_: wrong, state)(job, item) | error
 
     with driving(store, of := study("standard", "adversarial", "robust")):
         drain(of, store, answer)
     troubles = arm(Observer(store).read_status(), "robust").troubles
-    counts = [(trouble.role, trouble.state, trouble.count, trouble.error) for trouble in troubles]
+    counts = [(trouble.stage, trouble.state, trouble.count, trouble.error) for trouble in troubles]
     assert counts == [("search", "diverged", 2, "no 1"), ("search", "failed", 1, "no 0")]
     assert "robust: 2 diverged of search: no 1" in run_status(str(store.path)).stdout.splitlines()
 
 
 # ----------------------------------------------------------------------- time left
-def timed(wrong: str) -> Worker:
-    """Each item takes 100 s; those of the arm ``wrong`` fail."""
-    answer = failing(lambda item: item.arm == wrong)
-    return lambda item: answer(item) | {"seconds": 100.0}
+def timed(wrong: str, judgment: float = 0.0) -> Worker:
+    """Each training takes 100 s, each judgment some seconds; the items of the arm ``wrong`` fail."""
+    answer = failing(lambda job, _: job.arm == wrong)
+    return lambda job, item: answer(job, item) | {"seconds": 100.0 if isinstance(item, Train) else judgment}
 
 
 def start_earlier(store: Store, seconds: float) -> None:
@@ -140,14 +141,17 @@ def start_earlier(store: Store, seconds: float) -> None:
 
 
 def test_parts_that_cannot_start_any_more_take_no_time(store: Store) -> None:
-    """One seed of standard is left, at a pace of three items in 100 s; the pupils of adversarial never run."""
+    """A training and six judgments of standard are left; the pupils of adversarial never run.
+
+    The pace is that of three trainings and six judgments in 100 s.
+    """
     with driving(store, study(seeds="[0, 1]")) as dispatcher:
         start_earlier(store, 300)
-        running = steps(dispatcher, timed("adversarial"))
+        running = steps(dispatcher, timed("adversarial", judgment=10.0))
         assert [next(running).arm for _ in range(4)] == ["adversarial", "adversarial", "standard", "standard"]
         status = Observer(store).read_status()
-        assert (status.state, status.settled) == ("running", 3)
-        assert (status.seconds_left, status.untimed) == (pytest.approx(100 / 3, rel=0.05), {})
+        assert (status.state, status.settled) == ("running", 4)
+        assert (status.seconds_left, status.untimed) == (pytest.approx(160 / 3.6, rel=0.05), {})
         list(running)
     status = Observer(store).read_status()
     assert (status.state, status.seconds_left, status.untimed) == ("ended", None, {})
@@ -162,76 +166,85 @@ def test_time_left_is_the_mean_of_such_parts_at_the_pace_so_far(store: Store) ->
         running = steps(dispatcher, timed("none"), workers=2)
         next(running)
         status = Observer(store).read_status()
-        assert (status.seconds_left, status.untimed) == (None, {"repeat": 4, "checks": 4})
-        assert [next(running).role for _ in range(3)] == ["repeat"] * 3
+        assert (status.seconds_left, status.untimed) == (None, {"repeats": 4, "judgments": 4})
+        assert [next(running).stage for _ in range(3)] == ["repeats"] * 3
         status = Observer(store).read_status()
-        assert (status.seconds_left, status.untimed) == (pytest.approx(100, rel=0.05), {"checks": 4})
+        assert (status.seconds_left, status.untimed) == (pytest.approx(100, rel=0.05), {"judgments": 4})
 
 
-# ------------------------------------------------------------------ running items
+# ------------------------------------------------------------------- running jobs
 @pytest.mark.ray
-def test_a_running_item_has_epoch_loss_and_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_job_has_epoch_loss_and_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from tune_interpreg.cluster.worker import StudyTrainable, worker_config
 
     monkeypatch.setattr("ray.tune.trainable.trainable.DEFAULT_STORAGE_PATH", str(store.path.parent / "logs"))
     arms = {"a": {"method": "standard"}}
     of = Study.model_validate({"data": {"name": "digits", "train_limit": 64}, "training": {"epochs": 3}, "arms": arms})
     with driving(store, of, "") as dispatcher:
-        item = dispatcher.next()
-        assert isinstance(item, Item)
+        job = dispatcher.next()
+        assert isinstance(job, Job)
         (started,) = arm(Observer(store).read_status(), "a").running
-        assert (started.epoch, started.of, started.host) == (0, 3, None)
-        trainable = StudyTrainable(worker_config(item, store, "cpu"))
+        assert (started.done, started.of, started.host) == (0, 3, None)
+        trainable = StudyTrainable(worker_config(job, store, "cpu"))
         trainable.step()
         result = trainable.step()
         (running,) = arm(Observer(store).read_status(), "a").running
-        assert (running.epoch, running.of, running.loss) == (2, 3, pytest.approx(result["train/loss"]))
+        assert (running.done, running.of, running.loss) == (2, 3, pytest.approx(result["train/loss"]))
         assert (running.host, running.pid) == (socket.gethostname(), os.getpid())
         assert 0 < running.seconds == pytest.approx(result["seconds"], rel=0.5)
-        assert (
-            f"a: repeat, seed 0: 2 of 3 epochs, loss {running.loss:.3g}, process" in run_status(str(store.path)).stdout
-        )
+        assert f"a: seed 0: 2 of 3 epochs, loss {running.loss:.3g}, process" in run_status(str(store.path)).stdout
         trainable.cleanup()
     stopped = Observer(store).read_status()
     assert stopped.state == "stopped"
     assert arm(stopped, "a").running == ()
-    assert [item.epoch for item in arm(stopped, "a").interrupted] == [2]
+    assert [(job.doing, job.done) for job in arm(stopped, "a").interrupted] == [("epochs", 2)]
 
 
-def test_items_of_an_earlier_driver_do_not_run(store: Store) -> None:
+def test_jobs_of_an_earlier_driver_do_not_run(store: Store) -> None:
     of = study("standard", seeds="[0, 1, 2]")
     with driving(store, of) as dispatcher:
         first = next(steps(dispatcher))
         store.record_worker(first.key)
         store.record_worker("another-run-has-finished-it")
         assert store.checkpoint_keys() == {first.key}
-    os.utime(store.checkpoint_dir(first.key) / "item.json", (1.0, 1.0))
+    os.utime(store.note_file(first.key), (1.0, 1.0))
     with driving(store, of) as dispatcher:
         standard = arm(Observer(store).read_status(), "standard")
         assert (len(standard.running), len(standard.interrupted)) == (0, 1)
         assert next(steps(dispatcher)).key == first.key
         standard = arm(Observer(store).read_status(), "standard")
-        assert ([item.host for item in standard.running], standard.interrupted) == ([None], ())  # an earlier worker's
+        assert ([job.host for job in standard.running], standard.interrupted) == ([None], ())  # an earlier worker's
 
 
-@pytest.mark.parametrize(("role", "key"), [("targets", "blocks"), ("checks", "checks")])
-def test_maps_and_checks_have_their_own_steps(store: Store, role: str, key: str) -> None:
+@pytest.mark.parametrize(("stage", "doing"), [("maps", "blocks"), ("judgments", "checks")])
+def test_maps_and_checks_have_their_own_steps(store: Store, stage: str, doing: str) -> None:
     with driving(store, study(checks="{images: 10}")) as dispatcher:
-        item = next(started for started in steps(dispatcher) if started.role == role)
-        progress = {key: [1, 2], "seconds": 3.0, "of": 9}
-        store.write_checked(store.checkpoint_dir(item.key) / "progress.json", progress)
-        (running,) = [item for entry in Observer(store).read_status().arms for item in entry.running]
-    assert (running.role, running.epoch, running.of, running.seconds) == (role, 2, 9, 3.0)
+        job = next(started for started in steps(dispatcher) if started.stage == stage and len(started.work) == 1)
+        progress = {doing: [1, 2], "seconds": 3.0, "of": 9}
+        store.write_checked(store.checkpoint_dir(job.key) / "progress.json", progress)
+        (running,) = [job for entry in Observer(store).read_status().arms for job in entry.running]
+    assert (running.stage, running.doing) == (stage, doing)
+    assert (running.done, running.of, running.seconds) == (2, 9, 3.0)
+
+
+def test_a_job_is_judging_once_its_training_has_a_record(store: Store) -> None:
+    with driving(store, study("standard")) as dispatcher:
+        job = next(steps(dispatcher))
+        for count, item in enumerate(job.items[:-1]):
+            store.write_record(worker(job, item))
+            (running,) = arm(Observer(store).read_status(), "standard").running
+            assert (running.doing, running.done, running.of) == ("judgments", count, len(job.work))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 40, b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]"])
 def test_an_unreadable_checkpoint_is_no_progress(store: Store, content: bytes) -> None:
     with driving(store, study("standard")) as dispatcher:
-        item = next(steps(dispatcher))
-        (store.checkpoint_dir(item.key) / "epoch.safetensors").write_bytes(content)
-        store.worker_file(item.key).write_bytes(content)
-        assert read_checkpoint(store, item) == {"epoch": 0, "of": 30, "seconds": 0.0, "loss": None}
-        assert store.read_worker(item.key) == {}
+        job = next(steps(dispatcher))
+        (store.checkpoint_dir(job.key) / "epoch.safetensors").write_bytes(content)
+        store.worker_file(job.key).write_bytes(content)
+        nothing = {"doing": "epochs", "done": 0, "of": 30, "seconds": 0.0, "loss": None}
+        assert read_checkpoint(store, job, set()) == nothing
+        assert store.read_worker(job.key) == {}
 
 
 # ------------------------------------------------------------------------ drivers

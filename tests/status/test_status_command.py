@@ -14,7 +14,6 @@ from helpers.closed_form import steps, study
 from helpers.observed import arm, driving, finished, run_status
 from rich.console import Console
 
-from tune_interpreg.schedule.graph import STAGE_NAMES
 from tune_interpreg.status import text
 from tune_interpreg.status.observer import Observer
 from tune_interpreg.store.store import Store
@@ -37,7 +36,7 @@ def test_json_and_text_agree(store: Store) -> None:
     assert plain[0].startswith(f"{content['study']}: running; {content['settled']} of {content['total']} parts settled")
     for entry in content["arms"]:
         lines = [line.removeprefix(f"{entry['name']}: ") for line in plain if line.startswith(f"{entry['name']}: ")]
-        counts = [f"{STAGE_NAMES[s['role']]} {s['done'] + s['lost']}/{s['total']}" for s in entry["stages"]]
+        counts = [f"{s['name']} {s['done'] + s['lost']}/{s['total']}" for s in entry["stages"]]
         assert lines[0] == ", ".join(counts)
         has_target = entry["match"] and entry["match"]["target"] is not None
         assert len(lines) == 1 + len(entry["running"]) + sum(map(bool, (entry["best"], entry["waits"], has_target)))
@@ -49,7 +48,7 @@ def test_a_terminal_shows_a_tree_that_fits_its_height(store: Store) -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(text.tree(status, 100))
     shown = console.export_text()
-    assert re.search(r"└── adversarial +━+  repeats 2/2  maps 1/1  checks 2/2", shown)
+    assert re.search(r"└── adversarial +━+  repeats 2/2  maps 1/1  judgments 2/2", shown)
     assert "interval [" in shown
     for height in (6, 12):
         console.print(text.tree(status, 100, height))
@@ -74,7 +73,8 @@ def test_a_folder_that_is_no_store_is_refused_in_one_line(store: Store, form: li
 
 def test_damaged_files_are_named_and_left_alone(store: Store) -> None:
     finished(store, study("standard", "adversarial", "robust"))
-    record = next(store.path.glob("ledger/standard/*.json"))
+    key = next(record["model"] for record in store.records() if record["arm"] == "standard")
+    record = store.record_file("standard", key)
     record.write_text("{")
     store.choice_file("robust").write_text("{}")
     status = Observer(store).read_status()
@@ -92,7 +92,7 @@ def test_nothing_is_written_and_a_watch_ends_with_the_study(store: Store) -> Non
     for form in ([], ["--json"], ["--watch", "--every", "0.1"]):
         shown = run_status(str(store.path), *form)
         assert shown.exit_code == 0
-    assert shown.stdout.count("2 of 2 parts settled") == 1
+    assert shown.stdout.count("4 of 4 parts settled") == 1
     assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
 
 

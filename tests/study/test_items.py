@@ -2,29 +2,29 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from helpers.jobs import training_job
 from helpers.studies import parse_study
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from tune_interpreg.study.config import Attack, Data, Evaluation, Training
-from tune_interpreg.study.items import Item
-from tune_interpreg.study.recipe import CheckedModel, Maps, Recipe, digest
+from tune_interpreg.study import measures
+from tune_interpreg.study.config import Attack, Data, MapSettings, Training
+from tune_interpreg.study.items import Job, Judge, Maps, Train
+from tune_interpreg.study.measures import ChecksMeasure, CompatMeasure, InterpretabilityMeasure, Measure, StrictMeasure
+from tune_interpreg.study.recipe import Recipe, TargetMaps, digest
 
-MAPS = Maps(teacher="9f", teacher_seed=0, sigma=0.15, samples=50)
 RECIPE = Recipe(
     method="interpretation",
     params={"lambda": 0.07, "phi": 1.0, "norm": "batch"},
     data=Data(name="mnist", train_limit=600, validation=100, test_limit=100),
     data_fingerprint="ab",
     model="mnist_cnn",
-    evaluation=Evaluation(steps=40),
-    maps=MAPS,
+    maps=TargetMaps(key="9f"),
 )
-ITEM = Item(arm="robust", role="repeat", recipe=RECIPE, seeds=(0, 1))
-
 #: Another value for each field of a recipe, section by section.
 OTHER: dict[str, Any] = {
     "method": "jacobian",
@@ -36,20 +36,45 @@ OTHER: dict[str, Any] = {
     | {"schedule": "cosine", "augment": {"flip": True, "crop": 4}, "matmul": "tf32"},
     "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"}
     | {"precision": "bfloat16"},
-    "evaluation": {"steps": 4, "step_size": 0.2, "batch_size": 9, "adversarial_every": 1, "gradient_samples": 5}
-    | {"restarts": 2, "autoattack": 100},
-    "evaluation_attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7},
     "plugins": {"my-lab": "0.1"},
-    "checked": {"model": "8e", "seed": 1, "sources": {"standard": "9f"}, "images": 50, "autoattack": 5},
-    "maps": {"teacher": "8e", "teacher_seed": 1, "sigma": 0.2, "samples": 9, "permute": "fixed"}
-    | {"clamp": True, "include_clean": True, "sign": "signed", "output": "probabilities"}
-    | {"precision": "bfloat16"},
+    "maps": {"key": "8e", "permute": "fixed"},
 }
-SECTIONS = {"data", "training", "attack", "evaluation", "evaluation_attack", "maps"}
+SECTIONS = {"data", "training", "attack", "maps"}
+
+#: Another value for each field of a measure and of map settings, by name.
+VALUES: dict[str, Any] = {
+    "attack": Attack(eps=0.25),
+    "restarts": 7,
+    "batch_size": 8,
+    "norm": "linf",
+    "eps": 0.125,
+    "images": 11,
+    "autoattack": 5,
+    "sources": {"standard": "8e"},
+    "deletion": True,
+    "maps": {"teacher": "8e"},
+    "settings": MapSettings(samples=3),
+    "sigma": 0.2,
+    "samples": 9,
+    "clamp": True,
+    "include_clean": True,
+    "sign": "signed",
+    "output": "probabilities",
+    "precision": "bfloat16",
+}
+#: A measure of each kind.
+PLAIN: dict[str, Any] = {"attack": Attack(), "restarts": 1, "batch_size": 500, "norm": "l2", "eps": 1.5, "images": 100}
+PLAIN |= {"autoattack": None, "sources": {}, "deletion": False}
+KINDS: tuple[type[Any], ...] = get_args(get_args(Measure)[0])
+MEASURES = [kind(**{name: PLAIN[name] for name in kind.model_fields if name in PLAIN}) for kind in KINDS]
 
 
 def changed(**fields: Any) -> Recipe:
     return Recipe.model_validate(RECIPE.model_dump() | fields)
+
+
+def judge(measure: Any, model: str = "9f", split: Any = "validation") -> Judge:
+    return Judge(model=model, measure=measure, split=split)
 
 
 def variants() -> dict[str, Recipe]:
@@ -63,45 +88,67 @@ def variants() -> dict[str, Recipe]:
     return plain | inner | {"maps": changed(maps=None), "params": changed(params={"lambda": 0.07, "phi": 1.0})}
 
 
+def assert_each_field_counts(content: BaseModel, key: Any, skipped: tuple[str, ...] = ()) -> None:
+    """Assert that ``key`` of the content changes with each of its fields, to something else each time."""
+    others = [
+        content.model_copy(update={name: VALUES[name]}) for name in type(content).model_fields if name not in skipped
+    ]
+    assert len({key(content), *map(key, others)}) == len(others) + 1
+
+
 def test_every_field_of_a_recipe_is_part_of_its_key() -> None:
-    sections = {"data": Data, "training": Training, "attack": Attack, "evaluation": Evaluation, "maps": Maps}
+    sections = {"data": Data, "training": Training, "attack": Attack, "maps": TargetMaps}
     assert OTHER.keys() == Recipe.model_fields.keys()
     for section, model in sections.items():
         assert OTHER[section].keys() == model.model_fields.keys() - {"root"}
     keys = {name: recipe.key for name, recipe in variants().items()}
     assert len({*keys.values(), RECIPE.key}) == len(keys) + 1
+    trained = {Train(recipe=recipe, seed=seed).key for recipe in (RECIPE, changed(model="x")) for seed in (0, 1)}
+    assert len(trained) == 4
 
 
-@pytest.mark.parametrize("other", [{"model": "8f"}, {"seed": 2}, {"sources": {}}, {"images": 51}, {"autoattack": None}])
-def test_every_field_of_a_checked_model_is_part_of_the_key(other: dict[str, Any]) -> None:
-    """A recipe without checks has the key that it had before there were checks."""
-    assert OTHER["checked"].keys() == CheckedModel.model_fields.keys()
-    assert changed(checked=OTHER["checked"] | other).key != changed(checked=OTHER["checked"]).key
-    assert changed(checked=None).key == RECIPE.key
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda measure: measure.kind)
+def test_every_field_of_a_measure_is_part_of_a_judgments_key(measure: Any) -> None:
+    assert_each_field_counts(measure, lambda other: judge(other).key, skipped=("kind",))
+    assert len({judge(measure).key, judge(measure, model="8e").key, judge(measure, split="test").key}) == 3
 
 
-@pytest.mark.parametrize(
-    "other",
-    [{"role": "search"}, {"seeds": (0,)}, {"seeds": (0, 2)}, {"adversarial": False}, {"recipe": changed(model="x")}],
-)
-def test_role_seeds_and_adversarial_validation_are_part_of_an_items_key(other: dict[str, Any]) -> None:
-    assert ITEM.model_copy(update=other).key != ITEM.key
+def test_measures_of_different_kinds_have_different_keys() -> None:
+    """Also if they hold the same settings."""
+    assert {measure.kind for measure in MEASURES} >= {"accuracy", "strict", "compat", "autoattack", "checks"}
+    assert len({judge(measure).key for measure in MEASURES}) == len(MEASURES)
+    strict = judge(StrictMeasure(attack=Attack())).key
+    assert judge(StrictMeasure(attack=Attack(), restarts=1)).key == strict
+    assert Maps(teacher="9f", settings=MapSettings()).key != strict
+
+
+def test_every_map_setting_and_the_teacher_are_part_of_the_maps_key() -> None:
+    assert_each_field_counts(MapSettings(), lambda settings: Maps(teacher="9f", settings=settings).key)
+    assert Maps(teacher="8e", settings=MapSettings()).key != Maps(teacher="9f", settings=MapSettings()).key
+
+
+def test_the_batch_size_counts_only_where_a_result_depends_on_it() -> None:
+    assert {kind for kind in KINDS if "batch_size" in kind.model_fields} == {CompatMeasure, ChecksMeasure}
 
 
 def test_arm_number_and_folder_of_the_data_are_not_part_of_a_key() -> None:
-    assert ITEM.model_copy(update={"arm": "another", "number": 7}).key == ITEM.key
+    jobs = [training_job(RECIPE, "one"), training_job(RECIPE, "two", number=7)]
+    assert len({job.key for job in jobs}) == 1
     assert changed(data=RECIPE.data.model_dump() | {"root": "/elsewhere"}).key == RECIPE.key
+
+
+def test_nothing_of_the_evaluation_is_part_of_a_trainings_key() -> None:
+    text = "arms: {standard: {method: standard}}\n"
+    study = parse_study(text)
+    for evaluation in ("steps: 7", "restarts: 3", "batch_size: 9", "adversarial_every: 2", "checks: {images: 5}"):
+        other = parse_study(f"{text}evaluation: {{{evaluation}}}\n")
+        assert Recipe.from_study(other, method="standard").key == Recipe.from_study(study, method="standard").key
+        assert other.setting() == study.setting()
 
 
 def test_a_number_with_or_without_a_point_is_the_same() -> None:
     assert changed(params={"norm": "batch", "phi": 1, "lambda": 0.07}).key == RECIPE.key
     assert changed(params={"norm": "batch", "phi": "1", "lambda": 0.07}).key != RECIPE.key
-
-
-def test_the_permutation_is_part_of_the_recipes_key_and_not_of_the_raw_maps() -> None:
-    permuted = MAPS.model_copy(update={"permute": "fixed"})
-    assert permuted.key == MAPS.key
-    assert changed(maps=permuted.model_dump()).key != RECIPE.key
 
 
 @given(st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False) | st.text(max_size=5) | st.none(), max_size=6))
@@ -111,41 +158,52 @@ def test_the_order_of_a_dictionary_does_not_matter(content: dict[str, Any]) -> N
     assert re.fullmatch("[0-9a-f]{16}", digest(content))
 
 
-@given(st.floats(1e-12, 1e12), st.lists(st.integers(0, 99), min_size=1, unique=True))
-def test_an_item_read_back_from_json_is_the_same(strength: float, seeds: list[int]) -> None:
+@given(st.floats(1e-12, 1e12), st.lists(st.integers(0, 99), min_size=1, unique=True), st.sampled_from(MEASURES))
+def test_a_job_read_back_from_json_is_the_same(strength: float, seeds: list[int], measure: Any) -> None:
     recipe = changed(params={"lambda": strength, "norm": "sample"})
-    item = Item(arm="a", role="search", recipe=recipe, seeds=tuple(seeds), number=3)
-    copy = Item.model_validate(json.loads(json.dumps(item.model_dump(mode="json"))))
-    assert copy == item
-    assert (copy.key, copy.label) == (item.key, item.label)
+    models = tuple(Train(recipe=recipe, seed=seed) for seed in seeds)
+    work = [judge(measure, model.key) for model in models]
+    job = training_job(recipe, number=3, models=models, work=work)
+    copy = Job.model_validate(json.loads(json.dumps(job.model_dump(mode="json"))))
+    assert copy == job
+    assert (copy.key, copy.label) == (job.key, job.label)
+    assert [item.key for item in copy.items] == [item.key for item in job.items]
 
 
 def test_labels_are_unique_and_safe_in_a_path() -> None:
-    items = [
-        ITEM.model_copy(update={"role": role, "seeds": seeds, "recipe": recipe})
-        for role in ("search", "repeat", "targets")
+    jobs = [
+        training_job(recipe, models=tuple(Train(recipe=recipe, seed=seed) for seed in seeds))
         for seeds in ((0,), (0, 1), tuple(range(100)), tuple(range(1, 101)))
         for recipe in (RECIPE, changed(model="x"))
     ]
-    items.append(items[0].model_copy(update={"number": 7}))
-    labels = {item.label for item in items}
-    assert len(labels) == len(items)
+    jobs += [training_job(RECIPE, number=0), training_job(RECIPE, number=7)]
+    labels = {job.label for job in jobs}
+    assert len(labels) == len(jobs)
     assert all(re.fullmatch(r"[a-z0-9-]{1,64}", label) for label in labels)
+    judging = jobs[0].model_copy(update={"stage": "judgments", "trains": False})
+    assert judging.label == jobs[0].label, "TensorBoard shows judgments with the training"
 
 
-def test_an_item_finishes_a_trial_or_its_seeds() -> None:
-    trial = ITEM.model_copy(update={"role": "search", "number": 7})
-    assert (ITEM.parts, trial.parts) == ((0, 1), (7,))
-    assert ITEM.title == "robust: repeat, seed 0, 1"
+def test_a_job_settles_a_trial_or_its_seeds() -> None:
+    trial = training_job(RECIPE, "robust", number=7)
+    repeats = training_job(RECIPE, "robust", models=tuple(Train(recipe=RECIPE, seed=seed) for seed in (0, 1)))
+    assert (repeats.parts, trial.parts) == ((0, 1), (7,))
+    assert repeats.title == "robust: seed 0, 1"
     assert trial.title == "robust: trial 7 (lambda 0.07, phi 1)"
-    assert ITEM.model_copy(update={"role": "targets"}).title == "robust: target maps"
+    (model,) = trial.models
+    maps = Maps(teacher=model.key, settings=MapSettings())
+    made = trial.model_copy(update={"stage": "maps", "number": None, "trains": False, "work": (maps,)})
+    assert (made.title, made.key, made.items) == ("robust: target maps", maps.key, (maps,))
+    assert made.model_of(maps) == model
 
 
 def test_a_recipe_takes_the_shared_setting_of_its_study() -> None:
     study = parse_study(
         "data: {name: mnist, root: /data}\nmodel: mnist_cnn\nattack: {eps: 0.5, steps: 4}\n"
-        "evaluation: {steps: 8}\narms: {a: {method: standard}}",
+        "evaluation: {steps: 8}\narms: {a: {method: standard}}"
     )
     recipe = Recipe.from_study(study, method="standard", data_fingerprint="ab")
     assert (recipe.data, recipe.model, recipe.attack) == (study.data, study.model, study.attack)
-    assert (recipe.attack.steps, recipe.evaluation_attack.steps, recipe.evaluation_attack.eps) == (4, 8, 0.5)
+    attacks = [q.measure.attack for q in measures.list_repeat_questions(study) if isinstance(q.measure, StrictMeasure)]
+    assert [(attack.steps, attack.eps) for attack in attacks] == [(8, 0.5)] * 2
+    assert InterpretabilityMeasure not in {type(question.measure) for question in measures.list_repeat_questions(study)}

@@ -18,7 +18,7 @@ from trainables.standard import StandardTrainable
 from trainables.testing import MethodContract, write_maps
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Model, Training
-from tune_interpreg.study.recipe import Recipe
+from tune_interpreg.study.recipe import Recipe, TargetMaps
 
 WITH_DROPOUT = ["adversarial", "interpretation", "jacobian + interpretation"]
 

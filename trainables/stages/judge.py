@@ -47,8 +47,9 @@ class JudgeTrainable(StageTrainable):
         settings: dict[str, Any] = {"seed": self.job.model_of(item).seed, "batch_size": self.job.batch_size}
         asked: dict[str, Any] = {"measure": item.measure, "split": item.split, "make_maps": self._make_maps}
         metrics, images = judge(self.model_of(item.model), self.data, self.recipe, **asked, **settings)
-        name = self.job.names.get(item.key, "")
-        self._log.scalars(self.recipe.training.epochs, {suffixed(key, name): value for key, value in metrics.items()})
+        name, epochs = self.job.names.get(item.key, ""), self.recipe.training.epochs
+        if not self.job.observation.has_taken(item.measure, item.split, epochs):  # else the training has logged it
+            self._log.scalars(epochs, {suffixed(key, name): value for key, value in metrics.items()})
         seconds = time.perf_counter() - started
         spent = {"evaluate": seconds}
         return self._finish(item, metrics=metrics, images={item.split: images}, seconds=seconds, spent=spent)

@@ -104,8 +104,9 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
             questions = measures.list_trial_questions(study, search)
             training = progress.training_of_trial(task.arm, task.parts[0])
         if training is None:
-            name = f"{task.arm}, {task.stage}, {len(task.parts)} seeds"
-            yield Piece(name, training_job(study, task), len(task.parts))
+            job = training_job(study, task)
+            observation = job.observation.model_dump(mode="json")
+            yield Piece(_name_training(task.arm, observation, len(task.parts)), job, len(task.parts))
         else:
             missing = progress.missing_judgments(training["key"], questions)
             questions = [Question(judgment.measure, judgment.split) for judgment in missing]
@@ -129,6 +130,11 @@ def _open_questions(progress: Progress, state: State, task: Task) -> list[Questi
     return dependent
 
 
+def _name_training(arm: str, observation: dict[str, Any], seeds: int) -> str:
+    """Return the name of a piece. A trial and a repeat of one seed take the same time if they are observed alike."""
+    return f"training of {arm}, {seeds} seeds, {json.dumps(observation)}"
+
+
 def _judging(measure: Measure, split: SplitName) -> Piece:
     settings = measure.model_dump(mode="json", exclude={"sources", "maps"})
     return Piece(f"judgment {split} {json.dumps(settings)}", Question(measure, split))
@@ -143,21 +149,20 @@ def recorded_seconds(progress: Progress) -> dict[Piece, float]:
     """Return the mean seconds of finished pieces. Results copied from an equal training took none and do not count."""
     study = progress.study
     seconds: defaultdict[Piece, list[float]] = defaultdict(list)
-    for name in study.arms:
-        for stage, record in progress.records_by_stage(name):
-            same_device = (record["device"] != "cpu") == bool(study.resources.gpus)
-            if record["state"] != "done" or not record["seconds"] or not same_device:
-                continue
-            if record["kind"] == "train" and (stage == "search") == (record["number"] is not None):
-                for count in (1, len(study.seeds)) if study.resources.gpus and stage == "repeats" else (1,):
-                    piece = Piece(f"{name}, {stage}, {count} seeds", MapSettings(), count)
-                    seconds[piece].append(count * record["seconds"])
-            elif record["kind"] == "maps":
-                settings = MapSettings.model_validate(record["settings"])
-                seconds[Piece(f"maps {settings.model_dump_json()}", settings)].append(record["seconds"])
-            elif record["kind"] == "judge":
-                judgment = Judge.model_validate({name: record[name] for name in Judge.model_fields})
-                seconds[_judging(judgment.measure, judgment.split)].append(record["seconds"])
+    for record in progress.counting_records():
+        same_device = (record["device"] != "cpu") == bool(study.resources.gpus)
+        if record["state"] != "done" or not record["seconds"] or not same_device:
+            continue
+        if record["kind"] == "train":
+            for count in (1, len(study.seeds)) if study.resources.gpus and record["number"] is None else (1,):
+                piece = Piece(_name_training(record["arm"], record["observation"], count), MapSettings(), count)
+                seconds[piece].append(count * record["seconds"])
+        elif record["kind"] == "maps":
+            settings = MapSettings.model_validate(record["settings"])
+            seconds[Piece(f"maps {settings.model_dump_json()}", settings)].append(record["seconds"])
+        elif record["kind"] == "judge":
+            judgment = Judge.model_validate({name: record[name] for name in Judge.model_fields})
+            seconds[_judging(judgment.measure, judgment.split)].append(record["seconds"])
     return {piece: fmean(values) for piece, values in seconds.items()}
 
 
@@ -170,8 +175,9 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
     if isinstance(piece.content, Job):
         return _training(study, images, measured, piece.content)
     measure, split = piece.content.measure, piece.content.split
-    units = 1 if isinstance(measure, measures.ChecksMeasure) else getattr(measure, "images", None) or images[split]
-    return units * measured[unit_of(measure)]
+    if isinstance(measure, measures.ChecksMeasure):
+        return measured[unit_of(measure)]
+    return min(getattr(measure, "images", None) or images[split], images[split]) * measured[unit_of(measure)]
 
 
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:

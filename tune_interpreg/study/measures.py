@@ -115,6 +115,12 @@ class Observation(Frozen):
     strict: StrictMeasure
     every: int
 
+    def has_taken(self, measure: Measure, split: SplitName, epochs: int) -> bool:
+        """Return whether a training of so many epochs has taken a measure after the last one."""
+        is_attacked = self.every > 0 and epochs % self.every == 0
+        is_taken = isinstance(measure, AccuracyMeasure) or (is_attacked and measure == self.strict)
+        return split == "validation" and is_taken
+
 
 def observe(study: Study, search: Search | None = None) -> Observation:
     """Return the observation of a study's trainings: of the trials of ``search``, or of the repeats."""
