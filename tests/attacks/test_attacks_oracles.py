@@ -239,5 +239,5 @@ def test_without_the_extra_the_error_has_the_remedy(
     assert autoattack.is_installed()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     assert not autoattack.is_installed()
-    with pytest.raises(autoattack.AutoAttackError, match=r'evaluation.autoattack: .*pip install "tune-interpreg\[auto'):
+    with pytest.raises(autoattack.AutoAttackError, match=r'AutoAttack: .*pip install "tune-interpreg\[auto'):
         autoattack.measure_adversarial_accuracy(trained, digits, attack=WIDE["l2"], seed=0, batch_size=100)
