@@ -12,15 +12,15 @@ from tune_interpreg.status.observer import Observer
 from tune_interpreg.status.text import tree
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job
 
 TITLE = "[bold]x[/bold] :smile: [/]"
 ERROR = "KeyError: [red]'a'[/red]"
 NAMES = ["exp[lr=0.1] a", "[red]", "$a'b", "~", "two\nlines", "-x"]
 
 
-def answer(item: Item) -> Record:
-    return ledger.make_record(item, "failed", error=ERROR) if item.arm == "broken" else worker(item)
+def answer(job: Job, item: Item) -> Record:
+    return ledger.make_record(job, item, "failed", error=ERROR) if job.arm == "broken" else worker(job, item)
 
 
 @pytest.fixture(params=NAMES)

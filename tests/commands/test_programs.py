@@ -19,7 +19,8 @@ from helpers.closed_form import drain, study, worker
 
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.items import Item
+from tune_interpreg.study.items import Item, Job, Train
+from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY
 
 ARMS = ("adversarial", "robust", "jacobian")
 TRIALS, SECONDS = 300, 60
@@ -31,12 +32,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store, whole = Store(tmp_path_factory.mktemp("programs") / "store"), study(*ARMS)
     store.save_study(whole)
 
-    def answer(item: Item) -> Record:
-        record = worker(item)
-        log = TrialLog(store.trial_log(item))
-        for epoch in range(1, 31):
-            log.scalars(epoch, {name: value / epoch for name, value in record["metrics"][str(item.seeds[0])].items()})
-        log.hparams({"arm": item.arm, "method": item.recipe.method} | item.recipe.params)
+    def answer(job: Job, item: Item) -> Record:
+        record = worker(job, item)
+        if isinstance(item, Train):
+            log, metrics = (
+                TrialLog(store.trial_log(job)),
+                record["metrics"] | {VAL_ACCURACY: 0.9, VAL_ADV_ACCURACY: 0.5},
+            )
+            for epoch in range(1, 31):
+                log.scalars(epoch, {name: value / epoch for name, value in metrics.items()})
+            log.hparams({"arm": job.arm, "method": job.recipe.method} | job.recipe.params)
         return record
 
     drain(whole, store, answer)
