@@ -129,6 +129,9 @@ class Case:
             "jacobian": (3 * CLASSES + 3) * F - f1,
             "adversarial": (2 * FEW + 3) * F - f1,
             "fast_adversarial": 5 * F - f1,
+            "mart": (2 * FEW + 6) * F - 2 * f1,
+            "aligned": (3 * CLASSES + 3) * F - f1,
+            "gradient_align": 12 * F - 2 * f1,
         } | dict.fromkeys(("interpretation", "cosine", "input_gradient", "jacobian_projections"), gradient)
         return operations.get(name, 3 * F - f1)
 

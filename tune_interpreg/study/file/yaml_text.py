@@ -107,11 +107,17 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor(_PLAIN, lambda loader, node: read_plain(node.value))
 
 
+#: Ends of lines in YAML besides line feeds. Readers turn them into spaces or line feeds.
+_LINE_ENDS = {"\r", "\x85", "\u2028", "\u2029"}
+
+
 class _Dumper(yaml.SafeDumper):
     """Safe YAML in which texts that ``read_plain`` changes have quotes."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    if _LINE_ENDS & set(text):  # only double quotes keep these characters
+        return dumper.represent_scalar(_TEXT, text, style='"')
     return dumper.represent_scalar(_TEXT, text, style=None if type(read_plain(text)) is str else "'")
 
 
