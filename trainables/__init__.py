@@ -15,6 +15,7 @@ from trainables.jacobian_projections import JacobianProjectionsTrainable
 from trainables.mart import MartTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.chain import Residual
 from tune_interpreg.networks.modes import constant_statistics
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.training.trainer import Batch
@@ -34,6 +35,7 @@ __all__ = [
     "MartTrainable",
     "MethodTrainable",
     "Parameter",
+    "Residual",
     "StandardTrainable",
     "combine",
     "constant_statistics",

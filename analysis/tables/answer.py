@@ -137,10 +137,11 @@ def attack_table(results: Results) -> Table:
             row[heading] = results.cell(gain, (arm, standard or ""), metric)
         rows.append(row)
     attack = results.study.evaluation_attack
+    settings = f"strict PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps"
     note = (
-        f"The arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of the 95%"
-        f" Student t interval. own: strict PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps. The other attacks are"
-        " those of Table 1. Not corrected for the number of comparisons."
+        "The arm's adversarial accuracy − standard training's, in points, paired by seed: mean ± half-width of the 95%"
+        f" Student t interval. own: {settings}. The other attacks are those of Table 1. Not corrected for the number of"
+        " comparisons."
     )
     return Table.from_rows("Gains under every attack, points", rows, [note], "answer")
 

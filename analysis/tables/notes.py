@@ -34,7 +34,7 @@ def attack_note(results: Results, images: str) -> str:
         f"Attack: PGD, {attack.norm}, ε = {attack.eps:g}, {attack.steps} steps{restarts}, on {images}. compat: steps of"
         f" {attack.step_length:.3g}{direction}, gradient of the mean loss of a batch of {evaluation.batch_size}, norms"
         " below 1e-6 not scaled up, the last iterate counts. strict: steps that shrink from ε, directions free of the"
-        " logits' scale, then towards the two strongest rivals; an image is lost if any iterate is misclassified."
+        " logits' scale, then towards the strongest rivals; an image is lost if any iterate is misclassified."
     )
 
 

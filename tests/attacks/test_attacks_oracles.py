@@ -23,6 +23,7 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, judging, pgd
 from tune_interpreg.data import shipped as datasets
 from tune_interpreg.data.dataset import Split, to_pixels
+from tune_interpreg.evaluation.honesty import Scaled
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack
 
@@ -112,6 +113,31 @@ def test_autoattack_breaks_as_many_as_pgd(trained: nn.Module, digits: Split) -> 
     assert adv.min() >= 0
     assert adv.max() <= 1
     assert torch.equal(trained(adv).argmax(1) != y, broken)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("linf", 0.1)])
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gradient attacks", "whole"]
+)
+def test_strict_is_within_a_point_of_autoattack_at_any_scale(
+    trained: nn.Module, digits: Split, norm: str, eps: float, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 100 images, also with logits times 0.01, where PGD on the cross-entropy breaks fewer images.
+
+    APGD-CE and APGD-T are the ensemble's attacks that follow gradients; FAB and Square take most of its time.
+    """
+    if not whole:
+        monkeypatch.setattr(autoattack, "list_attacks", lambda classes: ["apgd-ce", "apgd-t"])
+    x, y, attack = to_pixels(digits.x_NCHW[:100]), digits.y_N[:100], Attack(norm=norm, eps=eps, steps=40)
+    _, broken = autoattack.perturb(trained, x, y, attack=attack, seed=0, batch_size=100)
+    start = balls.draw_start(x, attack, seeding.generator(0, "start"))
+    small = Scaled(trained, 0.01).eval()
+    for model in (trained, small):
+        strict = judging.find_broken(model, x, y, [start], attack=attack, form="strict")
+        assert int(strict.sum()) >= int(broken.sum()) - 1
+    plain = pgd.is_wrong(small(pgd.perturb_from(small, x, y, start, attack=attack, form="plain")), y)
+    assert int(plain.sum()) < int(broken.sum()) - 1
+    assert 20 < int(broken.sum()) < 95
 
 
 def test_autoattack_breaks_a_linear_model_up_to_the_exact_margin() -> None:
@@ -239,5 +265,5 @@ def test_without_the_extra_the_error_has_the_remedy(
     assert autoattack.is_installed()
     monkeypatch.setitem(sys.modules, "pyautoattack", None)
     assert not autoattack.is_installed()
-    with pytest.raises(autoattack.AutoAttackError, match=r'evaluation.autoattack: .*pip install "tune-interpreg\[auto'):
+    with pytest.raises(autoattack.AutoAttackError, match=r'AutoAttack: .*pip install "tune-interpreg\[auto'):
         autoattack.measure_adversarial_accuracy(trained, digits, attack=WIDE["l2"], seed=0, batch_size=100)

@@ -17,8 +17,8 @@ from tune_interpreg import seeding
 from tune_interpreg.attacks import balls, judging, pgd
 from tune_interpreg.data.dataset import Split
 from tune_interpreg.evaluation.measures import IMAGES_PER_BLOCK, measure_adversarial_accuracy
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.linearize import logit_gradient
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 
 SHAPE = (1, 4, 4)
@@ -36,16 +36,16 @@ def grey(batch: int, seed: int = 0) -> Tensor:
     return 0.4 + 0.2 * torch.rand(batch, *SHAPE, generator=random(seed))
 
 
-def linear(classes: int, seed: int = 0) -> PiecewiseLinear:
+def linear(classes: int, seed: int = 0) -> Chain:
     """Return f(x) = Wx with W ~ N(0, 1)."""
     head = nn.Linear(math.prod(SHAPE), classes)
     with torch.no_grad():
         head.weight.normal_(generator=random(seed))
         head.bias.zero_()
-    return PiecewiseLinear([nn.Flatten(), head])
+    return Chain([nn.Flatten(), head])
 
 
-def weight(model: PiecewiseLinear) -> Tensor:
+def weight(model: Chain) -> Tensor:
     return next(p for p in model.parameters() if p.dim() == 2).detach()
 
 
@@ -138,7 +138,7 @@ def test_adversarial_images_lie_in_the_ball_and_in_the_box(
     assert not adv.requires_grad
 
 
-def confident(margin: float) -> tuple[PiecewiseLinear, Tensor, Tensor, Tensor]:
+def confident(margin: float) -> tuple[Chain, Tensor, Tensor, Tensor]:
     """Return a linear model with this margin for label 1 on a grey image; the image, its label, w₁ − w₀."""
     model, x = linear(2), torch.full((1, *SHAPE), 0.5)
     w = weight(model)[1] - weight(model)[0]

@@ -1,11 +1,10 @@
 """The trial of the sweep in ``bench_sweep``, registered as a user's package would do it."""
 
-from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from trainables import MethodTrainable
 from trainables.base.assignment import Assignment
+from trainables.base.job_trainable import result_of
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.study.parameters import Parameter
 
@@ -21,23 +20,23 @@ def accuracy(x: float, y: float) -> float:
 class Parabola(MethodTrainable):
     """A study's trial without data, model, training and evaluation: TensorBoard's events and the record are left."""
 
-    trainer: Any  # the record reads its epoch and seeds
     parameters: ClassVar[dict[str, Parameter]] = {
         name: Parameter(help="a coordinate", low=LOW, high=HIGH) for name in ("x", "y")
     }
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.assignment = Assignment.from_study(config) if "item" in config else self._read_plain_config(config)
-        self.item, self.recipe = self.assignment.item, self.assignment.item.recipe
+        self.assignment = Assignment.from_study(config) if "job" in config else self._read_plain_config(config)
+        self.job, self.recipe = self.assignment.job, self.assignment.job.recipe
         self.params = self.recipe.params
-        self.trainer = SimpleNamespace(epoch=1, finite_replicas=[SimpleNamespace(seed=SEED)], diverged={})
-        self.spent = defaultdict(float)
         self.log = TrialLog(self._log_folder())
 
     def step(self) -> dict[str, Any]:
+        """Write the records of the training, and of the judgments that its search asks for."""
         value = accuracy(float(self.params["x"]), float(self.params["y"]))
         metrics = {"train/loss": 1 - value, "val/accuracy": value}
-        self.curves = {SEED: [metrics]}
         self.log.scalars(1, metrics)
         self.log.hparams(self.params)
-        return self._finish_training("done", metrics={SEED: metrics})
+        (model,) = self.job.models
+        records = [self._record(model, "done", metrics={"train/loss": 1 - value}, epochs=1, extra={"curve": [metrics]})]
+        records += [self._record(item, "done", metrics={"val/accuracy": value}) for item in self.job.work]
+        return metrics | result_of(records, done=True)

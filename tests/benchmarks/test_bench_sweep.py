@@ -21,11 +21,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_trial_ends_with_the_record_of_its_point() -> None:
     trial = sweep_trials.Parabola({"data": {"name": "digits"}} | PEAK)
-    record = json.loads(trial.step()["record"])
+    training, *judgments = json.loads(trial.step()["records"])
     trial.cleanup()
-    assert record["state"] == "done"
-    assert record["metrics"] == {"0": {"train/loss": 0.0, "val/accuracy": 1.0}}
-    assert record["curves"] == {"0": [record["metrics"]["0"]]}
+    assert training["state"] == "done"
+    assert training["metrics"] == {"train/loss": 0.0}
+    assert training["curve"] == [{"train/loss": 0.0, "val/accuracy": 1.0}]
+    assert [record["metrics"] for record in judgments] == [{"val/accuracy": 1.0}] * len(judgments)
 
 
 def test_plain_tune_looks_for_the_same_peak() -> None:

@@ -249,12 +249,12 @@ def test_an_attack_with_too_few_steps_is_found(sound: Subject) -> None:
 
 
 def test_gradients_that_only_few_steps_can_use_are_found(sound: Subject, net: nn.Module) -> None:
-    """They are 0 after the 1 + 2·1 steps of the first attack and the 10 + 2·5 of the second: the third has none."""
+    """They are 0 after the 1 + 4·1 steps of the first attack and the 10 + 4·3 of the second: the third has none."""
     used: list[int] = []
 
     def fades(x_BCHW: Tensor, g: Tensor) -> Tensor:
         used.append(1)
-        return g if len(used) <= 23 else torch.zeros_like(g)
+        return g if len(used) <= 27 else torch.zeros_like(g)
 
     assert_warns(honesty.check_steps(replace(sound, model=Masked(net, fades).eval())), "more steps rescue")
 

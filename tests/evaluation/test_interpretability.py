@@ -35,8 +35,8 @@ from tune_interpreg.evaluation.interpretability import (
 )
 from tune_interpreg.evaluation.measures import compute_jacobian_norms
 from tune_interpreg.evaluation.subject import Subject
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.linearize import linearize
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study import metric_names as names
 from tune_interpreg.study.config import Attack
 
@@ -52,16 +52,16 @@ def images(n: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Tensor
     return torch.rand(n, *shape, generator=random(seed))
 
 
-def linear(w_KD: Tensor) -> PiecewiseLinear:
+def linear(w_KD: Tensor) -> Chain:
     """Return f(x) = Wx."""
     layer = nn.Linear(*reversed(w_KD.shape), bias=False)
     layer.weight.data.copy_(w_KD)
-    return PiecewiseLinear([nn.Flatten(), layer])
+    return Chain([nn.Flatten(), layer])
 
 
-def convolutional(classes: int = 4) -> PiecewiseLinear:
+def convolutional(classes: int = 4) -> Chain:
     """Return a small network with random weights, for images of SHAPE, in train mode."""
-    net = PiecewiseLinear([nn.Conv2d(2, 6, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(72, classes)])
+    net = Chain([nn.Conv2d(2, 6, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(72, classes)])
     with torch.no_grad():
         for p in net.parameters():
             p.normal_(0.0, 0.5, generator=random(p.numel()))

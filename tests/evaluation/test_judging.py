@@ -13,7 +13,7 @@ from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, load_dataset, load_test, split_stratified
 from tune_interpreg.evaluation import judging
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack, Data
 from tune_interpreg.study.measures import (
@@ -39,7 +39,7 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def model(dataset: Dataset) -> PiecewiseLinear:
+def model(dataset: Dataset) -> Chain:
     """An untrained network, correct on a few images by chance."""
     with seeding.seeded(3, "initialisation"):
         return digits_cnn(dataset.shape, dataset.classes)
@@ -48,12 +48,12 @@ def model(dataset: Dataset) -> PiecewiseLinear:
 ATTACK = Attack(norm="linf", eps=0.5, steps=2)
 
 
-def answer(model: PiecewiseLinear, dataset: Dataset, measure: Measure, split: SplitName) -> judging.Answer:
+def answer(model: Chain, dataset: Dataset, measure: Measure, split: SplitName) -> judging.Answer:
     recipe = Recipe(method="standard", data=DIGITS)
     return judging.judge(model, dataset, recipe, measure, split, seed=0, batch_size=500)
 
 
-def test_each_measure_names_its_metric_and_counts_its_images(model: PiecewiseLinear, dataset: Dataset) -> None:
+def test_each_measure_names_its_metric_and_counts_its_images(model: Chain, dataset: Dataset) -> None:
     test = load_test(DIGITS)
     strict, compat = StrictMeasure(attack=ATTACK), CompatMeasure(attack=ATTACK, batch_size=7)
     settings: dict[str, Any] = {"attack": ATTACK, "seed": 0}
@@ -68,7 +68,7 @@ def test_each_measure_names_its_metric_and_counts_its_images(model: PiecewiseLin
         assert answer(model, dataset, measure, split) == ({name: value}, images)
 
 
-def test_restarts_reach_every_attack(model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarts_reach_every_attack(model: Chain, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the observation, and of both forms of the evaluation."""
     record = Mock(return_value=0.5)
     monkeypatch.setattr(judging, "measure_adversarial_accuracy", record)
@@ -86,7 +86,7 @@ def test_restarts_reach_every_attack(model: PiecewiseLinear, dataset: Dataset, m
 
 @pytest.mark.parametrize(("every", "attacked"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (9, [])])
 def test_an_observation_is_attacked_every_nth_epoch(
-    every: int, attacked: list[int], model: PiecewiseLinear, dataset: Dataset
+    every: int, attacked: list[int], model: Chain, dataset: Dataset
 ) -> None:
     observation = Observation(strict=StrictMeasure(attack=ATTACK), every=every)
     seen = {
@@ -97,9 +97,7 @@ def test_an_observation_is_attacked_every_nth_epoch(
     assert all("val/accuracy" in metrics for metrics in seen.values())
 
 
-def test_autoattack_takes_a_stratified_subset(
-    model: PiecewiseLinear, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_autoattack_takes_a_stratified_subset(model: Chain, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Mock(wraps=autoattack.measure_adversarial_accuracy)
     monkeypatch.setattr(autoattack, "measure_adversarial_accuracy", record)
     measure = AutoAttackMeasure(norm="linf", eps=0.5, images=20)
@@ -110,7 +108,7 @@ def test_autoattack_takes_a_stratified_subset(
     assert (record.call_args.kwargs["attack"].norm, record.call_args.kwargs["attack"].eps) == ("linf", 0.5)
 
 
-def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: PiecewiseLinear, dataset: Dataset) -> None:
+def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: Chain, dataset: Dataset) -> None:
     train = dataset.train.at(dataset.train.y_N.argsort())
     metrics, images = answer(model, replace(dataset, train=train), GradientNormsMeasure(images=10), "train")
     norms = measure_gradient_norms(model, train.subset(10, "grad_norm"), 100)
@@ -119,7 +117,7 @@ def test_gradient_norms_are_of_all_classes_of_sorted_training_images(model: Piec
     assert len(train.subset(10, "grad_norm").y_N.unique()) == 10
 
 
-def test_more_images_than_there_are_are_refused(model: PiecewiseLinear, dataset: Dataset) -> None:
+def test_more_images_than_there_are_are_refused(model: Chain, dataset: Dataset) -> None:
     with pytest.raises(DataError, match=r"^autoattack: there are 60 test images, got 61; "):
         answer(model, dataset, AutoAttackMeasure(norm="l2", eps=0.5, images=61), "test")
 

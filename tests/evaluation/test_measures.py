@@ -18,8 +18,8 @@ from tune_interpreg.evaluation.measures import (
     measure_adversarial_accuracy,
     measure_gradient_norms,
 )
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.modes import eval_mode
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.study.config import Attack
 
 SHAPE = (1, 4, 4)
@@ -37,8 +37,8 @@ def halves(n: int = 200) -> Split:
     return Split((255 * x).to(torch.uint8), y)
 
 
-def linear(classes: int) -> PiecewiseLinear:
-    model = PiecewiseLinear([nn.Flatten(), nn.Linear(math.prod(SHAPE), classes)])
+def linear(classes: int) -> Chain:
+    model = Chain([nn.Flatten(), nn.Linear(math.prod(SHAPE), classes)])
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(generator=random(classes))

@@ -11,8 +11,8 @@ from torch.func import functional_call
 
 from tune_interpreg import seeding
 from tune_interpreg.gradients import penalties
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.layers import Adjoint
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 NORMS = list(penalties.PENALTY_NORMS)
 SHAPES = st.lists(st.integers(1, 4), min_size=2, max_size=4)
@@ -22,10 +22,10 @@ def normal(*shape: int, purpose: str = "x") -> Tensor:
     return torch.randn(shape, generator=seeding.generator(0, purpose), dtype=torch.float64)
 
 
-def linear() -> tuple[PiecewiseLinear, nn.Linear]:
+def linear() -> tuple[Chain, nn.Linear]:
     layer = nn.Linear(4, 3, dtype=torch.float64)
     nn.init.normal_(layer.weight, generator=seeding.generator(0, "weights"))
-    return PiecewiseLinear([nn.Flatten(), layer]), layer
+    return Chain([nn.Flatten(), layer]), layer
 
 
 @given(SHAPES, st.integers(0, 1000))
@@ -206,7 +206,7 @@ class Penalized(nn.Module):
         super().__init__()
         self.penalty, self.output = penalty, output
         layers = [nn.Conv2d(1, 2, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 3)]
-        self.net = PiecewiseLinear(layers).double()
+        self.net = Chain(layers).double()
         for index, weight in enumerate(self.net.parameters()):
             nn.init.normal_(weight, generator=seeding.generator(index, "weights"))
 

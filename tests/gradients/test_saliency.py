@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tune_interpreg.gradients import saliency
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.study.config import MapSettings
 
 SHAPE = (2, 4, 4)
@@ -34,8 +34,8 @@ def normal_(model: nn.Module, scale: float, seed: int = 0) -> None:
             p.normal_(0.0, scale, generator=random(seed + number))
 
 
-def linear(classes: int = 3) -> PiecewiseLinear:
-    model = PiecewiseLinear([nn.Flatten(), nn.Linear(math.prod(SHAPE), classes)])
+def linear(classes: int = 3) -> Chain:
+    model = Chain([nn.Flatten(), nn.Linear(math.prod(SHAPE), classes)])
     normal_(model, 1.0)
     return model
 

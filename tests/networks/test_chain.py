@@ -47,11 +47,11 @@ def draw_layer(draw: Draw, x: Tensor, depth: int) -> nn.Module:
     if kind == "pool":
         pools = [nn.MaxPool2d(kernel, stride, padding, ceil_mode=flag), nn.AvgPool2d(kernel, stride, padding)]
         return draw(st.sampled_from([*pools, nn.AdaptiveAvgPool2d((2, 3)), nn.Identity()]))
-    if kind == "norm":
+    if kind == "norm" and x.shape[2:].numel() > 1:  # a set of one entry has the constant result β
         return draw(st.just(nn.LayerNorm(x.shape[2:]))) if flag and depth else draw_norm(draw, channels)
     if kind == "activation":
         return draw(st.sampled_from(ACTIVATIONS))()
-    if kind == "dropout" or depth == 0:
+    if kind in ("norm", "dropout") or depth == 0:
         return draw(st.sampled_from([nn.Dropout(inplace=flag), nn.Dropout2d(0.2)]))
     branch, y = draw_chain(draw, x, depth - 1)
     if y.shape == x.shape:
@@ -112,8 +112,9 @@ def test_any_network_of_supported_layers_has_an_exact_adjoint(
         terms = torch.stack(list(all_penalties(z, adjoint, y, target)))
         total = terms @ torch.linspace(0.5, 1.5, len(terms), dtype=x.dtype)
         pairs.append([z, rows, total, *gradients(chain, total)])
-    # Rounding decides the sign of an entry that is 0 by symmetry, and |·| makes it visible.
-    assume(bool(((pairs[1][1] == 0) | (pairs[1][1].abs() > 1e-6)).all()))
+    # Rounding decides the sign and the direction of gradients that are 0 by symmetry, as in a constant network.
+    size = pairs[1][1].abs()
+    assume(bool(((size == 0) | (size > 1e-6)).all() and size.max() > 0))
     assert_close(*pairs)
     assert torch.equal(x, before)
 

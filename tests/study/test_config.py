@@ -164,7 +164,7 @@ def test_a_studys_name_is_a_folder_name_and_its_seeds_are_distinct(name: str) ->
 
 def test_the_setting_excludes_what_may_grow_and_the_folder_of_the_data() -> None:
     setting = Study.model_validate(STUDY).setting()
-    assert set(setting) == {"data", "model", "training", "attack", "evaluation"}
+    assert set(setting) == {"data", "model", "training", "attack"}
     grown = STUDY | {"seeds": [3, 4, 5], "data": {"name": "digits", "root": "/elsewhere"}, "name": "other"}
     assert Study.model_validate(grown).setting() == setting
 

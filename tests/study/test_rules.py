@@ -71,11 +71,11 @@ def test_options_are_those_of_the_builder() -> None:
 
 
 def test_autoattack_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    study = {"evaluation": {"autoattack": 50}, "arms": {"a": STANDARD}}
+    study = {"evaluation": {"attacks": [{"autoattack": 50}]}, "arms": {"a": STANDARD}}
     assert not find_problems(study)
     monkeypatch.setattr(rules, "find_spec", lambda name: None)
     ((place, message),) = find_problems(study)
-    assert place == ("evaluation", "autoattack")
+    assert place == ("evaluation", "attacks", 0, "autoattack")
     assert 'pip install "tune-interpreg[autoattack]"' in message
 
 

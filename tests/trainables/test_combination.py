@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from trainables import Batch, JacobianTrainable, MethodTrainable, StandardTrainable, combine
 from trainables.combination import CombinedTrainable
 from tune_interpreg import registry
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.layers import Adjoint
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 
 
 def terms(trainable: MethodTrainable, model: nn.Module | None = None) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def test_standard_training_adds_nothing_but_a_subclass_may(make: Make) -> None:
     assert combine(JacobianTrainable, subclass).methods == (JacobianTrainable, subclass)
 
 
-class Counting(PiecewiseLinear):
+class Counting(Chain):
     """Counts its forwards."""
 
     forwards = 0

@@ -13,9 +13,9 @@ from torch import nn
 
 from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.gradients import saliency
+from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.layers import Dropout
 from tune_interpreg.networks.modes import eval_mode
-from tune_interpreg.networks.piecewise_linear import PiecewiseLinear
 from tune_interpreg.training.trainer import Batch
 
 PLAIN = [name for name in METHODS if "+" not in name]
@@ -113,7 +113,7 @@ def test_independent_dropout_gives_each_row_of_the_jacobian_its_own_mask(make: M
     """f(x) = W(m∘x), W = 1, m ∈ {0, 2}: ‖J‖²/4 counts entries, a multiple of K if all rows share a mask."""
     layer = nn.Linear(64, 10)
     nn.init.ones_(layer.weight)
-    model = PiecewiseLinear([nn.Flatten(), Dropout(0.5), layer])
+    model = Chain([nn.Flatten(), Dropout(0.5), layer])
     counts = {}
     for choice in ("shared", "independent"):
         trainable = make("jacobian", strength=1.0, norm="squared", dropout=choice)
@@ -174,5 +174,5 @@ def test_alpha_is_the_length_of_the_step_in_radii(alpha: float, make: Make) -> N
     moved = d + alpha * 0.5 * (w / w.norm()).view(1, 1, 8, 8)
     expected = F.softplus(w @ (x_BCHW + moved * min(1.0, 0.5 / moved.norm().item())).flatten())
     batch = Batch(x_BCHW, torch.tensor([0]), None, first_batch(trainable).noise)
-    ce = trainable.terms(PiecewiseLinear([nn.Flatten(), layer]), batch)["ce"]
+    ce = trainable.terms(Chain([nn.Flatten(), layer]), batch)["ce"]
     assert ce.item() == pytest.approx(expected.item(), rel=1e-6)

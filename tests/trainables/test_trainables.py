@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from trainables import MethodTrainable
 from trainables.base.assignment import ConfigError
 from tune_interpreg.data.dataset import DataError, load_dataset
+from tune_interpreg.networks.build import EXACT
 from tune_interpreg.store.ledger import package_versions
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Data, Training
@@ -91,6 +92,7 @@ def test_a_training_leaves_a_model_and_a_record_per_seed(make: Make, tmp_path: P
         assert (record["error"], record["device"], record["number"]) == (None, "cpu", None)
         assert record["images"] == {"train": N, "validation": 40}
         assert record["versions"] == package_versions()
+        assert record["gradients"] == EXACT
         assert record["seconds"] > 0
         assert record["metrics"].keys() == TRAINED
         first, last = record["curve"]

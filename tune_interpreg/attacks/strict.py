@@ -11,6 +11,7 @@ blur the direction over all rivals, and the model looks robust. One rival at a t
 et al. 2019, arXiv 1910.09338); shrinking steps are that of APGD (Croce and Hein 2020, arXiv 2003.01690).
 """
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -23,8 +24,8 @@ from tune_interpreg.study.config import Attack
 #: above 5 it follows one rival at a time and jumps between them.
 SHARPNESS = 3.0
 
-#: Number of rivals that are attacked one by one.
-RIVALS = 2
+#: Number of rivals that are attacked one by one. Together, their runs have as many steps as the run from a start.
+RIVALS = 4
 
 
 def softened_gradient(z_BK: Tensor, y_B: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def perturb(
         x_BCHW: images, pixels in [0, 1].
         y_B: labels, integers in [0, K).
         starts: start_BCHW of each run along the cross-entropy: pixels in [0, 1], within eps of x.
-        attack: norm, eps and steps. A run towards a rival has half of the steps.
+        attack: norm, eps and steps. A run towards a rival has steps/R steps, rounded up.
     """
     attack = attack.model_copy(update={"direction": None})  # the steepest in the norm
     z_BK = model(x_BCHW)
@@ -72,7 +73,7 @@ def perturb(
             yield start_BCHW, attack.steps, softened_gradient, (y_B,)
         others_BK = z_BK.scatter(-1, y_B.unsqueeze(-1), -torch.inf)
         for rival_B in others_BK.topk(min(RIVALS, z_BK.shape[-1] - 1)).indices.unbind(-1):
-            yield x_BCHW, (attack.steps + 1) // 2, rival_gradient, (y_B, rival_B)
+            yield x_BCHW, math.ceil(attack.steps / RIVALS), rival_gradient, (y_B, rival_B)
 
     for first, steps, ascent, labels in runs():
         rows_A = (~broken_B).nonzero().squeeze(1)

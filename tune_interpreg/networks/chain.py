@@ -116,7 +116,8 @@ def _linearize(layer: nn.Module, x: Tensor) -> tuple[Tensor, Adjoint]:
 
 def _composite_rule(layer: nn.Module) -> Rule | None:
     """Return the rule of a Sequential or a Residual, or of a subclass with the same forward; None for others."""
-    return None if hasattr(layer, "linearize") else COMPOSITES.get(type(layer).forward)
+    rule = COMPOSITES.get(type(layer).forward)
+    return None if rule is None or hasattr(layer, "linearize") else rule
 
 
 def _linearize_sequential(chain: nn.Sequential, x: Tensor) -> tuple[Tensor, Adjoint]:

@@ -62,13 +62,14 @@ def _section(name: str, section: Frozen, builder: Callable[..., Any] | None) -> 
 
 
 def _keys(section: Frozen, *keys: str) -> list[str]:
-    """Return keys of a section, each below its meaning. For an inner section that is left out, show its keys."""
+    """Return keys of a section, each below its meaning. For an inner section, or a list of them, show its keys."""
     lines = []
     for key in keys:
         field, value = type(section).model_fields[key], getattr(section, key)
-        inner = section_class(field.annotation) if value is None else None
-        example = f" Example: {to_yaml(inner())}" if inner else ""
-        lines += [*_comment(f"{field.description}{example}"), f"{key}: {to_yaml(value)}"]
+        inner = section_class(field.annotation)
+        example = f" Example: {to_yaml(inner())}" if inner and value is None else ""
+        meanings = _describe_keys(inner) if inner else []
+        lines += [*_comment(f"{field.description}{example}"), *meanings, f"{key}: {to_yaml(value)}"]
     return lines
 
 
@@ -85,7 +86,11 @@ def _arms(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _describe(title: str, documented: Any) -> list[str]:
-    lines = _comment(f"{title}: {doc_text(documented)}")
+    return [*_comment(f"{title}: {doc_text(documented)}"), *_describe_keys(documented)]
+
+
+def _describe_keys(documented: Any) -> list[str]:
+    lines = []
     for key, takes, default, meaning in list_entries(documented):
         default = default if default == "required" else f"default {default}"
         lines += _comment(f"{key}: {meaning} ({takes}; {default})", indent=2)

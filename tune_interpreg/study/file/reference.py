@@ -9,7 +9,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Augment, Study, Targets
+from tune_interpreg.study.config import (
+    Arm,
+    AttackEntry,
+    Augment,
+    Checks,
+    GradientNorms,
+    Interpretability,
+    Study,
+    Targets,
+)
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.file.options import Option, describe_type, list_options
 from tune_interpreg.study.file.rules import inner_sections
@@ -22,6 +31,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Top level": Study,
     **inner_sections(Study),
     "training.augment": Augment,
+    "An entry of evaluation.attacks": AttackEntry,
+    "evaluation.gradient_norms": GradientNorms,
+    "evaluation.interpretability": Interpretability,
+    "evaluation.checks": Checks,
     "An arm": Arm,
     "targets": Targets,
     "search": Search,
@@ -81,8 +94,13 @@ def doc_text(documented: Any) -> str:
 
 def to_yaml(value: Any) -> str:
     """Return a value as a study file writes it on one line."""
-    plain = value.model_dump(mode="json") if isinstance(value, Frozen) else value
-    plain = list(plain) if isinstance(plain, tuple) else plain
+    plain = value
+    if isinstance(value, Frozen):
+        plain = value.model_dump(mode="json")
+    elif isinstance(value, tuple):  # entries of a list, without what they leave out
+        plain = [
+            item.model_dump(mode="json", exclude_none=True) if isinstance(item, Frozen) else item for item in value
+        ]
     return dump([plain], default_flow_style=True, width=1000)[1:-2]
 
 
