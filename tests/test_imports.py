@@ -193,8 +193,9 @@ def test_test_data_is_read_by_judgments_alone() -> None:
     }
     images = {place for place in where(attribute="test") if place[0].startswith("tune_interpreg.")}
     assert images == {("tune_interpreg.data.dataset", "load_test")}
-    final = "tune_interpreg.evaluation.metrics.final"
-    assert {name for name, tree in SOURCES.items() if final in imports(tree)} == {"trainables.base.trainable"}
+    judge = "tune_interpreg.evaluation.judging.judge"
+    judges = {name for name, tree in SOURCES.items() if judge in imports(tree)}
+    assert judges == {"trainables.base.trainable", "trainables.stages.judge"}
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -33,7 +33,7 @@ def test_the_plain_tuner_takes_the_configuration_shown() -> None:
     assert space is not None
     config = eval(space[1], {"tune": type("Fixed", (), {"loguniform": staticmethod(lambda low, high: low)})})
     assignment = Assignment.from_plain_config(config, JacobianTrainable)
-    assert assignment.item.recipe.params == {"lambda_j": 1e-3}
+    assert assignment.job.recipe.params == {"lambda_j": 1e-3}
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("tune-interpreg ")]
