@@ -29,6 +29,7 @@ from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import AttackEntry, Study
+from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item, Job
 
 
@@ -173,6 +174,14 @@ def test_another_measure_judges_the_models_and_trains_nothing(store: Store) -> N
     assert trainings(ran) == []
     assert {item.measure.kind for job in ran for item in job.items} == {"strict", "compat"}
     assert len([job for job in ran if job.stage == "search"]) == 6, "the search compares its trials again"
+
+
+def test_digits_saves_the_repeats_that_its_searches_have_trained(store: Store) -> None:
+    """Two of its arms maximize: the best trial of each is the repeat of seed 0."""
+    digits = read_study_file("digits").study
+    ran = drain(digits, store)
+    assert sum(len(job.models) for job in ran if job.trains and job.stage == "repeats") == 6 * 5 - 2
+    assert trainings(drain(digits, store)) == []
 
 
 def test_another_choice_after_other_judgments_is_repeated(store: Store) -> None:
