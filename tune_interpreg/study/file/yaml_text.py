@@ -107,7 +107,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor(_PLAIN, lambda loader, node: read_plain(node.value))
 
 
-#: Ends of lines in YAML besides line feeds. Readers turn them into spaces or line feeds.
+#: Ends of lines in YAML other than line feeds. Readers turn them into spaces or line feeds.
 _LINE_ENDS = {"\r", "\x85", "\u2028", "\u2029"}
 
 
