@@ -162,7 +162,7 @@ def _settings(study: Study, model_options: Mapping[str, Any]) -> dict[str, set[A
         "steps_in_training": attack.steps,
         "precision_in_training": attack.precision,
         "direction": attack.direction or "l2",
-        "start": attack.start or ("sphere" if attack.norm == "l2" else "ball"),
+        "start": attack.start_or_default,
         "augmentation": _augmentation(training.augment),
     }
     all_targets = [arm.targets for arm in study.arms.values() if arm.targets]

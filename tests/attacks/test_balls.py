@@ -104,3 +104,10 @@ def test_ball_starts_favour_no_direction(norm: str, scale: float) -> None:
     d_BD = offsets(norm, 0.4)
     assert d_BD.mean(0).abs().max() < 5 * math.sqrt(scale / len(d_BD))
     assert (torch.cov(d_BD.T) - scale * torch.eye(D)).abs().max() < 5 * scale * math.sqrt(2 / len(d_BD))
+
+
+@pytest.mark.parametrize(("norm", "default"), [("l2", "sphere"), ("linf", "ball")])
+def test_the_default_start_depends_on_the_norm(norm: str, default: str) -> None:
+    x = torch.rand(8, *SHAPE, generator=random(0))
+    starts = [balls.draw_start(x, Attack(norm=norm, eps=0.3, start=start), random(1)) for start in (None, default)]
+    assert torch.equal(starts[0], starts[1])

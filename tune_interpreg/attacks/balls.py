@@ -102,14 +102,9 @@ STARTS: dict[tuple[str, str], Start] = {
 }
 
 
-#: Start by norm: the default of an attack. Under l∞ most pixels of a sphere start are on the surface of the box, and
-#: attacks from there are weaker.
-DEFAULT_STARTS = {"l2": "sphere", "linf": "ball"}
-
-
 def choose_start(attack: Attack) -> Start:
     """Return the attack's start in its norm."""
-    return STARTS[attack.start or DEFAULT_STARTS[attack.norm], attack.norm]
+    return STARTS[attack.start_or_default, attack.norm]
 
 
 def draw_start(x_BCHW: Tensor, attack: Attack, generator: torch.Generator) -> Tensor:

@@ -144,6 +144,14 @@ class Attack(Frozen):
     )
 
     @property
+    def start_or_default(self) -> Literal["sphere", "ball"]:
+        """The start, or the default of the norm.
+
+        Under l∞ most pixels of a sphere start are on the surface of the box, and attacks from there are weaker.
+        """
+        return self.start or ("sphere" if self.norm == "l2" else "ball")
+
+    @property
     def step_length(self) -> float:
         """Length of a step, for pixels in [0, 1]."""
         return self.step_size if self.step_size is not None else 2.5 * self.eps / self.steps
