@@ -247,7 +247,7 @@ def check_ensemble(subject: Subject) -> Check:
     images, (_, channels, height, width) = min(subject.ensemble or 0, subject.n), subject.x_NCHW.shape
     problem = autoattack.find_problem(subject.attack, (channels, height, width))
     if not images:
-        problem = "checks.autoattack names no images"
+        problem = "evaluation.checks.autoattack names no images"
     if problem:
         return Check.from_faults("ensemble", 0, problem, {}, {})
     rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)

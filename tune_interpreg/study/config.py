@@ -236,7 +236,9 @@ class Evaluation(Frozen):
     restarts: Integer = Field(1, ge=1, description="Random starts of an attack; an image is broken if one breaks it.")
     batch_size: Integer = Field(500, ge=1, description="Images per batch.")
     adversarial_every: Integer = Field(
-        0, ge=0, description="Epochs between two adversarial validations. 0: only after the last epoch."
+        0,
+        ge=0,
+        description="Epochs between two adversarial validations, for curves and pruners. 0: none; the model is judged.",
     )
     attacks: tuple[AttackEntry, ...] = Field((), description="Further attacks on the test images, a list of entries.")
     gradient_norms: GradientNorms | None = Field(GradientNorms(), description="Norms of Table 3. null: none.")
