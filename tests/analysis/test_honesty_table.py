@@ -4,7 +4,7 @@ from helpers.ledgers import STANDARD, STUDY, checks_item, record, results, row_o
 
 from analysis.tables.honesty import honesty_table, summarize_warnings
 from tune_interpreg.store import ledger
-from tune_interpreg.study.config import AttackEntry
+from tune_interpreg.study.config import AttackEntry, Checks
 
 STD = "Std. Training"
 
@@ -93,10 +93,11 @@ def test_equal_lines_of_several_models_are_one_note():
         "standard, seeds 0, 2; adversarial, seed 0: ball: 5 images left it (n = 1000 images).",
         "all checked models: ensemble: NONE, no images.",
     ]
-    assert summarize_warnings(results([*STANDARD, models, *checks])) == [
-        "WARN ball: 3 of 6 models: 5 images left it",
-        "NONE ensemble: 6 of 6 models: no images",
-    ]
+    warned, left_out = "WARN ball: 3 of 6 models: 5 images left it", "NONE ensemble: 6 of 6 models: no images"
+    assert summarize_warnings(results([*STANDARD, models, *checks])) == [warned], "no ensemble was asked for"
+    evaluation = STUDY.evaluation.model_copy(update={"checks": Checks(autoattack=5)})
+    asked = STUDY.model_copy(update={"evaluation": evaluation})
+    assert summarize_warnings(results([*STANDARD, models, *checks], asked)) == [warned, left_out]
 
 
 def test_cells_have_the_range_of_images_and_the_models_that_pass():
