@@ -115,6 +115,8 @@ def test_any_network_of_supported_layers_has_an_exact_adjoint(
     # Rounding decides the sign and the direction of gradients that are 0 by symmetry, as in a constant network.
     size = pairs[1][1].abs()
     assume(bool(((size == 0) | (size > 1e-6)).all() and size.max() > 0))
+    # A normalization of almost equal values divides by almost 0, which amplifies rounding.
+    assume(max(float(tensor.detach().abs().max()) for tensor in pairs[1]) < 1e3)
     assert_close(*pairs)
     assert torch.equal(x, before)
 
