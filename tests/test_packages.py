@@ -53,7 +53,7 @@ def python(folder: Path, *words: str) -> str:
 
 @pytest.mark.parametrize("order", ["first", "later"])
 def test_a_notebook_uses_its_own_modules_and_the_results(folder: Path, order: str) -> None:
-    """Whether it imports its own ``analysis`` before or after it reads the results."""
+    """It may import its own ``analysis`` before it reads the results, or after."""
     store, whole = Store(folder / "store"), study("adversarial")
     store.save_study(whole)
     drain(whole, store)

@@ -41,7 +41,7 @@ def tiny(*overrides: str) -> Study:
 
 
 def all_pieces(study: Study) -> list[Piece]:
-    """Return the pieces of a study of which nothing has run."""
+    """Return the pieces of a study that has not run."""
     progress = Progress(study, Store("nowhere"), [], [], "")
     pieces: list[Piece] = []
 

@@ -1,4 +1,4 @@
-"""Networks as users write them, by kind: builders for images of SHAPE and CLASSES, all of which must work.
+"""Networks as users write them, by kind: builders for images of SHAPE and CLASSES. All of them must work.
 
 Shapes: B batch, C·H·W image, K classes, D features.
 """

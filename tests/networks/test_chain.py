@@ -122,7 +122,7 @@ def test_any_network_of_supported_layers_has_an_exact_adjoint(
 
 
 def block() -> Residual:
-    """Return a block whose branch begins with a ReLU that may work in place."""
+    """Return a block. Its branch begins with a ReLU that may work in place."""
     return Residual(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(inplace=True)))
 
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import cli
 from helpers.in_process import run_study
 
+from analysis.results.results import Results
 from tune_interpreg import results
 from tune_interpreg.running.prune import find_surplus
 from tune_interpreg.store.store import Store
@@ -78,6 +79,18 @@ def test_further_judgments_train_nothing_and_appear_everywhere(store: Store) -> 
     assert "linf_0.05" in page
 
 
+def test_each_judgment_counts_once_and_checks_are_judgments(store: Store) -> None:
+    """Among the records of a stage, and in the seconds of its parts."""
+    run(store, FURTHER)
+    current = Results.from_store(store).current
+    for arm in current.study.arms:
+        keys = [record["key"] for stage, record in current.records_by_stage(arm) if stage == "judgments"]
+        assert len(keys) == len(set(keys))
+        assert {current.checks[arm][seed]["key"] for seed in (0, 1)} <= set(keys)
+        total = sum(record["seconds"] for stage, record in current.records_by_stage(arm) if stage == "judgments")
+        assert sum(current.seconds_of_parts(arm)["judgments"]) == pytest.approx(total)
+
+
 def test_removed_entries_leave_the_tables_and_come_back_without_work(store: Store) -> None:
     run(store, FURTHER)
     judged = finished(store, "judge")
@@ -100,7 +113,7 @@ def test_a_judgment_depends_on_nothing_but_the_model_and_its_settings(store: Sto
 def test_prune_deletes_what_no_judgment_needs(store: Store) -> None:
     run(store, FURTHER)
     surplus = {kind.kind: kind for kind in find_surplus(store)}
-    assert len(surplus["models"].paths) == 2, "3 trials, of which one is the repeat"
+    assert len(surplus["models"].paths) == 2, "one of 3 trials is the repeat"
     assert "nothing deleted" in cli.output("prune", str(store.path), answer="n\n")
     assert all(path.exists() for path in surplus["models"].paths)
     frame = results(store.path)

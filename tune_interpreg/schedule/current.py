@@ -127,7 +127,6 @@ class Current:
         yield from (("maps", record) for record in self.maps[name])
         for repeat in self.repeats[name].values():
             yield from (("judgments", self._others[key]) for key in repeat["judged"])
-        yield from (("judgments", record) for record in self.checks[name].values())
 
     def counting_records(self) -> list[Record]:
         """Return all records that count."""
@@ -140,11 +139,10 @@ class Current:
             "search": [trial["seconds"] + self._seconds_of(trial["judged"]) for trial in self.list_trials(name)],
             "repeats": [repeat["seconds"] for repeat in self.repeats[name].values()],
             "maps": [record["seconds"] for record in self.maps[name]],
-            "judgments": [],
+            "judgments": [
+                self._seconds_of(self.repeats[name][seed]["judged"]) for seed in self.state.judgments[name].settled
+            ],
         }
-        for seed in self.state.judgments[name].settled:
-            checks = [self.checks[name][seed]["key"]] if seed in self.checks[name] else []
-            seconds["judgments"].append(self._seconds_of([*self.repeats[name][seed]["judged"], *checks]))
         return {stage: [length for length in lengths if length] for stage, lengths in seconds.items()}
 
     def _seconds_of(self, keys: Iterable[str]) -> float:
@@ -229,6 +227,7 @@ class Current:
             checks = self._find_checks(training["key"], dependent or [])
             if checks is not None:
                 self.checks[name][seed] = checks
+                made["judged"] = list(dict.fromkeys([*made["judged"], checks["key"]]))  # it may be of an earlier study
             if made["is_complete"] and dependent is not None:
                 (stage.lost if made["is_lost"] else stage.done).add(seed)
             elif made["is_complete"]:
