@@ -101,6 +101,10 @@ UNSTATED: dict[str, Any] = {
     "restarts": 1,
     "augmentation": "none",
     "matmul": "float32",
+    "optimizer": "sgd",
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "warmup_epochs": 0,
     "precision_in_training": "float32",
     "maps_output": "logits",
     "maps_precision": "float32",
@@ -150,6 +154,7 @@ def _settings(study: Study, model_options: Mapping[str, Any]) -> dict[str, set[A
     """Return all values that a study has for each field of SETUPS and UNSTATED; model_options: the paper's."""
     evaluation, attack, training = study.evaluation_attack, study.attack, study.training
     fields = {"epochs", "batch_size", "lr", "momentum", "schedule", "matmul"}
+    fields |= {"optimizer", "nesterov", "weight_decay", "warmup_epochs"}
     if training.schedule == "step":  # a cosine schedule has no decay
         fields |= {"lr_decay", "decay_every"}
     settings: dict[str, Any] = training.model_dump(include=fields) | {

@@ -61,6 +61,7 @@ ALWAYS = ["step size: 0.5 (paper: not stated)", "epochs: 30 (paper: not stated)"
         ({"attack": {"steps": 5}, "evaluation": {"steps": 40, "step_size": 0.5}}, ["steps in training: 5 (paper: 40)"]),
         ({"training": {"schedule": "cosine", "decay_every": 3}}, ["schedule: cosine (paper: step)"]),
         ({"training": {"matmul": "tf32"}}, ["matmul: tf32 (paper: not stated)"]),
+        ({"training": {"nesterov": True}}, ["nesterov: True (paper: not stated)"]),
         ({"training": {"augment": {"flip": True, "crop": 4}}}, ["augmentation: flip and crop 4 (paper: not stated)"]),
         (
             {"attack": {"steps": 40, "step_size": 0.5, "start": "ball", "precision": "bfloat16"}},

@@ -67,6 +67,29 @@ def test_a_name_alone_stands_for_its_section_and_additional_keys_are_options_or_
     assert arm == Arm(method="m + n", title="M", params={"phi": 1.0, "sign": "abs"})
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"optimizer": "adamw", "momentum": 0.9},
+        {"optimizer": "adamw", "nesterov": True},
+        {"nesterov": True, "momentum": 0},
+        {"momentum": None},
+        {"warmup_epochs": 3, "epochs": 3},
+        {"weight_decay": -1e-4},
+        {"optimizer": "adam"},
+    ],
+)
+def test_settings_of_training_that_do_not_go_together_are_refused(keys: dict[str, Any]) -> None:
+    assert problems(Training, **keys)
+
+
+def test_adamw_takes_no_momentum() -> None:
+    """A section with all defaults, as a store holds it, says so and is read back."""
+    training = Training(optimizer="adamw", weight_decay=0.01)
+    assert training.momentum is None
+    assert Training.model_validate(training.model_dump()) == training
+
+
 def test_the_learning_rate_of_both_schedules() -> None:
     step = Training(lr=0.8, lr_decay=0.5, decay_every=2, epochs=4)
     assert [step.learning_rate(epoch) for epoch in range(4)] == pytest.approx([0.8, 0.8, 0.4, 0.4])

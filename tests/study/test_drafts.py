@@ -83,7 +83,7 @@ def test_the_reference_has_every_key_option_and_parameter() -> None:
         assert f"### {name}" in lines
     for row in (
         "| `fc_relu` | true or false | `true` |  |",
-        "| `momentum` | a number ≥ 0, < 1 | `0.9` | Momentum of SGD. |",
+        "| `momentum` | a number ≥ 0, < 1 or null | `0.9` | Momentum of sgd. null, and the only value, with adamw. |",
         "| `lambda_j` | a finite number of at least 0 | required | strength λ_J of the penalty |",
     ):
         assert row in lines

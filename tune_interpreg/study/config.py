@@ -92,12 +92,24 @@ class Augment(Frozen):
 
 
 class Training(Frozen):
-    """Training by SGD with momentum (Sections 4.1 and 4.2 of the paper)."""
+    """Training by SGD with momentum (Sections 4.1 and 4.2 of the paper), or by AdamW."""
 
     epochs: Integer = Field(30, ge=1, description="Passes through the training data.")
     batch_size: Integer = Field(64, ge=1, description="Images per step.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="PyTorch's SGD, or its AdamW with β = (0.9, 0.999) and ε = 1e-8."
+    )
     lr: Number = Field(0.01, gt=0, description="Initial learning rate.")
-    momentum: Number = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    momentum: Number | None = Field(
+        0.9, ge=0, lt=1, description="Momentum of sgd. null, and the only value, with adamw."
+    )
+    nesterov: Boolean = Field(False, description="Nesterov's momentum, for sgd.")
+    weight_decay: Number = Field(
+        0.0,
+        ge=0,
+        description="Decay δ of all trained parameters. sgd: δ·w is added to the gradient (an l2 penalty). adamw:"
+        " weights shrink by lr · δ · w per step (decoupled).",
+    )
     lr_decay: Number = Field(0.1, gt=0, le=1, description="Factor of the learning rate at each decay of schedule step.")
     decay_every: Integer = Field(10, ge=1, description="Epochs between two decays of schedule step.")
     schedule: Literal["step", "cosine"] = Field(
@@ -105,16 +117,47 @@ class Training(Frozen):
         description="Learning rate per epoch. step: lr · lr_decay^⌊epoch/decay_every⌋. cosine: from lr towards 0 along"
         " half a cosine over all epochs.",
     )
+    warmup_epochs: Integer = Field(
+        0,
+        ge=0,
+        description="First epochs with a smaller learning rate: the schedule's times (epoch + 1)/(warmup_epochs + 1),"
+        " constant within an epoch. Epochs count from 0, those of the warm-up too.",
+    )
     augment: Augment | None = Field(None, description="Random changes of the training images. null: none.")
     matmul: Literal["float32", "tf32"] = Field(
         "float32", description="Format of matrix products on a GPU. tf32 is faster, with 10 bits of mantissa."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_momentum(cls, section: Any) -> Any:
+        is_adamw = isinstance(section, dict) and section.get("optimizer") == "adamw"
+        return {"momentum": None} | section if is_adamw else section
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Training:
+        problems = []
+        if self.optimizer == "adamw" and self.momentum is not None:
+            problems.append(f"momentum belongs to sgd, got {self.momentum:g} with adamw; drop it, or use sgd")
+        if self.optimizer == "adamw" and self.nesterov:
+            problems.append("nesterov belongs to sgd, got adamw; drop it, or use sgd")
+        if self.optimizer == "sgd" and self.momentum is None:
+            problems.append("sgd takes a momentum, got null; give a number, 0 for none")
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+            problems.append("nesterov needs a momentum above 0; raise momentum, or drop nesterov")
+        if self.warmup_epochs >= self.epochs:
+            rule = f"warmup_epochs must be less than the {self.epochs} epochs"
+            problems.append(f"{rule}, got {self.warmup_epochs}; lower it")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
+        warmup = min(1.0, (epoch + 1) / (self.warmup_epochs + 1))
         if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        return self.lr * self.lr_decay ** (epoch // self.decay_every)
+            return warmup * self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return warmup * self.lr * self.lr_decay ** (epoch // self.decay_every)
 
 
 class Attack(Frozen):

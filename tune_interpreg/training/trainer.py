@@ -100,12 +100,12 @@ class Replica:
             generator.manual_seed(seeding.number(self.seed, purpose, epoch))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield weights, buffers and momenta under names that are unique among the seeds."""
+        """Yield weights, buffers and the optimizer's state under names that are unique among the seeds."""
         for name, tensor in weights.named_tensors(self.model):
             yield f"{self.seed}/model/{name}", tensor
             if tensor.requires_grad:
-                momentum = self.optimizer.state[tensor].setdefault("momentum_buffer", torch.zeros_like(tensor))
-                yield f"{self.seed}/momentum/{name}", momentum
+                for kind, state in optimizer_state(self.optimizer, tensor).items():
+                    yield f"{self.seed}/{kind}/{name}", state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy the tensors' values from ``state``; raises ``KeyError`` if one is missing."""
@@ -114,14 +114,39 @@ class Replica:
                 tensor.copy_(state[name])
 
 
-def build_optimizer(model: nn.Module, training: Training) -> torch.optim.SGD:
-    """Return SGD of all parameters that require a gradient.
+def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters that require a gradient.
 
     It is one fused kernel that reads the learning rate from a tensor, so that a captured step follows it.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    lr = torch.tensor(training.lr, dtype=torch.float32, device=parameters[0].device)
-    return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, fused=True)
+    device = parameters[0].device
+    lr = torch.tensor(training.lr, dtype=torch.float32, device=device)
+    if training.optimizer == "adamw":
+        on_gpu = device.type == "cuda"
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, fused=True, capturable=on_gpu)
+    return torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=training.momentum or 0.0,
+        weight_decay=training.weight_decay,
+        nesterov=training.nesterov,
+        fused=True,
+    )
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """Return the optimizer's tensors of a parameter by name. Before the first step they are made, as zeros.
+
+    PyTorch would make them in the first step. A checkpoint is loaded before that.
+    """
+    state = optimizer.state[parameter]
+    if isinstance(optimizer, torch.optim.SGD):
+        return {"momentum": state.setdefault("momentum_buffer", torch.zeros_like(parameter))}
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    return {name: state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
 
 
 class Trainer:
@@ -275,7 +300,7 @@ class Trainer:
             self.diverged[replica.seed] = f"{faults[0]} {place}; no step showed it when the epoch was repeated"
 
     def state(self) -> dict[str, Tensor]:
-        """Return weights and momenta of all replicas by name. A checkpoint adds ``epoch`` and ``diverged``."""
+        """Return the named tensors of all replicas. A checkpoint adds ``epoch`` and ``diverged``."""
         return {name: tensor.detach() for replica in self.replicas for name, tensor in replica.named_tensors()}
 
     def load_state(self, state: Mapping[str, Tensor], epoch: int) -> None:
