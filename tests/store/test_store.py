@@ -261,4 +261,4 @@ def test_a_folder_of_records_that_cannot_be_read_is_no_empty_one(store: Store, m
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(PermissionError):
-        store.record_files()
+        list(store.record_files())

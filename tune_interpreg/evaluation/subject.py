@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import scipy  # scipy.stats takes half a second to import, so it is loaded on first use
 import torch
-from scipy.stats import binom
 from torch import Tensor, nn
 
 from tune_interpreg.data.dataset import Split, to_pixels
@@ -26,7 +26,7 @@ ALLOWED, CHANCE = 0.005, 0.01
 
 def count_tolerated(n: int) -> int:
     """Return the least k with P(Binomial(n, ALLOWED) > k) ≤ CHANCE: 3 of 100 images, 11 of 1,000."""
-    return int(binom.isf(CHANCE, n, ALLOWED))
+    return int(scipy.stats.binom.isf(CHANCE, n, ALLOWED))
 
 
 def exceeds_chance(images_N: Tensor, n: int) -> bool:

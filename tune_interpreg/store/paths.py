@@ -18,6 +18,8 @@
 <store>/.tune/                             Tune's own files during a run; nothing reads them later
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tune_interpreg.study.items import Job
@@ -78,11 +80,12 @@ class Layout:
         """Return the file that names the worker of a job in progress."""
         return self.checkpoint_dir(key) / "place.json"
 
-    def record_files(self) -> list[Path]:
-        """Return the files of all records. Raises ``PermissionError`` for a folder that cannot be read."""
+    def record_files(self) -> Iterator[Path]:
+        """Yield the files of all records, in no order. Raises ``PermissionError`` for a folder that cannot be read."""
         ledger = self.path / "ledger"  # not by glob, which skips a folder that cannot be read
-        arms = [folder for folder in ledger.iterdir() if folder.is_dir()] if ledger.exists() else []
-        return sorted(path for folder in arms for path in folder.iterdir() if path.suffix == ".json")
+        for folder in ledger.iterdir() if ledger.exists() else ():
+            if folder.is_dir():
+                yield from (folder / name for name in os.listdir(folder) if name.endswith(".json"))
 
     def checkpoint_keys(self) -> set[str]:
         """Return the keys of all jobs with a checkpoint folder, complete or not."""

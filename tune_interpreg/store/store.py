@@ -11,7 +11,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,7 +155,7 @@ class Store(Layout):
             raise StoreError(f"{self.path}: was made by another study: {pairs}. {remedy}")
 
     def check_format(self) -> None:
-        """Raise ``StoreError`` if a version with another ``FORMAT`` made the store, by its first intact record."""
+        """Raise ``StoreError`` if a version with another ``FORMAT`` made the store, by one intact record."""
         for path in self.record_files():
             with suppress(Damaged):
                 read_record_file(path)
@@ -210,7 +210,7 @@ class Store(Layout):
         Raises ``StoreError`` if a version with another ``FORMAT`` made the store.
         """
         records, damaged = _read_all(self.record_files(), read)
-        return sorted(records, key=itemgetter("arm", "kind", "seed", "key")), damaged
+        return sorted(records, key=_ledger_order), sorted(damaged, key=attrgetter("path"))
 
     def read_record(self, arm: str, item: Item) -> Record | None:
         """Return the record that the item's worker has written, or None if it is missing or damaged."""
@@ -229,7 +229,7 @@ class Store(Layout):
 
     def set_aside_records(self, key: str) -> None:
         """Set aside the records of the item ``key``, because a file that it made is damaged."""
-        for path in self.record_files():
+        for path in list(self.record_files()):
             if self.key_of(path) == key:
                 self.set_aside(Damaged(path, "is of an item with damaged files"))
 
@@ -276,6 +276,12 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T]) -> tuple[list[T]
         except Damaged as error:
             damaged.append(error)
     return contents, damaged
+
+
+def _ledger_order(record: Record) -> tuple[Any, ...]:
+    """Sort by arm, kind, seed and key; of records with one key, a repeat's comes before trials."""
+    number = record.get("number")
+    return record["arm"], record["kind"], record["seed"], record["key"], -1 if number is None else number
 
 
 def _read_note(path: Path) -> Job:
