@@ -127,6 +127,29 @@ def test_slurm_job_ends_if_the_head_does_not_start(slurm: tuple[Path, dict[str, 
     assert list((folder / "shared").iterdir()) == []
 
 
+def test_slurm_job_ends_if_the_name_of_the_head_does_not_resolve(
+    slurm: tuple[Path, dict[str, str]], folder: Path
+) -> None:
+    script, environment = slurm
+    (folder / "bin" / "scontrol").write_text("#!/bin/bash\necho no-such-host.invalid\n")
+    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert "no-such-host.invalid, does not resolve" in ran.stderr
+    assert list((folder / "shared").iterdir()) == []
+
+
+def test_slurm_job_ends_if_the_port_of_the_head_does_not_answer(
+    slurm: tuple[Path, dict[str, str]], folder: Path
+) -> None:
+    script, environment = slurm
+    (folder / "bin" / "srun").write_text("#!/bin/bash\nexec sleep 60\n")
+    script.write_text(script.read_text().replace("patience=900", "patience=2"))
+    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert "has waited 2 s for port" in ran.stderr
+    assert list((folder / "shared").iterdir()) == []
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_slurm_job_runs_the_study_on_two_nodes_and_resumes_after_its_time_limit(

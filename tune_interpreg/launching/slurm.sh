@@ -66,6 +66,11 @@ mkdir -p "${store%/*}" && mkdir -p -m 700 "$job" || exit 1
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]} port=$((20000 + SLURM_JOB_ID % 10000 * 2)) scratch=/tmp/ray-$SLURM_JOB_ID
 export RAY_ADDRESS=$head:$port
+getent hosts "$head" > /dev/null || {
+    echo "error: the name of the head node, $head, does not resolve on $(hostname); add it to DNS or to /etc/hosts" >&2
+    rm -rf "$job"
+    exit 1
+}
 
 steps=()
 # Start a node: HOST, then options of `ray start`. No port is Ray's default, because other jobs may share the machine.
@@ -84,8 +89,14 @@ trap finish EXIT
 
 node "$head" --head --port="$port" --ray-client-server-port="$((port + 1))" --include-dashboard=false \
     --temp-dir="$scratch"
-until (: < "/dev/tcp/$head/$port") 2> /dev/null; do
+patience=900 # seconds; an image may have to be fetched first
+until timeout 5 bash -c ": < /dev/tcp/$head/$port" 2> /dev/null; do
     kill -0 "${steps[0]}" 2> /dev/null || { echo "error: the head node on $head did not start" >&2; exit 1; }
+    if ((SECONDS > patience)); then
+        echo "error: $(hostname) has waited $patience s for port $port of the head node on $head, which does not answer;" \
+            "open the ports from 20000 on between the nodes, or raise patience in this script" >&2
+        exit 1
+    fi
     sleep 1
 done
 for host in "${hosts[@]:1}"; do  # the run does not wait for these: each takes trials as soon as it has joined
