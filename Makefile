@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check lint test test-slow bench clean
+.PHONY: demo check lint test test-slow test-oldest bench clean
 
 demo: .venv/installed
 	$(BIN)/tune-interpreg run digits
@@ -28,6 +28,12 @@ test-slow: .venv/installed
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone"
 	$(PYTEST) -m alone
 
+# The fast tests with the oldest versions that are supported, in .venv-oldest.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[dev]" "torch==2.11.*" "ray[tune]==2.60.*" "optuna==5.0.*"
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n $(WORKERS) -m "not slow"
+
 # Time of steps, attacks and maps next to their floors and to other libraries: ten minutes on two cores. torchattacks
 # pins an old version of requests, so it gets a folder of its own; where it cannot be installed, its rows say so.
 bench: .venv/installed
@@ -43,4 +49,4 @@ bench: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from tune_interpreg.networks.build import EXACT
 from tune_interpreg.running.logs import JobLog, log_to_file
 from tune_interpreg.running.preflight import check_data, check_network
 from tune_interpreg.running.startup import pause_gc
+from tune_interpreg.running.versions import list_untested
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import MissingLoss
@@ -68,6 +69,8 @@ def run(
                     _say(console, f"model {file.study.model.name}, gradients at the images: {gradients}")
                 progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
                 _say(console, f"{file.study.name}: {progress}", logging.INFO)
+                for line in list_untested():
+                    _say(console, line)
                 with pause_gc():  # a finished study does without these imports, which take a second
                     from tune_interpreg.cluster.drain import drain
                 is_live = live and not debug and console.is_terminal
