@@ -166,7 +166,7 @@ def _settings(study: Study, model_options: Mapping[str, Any]) -> dict[str, set[A
         "restarts": study.evaluation.restarts,
         "steps_in_training": attack.steps,
         "precision_in_training": attack.precision,
-        "direction": attack.direction or "l2",
+        "direction": attack.direction_or_default,
         "start": attack.start_or_default,
         "augmentation": _augmentation(training.augment),
     }

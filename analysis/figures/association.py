@@ -7,6 +7,7 @@ from analysis.figures.canvas import NothingToDraw
 from analysis.results.results import Results
 from analysis.tables.association import correlate, describe_interval, list_models, list_trial_models
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
@@ -33,10 +34,18 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     total, partial = correlate(models)
     caption = f"Each point is a trained model, {len(models)} repeats on test images"
-    caption += f"; hollow: {len(trials)} trials on validation images" if trials else ""
+    caption += f"; hollow: {_describe_trials(len(trials), results)}" if trials else ""
     if total and partial:
         caption += (
             f". Over the repeats, {describe_interval(total)}; given log ‖∇ log p_y‖, {describe_interval(partial)}"
         )
         caption += ". Intervals: 95%, by a bootstrap over seeds; they cover other seeds, not other arms"
     return drawing, f"{caption}."
+
+
+def _describe_trials(count: int, results: Results) -> str:
+    """Return the number of drawn trials, and of how many: a study may ask for the measures after its searches."""
+    attacked = [trial for arm in results.study.arms for trial in results.current.list_trials(arm)]
+    total = sum(VAL_ADV_ACCURACY in trial["metrics"] for trial in attacked)
+    rest = f" of {total} (the others were trained before the study asked for the measures)" if count < total else ""
+    return f"trials on validation images, {count}{rest}"

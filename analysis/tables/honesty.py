@@ -9,6 +9,7 @@ from analysis.results.results import Results
 from analysis.statistics.intervals import wilson
 from analysis.tables.cells import ABSENT, Cell, Table
 from analysis.tables.notes import attack_note, join_counts, list_seeds, name_seeds
+from tune_interpreg.store.store import Record
 
 #: (arm, seed) → the checks of that model, each {check, state, n, said, values}.
 ModelChecks = Mapping[tuple[str, int], list[Mapping[str, Any]]]
@@ -38,7 +39,7 @@ def honesty_table(results: Results) -> Table:
 def collect_checks(results: Results) -> ModelChecks:
     """Return (arm, seed) → checks of the models in the tables, in the study's order."""
     return {
-        (arm, seed): list(record["checks"])
+        (arm, seed): _list_asked(record)
         for arm, by_seed in results.current.checks.items()
         for seed, record in sorted(by_seed.items())
         if record["state"] == "done"
@@ -47,12 +48,11 @@ def collect_checks(results: Results) -> ModelChecks:
 
 def summarize_warnings(results: Results) -> list[str]:
     """Return a line of at most 80 columns per check that does not pass: how many models, and the reason or remedy."""
-    models, checks_asked = collect_checks(results), results.study.evaluation.checks
+    models = collect_checks(results)
     remedies: dict[str, list[str]] = {}
     for checks in models.values():
         for check in checks:
-            is_left_out = check["check"] == ENSEMBLE and not (checks_asked and checks_asked.autoattack)
-            if check["state"] != "PASS" and not is_left_out:
+            if check["state"] != "PASS":
                 state_and_name = f"{check['state']} {check['check']}"
                 remedies.setdefault(state_and_name, []).append(check["said"].rpartition(": ")[2])
     lines = []
@@ -61,6 +61,12 @@ def summarize_warnings(results: Results) -> list[str]:
         line = f"{state_and_name}: {len(named)} of {len(models)} models: {remedy}"
         lines.append(textwrap.shorten(line, WIDTH, placeholder=" …"))
     return lines
+
+
+def _list_asked(record: Record) -> list[Mapping[str, Any]]:
+    """Return the checks of a record. Records of versions before 0.2 have that by AutoAttack unasked, with NONE."""
+    is_asked = record["measure"]["autoattack"] is not None
+    return [check for check in record["checks"] if is_asked or check["check"] != ENSEMBLE]
 
 
 def _cell(checks: list[Mapping[str, Any]], asked: int) -> str:

@@ -13,11 +13,16 @@ def check(state="PASS", name="ball", n=1000, said="within the ball"):
     return {"check": name, "state": state, "n": n, "said": said, "values": {}}
 
 
-def checked(seed, *checks, arm="standard", day=1, state="done", params=None):
+ENSEMBLE = STUDY.model_copy(
+    update={"evaluation": STUDY.evaluation.model_copy(update={"checks": Checks(autoattack=20)})}
+)
+
+
+def checked(seed, *checks, arm="standard", day=1, state="done", params=None, of=STUDY):
     """The record of the checks of one seed's model."""
     work = train(arm, seed, params)
     finished = {"finished": f"2026-01-{day:02d}T00:00:00+00:00"}
-    return ledger.make_record(work, checks_item(work), state) | finished | {"checks": list(checks)}
+    return ledger.make_record(work, checks_item(work, of), state) | finished | {"checks": list(checks)}
 
 
 def all_checked(*checks, seeds=range(5), **fields):
@@ -68,11 +73,11 @@ def test_models_without_checks_are_named_with_the_reason():
 
 
 def test_the_notes_have_the_number_of_images_of_the_checks_not_of_the_tables():
-    study = STUDY.model_copy(
-        update={"evaluation": STUDY.evaluation.model_copy(update={"attacks": (AttackEntry(autoattack=7),)})}
+    study = ENSEMBLE.model_copy(
+        update={"evaluation": ENSEMBLE.evaluation.model_copy(update={"attacks": (AttackEntry(autoattack=7),)})}
     )
-    ensemble = check(name="ensemble", n=20)
-    notes = " ".join(honesty_table(results([*STANDARD, *all_checked(check(n=100), ensemble)], study)).notes)
+    checks = all_checked(check(n=100), check(name="ensemble", n=20), of=study)
+    notes = " ".join(honesty_table(results([*STANDARD, *checks], study)).notes)
     assert "on 100 validation images" in notes
     assert "AutoAttack: 20 of them." in notes
     assert "test images" not in notes
@@ -82,11 +87,11 @@ def test_equal_lines_of_several_models_are_one_note():
     skipped, warning = check("NONE", "ensemble", 0, "no images"), check("WARN", said="5 images left it")
     models = record(train("adversarial", 0))
     checks = (
-        *all_checked(check(), skipped, seeds=(1, 3, 4)),
-        *all_checked(warning, skipped, seeds=(0, 2)),
-        checked(0, warning, skipped, arm="adversarial"),
+        *all_checked(check(), skipped, seeds=(1, 3, 4), of=ENSEMBLE),
+        *all_checked(warning, skipped, seeds=(0, 2), of=ENSEMBLE),
+        checked(0, warning, skipped, arm="adversarial", of=ENSEMBLE),
     )
-    table = honesty_table(results([*STANDARD, models, *checks]))
+    table = honesty_table(results([*STANDARD, models, *checks], ENSEMBLE))
     assert row_of(table, "ensemble")[STD] == "NONE", "a check of nothing passes nothing"
     assert row_of(table, "ball")[STD] == "WARN 2 of 5, n = 1000"
     assert [note for note in table.notes if "no images" in note or "left" in note] == [
@@ -94,10 +99,14 @@ def test_equal_lines_of_several_models_are_one_note():
         "all checked models: ensemble: NONE, no images.",
     ]
     warned, left_out = "WARN ball: 3 of 6 models: 5 images left it", "NONE ensemble: 6 of 6 models: no images"
-    assert summarize_warnings(results([*STANDARD, models, *checks])) == [warned], "no ensemble was asked for"
-    evaluation = STUDY.evaluation.model_copy(update={"checks": Checks(autoattack=5)})
-    asked = STUDY.model_copy(update={"evaluation": evaluation})
-    assert summarize_warnings(results([*STANDARD, models, *checks], asked)) == [warned, left_out]
+    assert summarize_warnings(results([*STANDARD, models, *checks], ENSEMBLE)) == [warned, left_out]
+
+
+def test_an_ensemble_that_nobody_asked_for_has_no_row():
+    """Earlier versions recorded it as NONE."""
+    of_earlier_version = results([*STANDARD, *all_checked(check(), check("NONE", "ensemble", 0, "no images"))])
+    assert [row[0] for row in honesty_table(of_earlier_version).rows] == ["ball"]
+    assert summarize_warnings(of_earlier_version) == []
 
 
 def test_cells_have_the_range_of_images_and_the_models_that_pass():

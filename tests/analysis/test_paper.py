@@ -67,6 +67,10 @@ ALWAYS = ["step size: 0.5 (paper: not stated)", "epochs: 30 (paper: not stated)"
             {"attack": {"steps": 40, "step_size": 0.5, "start": "ball", "precision": "bfloat16"}},
             ["start: ball (paper: not stated)", "precision in training: bfloat16 (paper: not stated)"],
         ),
+        (
+            {"attack": {"norm": "linf", "steps": 40, "step_size": 0.5}},
+            ["norm: linf (paper: l2)", "direction: sign (paper: not stated)", "start: ball (paper: not stated)"],
+        ),
         ({"arms": taught()}, []),
         (
             {"arms": taught(sigma=0.3, samples=10, clamp=True)},

@@ -1,5 +1,6 @@
 """The events of a trial, read back as TensorBoard reads them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from trainables import InterpretationTrainable, MethodTrainable
 from trainables.base.trainable import PREVIEW
+from trainables.stages.judge import JudgeTrainable
 from tune_interpreg.cluster.worker import StudyTrainable
 from tune_interpreg.display.trial_log import TrialLog, tag
+from tune_interpreg.store.files import read_checked
 from tune_interpreg.store.store import Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Data, Study, Training
-from tune_interpreg.study.items import Job, Train, judgments
+from tune_interpreg.study.items import Job, Judge, Train, judgments
+from tune_interpreg.study.measures import AccuracyMeasure
 from tune_interpreg.study.recipe import Recipe, TargetMaps
 
 N, EPOCHS = 100, 4
@@ -144,6 +148,44 @@ def test_the_hparams_tab_has_the_trial(repeat: tuple[EventAccumulator, dict[str,
     method = {"arm": "interp", "method": "interpretation", "lambda": 0.1, "phi": 0.5, "sign": "abs", "norm": "batch"}
     assert values == method | {"threshold": "one_sided", "output": "logits"}
     assert hparams_plugin.EXPERIMENT_TAG not in content
+
+
+def judge_as_repeat(where: Store) -> Job:
+    """Judge the trial's model on test data as the repeat of its seed; return the job."""
+    (model,) = job(number=0).models
+    work = (Judge(model=model.key, measure=AccuracyMeasure(), split="test"),)
+    judging = training_job(model.recipe, "interp", stage="judgments", trains=False, work=work)
+    finish(JudgeTrainable(config_of(judging, where)))
+    return judging
+
+
+def test_a_trial_that_is_a_repeat_has_one_run(make: Make, tmp_path: Path) -> None:
+    """The run holds the curves, the hyperparameters and the judgments of both."""
+    where = store(tmp_path / "store")
+    finish(make(where))
+    judge_as_repeat(where)
+    (run,) = (where.tensorboard_dir / "interp").iterdir()
+    assert run == where.trial_log(job(number=0))
+    read = events(run)
+    assert [step for step, _ in curve(read, "train/loss")] == [1, 2, 3, 4]
+    assert [step for step, _ in curve(read, "test/accuracy")] == [4]
+    assert hparams_plugin.SESSION_START_INFO_TAG in read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)
+
+
+def test_a_model_without_a_run_gets_one_with_its_hyperparameters(make: Make, tmp_path: Path) -> None:
+    """Another arm trained it, or a user deleted the runs."""
+    where = store(tmp_path / "store")
+    finish(make(where))
+    shutil.rmtree(where.tensorboard_dir)
+    (file,) = [path for path in where.record_files() if path.stem == job(number=0).models[0].key]
+    record = read_checked(file)
+    file.unlink()
+    where.write_record({name: value for name, value in record.items() if name != "run"})
+    run = where.trial_log(judge_as_repeat(where))
+    read = events(run)
+    assert [step for step, _ in curve(read, "test/accuracy")] == [4]
+    content = read.PluginTagToContent(hparams_plugin.PLUGIN_NAME)[hparams_plugin.SESSION_START_INFO_TAG]
+    assert hparams_plugin.parse_session_start_info_plugin_data(content).hparams["lambda"].number_value == 0.1
 
 
 def test_one_image_shows_inputs_targets_and_own_maps(repeat: tuple[EventAccumulator, dict[str, float]]) -> None:

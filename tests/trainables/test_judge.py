@@ -29,7 +29,7 @@ MEASURE = ChecksMeasure(
     images=12, autoattack=None, attack=ATTACK, restarts=2, batch_size=20, sources={"standard": SOURCE}
 )
 CHECKS = Judge(model=MODEL.key, measure=MEASURE, split="validation")
-COUNT = len(honesty.CHECKS)
+COUNT = len(honesty.list_checks(None))
 
 
 def network(seed: int) -> torch.nn.Module:
@@ -61,7 +61,7 @@ def expected() -> list[dict[str, Any]]:
     validation = load_dataset(Data()).validation
     rows = split_stratified(validation.y_N, MEASURE.images, "checks")[0]
     subject = Subject(network(0), validation.at(rows), ATTACK, 3, 20, 2, {"standard": network(1)})
-    return [check(subject).as_record() for check in honesty.CHECKS]
+    return [check(subject).as_record() for check in honesty.list_checks(None)]
 
 
 def test_the_record_holds_every_check_of_the_stored_model(store: Store, expected: list[dict[str, Any]]) -> None:
@@ -104,6 +104,16 @@ def test_damaged_progress_is_set_aside_and_made_again(store: Store) -> None:
     again = make(store)
     assert str(progress) in str(again.warning)
     assert len(finish(again)) == COUNT
+
+
+def test_progress_of_another_list_of_checks_starts_again(store: Store, expected: list[dict[str, Any]]) -> None:
+    """A version before 0.2 ran one more check, so the same count would stand for other checks."""
+    file = store.checkpoint_dir(judging(CHECKS).key) / "progress.json"
+    file.parent.mkdir(parents=True)
+    store.write_checked(file, {"checks": [{"check": "ensemble"}] * COUNT, "seconds": 1.0, "of": COUNT + 1})
+    assert len(finish(make(store))) == COUNT
+    (record,) = store.records()
+    assert record["checks"] == expected
 
 
 def test_each_judgment_is_a_step_and_a_record(store: Store, expected: list[dict[str, Any]]) -> None:

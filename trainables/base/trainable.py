@@ -196,7 +196,10 @@ class MethodTrainable(JobTrainable):
         records = []
         for model in self.job.models:
             is_done = model.seed in metrics
-            extra: dict[str, Any] = {"gradients": describe_gradients(self.trainer.replicas[0].model)}
+            extra: dict[str, Any] = {
+                "gradients": describe_gradients(self.trainer.replicas[0].model),
+                "run": self.job.label,  # of TensorBoard
+            }
             if is_done:
                 extra["curve"] = self.curves[model.seed]
             if peak is not None:

@@ -14,7 +14,7 @@ from trainables.stages.stage import StageTrainable
 from tune_interpreg import seeding
 from tune_interpreg.data.dataset import Split, to_pixels
 from tune_interpreg.display.trial_log import TrialLog
-from tune_interpreg.evaluation.honesty import CHECKS
+from tune_interpreg.evaluation.honesty import TakeCheck, list_checks
 from tune_interpreg.evaluation.judging import judge
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.gradients import saliency
@@ -33,6 +33,7 @@ class JudgeTrainable(StageTrainable):
         self.open = [item for item in self.job.work if isinstance(item, Judge)]
         # The judgments of one model follow each other.
         self.model_of = lru_cache(maxsize=1)(self.load_model)
+        self._logs: dict[str, TrialLog] = {}  # by model
         self.checks: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._progress_file = self.folder / "progress.json"
@@ -49,14 +50,24 @@ class JudgeTrainable(StageTrainable):
         metrics, images = judge(self.model_of(item.model), self.data, self.recipe, **asked, **settings)
         name, epochs = self.job.names.get(item.key, ""), self.recipe.training.epochs
         if not self.job.observation.has_taken(item.measure, item.split, epochs):  # else the training has logged it
-            self._log.scalars(epochs, {suffixed(key, name): value for key, value in metrics.items()})
+            self._log_of(item).scalars(epochs, {suffixed(key, name): value for key, value in metrics.items()})
         seconds = time.perf_counter() - started
         spent = {"evaluate": seconds}
         return self._finish(item, metrics=metrics, images={item.split: images}, seconds=seconds, spent=spent)
 
-    @cached_property
-    def _log(self) -> TrialLog:
-        return TrialLog(self.store.trial_log(self.job), self.recipe.training.epochs)
+    def _log_of(self, item: Judge) -> TrialLog:
+        """Return the log in the run of the model's training, so that a trial's model has one run as a repeat, too.
+
+        The run is new, and then gets hyperparameters, if the training is another arm's or an earlier version's.
+        """
+        if item.model not in self._logs:
+            training = self.store.read_record(self.job.arm, self.job.model_of(item)) or {}
+            folder = self.store.tensorboard_dir / self.job.arm / training.get("run", self.job.label)
+            is_new = not folder.exists()
+            self._logs[item.model] = log = TrialLog(folder, self.recipe.training.epochs)
+            if is_new:
+                log.hparams({"arm": self.job.arm, "method": self.recipe.method} | self.recipe.params)
+        return self._logs[item.model]
 
     def _finish(self, item: Judge, **fields: Any) -> dict[str, Any]:
         """Write the judgment's record; return the step's result."""
@@ -93,15 +104,15 @@ class JudgeTrainable(StageTrainable):
         return maps_NCHW
 
     def _check(self, item: Judge) -> dict[str, Any]:
-        """Run one of ``honesty.CHECKS``. A later run resumes after the last one."""
+        """Run the next of ``honesty.list_checks``. A later run resumes after the last one."""
         subject, started = self._checked, time.perf_counter()
-        if len(self.checks) < len(CHECKS):  # not so if the worker died between its last check and its record
-            self.checks.append(CHECKS[len(self.checks)](subject).as_record())
+        if len(self.checks) < len(self._asked):  # not so if the worker died between its last check and its record
+            self.checks.append(self._asked[len(self.checks)](subject).as_record())
             self.seconds += time.perf_counter() - started
-            progress = {"checks": self.checks, "seconds": self.seconds, "of": len(CHECKS)}
+            progress = {"checks": self.checks, "seconds": self.seconds, "of": len(self._asked)}
             self.store.write_checked(self._progress_file, progress)
-        if len(self.checks) < len(CHECKS):
-            return {"epoch": len(self.checks), "of": len(CHECKS)}
+        if len(self.checks) < len(self._asked):
+            return {"epoch": len(self.checks), "of": len(self._asked)}
         return self._finish(
             item,
             images={item.split: subject.n},
@@ -112,10 +123,21 @@ class JudgeTrainable(StageTrainable):
         )
 
     @cached_property
+    def _checks_item(self) -> Judge:
+        """The job's checks, of one model at most."""
+        (item,) = (item for item in self.job.work if isinstance(item, Judge) and item.measure.kind == "checks")
+        return item
+
+    @cached_property
+    def _asked(self) -> list[TakeCheck]:
+        measure = self._checks_item.measure
+        assert isinstance(measure, ChecksMeasure)
+        return list_checks(measure.autoattack)
+
+    @cached_property
     def _checked(self) -> Subject:
-        """The model of the job's checks, with what they need. A job checks one model at most."""
-        (item,) = (item for item in self.open if isinstance(item.measure, ChecksMeasure))
-        measure = item.measure
+        """The model of the job's checks, with what they need."""
+        item, measure = self._checks_item, self._checks_item.measure
         assert isinstance(measure, ChecksMeasure)
         return Subject(
             self.load_model(item.model),
@@ -133,4 +155,5 @@ class JudgeTrainable(StageTrainable):
         if self._progress_file.exists():
             with self._set_damage_aside("its checks start again"):
                 progress = read_checked(self._progress_file)
-                self.checks, self.seconds = progress["checks"], progress["seconds"]
+                if progress["of"] == len(self._asked):  # not so if another version began
+                    self.checks, self.seconds = progress["checks"], progress["seconds"]

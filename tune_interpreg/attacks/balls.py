@@ -35,9 +35,6 @@ def sign_direction(g_BCHW: Tensor, floor: float) -> Tensor:
 PROJECTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {"l2": project_l2, "linf": project_linf}
 DIRECTIONS: dict[str, Callable[[Tensor, float], Tensor]] = {"l2": l2_direction, "sign": sign_direction}
 
-#: Direction of steepest ascent in each norm: the default of an attack.
-STEEPEST = {"l2": "l2", "linf": "sign"}
-
 
 def project(d_BCHW: Tensor, attack: Attack) -> Tensor:
     """Return the point of the attack's ball, ‖·‖ ≤ eps, nearest to each d."""
@@ -46,7 +43,7 @@ def project(d_BCHW: Tensor, attack: Attack) -> Tensor:
 
 def direction(g_BCHW: Tensor, floor: float, attack: Attack) -> Tensor:
     """Return the attack's step of length 1 along g: g / max(‖g‖₂, floor) or sign(g)."""
-    return DIRECTIONS[attack.direction or STEEPEST[attack.norm]](g_BCHW, floor)
+    return DIRECTIONS[attack.direction_or_default](g_BCHW, floor)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tune_interpreg import seeding
 from tune_interpreg.attacks import autoattack, balls, pgd, strict
-from tune_interpreg.attacks.balls import DIRECTIONS, STEEPEST
+from tune_interpreg.attacks.balls import DIRECTIONS
 from tune_interpreg.data.dataset import split_stratified
 from tune_interpreg.evaluation.interpretability import check_randomization
 from tune_interpreg.evaluation.subject import Check, Subject, exceeds_chance, unbroken_fraction
@@ -184,7 +184,8 @@ def check_order(subject: Subject) -> Check:
     Weaker means, per image: noise leaves a larger margin than the step; the step breaks only what the attack breaks.
     Finds: gradients that point no better than noise, an attack that loses what its first step found.
     """
-    attack, steepest = subject.attack, DIRECTIONS[STEEPEST[subject.attack.norm]]
+    attack = subject.attack
+    steepest = DIRECTIONS[_change(attack, direction=None).direction_or_default]
     generator = seeding.generator(subject.seed, "honesty-noise", subject.y_N.device)
     noise_NCHW = torch.randn(subject.x_NCHW.shape, generator=generator, device=subject.y_N.device)
     noisy_NCHW = (subject.x_NCHW + attack.eps * steepest(noise_NCHW, 0.0)).clamp(0.0, 1.0)
@@ -240,14 +241,13 @@ def check_scale(subject: Subject) -> Check:
 
 
 def check_ensemble(subject: Subject) -> Check:
-    """10. AutoAttack, an ensemble of four attacks, breaks no more images than the attack.
+    """10. AutoAttack, an ensemble of four attacks, breaks no more images than the attack. Left out if not asked for.
 
     Finds: whatever the attack's gradients miss; one of the four attacks needs no gradient.
     """
-    images, (_, channels, height, width) = min(subject.ensemble or 0, subject.n), subject.x_NCHW.shape
+    assert subject.ensemble
+    images, (_, channels, height, width) = min(subject.ensemble, subject.n), subject.x_NCHW.shape
     problem = autoattack.find_problem(subject.attack, (channels, height, width))
-    if not images:
-        problem = "evaluation.checks.autoattack names no images"
     if problem:
         return Check.from_faults("ensemble", 0, problem, {}, {})
     rows_M = split_stratified(subject.y_N.cpu(), images, "autoattack")[0].to(subject.y_N.device)
@@ -263,7 +263,10 @@ def check_ensemble(subject: Subject) -> Check:
     return _compare("ensemble", few, summary, {summary: only_M}, values)
 
 
-CHECKS: tuple[Callable[[Subject], Check], ...] = (
+#: A function that takes one check.
+TakeCheck = Callable[[Subject], Check]
+
+CHECKS: tuple[TakeCheck, ...] = (
     check_outputs,
     check_ball,
     check_gradient,
@@ -276,6 +279,11 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
     check_ensemble,
     check_randomization,
 )
+
+
+def list_checks(ensemble: int | None) -> list[TakeCheck]:
+    """Return the checks of a model in order; that by AutoAttack only with a number of images for it."""
+    return [check for check in CHECKS if ensemble or check is not check_ensemble]
 
 
 class Scaled(nn.Module):

@@ -32,7 +32,7 @@ from tune_interpreg import registry, seeding
 from tune_interpreg.attacks import autoattack
 from tune_interpreg.cluster.worker import worker_config
 from tune_interpreg.data.dataset import Split, load_dataset, to_pixels
-from tune_interpreg.evaluation.honesty import CHECKS
+from tune_interpreg.evaluation.honesty import list_checks
 from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.evaluation.subject import Subject
@@ -276,7 +276,7 @@ class Bench:
                 sources=dict.fromkeys(attack_sources(self.study), self.model),
                 ensemble=measure.autoattack and min(measure.autoattack, n),
             )
-            for function in CHECKS:
+            for function in list_checks(measure.autoattack):
                 function(subject)
 
         base = self._mean_of_extremes(partial(check, few), measure.attack)

@@ -187,6 +187,11 @@ class Attack(Frozen):
     )
 
     @property
+    def direction_or_default(self) -> Literal["l2", "sign"]:
+        """The direction, or that of steepest ascent in the norm."""
+        return self.direction or ("l2" if self.norm == "l2" else "sign")
+
+    @property
     def start_or_default(self) -> Literal["sphere", "ball"]:
         """The start, or the default of the norm.
 
@@ -285,7 +290,10 @@ class Evaluation(Frozen):
     )
     attacks: tuple[AttackEntry, ...] = Field((), description="Further attacks on the test images, a list of entries.")
     gradient_norms: GradientNorms | None = Field(GradientNorms(), description="Norms of Table 3. null: none.")
-    interpretability: Interpretability | None = Field(None, description="Measures of interpretability. null: none.")
+    interpretability: Interpretability | None = Field(
+        None,
+        description="Measures of interpretability of repeats, and of trials that are trained from then on. null: none.",
+    )
     checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
 
 
