@@ -5,6 +5,7 @@ from trainables.aligned import AlignedTrainable
 from trainables.base.trainable import MethodTrainable
 from trainables.combination import combine
 from trainables.cosine import CosineTrainable
+from trainables.distill import DistillTrainable
 from trainables.fast_adversarial import FastAdversarialTrainable
 from trainables.gaussian import GaussianTrainable
 from trainables.gradient_align import GradientAlignTrainable
@@ -25,6 +26,7 @@ __all__ = [
     "AlignedTrainable",
     "Batch",
     "CosineTrainable",
+    "DistillTrainable",
     "FastAdversarialTrainable",
     "GaussianTrainable",
     "GradientAlignTrainable",

@@ -16,11 +16,14 @@ from tune_interpreg.training.trainer import Batch
 Method = type[MethodTrainable]
 
 #: A combination has each of these traits that one of its methods has.
-TRAITS = ("attacks_images", "needs_targets", "signed_targets")
+TRAITS = ("attacks_images", "needs_targets", "signed_targets", "needs_teacher")
 
 
 class CombinedTrainable(MethodTrainable):
-    """CE + Σ penalties at the clean images, of one forward; the CE is at x_adv if one of the methods attacks x."""
+    """CE + Σ penalties at the clean images, of one forward; the CE is at x_adv if one of the methods attacks x.
+
+    A parameter ``ce_weight`` of a method scales the CE wherever it is taken.
+    """
 
     methods: ClassVar[Sequence[Method]] = ()
 
@@ -36,7 +39,9 @@ class CombinedTrainable(MethodTrainable):
             if shared := ", ".join(added.keys() & terms.keys()):
                 raise ValueError(f"{type(self).__name__}: two methods have a term {shared}; rename it in one of them")
             terms |= added
-        return terms if "ce" in terms else {"ce": F.cross_entropy(batch.linearize(model)[0], batch.y_B)} | terms
+        if "ce" not in terms:
+            terms = {"ce": F.cross_entropy(batch.linearize(model)[0], batch.y_B)} | terms
+        return terms | {"ce": self.params.get("ce_weight", 1.0) * terms["ce"]}
 
 
 @cache

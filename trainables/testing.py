@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,9 @@ from trainables.base.assignment import SETTING, ConfigError, PlainOptions
 from trainables.base.trainable import MethodTrainable
 from trainables.standard import StandardTrainable
 from tune_interpreg.data.dataset import load_dataset
-from tune_interpreg.study.config import Data
+from tune_interpreg.networks import weights
+from tune_interpreg.networks.build import build
+from tune_interpreg.study.config import Data, Model
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.training.trainer import Batch
 
@@ -72,7 +75,8 @@ class MethodContract:
     def make(self, tmp_path: Path, *, method: type[MethodTrainable] | None = None, **changes: Any) -> MethodTrainable:
         """Return a Trainable of the method, or of another one, in a plain configuration with these changes.
 
-        Target maps are written to ``tmp_path`` if the method needs any. The change None removes a key.
+        Target maps, and weights of a teacher, are written to ``tmp_path`` if the method needs them. The change None
+        removes a key.
         """
         method = method or self.method
         params = {name: value for name, value in self.params.items() if name in method.parameters}
@@ -80,6 +84,8 @@ class MethodContract:
         config = {key: value for key, value in config.items() if value is not None}
         if method.needs_targets and "maps" not in config:
             config["maps"] = write_maps(tmp_path / "maps.npy", config["data"], method)
+        if method.needs_teacher and "teacher" not in config:
+            config["teacher"] = write_teacher(tmp_path / "teacher.safetensors", config)
         self._trainables.append(method(config))
         return self._trainables[-1]
 
@@ -151,7 +157,7 @@ class MethodContract:
         """``terms`` reads no value on the host, and makes the same calls for other images and labels."""
         trainable = self.make(tmp_path)
         model, batch = trainable.trainer.replicas[0].model, first_batch(trainable)
-        black = Batch(torch.zeros_like(batch.x_BCHW), torch.zeros_like(batch.y_B), batch.target_BCHW, batch.noise)
+        black = replace(batch, x_BCHW=torch.zeros_like(batch.x_BCHW), y_B=torch.zeros_like(batch.y_B))
         calls = []
         for images in (batch, black):
             with _RecordCalls() as recorded:
@@ -222,6 +228,13 @@ def write_maps(file: Path, data: Any, method: type[MethodTrainable]) -> str:
     images = load_dataset(Data.model_validate(data)).train.x_NCHW
     maps_NCHW = np.random.default_rng(0).random(images.shape, dtype=np.float32)
     np.save(file, 2 * maps_NCHW - 1 if method.signed_targets else maps_NCHW)
+    return str(file)
+
+
+def write_teacher(file: Path, config: Mapping[str, Any]) -> str:
+    """Write the initial weights of seed 99 of a plain configuration's network, as a teacher's."""
+    images = load_dataset(Data.model_validate(config["data"]))
+    weights.save(build(Model.model_validate(config.get("model", {})), images.shape, images.classes, seed=99), file)
     return str(file)
 
 

@@ -157,6 +157,6 @@ def _phis(results: Results, teacher: str) -> tuple[float, ...]:
     """Return the paper's φ and, if different, the φ of the first arm trained with these maps unpermuted."""
     for name, arm in results.study.arms.items():
         repeats = [*results.current.repeats[name].values()]
-        if arm.targets and arm.targets.teacher == teacher and repeats and not arm.targets.permute:
+        if arm.targets and arm.teacher == teacher and repeats and not arm.targets.permute:
             return tuple(dict.fromkeys((PHI, float(repeats[-1]["recipe"]["params"].get("phi", PHI)))))
     return (PHI,)

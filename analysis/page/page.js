@@ -99,6 +99,7 @@
     const arm = data.arms[name];
     make("h3", `${arm.title} (${name})`, panel).id = "panel-title";
     const facts = [["Method", arm.method], ["Parameters", listed(arm.params) || "none"]];
+    if (arm.teacher) facts.push(["Teacher", arm.teacher]);
     if (arm.maps) facts.push(["Maps", listed(Object.fromEntries(Object.entries(arm.maps).filter(([, value]) => value !== null)))]);
     if (arm.search) facts.push(["Search trials", listed(arm.search.trials) || "none"], ["Chosen", listed(arm.search.chosen) || "nothing yet"]);
     if (arm.recipe) facts.push(["Recipe", arm.recipe]);

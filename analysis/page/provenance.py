@@ -29,11 +29,13 @@ def _arm(results: Results, arm: str, versions: list[dict[str, str]]) -> dict[str
     if results.study.arms[arm].search:
         chosen = results.current.choices.get(arm, {}).get("params", {})
         search = {"trials": Counter(record["state"] for record in results.current.list_trials(arm)), "chosen": chosen}
-    targets, last = results.study.arms[arm].targets, repeats[-1] if repeats else {}
+    study_arm, last = results.study.arms[arm], repeats[-1] if repeats else {}
+    targets = study_arm.targets
     metrics = results.frame.loc[results.frame["arm"] == arm, "metric"].unique()
     return {
         "title": results.title(arm),
-        "method": results.study.arms[arm].method,
+        "method": study_arm.method,
+        "teacher": study_arm.teacher,
         "recipe": last.get("recipe_key"),
         "params": last.get("recipe", {}).get("params", {}),
         "maps": targets.model_dump(mode="json") if targets else None,

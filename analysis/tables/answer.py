@@ -187,7 +187,8 @@ def _excess_by_seed(results: Results, arm: str) -> dict[int, float]:
 
 def _permutes(results: Results, name: str, reference: str) -> bool:
     """Return True if an arm's targets are those of its reference, permuted."""
-    ours, theirs = results.study.arms[name].targets, results.study.arms[reference].targets
+    arm, other = results.study.arms[name], results.study.arms[reference]
+    ours, theirs = arm.targets, other.targets
     if not ours or not theirs or ours.permute is None or theirs.permute is not None:
         return False
-    return ours.teacher == theirs.teacher and ours.map_settings == theirs.map_settings
+    return arm.teacher == other.teacher and ours.map_settings == theirs.map_settings

@@ -69,8 +69,8 @@ def describe_association(results: Results) -> tuple[str, ...]:
         claim = {1: "better aligned models are more robust", -1: "better aligned models are less robust"}
         result = claim.get(interval.sign, "no association of alignment and robustness is shown")
         claims.append(f"{condition}{result} ({describe_interval(interval)})")
-    targeted = [results.title(name) for name, arm in results.study.arms.items() if arm.targets]
-    trained = f"; {', '.join(targeted)}: trained towards maps, so they are no independent evidence" if targeted else ""
+    taught = [results.title(name) for name, arm in results.study.arms.items() if arm.teacher]
+    trained = f"; {', '.join(taught)}: trained by a teacher, so they are no independent evidence" if taught else ""
     scope = f"over {len(models)} models of {arms} arms, which are few"
     return (
         f"Interpretability and robustness within this study, {scope}: {claims[0]}{trained}.",

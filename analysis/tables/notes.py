@@ -42,8 +42,8 @@ def teacher_notes(results: Results) -> list[str]:
     """Return a note on the arms that share one teacher across seeds: their intervals do not cover its variation."""
     students: dict[str, list[str]] = {}
     for name, arm in results.study.arms.items():
-        if arm.targets and arm.targets.teachers == "shared":
-            students.setdefault(arm.targets.teacher, []).append(results.title(name))
+        if arm.teacher and arm.teachers == "shared":
+            students.setdefault(arm.teacher, []).append(results.title(name))
     if not students:
         return []
     taught = "; ".join(f"{', '.join(names)} from {results.title(teacher)}" for teacher, names in students.items())

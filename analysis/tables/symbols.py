@@ -3,10 +3,11 @@
 import re
 
 #: Parameter → its symbol.
-SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J", "lambda_g": "λ_g", "lambda_cs": "λ_cs", "lambda_gm": "λ_gm"}
+SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J"}
+SYMBOLS |= {f"lambda_{index}": f"λ_{index}" for index in ("g", "cs", "gm", "kd", "pag", "ga", "mart")}
 
 #: A symbol with its index: λ_J, g_z, δ_z, ∇f_c.
-INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|(?<=∇)f)_(J|cs|gm|g|z|c|k)\b")
+INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|(?<=∇)f)_(J|cs|gm|kd|pag|ga|mart|g|z|c|k)\b")
 
 
 def to_html(escaped: str) -> str:

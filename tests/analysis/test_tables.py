@@ -114,7 +114,7 @@ def test_table_3_by_hand():
 @pytest.mark.parametrize(("teachers", "noted"), [("shared", True), ("per_seed", False)])
 def test_a_note_says_what_a_shared_teacher_leaves_open(teachers, noted):
     arms = STUDY.model_dump()["arms"]
-    arms["interp_robust"]["targets"] = {"teacher": "adversarial", "teachers": teachers}
+    arms["interp_robust"] |= {"teacher": "adversarial", "teachers": teachers}
     notes = accuracy_table(Results(Study.model_validate(STUDY.model_dump() | {"arms": arms}), ())).notes
     assert any("Interp. Reg. R. from Adv. Training" in note for note in notes) == noted
 

@@ -4,6 +4,7 @@ Shapes: B batch, N training images, C·H·W image.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         config = testing.CONFIG | {"data": data(images), "model": net} | dict.fromkeys(strengths(name), strength)
         if method(name).needs_targets:
             config["maps"] = testing.write_maps(tmp_path / f"{len(trainables)}.npy", config["data"], method(name))
+        if method(name).needs_teacher:
+            file = tmp_path / f"{len(trainables)}.safetensors"
+            config["teacher"] = testing.write_teacher(file, config | changes)
         trainables.append(method(name)(changes if "job" in changes else config | changes))
         return trainables[-1]
 
@@ -71,4 +75,5 @@ def first_batch(trainable: MethodTrainable, dtype: torch.dtype = torch.float32, 
     """Return the first images of the training split as a step gets them, with restarted random streams."""
     batch = testing.first_batch(trainable, images)
     target = None if batch.target_BCHW is None else batch.target_BCHW.to(dtype)
-    return Batch(batch.x_BCHW.to(dtype), batch.y_B, target, batch.noise)
+    teacher = None if batch.teacher is None else batch.teacher.to(dtype)
+    return replace(batch, x_BCHW=batch.x_BCHW.to(dtype), target_BCHW=target, teacher=teacher)

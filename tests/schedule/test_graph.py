@@ -61,6 +61,25 @@ def test_maps_need_only_the_teachers_first_seed_and_come_first() -> None:
     assert ready(of, state) == [("teacher", "repeats", (6,)), ("pupil", "repeats", (5,)), ("pupil", "repeats", (6,))]
 
 
+def test_an_arm_that_learns_from_a_model_waits_for_the_teachers_first_seed_alone() -> None:
+    """It needs no maps. With a teacher per seed, each seed waits for its own."""
+    learner = "  learner: {method: distill, lambda_kd: 0.1, teacher: teacher}\n"
+    of = study(TEACHER, learner)
+    state = State.empty(of)
+    assert not state.maps
+    state.repeats["teacher"] = StageParts(done={6}, running={5})
+    assert ready(of, state) == []
+    state.repeats["teacher"] = StageParts(done={5}, running={6})
+    assert ready(of, state) == [("learner", "repeats", (5,)), ("learner", "repeats", (6,))]
+    of = study(TEACHER, learner.replace("teacher}", "teacher, teachers: per_seed}"))
+    assert ready(of, state) == [("learner", "repeats", (5,))]
+    state.repeats["teacher"] = StageParts(done={5}, lost={6})
+    state.repeats["learner"].done.add(5)
+    reason = "has no model to learn from for seed 6: the teacher teacher gave none"
+    assert graph.blocked_arms(of, state) == {"learner": reason}
+    assert graph.is_arm_over(of, state, "learner")
+
+
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_with_a_teacher_per_seed_each_seed_waits_for_its_own_maps(gpus: int) -> None:
     of = study(TEACHER, PUPIL.replace("teacher}", "teacher, teachers: per_seed}"), gpus=gpus)
@@ -194,10 +213,11 @@ def studies(draw: st.DrawFn) -> Study:
         goal = {"match_loss_of": match} if match else {"maximize": "val/accuracy"}
         space = {"lambda": {"log_uniform": (0.1, 1.0)}}
         search = Search(space=space, trials=draw(st.integers(1, 3)), **goal) if match or draw(st.booleans()) else None
-        made = {"samples": draw(st.sampled_from([3, 4])), "teachers": draw(st.sampled_from(["shared", "per_seed"]))}
-        targets = Targets(teacher=teacher, **made) if teacher else None
+        taught = {"teacher": teacher, "teachers": draw(st.sampled_from(["shared", "per_seed"]))} if teacher else {}
+        by_maps = teacher and draw(st.booleans())  # else by its model
+        targets = Targets(samples=draw(st.sampled_from([3, 4]))) if by_maps else None
         method = draw(st.sampled_from(["m", "standard", "adversarial"]))
-        arms[f"a{n}"] = Arm(method=method, targets=targets, search=search)
+        arms[f"a{n}"] = Arm(method=method, targets=targets, search=search, **taught)
     shuffled = draw(st.permutations(list(arms)))
     seeds, gpus = draw(st.sampled_from([(0,), (3, 1), (0, 1, 2)])), draw(st.sampled_from([0, 1]))
     checks = draw(st.sampled_from([None, Checks()]))
@@ -207,8 +227,8 @@ def studies(draw: st.DrawFn) -> Study:
 def assert_prerequisites(of: Study, state: State, task: Task) -> None:
     arm, seeds = of.arms[task.arm], set(of.seeds)
     if task.maps:
-        pupils = [pupil.targets for pupil in of.arms.values() if graph.maps_key(pupil) == (task.arm, task.maps)]
-        per_seed = any(targets and targets.teachers == "per_seed" for targets in pupils)
+        pupils = [pupil for pupil in of.arms.values() if graph.maps_key(pupil) == (task.arm, task.maps)]
+        per_seed = any(pupil.teachers == "per_seed" for pupil in pupils)
         assert set(task.parts) <= (seeds if per_seed else {of.seeds[0]})
         assert set(task.parts) <= state.repeats[task.arm].done
         return
@@ -220,9 +240,11 @@ def assert_prerequisites(of: Study, state: State, task: Task) -> None:
             ]
             assert all(set(task.parts) <= state.repeats[name].settled for name in sources)
         return
-    if (key := graph.maps_key(arm)) is not None:
+    if arm.teacher:
         trained = task.parts if task.stage == "repeats" else of.seeds[:1]
-        assert {graph.teacher_seed(of, arm, seed) for seed in trained} <= state.maps[key].done
+        needed = {graph.teacher_seed(of, arm, seed) for seed in trained}
+        assert needed <= state.repeats[arm.teacher].done
+        assert arm.targets is None or needed <= state.maps[graph.maps_key(arm)].done
     if arm.search and arm.search.match_loss_of:
         reference = state.repeats[arm.search.match_loss_of]
         assert reference.done
@@ -273,7 +295,11 @@ def assert_reasons_hold(of: Study, state: State) -> None:
         if "maps" in why:
             assert arm.targets
             assert not {graph.teacher_seed(of, arm, seed) for seed in of.seeds} <= state.maps[graph.maps_key(arm)].done
-            assert arm.targets.teacher in why
+            assert arm.teacher in why
+        elif "learn from" in why:
+            assert arm.teacher in why
+            needed = {graph.teacher_seed(of, arm, seed) for seed in of.seeds}
+            assert not needed <= state.repeats[arm.teacher].done
         elif "loss to match" in why:
             assert arm.search
             assert not state.repeats[arm.search.match_loss_of or ""].done

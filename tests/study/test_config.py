@@ -13,7 +13,7 @@ from tune_interpreg.study.space import Range, Search
 
 LOG = {"log_uniform": [0.1, 1.0]}
 GOAL: dict[str, Any] = {"space": {"lambda": LOG}, "maximize": "val/accuracy"}
-REQUIRED: dict[type[BaseModel], dict[str, Any]] = {Targets: {"teacher": "a"}, Search: GOAL}
+REQUIRED: dict[type[BaseModel], dict[str, Any]] = {Search: GOAL}
 MATCH: dict[str, Any] = {"space": {"lambda": LOG}, "match_loss_of": "a"}
 STUDY = {
     "data": {"name": "digits", "root": "/somewhere"},
@@ -23,7 +23,8 @@ STUDY = {
         "standard": {"method": "standard"},
         "robust": {
             "method": "interpretation",
-            "targets": {"teacher": "standard"},
+            "teacher": "standard",
+            "targets": {},
             "phi": 1.0,
             "search": {"space": {"lambda": LOG}, "match_loss_of": "standard"},
         },
@@ -176,6 +177,14 @@ def test_an_arm_needs_its_teacher_and_the_arm_to_match_and_comes_after_them() ->
     assert study.arms["standard"].needs == ()
     assert study.arms["robust"].needs == ("standard", "standard")
     assert study.arms_in_order() == ["standard", "robust"]
+
+
+def test_a_teacher_within_the_targets_is_that_of_the_arm() -> None:
+    """Its place in study files and stores of earlier versions."""
+    old = {"method": "m", "targets": {"teacher": "a", "teachers": "per_seed", "samples": 3, "permute": None}}
+    new = {"method": "m", "teacher": "a", "teachers": "per_seed", "targets": {"samples": 3}}
+    assert Arm.model_validate(old) == Arm.model_validate(new) == Arm(**new)
+    assert Arm.model_validate({"method": "m"}).teacher is None
 
 
 @pytest.mark.parametrize("name", ["", " ", "..", "../x", "a\\b", "a\0", "x" * 201])

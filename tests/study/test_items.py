@@ -15,7 +15,7 @@ from tune_interpreg.study import measures
 from tune_interpreg.study.config import Attack, Data, MapSettings, Training
 from tune_interpreg.study.items import Job, Judge, Maps, Train
 from tune_interpreg.study.measures import ChecksMeasure, CompatMeasure, InterpretabilityMeasure, Measure, StrictMeasure
-from tune_interpreg.study.recipe import Recipe, TargetMaps, digest
+from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel, digest
 
 RECIPE = Recipe(
     method="interpretation",
@@ -24,6 +24,7 @@ RECIPE = Recipe(
     data_fingerprint="ab",
     model="mnist_cnn",
     maps=TargetMaps(key="9f"),
+    teacher=TeacherModel(key="9f", seed=0),
 )
 #: Another value for each field of a recipe, section by section.
 OTHER: dict[str, Any] = {
@@ -39,8 +40,9 @@ OTHER: dict[str, Any] = {
     | {"precision": "bfloat16"},
     "plugins": {"my-lab": "0.1"},
     "maps": {"key": "8e", "permute": "fixed"},
+    "teacher": {"key": "8e", "seed": 1, "model": "mnist_cnn"},
 }
-SECTIONS = {"data", "training", "attack", "maps"}
+SECTIONS = {"data", "training", "attack", "maps", "teacher"}
 
 #: Another value for each field of a measure and of map settings, by name.
 VALUES: dict[str, Any] = {
@@ -91,7 +93,15 @@ def variants() -> dict[str, Recipe]:
         for section in SECTIONS
         for name, value in OTHER[section].items()
     }
-    return plain | inner | {"maps": changed(maps=None), "params": changed(params={"lambda": 0.07, "phi": 1.0})}
+    return (
+        plain
+        | inner
+        | {
+            "maps": changed(maps=None),
+            "teacher": changed(teacher=None),
+            "params": changed(params={"lambda": 0.07, "phi": 1.0}),
+        }
+    )
 
 
 def assert_each_field_counts(content: BaseModel, key: Any, skipped: tuple[str, ...] = ()) -> None:
@@ -104,6 +114,7 @@ def assert_each_field_counts(content: BaseModel, key: Any, skipped: tuple[str, .
 
 def test_every_field_of_a_recipe_is_part_of_its_key() -> None:
     sections = {"data": Data, "training": Training, "attack": Attack, "maps": TargetMaps}
+    sections["teacher"] = TeacherModel
     assert OTHER.keys() == Recipe.model_fields.keys()
     for section, model in sections.items():
         assert OTHER[section].keys() == model.model_fields.keys() - {"root"}

@@ -136,11 +136,28 @@ def test_a_grid_takes_only_allowed_values() -> None:
 
 
 def test_methods_and_targets_go_together() -> None:
-    assert "needs targets" in problems(a={"method": "interpretation", "lambda": 1})["arms", "a"]
+    assert "needs a teacher" in problems(a={"method": "interpretation", "lambda": 1, "targets": {}})["arms", "a"]
+    assert "needs targets" in problems(a={"method": "interpretation", "lambda": 1, "teacher": "standard"})["arms", "a"]
     assert problems(a=jacobian(targets={"teacher": "standard"})).keys() == {("arms", "a", "targets")}
     signed = {"method": "cosine", "lambda_cs": 1.0, "lambda_gm": 0.1, "targets": {"teacher": "standard"}}
     assert problems(a=signed).keys() == {("arms", "a", "targets", "sign")}
     assert not problems(a=signed | {"targets": {"teacher": "standard", "sign": "signed"}})
+
+
+def test_methods_and_teachers_go_together() -> None:
+    """A method that learns from a model, one that learns from maps, and one that learns from neither."""
+    learner = {"method": "distill", "lambda_kd": 1.0}
+    assert not problems(a=learner | {"teacher": "standard"})
+    assert not problems(a=interpretation(targets={}) | {"teacher": "standard", "teachers": "per_seed"})
+    assert "needs a teacher" in problems(a=learner)["arms", "a"]
+    assert problems(a=learner | {"teacher": "standard", "targets": {}}).keys() == {("arms", "a", "targets")}
+    assert problems(a=jacobian(teacher="standard")).keys() == {("arms", "a", "teacher")}
+    assert problems(a=jacobian(teachers="per_seed")).keys() == {("arms", "a", "teachers")}
+    assert problems(a=interpretation(teacher="standard")).keys() == {("arms", "a", "targets", "teacher")}
+    both = {"method": "distill + interpretation", "lambda_kd": 1.0, "lambda": 0.1, "targets": {}}
+    assert not problems(a=both | {"teacher": "standard"})
+    for name in ("a", "zzz"):
+        assert problems(a=learner | {"teacher": name}).keys() == {("arms", "a", "teacher")}
 
 
 def test_parameters_may_stand_under_params_as_in_a_resolved_study() -> None:

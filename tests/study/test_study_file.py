@@ -174,14 +174,14 @@ def test_texts_that_resemble_other_values_stay_text() -> None:
     last = "  last:\n    method: interpretation\n    lambda: 1\n    title: off\n"
     text = f"name: 0o17\ndata: {{root: 1:30}}\narms:\n{arms}{last}"
     for teacher in names[:4]:
-        study = parse(f"{text}    targets: {{teacher: {teacher}}}\n")
+        study = parse(f"{text}    targets: {{}}\n    teacher: {teacher}\n")
         assert list(study.arms) == [*names, "last"]
         texts = (study.name, study.data.root, study.arms["last"].title, study.arms["last"].needs)
         assert texts == ("0o17", "1:30", "off", (teacher,))
         assert {type(value) for value in (*texts[:3], *texts[3])} == {str}
     for teacher, shown in (("true", "true"), ("10", "10")):
-        message = problems(f"{text}    targets: {{teacher: {teacher}}}\n")
-        assert message == f"s.yaml:14: arms.last.targets.teacher: takes text, got {shown}; put it in quotes"
+        message = problems(f"{text}    targets: {{}}\n    teacher: {teacher}\n")
+        assert message == f"s.yaml:15: arms.last.teacher: takes text, got {shown}; put it in quotes"
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -268,8 +268,7 @@ def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) ->
     tables_1_and_3 = ["interp_permuted", "interp_nonrobust"] if study.data.name != "cifar10" else []
     assert list(study.arms) == ["standard", "adversarial", "interp_robust", *tables_1_and_3, "jacobian"]
     for arm, teacher in {"interp_robust": "adversarial", "interp_nonrobust": "standard"}.items():
-        targets = study.arms[arm].targets if arm in study.arms else None
-        assert arm not in study.arms or (targets is not None and targets.teacher == teacher)
+        assert arm not in study.arms or study.arms[arm].teacher == teacher
     assert study.arms["jacobian"].needs == ("interp_robust",)
 
 
@@ -288,8 +287,8 @@ def test_the_mnist_study_holds_the_papers_settings() -> None:
     assert study.training == Training(epochs=30, batch_size=64, lr=0.01, momentum=0.9, lr_decay=0.1, decay_every=10)
     assert study.attack == study.evaluation_attack == Attack(norm="l2", eps=1.5, steps=40, step_size=0.5)
     assert study.seeds == (0, 1, 2, 3, 4)
-    targets = [arm.targets for arm in study.arms.values() if arm.targets]
-    assert [(t.teacher, t.sigma, t.samples, t.permute) for t in targets] == [
+    taught = [(arm.teacher, arm.targets) for arm in study.arms.values() if arm.targets]
+    assert [(teacher, t.sigma, t.samples, t.permute) for teacher, t in taught] == [
         ("adversarial", 0.15, 50, None),
         ("adversarial", 0.15, 50, "fixed"),
         ("standard", 0.15, 50, None),

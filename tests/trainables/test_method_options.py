@@ -50,6 +50,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         "input_gradient": {"lambda_g": None, "norm": "batch", "dual": "l2"},
         "aligned": {"lambda_pag": None, "towards": "mean", "classes": 0},
         "gradient_align": {"lambda_ga": None},
+        "distill": {"lambda_kd": None, "ce_weight": 1.0, "temperature": 4.0},
         "mart": {"lambda_mart": None, "mode": "eval"},
     }
 

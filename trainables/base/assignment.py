@@ -42,25 +42,28 @@ class PlainOptions(Frozen):
         (0,), min_length=1, description="Seed, or several seeds that train together."
     )
     maps: str | None = Field(None, description=".npy file of raw target maps of all training images, N·C·H·W.")
+    teacher: str | None = Field(None, description=".safetensors file of a teacher's weights, of the same network.")
     test: bool = Field(False, description="Evaluate on the test split after the last epoch.")
     device: str = Field("cpu", description="Device of the training.")
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job, its device, its store (None under a plain Tuner), and the .npy file of its raw target maps if any."""
+    """A job, its device, its store (None under a plain Tuner), and the files of its raw maps and its teacher if any."""
 
     job: Job
     device: str
     store: Store | None = None
     maps: Path | None = None
+    teacher: Path | None = None
 
     @classmethod
     def from_study(cls, config: Mapping[str, Any]) -> Assignment:
         """Return the assignment that a study's driver gives a worker."""
         job, store = Job.model_validate(config["job"]), Store(config["store"], config.get("driver"))
         maps = store.maps_file(job.recipe.maps.key) if job.recipe.maps else None
-        return cls(job, config["device"], store, maps)
+        teacher = store.model_file(job.recipe.teacher.key) if job.recipe.teacher else None
+        return cls(job, config["device"], store, maps, teacher)
 
     @classmethod
     def from_plain_config(cls, config: Mapping[str, Any], kind: Any) -> Assignment:
@@ -76,7 +79,7 @@ class Assignment:
         """
         config, method = _to_python(config), kind.__name__
         params = {key: config[key] for key in kind.parameters if key in config}
-        problems = _find_problems(config, kind.parameters, kind.needs_targets)
+        problems = _find_problems(config, kind)
         options = _validate(PlainOptions, {k: config[k] for k in PlainOptions.model_fields if k in config}, problems)
         setting = {key: config[key] for key in SETTING if key in config}
         study = _validate(Study, setting | {"arms": {"plain": {"method": method}}}, problems)
@@ -94,7 +97,8 @@ class Assignment:
             observation=observe(study),
             batch_size=study.evaluation.batch_size,
         )
-        return cls(job, options.device, maps=Path(options.maps) if options.maps else None)
+        maps, teacher = (Path(file) if file else None for file in (options.maps, options.teacher))
+        return cls(job, options.device, maps=maps, teacher=teacher)
 
     def load_data(self) -> Dataset:
         """Return the training and validation images on the device.
@@ -121,7 +125,9 @@ def _to_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _find_problems(config: Mapping[str, Any], parameters: Mapping[str, Parameter], needs_targets: bool) -> list[str]:
+def _find_problems(config: Mapping[str, Any], kind: Any) -> list[str]:
+    """Return the problems of a configuration's keys, of the parameters of the method ``kind``, and of its files."""
+    parameters: Mapping[str, Parameter] = kind.parameters
     keys = [*parameters, *SETTING, *PlainOptions.model_fields]
     problems = [f"{key}: unknown key; {suggest(key, keys)}" for key in config if key not in keys]
     for name, parameter in parameters.items():
@@ -129,14 +135,18 @@ def _find_problems(config: Mapping[str, Any], parameters: Mapping[str, Parameter
             problems.append(f"{name}: is needed ({parameter.help})")
         elif name in config and (problem := parameter.find_problem(config[name])):
             problems.append(f"{name}: {problem}")
-    maps = config.get("maps")
-    if needs_targets and not (isinstance(maps, str) and Path(maps).is_file()):
-        problems.append(
-            "maps: takes an .npy file of raw SmoothGrad maps of all training images, by its absolute path, because "
-            f"Tune's workers run in folders of their own; got {format_value(maps)}"
-        )
-    if not needs_targets and maps is not None:
-        problems.append("maps: the method takes no target maps; drop them")
+    for key, is_needed, content in (
+        ("maps", kind.needs_targets, "an .npy file of raw SmoothGrad maps of all training images"),
+        ("teacher", kind.needs_teacher, "a .safetensors file of a teacher's weights, of the same network"),
+    ):
+        file = config.get(key)
+        if is_needed and not (isinstance(file, str) and Path(file).is_file()):
+            problems.append(
+                f"{key}: takes {content}, by its absolute path, because Tune's workers run in folders of their own; "
+                f"got {format_value(file)}"
+            )
+        if not is_needed and file is not None:
+            problems.append(f"{key}: the method takes none; drop it")
     return problems
 
 

@@ -27,9 +27,7 @@ def load_training_maps(assignment: Assignment, data: Dataset) -> dict[int, Tenso
     """
     job = assignment.job
     if assignment.maps is None:
-        raise ValueError(
-            f"{job.recipe.method} needs target maps, but the arm {job.arm} names no targets; name a teacher"
-        )
+        raise ValueError(f"{job.recipe.method} needs target maps, but the arm {job.arm} names no targets; name them")
     remedy = "give the maps of these training images, in their order"
     if assignment.store is not None:
         remedy = "run again: the next start sets a damaged file aside and makes it again"

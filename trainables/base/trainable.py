@@ -19,6 +19,7 @@ from trainables.base import checkpoint
 from trainables.base.assignment import Assignment
 from trainables.base.job_trainable import JobTrainable, result_of
 from trainables.base.maps import load_preview_maps, load_training_maps
+from trainables.base.models import load_teacher
 from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.display.trial_log import TrialLog
 from tune_interpreg.evaluation.judging import judge, observe
@@ -62,6 +63,8 @@ class MethodTrainable(JobTrainable):
     parameters: ClassVar[Mapping[str, Parameter]] = {}
     #: True if the method needs target maps of the training images.
     needs_targets: ClassVar[bool] = False
+    #: True if the method needs the teacher's network: ``batch.linearize_teacher()``.
+    needs_teacher: ClassVar[bool] = False
     #: True if the target maps have signs, as with ``targets.sign: signed``.
     signed_targets: ClassVar[bool] = False
     #: True if the cross-entropy is taken at attacked images instead of the batch's own.
@@ -93,6 +96,7 @@ class MethodTrainable(JobTrainable):
             terms=self.terms,
             seeds=self.job.seeds,
             guidance=self._make_guidance(),
+            teacher=load_teacher(self.assignment, self.data) if self.needs_teacher else None,
             device=self.assignment.device,
         )
         self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by activity

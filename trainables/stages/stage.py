@@ -2,13 +2,10 @@
 
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from trainables.base.job_trainable import JobTrainable
-from tune_interpreg.networks import weights
-from tune_interpreg.networks.build import build
-from tune_interpreg.store.files import Damaged
+from trainables.base.models import load_model
 
 
 class StageTrainable(JobTrainable):
@@ -22,12 +19,5 @@ class StageTrainable(JobTrainable):
 
     def load_model(self, key: str) -> nn.Module:
         """Return the model of a training, on the device and in eval mode."""
-        path = self.store.model_file(key)
-        # the seed's own network, because tensors outside of its file may depend on the seed
         seed = next((model.seed for model in self.job.models if model.key == key), self.job.seeds[0])
-        model = build(self.recipe.model, self.data.shape, self.data.classes, seed, self.assignment.device)
-        try:
-            weights.load(model, path)
-        except (FileNotFoundError, SafetensorError) as error:
-            raise Damaged(path, f"is damaged: no model can be read from it ({error})") from None
-        return model.eval()
+        return load_model(self.recipe.model, seed, self.store.model_file(key), self.data, self.assignment.device)

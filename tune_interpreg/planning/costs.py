@@ -18,7 +18,7 @@ from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Train
 from tune_interpreg.study.measures import Measure, Question, SplitName
 from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.study.recipe import Recipe, TargetMaps
+from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
 
 #: Measured seconds by unit of work. Of a judgment, per image, of the checks, per model: after ``unit_of`` its measure.
 #: Per image and noisy copy of a set of maps: ``copy``. Of a training, after its ``training_job``'s key and a slash:
@@ -54,12 +54,14 @@ def training_job(study: Study, task: Task) -> Job:
     arm = study.arms[task.arm]
     maps = TargetMaps(key="any", permute=arm.targets.permute) if arm.targets else None
     searched = {name: span.extremes()[0] for name, span in arm.search.ranges.items()} if arm.search else {}
-    values, parameters = {**searched, **arm.params}, registry.load_method(arm.method).parameters
-    params = {name: _typical_value(parameter, values.get(name)) for name, parameter in parameters.items()}
+    values, method = {**searched, **arm.params}, registry.load_method(arm.method)
+    params = {name: _typical_value(parameter, values.get(name)) for name, parameter in method.parameters.items()}
+    teacher = TeacherModel(key="any", seed=0, model=study.model) if method.needs_teacher else None
     is_trial = task.stage == "search"
     observation = measures.observe(study, arm.search if is_trial else None)
     seeds = range(1 if is_trial else len(task.parts))
-    return _job(study, task.arm, seeds, STANDSTILL, observation, method=arm.method, params=params, maps=maps)
+    fields: dict[str, Any] = {"method": arm.method, "params": params, "maps": maps, "teacher": teacher}
+    return _job(study, task.arm, seeds, STANDSTILL, observation, **fields)
 
 
 def probe_job(study: Study) -> Job:

@@ -37,6 +37,7 @@ from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversarial_accuracy, measure_gradient_norms
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.gradients.saliency import smoothgrad
+from tune_interpreg.networks import weights
 from tune_interpreg.planning.costs import Piece, Seconds, probe_job, unit_of
 from tune_interpreg.schedule.graph import attack_sources
 from tune_interpreg.store.files import StoreError
@@ -222,6 +223,10 @@ class Bench:
             file.parent.mkdir(parents=True, exist_ok=True)
             maps_NCHW = np.random.default_rng(0).random((limit, *self.train.x_NCHW.shape[1:]))
             np.save(file, maps_NCHW.astype(np.float16))
+        if recipe.teacher:
+            file = self.store.model_file(recipe.teacher.key)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            weights.save(self.model, file)
         self.store.note_start(job)
         return registry.load_method(recipe.method)(worker_config(job, self.store, self.device))
 

@@ -40,7 +40,7 @@ def draw_plan(plan: Plan) -> Tree:
 def _arm_line(study: Study, name: str) -> str:
     """Return the arm's name, its method, and what it waits for."""
     arm = study.arms[name]
-    edges = [f"maps of {arm.targets.teacher}"] if arm.targets else []
+    edges = [f"{'maps of' if arm.targets else 'teacher'} {arm.teacher}"] if arm.teacher else []
     edges += [f"loss of {arm.search.match_loss_of}"] if arm.search and arm.search.match_loss_of else []
     return f"{name}: {', '.join([arm.method, *edges])}"
 

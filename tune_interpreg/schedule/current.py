@@ -19,11 +19,11 @@ from tune_interpreg.search.choice import digest_trials
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study import measures
-from tune_interpreg.study.config import Arm, Study
+from tune_interpreg.study.config import Arm, Model, Study
 from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, suffixed
-from tune_interpreg.study.recipe import TargetMaps
+from tune_interpreg.study.recipe import TargetMaps, TeacherModel
 from tune_interpreg.study.space import Search
 
 #: Arm → the fields of the choice of its search.
@@ -258,7 +258,7 @@ class Current:
     # -------------------------------------------------------------- which trainings count
     def training_of_trial(self, name: str, number: int) -> Record | None:
         """Return the latest training with this number that the search could propose now."""
-        trials = [record for record in self._by_number[name, number] if self._has_maps(record, name)]
+        trials = [record for record in self._by_number[name, number] if self._has_present_teacher(record, name)]
         return trials[-1] if trials else None
 
     def _could_be_trial(self, record: Record, name: str) -> bool:
@@ -293,29 +293,35 @@ class Current:
             and record["state"] != "pruned"
             and chosen <= record["recipe"]["params"].items()
             and (search is None or search.could_propose(record["recipe"]["params"]))
-            and self._has_maps(record, name)
+            and self._has_present_teacher(record, name)
         ]
         # Without a choice, a training with a number is a repeat only if others with its recipe have none.
         repeats = [record for record in counting if record["number"] is None or choice is not None or search is None]
-        last = _without_maps(repeats[-1]) if repeats else None
-        return {record["seed"]: record for record in counting if _without_maps(record) == last}
+        last = _without_teacher(repeats[-1]) if repeats else None
+        return {record["seed"]: record for record in counting if _without_teacher(record) == last}
 
     def fits(self, record: Record, name: str) -> bool:
         """Return whether a training has the method and the fixed parameters of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
-        permute = arm.targets.permute if arm.targets else None
-        return (recipe["maps"] is None) == (arm.targets is None) and (recipe["maps"] or {}).get("permute") == permute
+        if arm.targets is None:  # else the method decides whether the model teaches as well as its maps
+            return recipe["maps"] is None and (recipe.get("teacher") is None) == (arm.teacher is None)
+        return recipe["maps"] is not None and recipe["maps"]["permute"] == arm.targets.permute
 
-    def _has_maps(self, record: Record, name: str) -> bool:
-        """Return whether a training reads the maps of the teacher's present model, if it reads any."""
-        arm, place = self.study.arms[name], (name, record["seed"])
+    def _has_present_teacher(self, record: Record, name: str) -> bool:
+        """Return whether a training reads the maps of the teacher's present model, or this model, if it reads any."""
+        arm, place, recipe = self.study.arms[name], (name, record["seed"]), record["recipe"]
+        if arm.teacher is None:
+            return True
+        model = self.model_key(arm.teacher, graph.teacher_seed(self.study, arm, record["seed"]))
+        if recipe.get("teacher") and recipe["teacher"]["key"] != model:
+            return False
         if arm.targets is None:
             return True
         if place not in self._maps_keys and (maps := self.maps_for(arm, record["seed"])):
             self._maps_keys[place] = maps.key
-        return bool(record["recipe"]["maps"]["key"] == self._maps_keys.get(place))
+        return bool(recipe["maps"]["key"] == self._maps_keys.get(place))
 
     # ------------------------------------------------------------------ models and maps
     def model_key(self, arm: str, seed: int) -> str | None:
@@ -335,6 +341,16 @@ class Current:
             return None
         item = self.maps_item(key, graph.teacher_seed(self.study, arm, seed))
         return TargetMaps(key=item.key, permute=arm.targets.permute) if item else None
+
+    def teacher_for(self, arm: Arm, seed: int) -> TeacherModel | None:
+        """Return the model that teaches an arm's ``seed``; None without a teacher, or before its model is there."""
+        if arm.teacher is None:
+            return None
+        record = self.repeats[arm.teacher].get(graph.teacher_seed(self.study, arm, seed))
+        if record is None or record["state"] != "done":
+            return None
+        network = Model.model_validate(record["recipe"]["model"])
+        return TeacherModel(key=record["key"], seed=record["seed"], model=network)
 
     def dependent_questions(self, name: str, seed: int) -> list[Question] | None:
         """Return what is asked about a model that is there, and other models; None before these are settled."""
@@ -425,6 +441,6 @@ def _age(record: Mapping[str, Any]) -> tuple[str, str]:
     return str(record["finished"]), record["key"]
 
 
-def _without_maps(record: Record) -> Record:
-    """Return a recipe without its maps: with a teacher per seed, the repeats of an arm differ in nothing else."""
-    return {**record["recipe"], "maps": None}
+def _without_teacher(record: Record) -> Record:
+    """Return a recipe without its maps and teacher: with a teacher per seed, repeats differ in nothing else."""
+    return {**record["recipe"], "maps": None, "teacher": None}

@@ -1,8 +1,8 @@
 """The graph of arms: from a study and its state to the work that can start now. Pure: no files, no Ray.
 
 An arm has up to four stages: a search, repeats, maps for the arms that it teaches, and judgments of its repeats'
-models. ``teacher`` and ``match_loss_of`` are the edges. Maps wait for one seed of the teacher; a matched loss waits for
-all seeds of its reference; nothing waits for judgments of repeats.
+models. ``teacher`` and ``match_loss_of`` are the edges. Maps, and arms that train with the teacher's model, wait for
+one seed of the teacher; a matched loss waits for all seeds of its reference; nothing waits for judgments of repeats.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ class State:
 # ------------------------------------------------------------------ maps and sources
 def maps_key(arm: Arm) -> MapsKey | None:
     """Return the key of the maps that the arm trains towards; None without maps."""
-    return (arm.targets.teacher, arm.targets.map_settings) if arm.targets else None
+    return (arm.teacher, arm.targets.map_settings) if arm.teacher and arm.targets else None
 
 
 def teacher_seed(study: Study, arm: Arm, seed: int) -> int:
-    """Return the teacher's seed that makes the maps for the arm's ``seed``."""
+    """Return the teacher's seed that teaches the arm's ``seed``, by its model or its maps."""
     return seed if _has_teacher_per_seed(arm) else study.seeds[0]
 
 
@@ -129,15 +129,15 @@ def map_models(study: Study) -> dict[str, tuple[str, int]]:
     robust = next((name for name in attack_sources(study) if study.arms[name].method == "adversarial"), None)
     if robust is None:
         return {}
-    taught = {key for arm in study.arms.values() if (key := maps_key(arm)) and key[0] == robust}
     models = {"teacher": (robust, study.seeds[0])}
-    if len(study.seeds) > 1 and not any(study.seeds[1] in maps_seeds(study, key) for key in taught):
+    all_teach = any(arm.teacher == robust and _has_teacher_per_seed(arm) for arm in study.arms.values())
+    if len(study.seeds) > 1 and not all_teach:
         models["unseen"] = robust, study.seeds[1]
     return models
 
 
 def _has_teacher_per_seed(arm: Arm) -> bool:
-    return arm.targets is not None and arm.targets.teachers == "per_seed"
+    return arm.teacher is not None and arm.teachers == "per_seed"
 
 
 # ------------------------------------------------------------------ progress of arms
@@ -261,12 +261,13 @@ def blocked_arms(study: Study, state: State) -> dict[str, str]:
     for name, arm in study.arms.items():
         search = arm.search
         open_seeds = [seed for seed in study.seeds if seed not in state.repeats[name].settled]
-        without_maps = [seed for seed in open_seeds if not _has_maps(study, state, arm, seed)]
+        untaught = [seed for seed in open_seeds if not _has_ready_teacher(study, state, arm, seed)]
         if not open_seeds:
             continue
-        if without_maps and arm.targets:
-            seeds = f" for seed {', '.join(map(str, without_maps))}" if _has_teacher_per_seed(arm) else ""
-            blocked[name] = f"has no target maps{seeds}: the teacher {arm.targets.teacher} gave none"
+        if untaught:
+            seeds = f" for seed {', '.join(map(str, untaught))}" if _has_teacher_per_seed(arm) else ""
+            missing = "target maps" if arm.targets else "model to learn from"
+            blocked[name] = f"has no {missing}{seeds}: the teacher {arm.teacher} gave none"
         elif search and search.match_loss_of and not state.repeats[search.match_loss_of].done:
             blocked[name] = f"has no loss to match: no seed of {search.match_loss_of} finished"
         elif search and not state.searches[name].done:
@@ -281,7 +282,7 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     arm = study.arms[name]
     yield from _maps_tasks(study, state, name)
     if not is_search_over(study, state, name):
-        if _has_maps(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
+        if _has_ready_teacher(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
             yield from _search_tasks(study, state, name)
     elif not arm.search or state.searches[name].done:
         yield from _repeat_tasks(study, state, name)
@@ -311,19 +312,22 @@ def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
 
 
 def _repeat_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
-    """Yield the open seeds: on a GPU as one task, unless each seed has its own maps."""
+    """Yield the open seeds: on a GPU as one task, unless each seed has its own teacher."""
     arm, repeats = study.arms[name], state.repeats[name]
-    seeds = tuple(seed for seed in study.seeds if repeats.is_open(seed) and _has_maps(study, state, arm, seed))
+    seeds = tuple(seed for seed in study.seeds if repeats.is_open(seed) and _has_ready_teacher(study, state, arm, seed))
     if seeds and study.resources.gpus and not _has_teacher_per_seed(arm):
         yield Task(name, "repeats", seeds)
     else:
         yield from (Task(name, "repeats", (seed,)) for seed in seeds)
 
 
-def _has_maps(study: Study, state: State, arm: Arm, seed: int) -> bool:
-    """Return whether the maps for the arm's ``seed`` are there, if it needs any."""
+def _has_ready_teacher(study: Study, state: State, arm: Arm, seed: int) -> bool:
+    """Return whether the teacher's maps for the arm's ``seed`` are there, or else its model; True without a teacher."""
+    if arm.teacher is None:
+        return True
     key = maps_key(arm)
-    return key is None or teacher_seed(study, arm, seed) in state.maps[key].done
+    stage = state.maps[key] if key else state.repeats[arm.teacher]
+    return teacher_seed(study, arm, seed) in stage.done
 
 
 def _has_loss(study: Study, state: State, arm: Arm) -> bool:
@@ -337,15 +341,14 @@ def _has_loss(study: Study, state: State, arm: Arm) -> bool:
 
 
 def _is_unreachable(study: Study, state: State, name: str, seed: int) -> bool:
-    """Return whether the maps for an arm's ``seed``, or the teacher's model for them, were given up."""
+    """Return whether the teacher's model for an arm's ``seed``, or its maps, were given up."""
     arm = study.arms[name]
-    key = maps_key(arm)
-    if key is None:
+    if arm.teacher is None:
         return False
-    teacher, needed = key[0], teacher_seed(study, arm, seed)
-    if needed in state.maps[key].lost or needed in state.repeats[teacher].lost:
+    key, needed = maps_key(arm), teacher_seed(study, arm, seed)
+    if needed in state.repeats[arm.teacher].lost or (key and needed in state.maps[key].lost):
         return True
-    return _is_unreachable(study, state, teacher, needed)
+    return _is_unreachable(study, state, arm.teacher, needed)
 
 
 def _is_source_settled(study: Study, state: State, name: str, seed: int) -> bool:

@@ -15,7 +15,7 @@ from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
-from tune_interpreg.study.recipe import Recipe, TargetMaps
+from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
 
 
 class Progress(Current):
@@ -49,13 +49,13 @@ class Progress(Current):
         super().__init__(study, records, choices)
 
     def fits(self, record: Record, name: str) -> bool:
-        """Return whether the study as it is now would make exactly this training, with the maps that it read."""
+        """Return whether the study as it is now would make exactly this training, with what it read of the teacher."""
         if not super().fits(record, name):
             return False
         search, recipe = self.study.arms[name].search, record["recipe"]
         searched = {parameter: recipe["params"].get(parameter, "") for parameter in (search.ranges if search else ())}
-        maps = TargetMaps.model_validate(recipe["maps"]) if recipe["maps"] else None
-        return bool(record["key"] == self._training(name, searched, record["seed"], maps).key)
+        read = Recipe.model_validate(recipe)
+        return bool(record["key"] == self._training(name, searched, record["seed"], read.maps, read.teacher).key)
 
     def find_readers(self) -> set[str]:
         """Return the keys of the items with files that open or failed work reads: models and maps."""
@@ -72,9 +72,11 @@ class Progress(Current):
                     unmade = set(graph.maps_seeds(self.study, maps_key)) - stage.done
                     keys |= {key for seed in unmade if (key := self.model_key(name, seed))}
             is_open = not (set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name))
-            if is_open and arm.targets:
-                maps = (self.maps_for(arm, seed) for seed in self.study.seeds)
-                keys |= {item.key for item in maps if item}
+            if is_open:
+                read: list[TargetMaps | TeacherModel | None] = [self.maps_for(arm, seed) for seed in self.study.seeds]
+                if registry.load_method(arm.method).needs_teacher:
+                    read += [self.teacher_for(arm, seed) for seed in self.study.seeds]
+                keys |= {item.key for item in read if item}
         return keys
 
     def _models_with(self, name: str, seed: int) -> list[tuple[str, int]]:
@@ -152,12 +154,23 @@ class Progress(Current):
 
     def training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Train:
         """Return the training of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
-        return self._training(name, searched, seed, self.maps_for(self.study.arms[name], seed))
-
-    def _training(self, name: str, searched: Mapping[str, Scalar], seed: int, maps: TargetMaps | None) -> Train:
         arm = self.study.arms[name]
-        params = with_defaults(registry.load_method(arm.method).parameters, {**arm.params, **searched})
-        fields = {"params": params, "maps": maps, "data_fingerprint": self.fingerprint}
+        return self._training(name, searched, seed, self.maps_for(arm, seed), self.teacher_for(arm, seed))
+
+    def _training(
+        self,
+        name: str,
+        searched: Mapping[str, Scalar],
+        seed: int,
+        maps: TargetMaps | None,
+        teacher: TeacherModel | None,
+    ) -> Train:
+        arm = self.study.arms[name]
+        method = registry.load_method(arm.method)
+        params = with_defaults(method.parameters, {**arm.params, **searched})
+        fields: dict[str, Any] = {"params": params, "maps": maps, "data_fingerprint": self.fingerprint}
+        if method.needs_teacher:
+            fields["teacher"] = teacher
         return Train(recipe=Recipe.from_study(self.study, method=arm.method, **fields), seed=seed)
 
     def _read_training(self, record: Record) -> dict[str, Any]:
@@ -225,7 +238,7 @@ class Progress(Current):
         is_proposed = job.number is not None and job.number < arm.search.trials
         if not is_proposed or not arm.search.could_propose(job.recipe.params, job.number):
             return False
-        if arm.targets and self.maps_for(arm, self.study.seeds[0]) is None:
+        if arm.teacher and self.teacher_for(arm, self.study.seeds[0]) is None:
             return False
         return [model.key for model in self.trainings_of(task, job.recipe.params)] == [
             model.key for model in job.models

@@ -170,14 +170,14 @@ class _Snapshot:
     def _expected(self, name: str) -> Iterator[str]:
         """Yield what the arm needs and can still get."""
         arm = self.study.arms[name]
-        key = graph.maps_key(arm)
-        if key is not None:
-            teacher, repeats = key[0], self.state.repeats[key[0]]
-            seeds = set(graph.maps_seeds(self.study, key)) - self.state.maps[key].settled
-            if not seeds <= repeats.settled and not graph.is_arm_over(self.study, self.state, teacher):
-                yield teacher
-            elif seeds & repeats.done:
-                yield f"the maps of {teacher}"
+        if arm.teacher:
+            key, repeats = graph.maps_key(arm), self.state.repeats[arm.teacher]
+            seeds = {graph.teacher_seed(self.study, arm, seed) for seed in self.study.seeds}
+            open_seeds = seeds - self.state.maps[key].settled if key else seeds
+            if not open_seeds <= repeats.settled and not graph.is_arm_over(self.study, self.state, arm.teacher):
+                yield arm.teacher
+            elif key and open_seeds & repeats.done:
+                yield f"the maps of {arm.teacher}"
         for other in (arm.search.match_loss_of, arm.search.anchor) if arm.search else ():
             if other and not graph.is_arm_over(self.study, self.state, other):
                 yield other

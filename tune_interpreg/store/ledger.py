@@ -79,8 +79,8 @@ def _dump(observation: Observation) -> dict[str, Any]:
 def find_inputs(record: Mapping[str, Any]) -> list[str]:
     """Return the keys of the items with the files that a record's item read."""
     if record["kind"] == "train":
-        maps = record["recipe"]["maps"]
-        return [maps["key"]] if maps else []
+        inputs = (record["recipe"].get(name) for name in ("maps", "teacher"))  # older records have no teacher
+        return [item["key"] for item in inputs if item]
     if record["kind"] == "maps":
         return [record["teacher"]]
     measure = record["measure"]

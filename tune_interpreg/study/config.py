@@ -337,12 +337,8 @@ def _permutation(value: Any) -> Any:
 
 
 class Targets(MapSettings):
-    """The target maps of an arm: SmoothGrad maps of another arm's model."""
+    """The target maps of an arm: SmoothGrad maps by its teacher."""
 
-    teacher: str = Field(description="The arm that trains the teacher.")
-    teachers: Literal["shared", "per_seed"] = Field(
-        "shared", description="shared: the teacher's first seed, for all seeds. per_seed: a teacher for each seed."
-    )
     permute: Annotated[Permutation | None, BeforeValidator(_permutation)] = Field(
         None,
         description="Permute each map's values at random within the map. fixed (or true): once, from the trial's seed."
@@ -351,15 +347,29 @@ class Targets(MapSettings):
 
 
 class Arm(OpenSection):
-    """A row of the tables: a method, its targets and its search. Additional keys are the method's parameters."""
+    """A row of the tables: a method, its teacher and its search. Additional keys are the method's parameters."""
 
     ADDITIONAL = "params"
 
     method: str = Field(description="A training method, such as standard. Methods are combined with +.")
     title: str | None = Field(None, description="Name in tables and figures. null: the paper's, or the arm's key.")
-    targets: Targets | None = Field(None, description="Target maps, for methods that need them.")
+    teacher: str | None = Field(None, description="The arm that trains the teacher, for methods that need one.")
+    teachers: Literal["shared", "per_seed"] = Field(
+        "shared", description="shared: the teacher's first seed, for all seeds. per_seed: a teacher for each seed."
+    )
+    targets: Targets | None = Field(None, description="The teacher's maps, for methods that need target maps.")
     search: Search | None = Field(None, description="Search for parameters before the repeats. null: none.")
     params: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _move_teacher(cls, section: Any) -> Any:
+        """Take ``teacher`` and ``teachers`` in ``targets``, their place in earlier versions, as keys of the arm."""
+        targets = section.get("targets") if isinstance(section, dict) else None
+        if not isinstance(targets, dict):
+            return section
+        moved = {key: targets[key] for key in ("teacher", "teachers") if key in targets}
+        return moved | section | {"targets": {key: value for key, value in targets.items() if key not in moved}}
 
     @field_validator("method")
     @classmethod
@@ -369,9 +379,8 @@ class Arm(OpenSection):
     @property
     def needs(self) -> tuple[str, ...]:
         """The arms that must finish first: the teacher, the arm to match, and the arm at strength 0."""
-        teacher = self.targets.teacher if self.targets else None
         others = (self.search.match_loss_of, self.search.anchor) if self.search else ()
-        return tuple(name for name in (teacher, *others) if name)
+        return tuple(name for name in (self.teacher, *others) if name)
 
 
 class Study(Frozen):

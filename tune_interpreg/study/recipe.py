@@ -29,6 +29,14 @@ class TargetMaps(Frozen):
     permute: Permutation | None = None
 
 
+class TeacherModel(Frozen):
+    """The trained model that a training learns from."""
+
+    key: str = Field(description="Key of the model's training.")
+    seed: int = Field(description="Seed of this training.")
+    model: Model = Field(Model(), description="Its network.")
+
+
 class Recipe(Frozen):
     """Everything that determines a trained model, except the seed."""
 
@@ -40,6 +48,7 @@ class Recipe(Frozen):
     training: Training = Training()
     attack: Attack = Field(Attack(), description="The attack of adversarial training.")
     maps: TargetMaps | None = None
+    teacher: TeacherModel | None = None
     plugins: dict[str, str] = Field(default_factory=dict, description="Version of each other package with code in use.")
 
     @classmethod

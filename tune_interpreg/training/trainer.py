@@ -39,20 +39,38 @@ class Diverged(ArithmeticError):
 class Batch:
     """The input of a method's ``terms``: pixels in [0, 1], labels, and the method's target maps or None.
 
-    Images and maps are augmented in the same way. noise: the seed's generator for the method's own draws.
+    Images and maps are augmented in the same way. noise: the seed's generator for the method's own draws. teacher: the
+    teacher's network in eval mode, for methods that need one. epoch: number of finished epochs, a scalar on the device,
+    so that a captured step follows it.
     """
 
     x_BCHW: Tensor
     y_B: Tensor
     target_BCHW: Tensor | None
     noise: torch.Generator
-    _linearized: list[tuple[Tensor, Adjoint]] = field(default_factory=list, repr=False, compare=False)
+    teacher: nn.Module | None = None
+    epoch: Tensor = field(default_factory=lambda: torch.zeros(()))
+    _linearized: dict[str, tuple[Tensor, Adjoint]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def linearize(self, model: nn.Module) -> tuple[Tensor, Adjoint]:
         """Return the model's logits and adjoint at x (see ``networks.linearize``). All terms share one forward."""
-        if not self._linearized:
-            self._linearized.append(linearize(model, self.x_BCHW))
-        return self._linearized[0]
+        if "model" not in self._linearized:
+            self._linearized["model"] = linearize(model, self.x_BCHW)
+        return self._linearized["model"]
+
+    def linearize_teacher(self) -> tuple[Tensor, Adjoint]:
+        """Return the teacher's logits and adjoint at x, without graph. All terms share one forward.
+
+        Raises:
+            ValueError: the training has no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("linearize_teacher: the training has no teacher; set needs_teacher = True in its method")
+        if "teacher" not in self._linearized:
+            with torch.no_grad():
+                z_BK, adjoint = linearize(self.teacher, self.x_BCHW)
+            self._linearized["teacher"] = z_BK, torch.no_grad()(adjoint)
+        return self._linearized["teacher"]
 
 
 #: (model in train mode, batch) → named scalar terms. Their sum is the loss.
@@ -82,6 +100,7 @@ class Replica:
         self.seed = seed
         self.model = model
         self.device = next(model.parameters()).device
+        self.epoch = torch.zeros((), device=self.device)
         self.optimizer = build_optimizer(model, training)
         #: Tensors that the builder gave values that are not finite, such as a mask of −inf.
         self.infinite = {name for name, tensor in weights.named_tensors(model) if not is_finite([tensor])}
@@ -94,6 +113,7 @@ class Replica:
     def begin_epoch(self, epoch: int, lr: float) -> None:
         """Set train mode and the learning rate, and seed the random streams for ``epoch``."""
         self.model.train()
+        self.epoch.fill_(epoch)
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
         for purpose, generator in self.streams.items():
@@ -156,6 +176,7 @@ class Trainer:
 
     Args:
         data: its training split is used, already on ``device``. guidance: for methods that need target maps.
+        teacher: for methods that need a teacher's network, on ``device``, in eval mode; all seeds share it.
         capture: whether a GPU captures and replays steps; no effect on a CPU.
 
     Raises ``ValueError`` if there are fewer images than one batch takes.
@@ -170,6 +191,7 @@ class Trainer:
         terms: Terms,
         seeds: Sequence[int],
         guidance: Guidance | None = None,
+        teacher: nn.Module | None = None,
         device: torch.device | str = "cpu",
         capture: bool = True,
     ):
@@ -178,7 +200,8 @@ class Trainer:
                 f"training.batch_size: a batch takes {training.batch_size} images, but there are {len(data.train)} "
                 "to train on; lower it, or raise data.train_limit"
             )
-        self.training, self.data, self.terms, self.guidance = training, data, terms, guidance
+        self.training, self.data, self.terms = training, data, terms
+        self.guidance, self.teacher = guidance, teacher
         # Only whole batches count, so that shapes are fixed.
         self.steps = len(data.train) // training.batch_size
         self.images_per_epoch = self.steps * training.batch_size
@@ -277,7 +300,8 @@ class Trainer:
         if self.training.augment is not None:
             generator = replica.streams["augmentation"]
             x_BCHW, target_BCHW = augment(x_BCHW, target_BCHW, self.training.augment, generator=generator)
-        return Batch(x_BCHW, self.data.train.y_N[index_B], target_BCHW, replica.streams["noise"])
+        y_B, noise = self.data.train.y_N[index_B], replica.streams["noise"]
+        return Batch(x_BCHW, y_B, target_BCHW, noise, teacher=self.teacher, epoch=replica.epoch)
 
     def _check_finite(self, replica: Replica, means: Mapping[str, float], before: Mapping[str, Tensor]) -> None:
         """Enter a diverged seed in ``diverged``. Repeats a faulty epoch without capture to find the step."""

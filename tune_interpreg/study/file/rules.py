@@ -129,7 +129,7 @@ def _check_builder(group: str, raw: Section, key: str, section: type[Data | Mode
 
 
 def _check_method(name: str, arm: Section) -> Iterator[Finding]:
-    """Check the method of an arm, its parameters and its targets."""
+    """Check the method of an arm, its parameters, its teacher and its targets."""
     if not isinstance(arm.get("method"), str):
         return
     place, subject = ("arms", name), f"method {arm['method']}"
@@ -138,6 +138,7 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     except (ValueError, registry.UnknownName, registry.BrokenPlugin) as error:
         yield (*place, "method"), str(error)
         return
+    yield from _check_teacher(place, arm, method)
     yield from _check_targets(place, arm, method)
     params = _extra_keys(arm, Arm, place)
     space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
@@ -152,10 +153,29 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
             yield params[key][0], f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
 
 
+def _check_teacher(place: Place, arm: Section, method: Any) -> Iterator[Finding]:
+    teachers, needed = _teachers_of(arm, place), method.needs_teacher or method.needs_targets
+    if len(teachers) > 1:
+        yield teachers[1][0], "stands in the arm too; drop this one"
+    if needed and not teachers:
+        yield place, f"method {arm['method']} needs a teacher; add teacher: ARM"
+    if teachers and not needed:
+        if "teacher" in arm:  # else the targets are refused
+            yield teachers[0][0], f"method {arm['method']} takes no teacher; drop it, or use another method"
+    elif not teachers and arm.get("teachers", "shared") != "shared":
+        yield (*place, "teachers"), "belongs to an arm with a teacher; drop it"
+
+
+def _teachers_of(arm: Section, place: Place) -> list[tuple[Place, Any]]:
+    """Return the places and values of the arm's teacher: its own key, and that in ``targets`` of earlier versions."""
+    written = {("teacher",): arm.get("teacher"), ("targets", "teacher"): _section(arm, "targets").get("teacher")}
+    return [((*place, *inner), value) for inner, value in written.items() if value is not None]
+
+
 def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]:
     targets = arm.get("targets")
     if method.needs_targets and targets is None:
-        yield place, f"method {arm['method']} needs targets: {{teacher: ARM}}; add them"
+        yield place, f"method {arm['method']} needs targets, the settings of the teacher's maps; add targets: {{}}"
     if targets is not None and not method.needs_targets:
         yield (*place, "targets"), f"method {arm['method']} takes no targets; drop them, or use another method"
     elif method.signed_targets and isinstance(targets, Mapping) and targets.get("sign") != "signed":
@@ -217,10 +237,12 @@ def _check_edges(arms: Section) -> Iterator[Finding]:
     places: dict[str, dict[str, Place]] = {}
     for name in arms:
         places[name] = {}
-        for section, key in (("targets", "teacher"), ("search", "match_loss_of"), ("search", "anchor")):
-            other = _section(arms, name, section).get(key)
+        search = _section(arms, name, "search")
+        edges = _teachers_of(_section(arms, name), ("arms", name))
+        edges += [(("arms", name, "search", key), search.get(key)) for key in ("match_loss_of", "anchor")]
+        for written, other in edges:
             if isinstance(other, str):
-                places[name][other] = ("arms", name, section, key)
+                places[name][other] = written
                 if other not in arms:
                     yield places[name][other], f"unknown arm {format_value(other)}; {registry.suggest(other, arms)}"
     try:

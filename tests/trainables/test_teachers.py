@@ -1,0 +1,122 @@
+"""Methods that learn from a teacher's model, against their formulas, and the teacher that they get.
+
+Shapes: B batch, C·H·W image, K classes.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.contract import Make, finish, first_batch
+from helpers.in_process import TEACHER, run_study
+from torch import Tensor, nn
+
+from trainables.base.assignment import Assignment
+from trainables.base.models import load_teacher
+from tune_interpreg.networks.modes import eval_mode
+from tune_interpreg.store.files import Damaged
+from tune_interpreg.store.store import Store
+
+STUDENT = "  learner: {method: distill, lambda_kd: 0.5, teacher: adversarial}\n"
+
+
+def constant(*logits: float) -> nn.Module:
+    """Return a network with these logits for every image."""
+    layer = nn.Linear(64, len(logits))
+    nn.init.zeros_(layer.weight)
+    layer.bias.data = torch.tensor(logits)
+    return nn.Sequential(nn.Flatten(), layer).double()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_has_its_published_term(make: Make, temperature: float) -> None:
+    """Logits (log 1, log 9), the teacher's (log 4, log 4): T²·Σ p_t·log(p_t/p), p ∝ (1, 9^(1/T)), p_t = ½."""
+    trainable = make("distill", strength=3.0, temperature=temperature)
+    batch = replace(first_batch(trainable, torch.float64), teacher=constant(math.log(4), math.log(4)))
+    batch.y_B.zero_()
+    terms = trainable.terms(constant(0.0, math.log(9)), batch)
+    small, large = 1.0, 9 ** (1 / temperature)
+    p = small / (small + large), large / (small + large)
+    expected = 3.0 * temperature**2 * sum(0.5 * math.log(0.5 / share) for share in p)
+    assert terms["distill"].item() == pytest.approx(expected, rel=1e-6)
+    assert terms["ce"].item() == pytest.approx(math.log(10), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["distill", "distill + jacobian", "adversarial + distill", "standard + distill"])
+def test_the_weight_of_the_cross_entropy_scales_nothing_else(name: str, make: Make) -> None:
+    options = {"net": "digits_cnn"}
+    trainables = make(name, **options), make(name, **options, ce_weight=0.25)
+    whole, part = ({key: term.item() for key, term in terms_of(trainable).items()} for trainable in trainables)
+    assert part == pytest.approx(whole | {"ce": 0.25 * whole["ce"]}, rel=1e-6)
+
+
+def terms_of(trainable) -> dict[str, Tensor]:
+    return dict(trainable.terms(trainable.trainer.replicas[0].model, first_batch(trainable)))
+
+
+def test_a_student_equal_to_its_teacher_has_no_divergence(make: Make) -> None:
+    trainable = make("distill", net="digits_cnn")
+    batch = first_batch(trainable)
+    assert trainable.terms(batch.teacher, batch)["distill"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_is_in_eval_mode_frozen_and_never_changed(make: Make) -> None:
+    """With dropout: two forwards agree, no gradient reaches it, and no checkpoint holds it."""
+    trainable = make("distill")
+    batch = first_batch(trainable)
+    teacher = batch.teacher
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    finish(trainable)
+    assert not any(module.training for module in teacher.modules())
+    assert all(not weight.requires_grad and weight.grad is None for weight in teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    z_BK, adjoint = batch.linearize_teacher()
+    assert not z_BK.requires_grad
+    assert not adjoint(torch.ones_like(z_BK)).requires_grad
+    assert batch.linearize_teacher()[0] is z_BK
+    with eval_mode(teacher):
+        torch.testing.assert_close(teacher(batch.x_BCHW), z_BK)
+    owners = {name.split("/")[1] for name in trainable.trainer.state()}
+    assert owners == {"model", "momentum"}
+
+
+def test_a_batch_without_a_teacher_says_what_the_method_lacks(make: Make) -> None:
+    with pytest.raises(ValueError, match="needs_teacher = True"):
+        first_batch(make("standard")).linearize_teacher()
+    assignment = make("standard").assignment
+    with pytest.raises(ValueError, match="StandardTrainable needs a teacher, but the arm StandardTrainable names none"):
+        load_teacher(Assignment(assignment.job, "cpu"), None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("taught") / "store")
+    run_study(store, TEACHER + STUDENT)
+    return store
+
+
+def test_a_study_trains_a_student_with_its_teachers_model(finished: Store, make: Make) -> None:
+    """Its losses are those of a plain configuration with the file of the teacher's weights."""
+    trained = {record["arm"]: record for record in finished.records() if record["kind"] == "train"}
+    record = trained["learner"]
+    assert record["recipe"]["teacher"] == {
+        "key": trained["adversarial"]["key"],
+        "seed": 0,
+        "model": {"name": "digits_cnn", "options": {}},
+    }
+    recipe = record["recipe"]
+    setting = {name: recipe[name] for name in ("training", "attack")} | {"data": recipe["data"], "model": "digits_cnn"}
+    file = finished.model_file(trained["adversarial"]["key"])
+    trainable = make("distill", lambda_kd=0.5, net="digits_cnn", **setting | {"teacher": str(file)})
+    (again,) = json.loads(finish(trainable)[-1]["records"])
+    assert {name: again["metrics"][name] for name in record["metrics"]} == record["metrics"]
+
+
+def test_an_unreadable_teacher_is_named(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "teacher.safetensors"
+    file.write_bytes(b"nothing")
+    with pytest.raises(Damaged, match=r"teacher\.safetensors: is damaged: no model can be read from it"):
+        make("distill", teacher=str(file))
