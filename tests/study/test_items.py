@@ -168,7 +168,7 @@ def test_keys_of_earlier_versions_stay_the_same() -> None:
     settings = {"epochs": 3, "batch_size": 32, "lr": 0.02, "momentum": 0.5, "schedule": "cosine"}
     training = Training.model_validate(settings | {"augment": {"crop": 2}})
     maps, data = TargetMaps(key="9f", permute="fixed"), Data(name="mnist", train_limit=600, validation=100)
-    rich = changed(data=data, training=training, attack=Attack(eps=0.5, steps=4), maps=maps)
+    rich = changed(data=data, training=training, attack=Attack(eps=0.5, steps=4), maps=maps, teacher=None)
     assert Train(recipe=Recipe(method="standard"), seed=0).key == "3a4dee4a6b71c9a9"
     assert Train(recipe=rich, seed=1).key == "d17e6896ceeaf7d3"
     assert Maps(teacher="9f", settings=MapSettings(sigma=0.2)).key == "511511afaddc59d8"
