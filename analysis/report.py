@@ -21,6 +21,7 @@ from analysis.tables.answer import attack_table, gain_table, match_table
 from analysis.tables.cells import Report, Table
 from analysis.tables.comparisons import comparison_tables
 from analysis.tables.honesty import honesty_table, summarize_warnings
+from analysis.tables.importances import importance_table, list_shares
 from analysis.tables.interpretability import maps_tables
 from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
@@ -36,7 +37,7 @@ def build(store: str | Path, *, pictures: bool = False, output: str | Path | Non
     """Compute a study's tables from its store and write them to a folder.
 
     tables.md, tables.tex (booktabs, for \\input), tables.csv (one line per cell) and tables.json hold the same cells;
-    rows.json holds the values of every seed and what is missing.
+    rows.json holds the values of every seed, what is missing, and the importances of searched parameters.
 
     store: the folder; it may be in use, empty, or read-only. pictures: also write figures/ and index.html. output: the
     folder to write to; None for the store's folder report/. Raises ``StoreError`` if the folder is no store or the
@@ -111,7 +112,7 @@ def _build(folder: str | Path, pictures: bool, output: str | Path | None) -> tup
 
 
 def _tables(results: Results) -> tuple[Table, ...]:
-    first = (accuracy_table, gradient_table, settings_table, gain_table, attack_table, match_table)
+    first = (accuracy_table, gradient_table, settings_table, importance_table, gain_table, attack_table, match_table)
     tables = [*(make(results) for make in first), *maps_tables(results)]
     tables += [*comparison_tables(results), honesty_table(results)]
     return tuple(table for table in tables if table.rows)
@@ -177,7 +178,12 @@ def _latex(report: Report) -> str:
 def _values(results: Results) -> dict[str, object]:
     frame = results.frame.astype(object).where(results.frame.notna(), None)
     missing = [asdict(gap) for gap in results.missing]
-    return {"study": results.study.model_dump(mode="json"), "rows": frame.to_dict(orient="records"), "missing": missing}
+    return {
+        "study": results.study.model_dump(mode="json"),
+        "rows": frame.to_dict(orient="records"),
+        "missing": missing,
+        "importances": list_shares(results),
+    }
 
 
 def _dump(content: dict[str, object]) -> str:

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "__main__": "cli packages",
     "__init__": "analysis packages",
     "trainables": "training evaluation attacks gradients networks data display.trial_log store study seeding registry",
-    "analysis": "study store schedule.current",
+    "analysis": "study store schedule.current search.importances",
 }
 
 #: Third-party package → the only places that import it.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.figures import accuracies, association, curves, gradients, maps, matching
+from analysis.figures import accuracies, association, curves, gradients, maps, matching, parameters
 from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, save
 from analysis.results.results import Results
 from analysis.results.rows import first_line
@@ -21,6 +21,7 @@ FIGURES: dict[str, tuple[str, Callable[[Results, Store], tuple[Figure, str]]]] =
     "figure-1": ("Figure 1. Saliency maps of robust and non-robust teachers", maps.figure_1),
     "figure-2": ("Figure 2. SmoothGrad and simple gradient", maps.figure_2),
     "matching": ("Matched training losses", matching.figure),
+    "parameters": ("Searched parameters and metrics of the trials", parameters.figure),
     "curves": ("Learning curves", curves.learning_figure),
 }
 

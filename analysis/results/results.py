@@ -18,6 +18,7 @@ from analysis.statistics.intervals import Interval, student_t, wilson
 from analysis.statistics.pairs import Comparison
 from analysis.tables.cells import Estimate, MetricSource
 from tune_interpreg.schedule.current import Current
+from tune_interpreg.search.importances import Importances, compute_importances
 from tune_interpreg.store.files import StoreError, raise_refused
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
@@ -75,6 +76,20 @@ class Results:
     def missing(self) -> list[MissingSeed]:
         """The seeds without a result."""
         return rows.find_missing(self.current)
+
+    def importances(self, arm: str, metric: str) -> Importances | None:
+        """Return the importances of an arm's searched parameters for a metric of its trials, if there are enough."""
+        search = self.study.arms[arm].search
+        if search is None:
+            return None
+        if (arm, metric) not in self._importances:
+            trials = self.current.list_trials(arm)
+            self._importances[arm, metric] = compute_importances(search, trials, metric)
+        return self._importances[arm, metric]
+
+    @cached_property
+    def _importances(self) -> dict[tuple[str, str], Importances | None]:
+        return {}
 
     @property
     def seed_count(self) -> int:
