@@ -25,6 +25,7 @@ from tune_interpreg.study.space import Range, Search
 
 OBSERVATION = Observation(strict=StrictMeasure(attack=Attack()), every=0)
 SPACE = {"lambda": Range(log_uniform=(0.001, 1.0)), "phi": Range(choice=(0.0, 1.0))}
+EPOCHS = 2
 BEST = Search(space=SPACE, maximize=VAL_ADV_ACCURACY, trials=12)
 MEDIAN = BEST.model_copy(update={"pruner": "median"})
 MATCH = Search(space={"lambda": SPACE["lambda"]}, match_loss_of="robust", trials=8)
@@ -50,21 +51,25 @@ def trial_record(
         loss = 2 * float(params["lambda"]) ** 0.5
         metrics = {TRAIN_LOSS: loss, VAL_ADV_ACCURACY: adv_accuracy(params), VAL_ACCURACY: 0.9}
     kept = metrics if state in ("done", "pruned") else {}
-    return ledger.make_record(job, model, state, metrics=kept, epochs=2) | {"judged": []}
+    return ledger.make_record(job, model, state, metrics=kept, epochs=EPOCHS) | {"judged": []}
 
 
 def open_search(
     search: Search,
-    records: Sequence[Record],
+    records: Sequence[Record] | dict[int, Record],
     path: Path | None = None,
     *,
     target: Target = TARGET,
     seed: int = 0,
 ) -> ArmSearch:
-    """Open the search of the arm "arm", with a journal at ``path`` or in memory."""
+    """Open the search of the arm "arm", with a journal at ``path`` or in memory.
+
+    records: the settled trials; a dictionary, by number, may grow.
+    """
     storage = open_journal(path) if path else optuna.storages.InMemoryStorage()
     matched = target if search.match_loss_of else None
-    return ArmSearch("arm", search, seed=seed, storage=storage, target=matched, records=records)
+    trials = records if isinstance(records, dict) else {record["number"]: record for record in records}
+    return ArmSearch("arm", search, seed=seed, storage=storage, target=matched, trials=trials, epochs=EPOCHS)
 
 
 def journal_trials(path: Path) -> list[FrozenTrial]:

@@ -303,7 +303,7 @@ def test_on_a_gpu_one_job_repeats_all_missing_seeds(store: Store) -> None:
     assert [(job.stage, job.seeds) for job in drain(study(seeds="[0, 1, 2, 5, 6]"), store)] == [("repeats", (6,))] * 5
 
 
-MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, pruner: median")
+MEDIAN = ARMS["robust"].replace("trials: 6", "trials: 8, parallel: 2, pruner: median")
 
 
 def with_curve(job: Job, item: Item) -> Record:

@@ -171,19 +171,40 @@ def test_trials_run_at_once_and_repeats_wait_for_all_of_them() -> None:
     assert graph.blocked_arms(of, state) == {"match": "no trial of its search finished"}
 
 
-def test_after_a_match_only_interrupted_trials_run() -> None:
+@pytest.mark.parametrize("parallel", [1, 2, 3])
+def test_a_trial_waits_until_all_but_the_last_parallel_trials_before_it_are_settled(parallel: int) -> None:
+    of = study(MATCH.replace("trials: 3", f"trials: 9, parallel: {parallel}"), TEACHER)
+    state = State.empty(of)
+    state.repeats["teacher"].done |= {5, 6}
+    search = state.searches["match"]
+    for number in range(parallel):
+        assert ready(of, state) == [("match", "search", (number,))]
+        search.running.add(number)
+    assert ready(of, state) == []
+    last = parallel - 1
+    if last:
+        search.running.remove(last)
+        search.done.add(last)
+        assert ready(of, state) == [], "the first trial is the one that counts"
+    search.running.discard(0)
+    search.lost.add(0)
+    assert ready(of, state) == [("match", "search", (parallel,))]
+
+
+def test_a_match_starts_no_trial_that_it_does_not_need() -> None:
     of = study(MATCH.replace("trials: 3", "trials: 9"), TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
     search = state.searches["match"]
     search.done |= {0, 1, 2}
-    state.matched.add("match")
-    state.interrupted["match"] = {3, 5}
+    state.matched["match"] = 4
     assert ready(of, state) == [("match", "search", (3,))]
+    assert not graph.is_search_over(of, state, "match")
     search.running.add(3)
-    assert ready(of, state) == [("match", "search", (5,))]
+    assert ready(of, state) == []
     search.running.clear()
-    search.done |= {3, 5}
+    search.lost.add(3)
+    assert graph.is_search_over(of, state, "match")
     assert ready(of, state) == [("match", "repeats", (5,)), ("match", "repeats", (6,))]
 
 

@@ -37,11 +37,12 @@ def extend(
     seed: int = 0,
 ) -> list[Record]:
     """Return ``records`` and ``count`` more, proposed and settled one after another."""
-    records, arm = list(records), open_search(search, records, path, target=target, seed=seed)
+    trials = {record["number"]: record for record in records}
+    arm = open_search(search, trials, path, target=target, seed=seed)
     for number in range(len(records), len(records) + count):
-        records.append(trial_record(number, arm.propose(number)))
-        arm.tell(records[-1])
-    return records
+        trials[number] = trial_record(number, arm.propose(number))
+    arm.finish()
+    return list(trials.values())
 
 
 def keys(records: list[Record]) -> list[str]:
@@ -49,25 +50,34 @@ def keys(records: list[Record]) -> list[str]:
 
 
 # ----------------------------------------------------------------- the journal
-def test_the_journal_agrees_with_the_ledger_after_each_trial(path: Path) -> None:
-    arm = open_search(BEST, [], path)
-    states: list[ledger.RecordState] = ["done", "failed", "pruned", "done"]
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_the_journal_holds_the_results_that_the_next_proposal_knows(path: Path, parallel: int) -> None:
+    trials: dict[int, Record] = {}
+    arm = open_search(BEST.model_copy(update={"parallel": parallel}), trials, path)
+    states: list[ledger.RecordState] = ["done", "failed", "pruned", "done", "done"]
+    optuna_states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
     for number, state in enumerate(states):
-        record = trial_record(number, arm.propose(number), state)
-        arm.tell(record)
-        trial = journal_trials(path)[number]
-        assert trial.params == record["recipe"]["params"]
-        assert trial.user_attrs == {"number": number, "key": record["key"], "state": state}
-        assert trial.value == (None if state == "failed" else adv_accuracy(trial.params))
-    expected = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE]
-    assert [trial.state for trial in journal_trials(path)] == expected
+        params = arm.propose(number)
+        known = max(0, number + 1 - parallel)
+        journal = journal_trials(path)
+        assert [trial.state for trial in journal] == optuna_states[:known] + [TrialState.RUNNING] * (number + 1 - known)
+        assert [trial.params for trial in journal[:-1]] == [trials[n]["recipe"]["params"] for n in range(number)]
+        trials[number] = trial_record(number, params, state)
+    arm.finish()
+    assert [trial.state for trial in journal_trials(path)] == optuna_states
+    for trial, record in zip(journal_trials(path), trials.values(), strict=True):
+        expected = {"number": record["number"], "key": record["key"], "state": record["state"]}
+        assert (trial.number, trial.user_attrs) == (record["number"], expected)
+        assert trial.value == (None if record["state"] == "failed" else adv_accuracy(trial.params))
 
 
 def test_a_match_stores_the_distance_as_value_and_the_signed_residual(path: Path) -> None:
-    arm = open_search(MATCH, [], path)
+    trials: dict[int, Record] = {}
+    arm = open_search(MATCH, trials, path)
     states: list[ledger.RecordState] = ["done", "done", "done", "done", "diverged", "failed"]
     for number, state in enumerate(states):
-        arm.tell(trial_record(number, arm.propose(number), state))
+        trials[number] = trial_record(number, arm.propose(number), state)
+    arm.finish()
     *done, diverged, failed = journal_trials(path)
     for trial in done:
         residual = 2 * trial.params["lambda"] ** 0.5 - TARGET.loss
@@ -77,19 +87,6 @@ def test_a_match_stores_the_distance_as_value_and_the_signed_residual(path: Path
     assert not {"sign", "residual"} & failed.user_attrs.keys()
 
 
-@pytest.mark.parametrize("search", [MEDIAN, MATCH])
-def test_a_journal_that_agrees_with_the_ledger_is_not_written(path: Path, search: Search) -> None:
-    records = extend(search, 3, [], path)
-    states: list[ledger.RecordState] = ["diverged"] if search is MATCH else ["pruned", "diverged"]
-    for state in states:
-        arm = open_search(search, records, path)
-        records.append(trial_record(len(records), arm.propose(len(records)), state))
-        arm.tell(records[-1])
-    before = path.read_bytes()
-    open_search(search, records, path)
-    assert path.read_bytes() == before
-
-
 def test_trials_that_a_dead_driver_left_open_disappear(path: Path) -> None:
     """Running trials far away and a waiting trial neither survive nor change a proposal."""
     records = extend(BEST, 5, [], path)
@@ -97,24 +94,24 @@ def test_trials_that_a_dead_driver_left_open_disappear(path: Path) -> None:
     for number in (5, 6, 7):
         arm.propose(number, {"lambda": 0.002, "phi": 1.0})
     optuna.load_study(study_name="arm", storage=open_journal(path)).enqueue_trial({"lambda": 0.8, "phi": 1.0})
-    states = [trial.state for trial in journal_trials(path)]
-    assert states[5:] == [TrialState.RUNNING] * 3 + [TrialState.WAITING]
+    assert [trial.state for trial in journal_trials(path)][5:] == [TrialState.RUNNING] * 3 + [TrialState.WAITING]
     again = open_search(BEST, records, path)
-    assert [trial.user_attrs["key"] for trial in journal_trials(path)] == keys(records)
     assert again.propose(5) == open_search(BEST, records).propose(5)
+    assert len(journal_trials(path)) == 6
 
 
-def test_the_study_is_rebuilt_if_the_ledger_differs(path: Path) -> None:
+def test_the_study_is_made_again_from_the_ledger(path: Path) -> None:
     """A trial with another value, fewer trials, none, a wider range, another goal."""
     records = extend(BEST, 4, [], path)
     changed = trial_record(3, records[3]["recipe"]["params"], metrics={VAL_ADV_ACCURACY: 0.5})
-    for ledger_now in ([*records[:3], changed], records[1:], []):
-        open_search(BEST, ledger_now, path)
+    for ledger_now in ([*records[:3], changed], records[:2], []):
+        open_search(BEST, ledger_now, path).finish()
         values = [record["metrics"][VAL_ADV_ACCURACY] for record in ledger_now]
         assert [trial.value for trial in journal_trials(path)] == values
     wide = {"lambda": Range(log_uniform=(0.0001, 1.0)), "phi": Range(choice=(0.0, 1.0, 2.0))}
-    arm = open_search(BEST.model_copy(update={"space": wide}), records, path)
-    assert {arm.propose(number)["phi"] for number in range(5, 40)} == {0.0, 1.0, 2.0}
+    search = BEST.model_copy(update={"space": wide, "parallel": 40})
+    arm = open_search(search, records, path)
+    assert {arm.propose(number)["phi"] for number in range(4, 40)} == {0.0, 1.0, 2.0}
     open_search(MATCH, [], path)
     study = optuna.load_study(study_name="arm", storage=open_journal(path))
     assert study.direction == StudyDirection.MINIMIZE
@@ -122,7 +119,7 @@ def test_the_study_is_rebuilt_if_the_ledger_differs(path: Path) -> None:
 
 def test_two_arms_share_a_journal_and_nothing_else(path: Path) -> None:
     storage = open_journal(path)
-    arms = [ArmSearch(n, BEST, seed=0, storage=storage, target=None, records=[]) for n in ("arm", "other")]
+    arms = [ArmSearch(n, BEST, seed=0, storage=storage, target=None, trials={}, epochs=2) for n in ("arm", "other")]
     assert arms[0].propose(0) != arms[1].propose(0)
     assert len(journal_trials(path)) == 1
 
@@ -143,26 +140,36 @@ def test_proposals_depend_on_seed_number_and_ledger_only(path: Path, search: Sea
 
 @pytest.mark.parametrize("search", [BEST, MATCH])
 def test_parallel_proposals_differ(search: Search) -> None:
-    arm = open_search(search, extend(search, 5, []))
+    arm = open_search(search.model_copy(update={"parallel": 6}), extend(search, 5, []))
     proposed = [arm.propose(number)["lambda"] for number in range(5, 11)]
     assert len(set(proposed)) == 6
     assert all(SPACE["lambda"].contains(value) for value in proposed)
 
 
 def test_an_earlier_proposal_can_be_repeated(path: Path) -> None:
-    arm = open_search(BEST, [*extend(BEST, 4, []), trial_record(4, {"lambda": 0.7, "phi": 1.0}, "diverged")], path)
+    records = [*extend(BEST, 4, []), trial_record(4, {"lambda": 0.7, "phi": 1.0}, "diverged")]
+    arm = open_search(BEST, records, path)
     params = {"lambda": 0.7123456789012345, "phi": 1.0}
     assert arm.propose(5, {"norm": "batch", **params}) == params
-    for record in (trial_record(5, params), trial_record(6, params)):  # trial 6 was not proposed here
-        arm.tell(record)
-    assert journal_trials(path)[-1].user_attrs["key"] == trial_record(5, params)["key"]
-    assert arm.propose(7) != params
+    assert journal_trials(path)[-1].params == params
+    assert arm.propose(5) == params
+    assert arm.propose(6) != params
+
+
+@pytest.mark.parametrize("search", [BEST, MATCH])
+def test_a_lost_trial_gets_the_parameters_that_it_had(search: Search) -> None:
+    """Later trials have ended since. They do not change what it was proposed from."""
+    records = extend(search, 9, [])
+    for number in (0, 2, 6, 8):
+        rest = [record for record in records if record["number"] != number]
+        assert open_search(search, rest).propose(number) == records[number]["recipe"]["params"]
 
 
 def test_tpe_proposes_what_a_plain_optuna_study_proposes() -> None:
     """A search adds nothing to Optuna's TPE but the seed of each trial."""
-    records = extend(BEST, 10, [])
-    proposed = open_search(BEST, records).propose(10)
+    search = BEST.model_copy(update={"parallel": 1})
+    records = extend(search, 10, [])
+    proposed = open_search(search, records).propose(10)
     plain = optuna.create_study(direction="maximize")
     distributions = {"lambda": FloatDistribution(0.001, 1.0, log=True), "phi": CategoricalDistribution((0.0, 1.0))}
     for record in records:
@@ -193,35 +200,37 @@ def report(arm: ArmSearch, number: int, curve: list[float]) -> list[bool]:
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_the_median_pruner_stops_a_clearly_worse_trial(path: Path, resumed: bool) -> None:
-    arm, records = open_search(MEDIAN, [], path), []
-    for number in range(4):
+def test_the_median_pruner_stops_a_clearly_worse_trial(resumed: bool) -> None:
+    trials: dict[int, Record] = {}
+    arm = open_search(MEDIAN, trials)
+    for number in range(7):
         params = arm.propose(number)
         assert report(arm, number, [0.5, 0.6]) == [False, False]
         curve = [{VAL_ADV_ACCURACY: value} for value in (0.5, 0.6)]
-        records.append(trial_record(number, params, metrics=curve[-1]) | {"curve": curve})
-        arm.tell(records[-1])
+        trials[number] = trial_record(number, params, metrics=curve[-1]) | {"curve": curve}
     if resumed:
-        path.unlink()
-        arm = open_search(MEDIAN, records, path)
-    for number in (4, 5):
+        arm = open_search(MEDIAN, trials)
+    for number in (7, 8):
         arm.propose(number)
-    assert report(arm, 4, [0.1]) == [True]
-    assert report(arm, 5, [0.7, 0.8]) == [False, False]
+    assert report(arm, 7, [0.1]) == [True]
+    assert report(arm, 8, [0.7, 0.8]) == [False, False]
+    assert arm.pruning is not None
+    assert arm.pruning.list_reports(8) == [{VAL_ADV_ACCURACY: 0.7}, {VAL_ADV_ACCURACY: 0.8}]
 
 
-def test_an_epoch_that_is_reported_again_is_ignored(path: Path) -> None:
-    arm = open_search(MEDIAN, extend(MEDIAN, 6, []), path)
-    arm.propose(6)
-    assert report(arm, 6, [0.7]) == [False]
-    assert report(arm, 6, [0.0, 0.0]) == [False, False]
-    assert journal_trials(path)[6].intermediate_values == {1: 0.7, 2: 0.0}
+def test_an_epoch_that_is_reported_again_is_ignored() -> None:
+    arm = open_search(MEDIAN, extend(MEDIAN, 9, []))
+    arm.propose(9)
+    assert report(arm, 9, [0.7]) == [False]
+    assert report(arm, 9, [0.0, 0.0]) == [False, False]
+    assert arm.pruning is not None
+    assert arm.pruning.list_reports(9) == [{VAL_ADV_ACCURACY: 0.7}, {VAL_ADV_ACCURACY: 0.0}]
 
 
 @pytest.mark.parametrize(
     ("search", "metric"), [(BEST, VAL_ADV_ACCURACY), (MATCH, VAL_ADV_ACCURACY), (MEDIAN, VAL_ACCURACY)]
 )
 def test_nothing_is_pruned_without_a_pruner_or_by_another_metric(search: Search, metric: str) -> None:
-    arm = open_search(search, extend(search, 6, []))
-    arm.propose(6)
-    assert not any(arm.should_prune(6, epoch, {metric: 0.0}) for epoch in (1, 2))
+    arm = open_search(search, extend(search, 9, []))
+    arm.propose(9)
+    assert not any(arm.should_prune(9, epoch, {metric: 0.0}) for epoch in (1, 2))

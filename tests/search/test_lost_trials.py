@@ -19,6 +19,7 @@ from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.space import Pick, Search
 
 EDGE = 0.1
+BEST = BEST.model_copy(update={"parallel": 1})
 BOTH = BEST.model_copy(
     update={
         "maximize": (VAL_ACCURACY, VAL_ADV_ACCURACY),
@@ -26,6 +27,7 @@ BOTH = BEST.model_copy(
     }
 )
 GP = BEST.model_copy(update={"sampler": "gp"})
+MATCH = MATCH.model_copy(update={"parallel": 1})
 SEARCHES = [search.model_copy(update={"sampler": sampler}) for sampler in ("tpe", "gp") for search in (BEST, BOTH)]
 KINDS = ["tpe", "tpe pareto", "gp", "gp pareto"]
 STRENGTHS = (0.003, 0.15, 0.01, 0.3, 0.03, 0.5, 0.09, 0.8)  # every other one beyond the edge
@@ -50,12 +52,12 @@ def first_eight(lost: ledger.RecordState) -> list[Record]:
 
 def count_beyond_edge(search: Search, lost: ledger.RecordState) -> int:
     """Count the trials beyond the edge among the four that follow the first eight."""
-    records = first_eight(lost)
-    arm, count = open_search(search, records), 0
+    trials, count = dict(enumerate(first_eight(lost))), 0
+    arm = open_search(search, trials)
     for number in range(8, 12):
         params = arm.propose(number)
         count += float(params["lambda"]) > EDGE
-        arm.tell(rising(number, params, lost))
+        trials[number] = rising(number, params, lost)
     return count
 
 
@@ -69,7 +71,8 @@ def test_proposals_keep_away_from_diverged_trials(search: Search) -> None:
 def test_failed_trials_have_no_influence(search: Search) -> None:
     done = [rising(number, {"lambda": 0.002 * 1.5**number, "phi": 0.0}, "diverged") for number in range(6)]
     failed = [trial_record(number, {"lambda": 0.5, "phi": 1.0}, "failed") for number in (6, 7)]
-    expected = open_search(search, done).propose(8)
+    elsewhere = [trial_record(number, {"lambda": 0.002, "phi": 0.0}, "failed") for number in (6, 7)]
+    expected = open_search(search, [*done, *elsewhere]).propose(8)
     assert open_search(search, [*done, *failed]).propose(8) == expected
     diverged = [record | {"state": "diverged"} for record in failed]
     assert open_search(search, [*done, *diverged]).propose(8) != expected
@@ -78,58 +81,66 @@ def test_failed_trials_have_no_influence(search: Search) -> None:
 @pytest.mark.parametrize("search", SEARCHES, ids=KINDS)
 def test_proposals_after_divergence_depend_on_the_ledger_only(path: Path, search: Search) -> None:
     """A driver that saw the trials diverge and a driver that reads the ledger propose the same."""
-    arm, records = open_search(search, [], path), first_eight("diverged")
+    trials: dict[int, Record] = {}
+    arm, records = open_search(search, trials, path), first_eight("diverged")
     for record in records:
         arm.propose(record["number"], record["recipe"]["params"])
-        arm.tell(record)
-    proposed = [arm.propose(number) for number in (8, 9)]
-    assert proposed[0] != proposed[1]
+        trials[record["number"]] = record
+    proposed = arm.propose(8)
     for other in (path, None):
-        assert open_search(search, records, other).propose(8) == proposed[0]
+        assert open_search(search, records, other).propose(8) == proposed
 
 
 @pytest.mark.parametrize("search", [BEST, BOTH], ids=KINDS[:2])
 def test_while_no_trial_is_done_proposals_cover_the_whole_range(search: Search) -> None:
-    arm, strengths = open_search(search, []), []
+    trials: dict[int, Record] = {}
+    arm, strengths = open_search(search, trials), []
     for number in range(16):
         params = arm.propose(number)
         strengths.append(float(params["lambda"]))
-        arm.tell(trial_record(number, params, "diverged"))
+        trials[number] = trial_record(number, params, "diverged")
     assert min(strengths[8:]) < 0.02
     assert max(strengths[8:]) > 0.2
 
 
 @pytest.mark.parametrize("search", [BEST, BOTH])
-def test_a_diverged_trial_ranks_just_below_the_worst_done_trial(path: Path, search: Search) -> None:
-    """The order in which trials end does not matter: a later worst value lowers the diverged trials, too."""
-    arm, goals = open_search(search, [], path), len(search.goals)
-    params = [arm.propose(number) for number in range(5)]
-    states: list[ledger.RecordState] = ["diverged", "done", "done", "failed"]
-    records = [
-        trial_record(number, params[number], state, dict.fromkeys(search.goals, accuracy))
-        for number, (state, accuracy) in enumerate(zip(states, (0.0, 0.7, 0.4, 0.0), strict=True))
-    ]
-    for record, worst in zip(records, (None, 0.7, 0.4, 0.4), strict=True):
-        arm.tell(record)
-        diverged = next(trial for trial in journal_trials(path) if trial.user_attrs["number"] == 0)
-        assert diverged.state == (TrialState.COMPLETE if worst else TrialState.FAIL)
-        assert diverged.values == ([math.nextafter(worst, -1.0)] * goals if worst else None)
-    running = journal_trials(path)[4]
-    assert (running.state, running.params) == (TrialState.RUNNING, params[4])
-    assert arm.propose(4) == params[4]
-    assert [trial.user_attrs.get("state") for trial in journal_trials(path)[:4]] == states
+def test_a_diverged_trial_ranks_just_below_the_worst_done_trial_that_the_proposal_knows(
+    path: Path, search: Search
+) -> None:
+    """A later worst value lowers the diverged trials, too. A result beyond the known trials does not."""
+    trials: dict[int, Record] = {}
+    arm, goals = open_search(search.model_copy(update={"parallel": 2}), trials, path), len(search.goals)
+    states: list[ledger.RecordState] = ["diverged", "done", "done", "failed", "done"]
+    accuracies, worst_known = (0.0, 0.7, 0.4, 0.0, 0.1), (None, None, None, 0.7, 0.4)
+    for number, (state, accuracy, worst) in enumerate(zip(states, accuracies, worst_known, strict=True)):
+        params = arm.propose(number)
+        if number > 1:
+            diverged = journal_trials(path)[0]
+            assert diverged.state == (TrialState.COMPLETE if worst else TrialState.FAIL)
+            assert diverged.values == ([math.nextafter(worst, -1.0)] * goals if worst else None)
+        running = journal_trials(path)[-1]
+        assert (running.state, running.params) == (TrialState.RUNNING, params)
+        trials[number] = trial_record(number, params, state, dict.fromkeys(search.goals, accuracy))
+    arm.finish()
+    assert journal_trials(path)[0].values == [math.nextafter(0.1, -1.0)] * goals
+    assert [trial.user_attrs["state"] for trial in journal_trials(path)] == states
 
 
 def test_reports_of_diverged_trials_do_not_move_the_median() -> None:
     """Four trials shine before they diverge. If they counted, the pruner would stop every later trial."""
-    arm = open_search(MEDIAN, [])
+    trials: dict[int, Record] = {}
+    arm = open_search(MEDIAN.model_copy(update={"parallel": 1}), trials)
     for number in range(9):
         params, diverges = arm.propose(number), number % 2 == 1
         for epoch in (1, 2):
             arm.should_prune(number, epoch, {VAL_ADV_ACCURACY: 0.95 if diverges else 0.5})
-        arm.tell(trial_record(number, params, "diverged" if diverges else "done", {VAL_ADV_ACCURACY: 0.5}))
+        trials[number] = trial_record(number, params, "diverged" if diverges else "done", {VAL_ADV_ACCURACY: 0.5})
     arm.propose(9)
     assert not any(arm.should_prune(9, epoch, {VAL_ADV_ACCURACY: 0.6}) for epoch in (1, 2))
+    assert arm.should_prune(9, 1, {VAL_ADV_ACCURACY: 0.4}) is False, "an epoch that is reported again is ignored"
+    trials[9] = trial_record(9, arm.propose(9))
+    arm.propose(10)
+    assert arm.should_prune(10, 1, {VAL_ADV_ACCURACY: 0.4})
 
 
 RISEN = [rising(number, {"lambda": 0.002 * 3**number, "phi": 0.0}, "diverged") for number in range(4)]

@@ -100,8 +100,8 @@ def test_trials_under_way_when_a_match_settles_continue_after_a_kill(tmp_path: P
     with pytest.raises(Killed):
         list(steps(dispatcher, answer, workers=3))
     open_keys = {job.key for job in store.read_notes()[0]}
-    assert len(open_keys) == 2
-    assert {job.key for job in drain(settings, store, workers=3)[:2]} == open_keys
+    assert len(open_keys) > 1
+    assert {job.key for job in drain(settings, store, workers=3)[: len(open_keys)]} == open_keys
     assert outcome(store) == outcome(whole)
     assert store.read_choice("arm") == whole.read_choice("arm")
     assert store.checkpoint_keys() == set()
@@ -130,7 +130,8 @@ def test_a_killed_match_continues_with_the_proposals_of_an_uninterrupted_run(tmp
 
 
 def test_a_match_ends_early_as_infeasible_if_widening_does_not_help(tmp_path: Path) -> None:
-    ran = drain(match_study(trials=30, space="lambda_j: {log_uniform: [0.00001, 0.0003]}"), Store(tmp_path))
+    space = "lambda_j: {log_uniform: [0.00001, 0.0003]}"
+    ran = drain(match_study(trials=30, space=space, parallel="1"), Store(tmp_path))
     assert 5 <= len(trials_of(ran)) <= 10
     choice = Store(tmp_path).read_choice("arm")
     assert choice is not None

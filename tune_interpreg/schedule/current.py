@@ -427,13 +427,11 @@ class Current:
         return next((record["recipe_key"] for record in done.values()), None)
 
     def _update_match(self, name: str) -> None:
-        """Note in the state whether the arm's match needs no further trials."""
-        search = self.study.arms[name].search
-        is_short = search is not None and len(self.state.searches[name].settled) < search.trials
-        if is_short and self.has_match(name):
-            self.state.matched.add(name)
-        else:
-            self.state.matched.discard(name)
+        """Note in the state how many trials the arm's match needs, once that is known."""
+        search, settled = self.study.arms[name].search, self.state.searches[name].settled
+        self.state.matched.pop(name, None)
+        if search is not None and len(settled) < search.trials and self.has_match(name):
+            self.state.matched[name] = len(settled)
 
 
 def _age(record: Mapping[str, Any]) -> tuple[str, str]:

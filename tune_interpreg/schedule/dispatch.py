@@ -54,7 +54,6 @@ class Dispatcher:
         self._searches: dict[str, ArmSearch] = {}
         self._running: dict[str, list[Record]] = {}  # key of a job → its records so far
         self._waiting: list[Job] = []  # jobs that wait for a running job of the same key
-        self._damaged: set[str] = set()  # keys of items with a damaged record, and of jobs with a damaged note
         self._dropped: list[Record] = []  # of items that run again because of a damaged file
         self._load()
         while self._set_aside_damaged_files():
@@ -121,12 +120,17 @@ class Dispatcher:
         return self.progress.job_without_training(task, models)
 
     def _share(self, task: Task, model: Train) -> bool:
-        """Return whether a record of an equal training is a result for the task; copy it if it is another's."""
-        number = task.parts[0] if task.stage == "search" else None
+        """Return whether a record of an equal training is a result for the task; copy it if it is another's.
+
+        A trial with a pruner takes no other arm's training: that it has ended first would save it from the pruner.
+        """
+        number, search = task.parts[0] if task.stage == "search" else None, self.study.arms[task.arm].search
+        has_pruner = number is not None and search is not None and search.pruner != "none"
         results = [
             record
             for record in self._trainings[model.key]
-            if record["state"] != "pruned" or (number is not None and self.progress.accepts(record, task.arm))
+            if (record["arm"] == task.arm or not has_pruner)
+            and (record["state"] != "pruned" or (number is not None and self.progress.accepts(record, task.arm)))
         ]
         if not results:
             return False
@@ -177,10 +181,10 @@ class Dispatcher:
     def prune(self, job: Job, report: Mapping[str, float], **times: Any) -> None:
         """Settle a trial that is stopped after the epoch of this report. ``times``: ``seconds`` and ``spent``."""
         metrics = {name: value for name, value in report.items() if "/" in name}
-        (model,) = job.models
-        self._write(
-            job, ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times)
-        )
+        (model,), pruning = job.models, self._search(job.arm).pruning
+        curve = {"curve": pruning.list_reports(job.number)} if pruning and job.number is not None else {}
+        record = ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times)
+        self._write(job, record | curve)
         self.end(job)
 
     def recover(self, job: Job) -> bool:
@@ -222,10 +226,10 @@ class Dispatcher:
         self._files.setdefault(record["key"], {}).update(self._files_of(record))
 
     def _update(self, arm: str) -> None:
-        """Settle what follows from the new records, and tell an arm's search the trials that it proposed."""
+        """Settle what follows from the new records of an arm."""
         self.progress.update()
-        if arm in self._searches:
-            self._searches[arm].tell_settled(self.progress.trials[arm])
+        if arm in self._searches and graph.is_search_over(self.study, self.state, arm):
+            self._searches[arm].finish()
 
     # --------------------------------------------------------------- state of the study
     def _load(self) -> None:
@@ -234,7 +238,6 @@ class Dispatcher:
         notes, damaged_notes = self.store.read_notes()
         for error in (*damaged, *damaged_notes):
             self.say(f"{self.store.set_aside(error)}; its item runs again")
-            self._damaged.add(self.store.key_of(error.path))
         dropped = {record["key"] for record in self._dropped}
         records = [record for record in records if record["key"] not in dropped]
         self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by key
@@ -310,26 +313,11 @@ class Dispatcher:
         return self._search(task.arm).propose(number, self._earlier_proposal(task, number))
 
     def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
-        """Return the parameters of a trial that an earlier run proposed.
-
-        They are in the record of its training, in its note, or in Optuna's journal.
-        """
+        """Return the parameters of a trial that an earlier run started, from its training's record or its note."""
         if training := self.progress.training_of_trial(task.arm, number):
             return dict(training["recipe"]["params"])
-        for job in self.progress.notes:
-            if Task.from_job(job) == task and self.progress.is_wanted(job):
-                return job.recipe.params
-        proposals: list[Mapping[str, Scalar]] = [
-            record["recipe"]["params"]
-            for record in self._dropped
-            if record["kind"] == "train" and (record["arm"], record["number"]) == (task.arm, number)
-        ]
-        keys = self._damaged | {record["key"] for record in self._dropped}
-        proposals += self._search(task.arm).journaled.get(number, ()) if self._damaged else ()
-        for params in proposals:
-            if self.progress.trainings_of(task, params)[0].key in keys:
-                return params
-        return None
+        notes = (job for job in self.progress.notes if Task.from_job(job) == task and self.progress.is_wanted(job))
+        return next((job.recipe.params for job in notes), None)
 
     def _search(self, name: str) -> ArmSearch:
         """Return the arm's search, opened when first needed."""
@@ -343,7 +331,8 @@ class Dispatcher:
                 seed=seeding.number(self.study.seeds[0], "study"),
                 storage=self._storage,
                 target=self.progress.target(name),
-                records=self.progress.list_trials(name),
+                trials=self.progress.trials[name],
+                epochs=self.study.training.epochs,
             )
         return self._searches[name]
 

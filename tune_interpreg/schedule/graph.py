@@ -63,8 +63,7 @@ class State:
     maps: dict[MapsKey, StageParts]  # seeds of the teacher
     judgments: dict[str, StageParts]  # arm → seeds
     waiting: dict[str, set[int]]  # arm → seeds with all judgments but those that wait for other models
-    matched: set[str] = field(default_factory=set)  # arms with a match that needs no further trials
-    interrupted: dict[str, set[int]] = field(default_factory=dict)  # of these, the started trials to be finished
+    matched: dict[str, int] = field(default_factory=dict)  # arm → trials that its match needs, once that is known
 
     @classmethod
     def empty(cls, study: Study) -> State:
@@ -162,7 +161,7 @@ def stages_of(study: Study, state: State, name: str) -> list[Stage]:
     parts: dict[StageName, tuple[int, list[StageParts]]] = {}
     if search:
         started = len(trials.settled) + len(trials.running)
-        parts["search"] = (started if name in state.matched else search.trials), [trials]
+        parts["search"] = max(started, state.matched[name]) if name in state.matched else search.trials, [trials]
     parts["repeats"] = len(study.seeds), [repeats]
     if keys := [key for key in state.maps if key[0] == name]:
         parts["maps"] = sum(len(maps_seeds(study, key)) for key in keys), [state.maps[key] for key in keys]
@@ -235,11 +234,11 @@ def dependents(study: Study, name: str) -> set[str]:
 
 
 def is_search_over(study: Study, state: State, name: str) -> bool:
-    """Return whether the arm has no trials left: all are settled, or it has its match and no trial runs."""
-    search, trials = study.arms[name].search, state.searches[name]
-    if search is None or len(trials.settled) >= search.trials:
+    """Return whether the arm has no trials left: all that it needs are settled."""
+    search, settled = study.arms[name].search, state.searches[name].settled
+    if search is None or len(settled) >= search.trials:
         return True
-    return name in state.matched and not trials.running and state.interrupted.get(name, set()) <= trials.settled
+    return name in state.matched and settled.issuperset(range(state.matched[name]))
 
 
 def is_arm_over(study: Study, state: State, name: str) -> bool:
@@ -301,13 +300,13 @@ def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:
 
 
 def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
-    """Yield the next trial; after a match only trials that an earlier run started."""
+    """Yield the next trial n, once trials 0 … n − parallel are settled."""
     search, trials = study.arms[name].search, state.searches[name]
     assert search is not None
-    numbers = sorted(state.interrupted.get(name, ())) if name in state.matched else range(search.trials)
     started = trials.settled | trials.running
+    numbers = range(state.matched.get(name, search.trials))
     number = next((number for number in numbers if number not in started), None)
-    if number is not None:
+    if number is not None and all(other > number - search.parallel for other in trials.running):
         yield Task(name, "search", (number,))
 
 

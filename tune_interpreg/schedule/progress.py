@@ -8,6 +8,7 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.search.choice import choose, may_stop_early, read_choice
+from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Study
@@ -45,7 +46,8 @@ class Progress(Current):
             except Damaged as error:
                 say(f"{store.set_aside(error)}; {name}'s search chooses again")
         self.store, self.fingerprint, self.notes = store, fingerprint, list(notes)
-        self._match_inputs: dict[str, tuple[Any, ...]] = {}  # what each arm's ``matched`` was computed from
+        # Arm → target, number of settled trials, and the first trial that the match may not need.
+        self._open_matches: dict[str, tuple[Target, int, int]] = {}
         super().__init__(study, records, choices)
 
     def fits(self, record: Record, name: str) -> bool:
@@ -199,35 +201,28 @@ class Progress(Current):
         self.store.write_checked(self.store.choice_file(name), content)
         return content
 
-    def has_match(self, name: str) -> bool:
-        """Return whether the arm's match needs no further trials.
+    def _update_match(self, name: str) -> None:
+        """Note in the state how many trials the arm's match needs, once that is known.
 
-        A stored choice of these trials decides, because a match must not depend on the last digit of the machine.
+        Trial n starts if trials 0 … n − parallel do not settle the match, so that the number of trials depends on no
+        other trial. A stored choice of these trials decides first, because a match must not depend on the last digit
+        of the machine.
         """
         search, target = self.study.arms[name].search, self.target(name)
-        if search is None or super().has_match(name):
-            return search is not None
-        return target is not None and may_stop_early(search, self.list_trials(name), target)
-
-    def _update_match(self, name: str) -> None:
-        search = self.study.arms[name].search
-        if search is None or search.match_loss_of is None:
+        if search is None or target is None:
             return
-        settled = len(self.state.searches[name].settled)
-        inputs = settled, self.reference_key(search), self.target(name)
-        if self._match_inputs.get(name) != inputs:
-            self._match_inputs[name] = inputs
-            super()._update_match(name)
-        is_matched = name in self.state.matched
-        self.state.interrupted[name] = self._interrupted_trials(name) if is_matched else set()
-
-    def _interrupted_trials(self, name: str) -> set[int]:
-        """Return the open trials of an arm that were started: by their note, or because their model is there."""
-        noted = {job.number for job in self.notes if (job.arm, job.stage) == (name, "search") and self.is_wanted(job)}
-        trained = {number for number in self._open_trials[name] if self.training_of_trial(name, number)}
-        return {
-            number for number in noted | trained if number is not None and self.state.searches[name].is_open(number)
-        }
+        settled = self.state.searches[name].settled
+        before, size, number = self._open_matches.get(name, (None, -1, search.parallel))
+        if before == target and (size == len(settled) or name in self.state.matched):
+            return
+        super()._update_match(name)
+        number = number if before == target else search.parallel
+        while name not in self.state.matched and number < search.trials and number - search.parallel in settled:
+            prefix = [self.trials[name][other] for other in range(number - search.parallel + 1)]
+            if may_stop_early(search, prefix, target):
+                self.state.matched[name] = number
+            number += 1
+        self._open_matches[name] = target, len(settled), number
 
     def is_wanted(self, job: Job) -> bool:
         """Return whether the study as it is now would train exactly what a search's job trains."""

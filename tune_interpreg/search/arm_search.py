@@ -1,11 +1,11 @@
-"""The search of one arm, as an Optuna study: ask, tell, prune.
+"""The search of one arm, as an Optuna study: ask and tell in the order of the trials' numbers.
 
-The ledger is the truth. The study in the journal is a view of it for optuna-dashboard, and is rebuilt when the two
-differ. A proposal depends only on the seed, the arm, the trial's number, the ledger and the trials under way.
+The ledger is the truth. The study in the journal is made again from it by each run, and optuna-dashboard shows it.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune_interpreg import seeding
 from tune_interpreg.search.choice import STARTUP, proposal_bounds, read_goals
 from tune_interpreg.search.matching.sampler import LossMatchSampler
+from tune_interpreg.search.pruning import Pruning, read_curve
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
@@ -28,16 +29,19 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class ArmSearch:
     """The search of one arm.
 
+    Optuna's study holds the trials under their own numbers. When it proposes trial n, it knows the results of trials
+    0 … n − parallel. The later ones are running for it, even if they have ended. So a proposal depends neither on the
+    number of workers nor on the order in which trials end.
+
     Samplers ignore a trial without a value, so they would keep proposing where trainings diverge. In a search that
-    maximizes, a diverged trial therefore gets a value just below the worst of all done trials. A new worst value
-    changes these finished trials, so the study is rebuilt. Until a trial is done, diverged trials have no value.
+    maximizes, a diverged trial therefore gets a value just below the worst of the done trials that the study knows. A
+    new worst value changes these finished trials, so the study is made again. Until a trial is done, diverged trials
+    have no value.
 
     Args:
         target: the loss to match, for a search with ``match_loss_of``.
-        records: the settled trials of the arm, with the metrics of their judgments.
-
-    Attributes:
-        journaled: parameters in the journal at the start, by trial number.
+        trials: number → the settled trial, with the metrics of its judgments. It may grow.
+        epochs: of a trial.
     """
 
     def __init__(
@@ -48,110 +52,92 @@ class ArmSearch:
         seed: int,
         storage: optuna.storages.BaseStorage,
         target: Target | None,
-        records: Sequence[Record],
+        trials: Mapping[int, Record],
+        epochs: int,
     ):
         self.arm, self.search, self.seed, self.target = arm, search, seed, target
-        self.journaled: dict[int, list[dict[str, Scalar]]] = {}
-        self._storage = storage
-        self._records = {record["number"]: record for record in records}
-        self._worst: list[float] = []  # value per goal over the done trials
-        self._live: dict[int, optuna.Trial] = {}
-        self._reports: dict[int, dict[int, float]] = {}  # of live trials: value by epoch
+        self._storage, self._trials = storage, trials
+        self._proposals: dict[int, dict[str, Scalar]] = {}
         self._distributions = {name: to_distribution(span) for name, span in search.ranges.items()}
         self._directions = [StudyDirection.MAXIMIZE] * len(search.goals) or [StudyDirection.MINIMIZE]
-        self._pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if search.pruner == "median":
-            self._pruner = optuna.pruners.MedianPruner(n_startup_trials=4)
-        self._study = self._open()
+        self.pruning = None if search.pruner == "none" else Pruning(arm, search, trials, epochs)
+        self._restart()
 
     def propose(self, number: int, params: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
-        """Return the searched parameters of trial ``number``: ``params`` again if an earlier run started it."""
-        if number not in self._live:
+        """Return the searched parameters of trial ``number``: ``params`` again if an earlier run started it.
+
+        Trials 0 … number − parallel must be settled, and the later ones before it settled or proposed.
+        """
+        if number not in self._proposals:
             fixed = self.search.fixed_params(number) if params is None else params
             fixed = {name: fixed[name] for name in self.search.ranges if name in fixed}
+            self._go_to(number, number - self.search.parallel + 1)
             if len(fixed) < len(self.search.ranges):
                 fixed = self._avoid_failed(number, fixed)
-            self._live[number] = self._ask(self._study, number, fixed)
-        return self._live[number].params
+            trial = self._ask(self._study, number, fixed)
+            self._asked.append(trial)
+            self._proposals[number] = trial.params
+        return self._proposals[number]
 
-    def tell_settled(self, trials: Mapping[int, Record]) -> None:
-        """Give those of the settled trials (number → record) to Optuna that were proposed since this search opened."""
-        for number in sorted(self._live.keys() & trials.keys()):
-            self.tell(trials[number])
-
-    def tell(self, record: Record) -> None:
-        """Give a settled trial to Optuna, if it was proposed since this search was opened."""
-        number = record["number"]
-        self._records[number] = record
-        trial, reports = self._live.pop(number, None), self._reports.pop(number, {})
-        if trial is None:
-            return
-        if self._changes_others(record, reports):
-            self._study = self._rebuild()
-            return
-        frozen = self._freeze(record)
-        for name, value in frozen.user_attrs.items():
-            if name != "number":  # set by the proposal
-                trial.set_user_attr(name, value)
-        for epoch in sorted(frozen.intermediate_values.keys() - reports):
-            trial.report(frozen.intermediate_values[epoch], epoch)
-        self._study.tell(trial, frozen.values if frozen.state == TrialState.COMPLETE else None, state=frozen.state)
+    def finish(self) -> None:
+        """Give the study the last results, which no proposal needs, for optuna-dashboard."""
+        settled = next(number for number in itertools.count(self._told) if number not in self._trials)
+        if settled > self._told:
+            self._go_to(settled, settled)
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Return whether the arm's pruner stops a trial at ``epoch``. Epochs of a trial must come in order."""
-        if self.search.pruner == "none":
-            return False
-        (goal,) = self.search.goals
-        trial, reports = self._live[number], self._reports.setdefault(number, {})
-        if goal not in metrics or epoch in reports:  # a resumed worker reports earlier epochs again
-            return False
-        reports[epoch] = metrics[goal]
-        trial.report(metrics[goal], epoch)
-        return trial.should_prune()
+        return self.pruning is not None and self.pruning.should_prune(number, epoch, metrics)
 
     # ------------------------------------------------------------------ study
-    def _open(self) -> optuna.Study:
-        """Load the arm's study from the journal, or rebuild it if it differs from the ledger."""
-        if self.arm not in optuna.get_all_study_names(self._storage):
-            return self._rebuild()
-        study = optuna.load_study(study_name=self.arm, storage=self._storage, pruner=self._pruner)
-        stored = study.get_trials(deepcopy=False)
-        for trial in stored:
-            self.journaled.setdefault(trial.user_attrs.get("number", -1), []).append(trial.params)
-        same = study.directions == self._directions
-        if same and [_summarize(trial) for trial in stored] == [_summarize(trial) for trial in self._freeze_all()]:
-            return study
-        return self._rebuild()
-
-    def _rebuild(self) -> optuna.Study:
-        """Create the arm's study again from the records, followed by the live trials."""
-        live = {number: self._live[number].params for number in sorted(self._live)}
+    def _restart(self) -> None:
+        """Make the study again, without trials."""
         if self.arm in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=self.arm, storage=self._storage)
-        study = optuna.create_study(
-            study_name=self.arm, storage=self._storage, directions=self._directions, pruner=self._pruner
-        )
-        study.add_trials(self._freeze_all())
-        for number, params in live.items():
-            self._live[number] = self._ask(study, number, params)
-            for epoch, value in self._reports.get(number, {}).items():
-                self._live[number].report(value, epoch)
-        return study
+        self._study = optuna.create_study(study_name=self.arm, storage=self._storage, directions=self._directions)
+        self._asked: list[optuna.Trial | None] = []  # by number; None if the study got the trial with its result
+        self._told = 0  # trials with a result
+        self._worst: list[float] = []  # value per goal over the trials with a result
+        self._has_diverged = False
 
-    def _freeze_all(self) -> list[FrozenTrial]:
-        points = [read_goals(self.search, record) for record in self._records.values() if record["state"] == "done"]
-        self._worst = [min(values) for values in zip(*filter(None, points), strict=True)]
-        return [self._freeze(self._records[number]) for number in sorted(self._records)]
+    def _go_to(self, number: int, results: int) -> None:
+        """Bring the study to the state before trial ``number``. It then has the results of the first ``results``."""
+        worst = self._find_worst(self._told, results)
+        if number < len(self._asked) or (self._has_diverged and worst != self._worst):
+            self._restart()
+            worst = self._find_worst(0, results)
+        self._worst = worst
+        for other in range(self._told, results):
+            self._tell(other)
+        for other in range(len(self._asked), number):
+            self._asked.append(self._ask(self._study, other, self._params_of(other)))
 
-    def _changes_others(self, record: Record, reports: Mapping[int, float]) -> bool:
-        """Return whether a record changes the view of other trials: a new worst value, or reports to be forgotten."""
-        if record["state"] == "diverged":
-            return bool(reports)  # the median of a pruner must not hold them
-        values = read_goals(self.search, record) if record["state"] == "done" else ()
-        if not values or (self._worst and all(a >= b for a, b in zip(values, self._worst, strict=True))):
-            return False
-        self._worst = [min(pair) for pair in zip(values, self._worst or values, strict=True)]
-        return any(other["state"] == "diverged" for other in self._records.values())
+    def _find_worst(self, start: int, end: int) -> list[float]:
+        """Return the worst value per goal over the trials with a result and trials ``start`` … ``end`` − 1."""
+        records = (self._trials[number] for number in range(start, end))
+        points = [read_goals(self.search, record) for record in records if record["state"] == "done"]
+        return [min(values) for values in zip(*filter(None, [self._worst if start else [], *points]), strict=True)]
+
+    def _tell(self, number: int) -> None:
+        """Give trial ``number``, the next one, its result."""
+        frozen = self._freeze(self._trials[number])
+        self._told, self._has_diverged = number + 1, self._has_diverged or frozen.user_attrs["state"] == "diverged"
+        if number == len(self._asked):
+            self._study.add_trial(frozen)
+            self._asked.append(None)
+            return
+        trial, self._asked[number] = self._asked[number], None
+        assert trial is not None
+        for name, value in frozen.user_attrs.items():
+            if name != "number":  # set by the proposal
+                trial.set_user_attr(name, value)
+        for epoch, value in frozen.intermediate_values.items():
+            trial.report(value, epoch)
+        self._study.tell(trial, frozen.values if frozen.state == TrialState.COMPLETE else None, state=frozen.state)
+
+    def _params_of(self, number: int) -> dict[str, Scalar]:
+        """Return the parameters of a started trial."""
+        return self._read_params(self._trials[number]) if number in self._trials else self._proposals[number]
 
     def _freeze(self, record: Record) -> FrozenTrial:
         """Return the record as a finished trial of Optuna: failed if it has no value."""
@@ -173,18 +159,8 @@ class ArmSearch:
             params=params,
             distributions=self._distributions | self._widen_strength(record["number"], params),
             user_attrs=attributes,
-            intermediate_values=self._read_curve(record),
+            intermediate_values=read_curve(self.search, record),
         )
-
-    def _read_curve(self, record: Record) -> dict[int, float]:
-        """Return the single metric to maximize by epoch: the record's curve, or its last value; for a pruner."""
-        if len(self.search.goals) != 1 or record["state"] == "diverged":
-            return {}
-        (goal,) = self.search.goals
-        if "curve" in record:
-            return {epoch: metrics[goal] for epoch, metrics in enumerate(record["curve"], start=1) if goal in metrics}
-        values = read_goals(self.search, record)
-        return {record["epochs"]: values[0]} if values else {}
 
     def _read_params(self, record: Record) -> dict[str, Scalar]:
         return {name: record["recipe"]["params"][name] for name in self.search.ranges}
@@ -207,7 +183,8 @@ class ArmSearch:
         A Gaussian process may propose the same point for ever. Equal trials run only once, so all later ones would
         fail, too. TPE and random search draw with another seed per trial.
         """
-        failed = [self._read_params(record) for record in self._records.values() if record["state"] == "failed"]
+        before = (self._trials[other] for other in range(self._told))
+        failed = [self._read_params(record) for record in before if record["state"] == "failed"]
         if not failed or (self.target is None and self.search.sampler != "gp"):
             return dict(fixed)
         copy = optuna.create_study(directions=self._directions)
@@ -223,7 +200,7 @@ class ArmSearch:
         if self.target is None:
             return {}
         strength = self.search.strength_name
-        low, high = proposal_bounds(self.search, self._records.values(), self.target, number)
+        low, high = proposal_bounds(self.search, self._trials.values(), self.target, number)
         value = float(params.get(strength, low))  # a trial of an earlier study file may lie outside of the range
         return {strength: FloatDistribution(min(low, value), max(high, value), log=True)}
 

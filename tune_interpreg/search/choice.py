@@ -130,8 +130,8 @@ def may_stop_early(search: Search, records: Sequence[Record], target: Target) ->
 
 
 def proposal_bounds(search: Search, records: Iterable[Record], target: Target, number: int) -> tuple[float, float]:
-    """Return the range for the strength of trial ``number``, which depends on the settled trials before it."""
-    before = [record for record in records if record["number"] < number]
+    """Return the range for the strength of trial ``number``: of ``records``, it depends on 0 … number − parallel."""
+    before = [record for record in records if record["number"] <= number - search.parallel]
     return _combinations(search, before, target)[number % len(search.combinations())].bounds
 
 
@@ -242,7 +242,7 @@ def _choose_match(search: Search, records: Sequence[Record], target: Target) -> 
     return Choice(
         params={search.strength_name: match.lambda_hat, **combination.fixed},
         trials=digest_trials(search, records, target.reference),
-        found=all(combination.is_settled() for combination in combinations),
+        found=len(records) < search.trials or all(combination.is_settled() for combination in combinations),
         parameter=search.strength_name,
         target=target.loss,
         tolerance=combination.tolerance,

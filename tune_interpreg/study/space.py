@@ -125,8 +125,16 @@ class Search(Frozen):
         ge=1,
         description="Number of trials. A match stops earlier once it is found; a grid needs no number.",
     )
+    parallel: Integer = Field(
+        4,
+        ge=1,
+        description="Trials under way at once, at most. Trial n starts once trials 0 … n − parallel are settled, and is"
+        " proposed from exactly their results, so that the number of workers changes no result.",
+    )
     sampler: Literal["tpe", "gp", "random"] = Field("tpe", description="Optuna's sampler, for maximize.")
-    pruner: Literal["none", "median"] = Field("none", description="Optuna's pruner, for maximize with one metric.")
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = Field(
+        "none", description="Optuna's pruner, for maximize. A trial is compared with trials 0 … n − parallel only."
+    )
 
     @property
     def ranges(self) -> dict[str, Range]:
