@@ -79,7 +79,7 @@ def test_a_plan_holds_what_then_runs_at_any_progress(tmp_path: Path, gpus: int) 
 
 
 def test_a_match_that_is_found_has_no_more_trials(store: Store) -> None:
-    whole = study("adversarial", "robust", jacobian=ARMS["jacobian"].replace("trials: 4", "trials: 12"))
+    whole = study("adversarial", "robust", jacobian=ARMS["jacobian"].replace("trials: 4", "trials: 12, parallel: 1"))
     assert len(drain(whole, store)) < len(tasks_of(plan_all(whole)))
     assert plan_rest(whole, store).tasks == ()
 
@@ -100,11 +100,11 @@ def test_independent_jobs_take_turns(seeds: int, workers: int) -> None:
 
 
 def test_a_chain_takes_the_sum_of_its_links() -> None:
-    """A teacher, its maps, a search, the match of its best trial, a repeat: on any number of workers."""
+    """A teacher, its maps, a search, the match of its best trial, a repeat. A search takes two rounds of trials."""
     chained = study("adversarial", "robust", "permuted", seeds="[0]")
     seconds = {"repeats": 5.0, "maps": 3.0, "search": 0.5, "judgments": 1.0}
     planned = simulate(chained, State.empty(chained), lambda task, _: seconds[task.stage], math.inf)
-    assert planned.end == pytest.approx(5 + 3 + 0.5 + 0.5 + 5)
+    assert planned.end == pytest.approx(5 + 3 + 2 * 0.5 + 2 * 0.5 + 5)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -92,9 +92,10 @@ def test_the_rule_picks_the_best_point_near_enough_to_the_other_metrics_best(wit
 def test_a_matched_strength_is_the_estimated_root() -> None:
     match = estimate(STRENGTHS, RESIDUALS, bounds=(0.001, 1.0), noise=0.01, target=0.4)
     assert match.lambda_hat not in STRENGTHS
-    assert choose(MATCH, TRIALS, TARGET) == Choice(
+    search = MATCH.model_copy(update={"trials": len(TRIALS)})
+    assert choose(search, TRIALS, TARGET) == Choice(
         params={"lambda": match.lambda_hat},
-        trials=digest_trials(MATCH, TRIALS, "ab"),
+        trials=digest_trials(search, TRIALS, "ab"),
         parameter="lambda",
         target=0.4,
         tolerance=0.005,
