@@ -1,13 +1,32 @@
 """The file of Optuna's studies: a view of the ledger that optuna-dashboard opens."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from tune_interpreg.store.files import Damaged
+
+
+class _Backend(BaseJournalBackend):
+    """Optuna's journal file without its lock and its fsync, nine of each per trial.
+
+    Only the driver writes it, and after a crash the ledger has what it lacks.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._file = path, JournalFileBackend(str(path))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        return self._file.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with self._path.open("ab") as file:
+            file.writelines(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -19,7 +38,7 @@ def open_journal(path: Path) -> JournalStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _check_last_line(path)
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(_Backend(path))
         for name in optuna.get_all_study_names(storage):
             optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     except OSError:
