@@ -8,7 +8,7 @@ TESTED = {"torch": ("2.11", "2.15"), "ray": ("2.60", "2.60"), "optuna": ("5.0", 
 
 
 def list_untested() -> list[str]:
-    """Return a line for each of these libraries whose installed version lies outside the tested ones."""
+    """Return a line for each of these libraries with an installed version outside the tested ones."""
     lines = []
     for name, (oldest, newest) in TESTED.items():
         installed = version(name)
