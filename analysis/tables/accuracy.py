@@ -7,7 +7,7 @@ from analysis import paper
 from analysis.results import rows
 from analysis.results.results import Results
 from analysis.tables.cells import Cell, Estimate, Table
-from analysis.tables.notes import attack_note, join_counts, mean_notes, teacher_notes
+from analysis.tables.notes import attack_note, join_counts, mean_notes, override_notes, teacher_notes
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.metric_names import (
     GRAD_NORM_LABEL,
@@ -60,7 +60,7 @@ def accuracy_table(results: Results) -> Table:
     metrics |= {further.heading: further.metric for further in attacks}
     further_notes = [f"{further.heading}: {further.description}." for further in attacks]
     notes = [*mean_notes(results, metrics.values()), attack, *further_notes]
-    notes += [*teacher_notes(results), *_setup_note(results)]
+    notes += [*teacher_notes(results), *override_notes(results), *_setup_note(results)]
     title = f"Table {number}. Accuracy on {results.study.data.name}, %"
     return Table.from_rows(title, _rows(results, metrics, scale=100), notes, "results")
 

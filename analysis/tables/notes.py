@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable
 
 from analysis.results.results import Results
+from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.setting import list_overrides
 
 
 def mean_notes(results: Results, metrics: Iterable[str], arms: Collection[str] | None = None) -> list[str]:
@@ -50,6 +52,20 @@ def teacher_notes(results: Results) -> list[str]:
     return [
         f"All seeds share one teacher: {taught}. The intervals do not cover the variation between seeds of the teacher."
     ]
+
+
+def override_notes(results: Results) -> list[str]:
+    """Return a note on the arms that train with settings of their own; their models are judged like all others."""
+    changed = []
+    for name in results.study.arms:
+        own = ", ".join(
+            f"{key} {value if isinstance(value, str) else format_value(value)}"
+            for key, value in list_overrides(results.study, name).items()
+        )
+        changed += [f"{results.title(name)}: {own}"] if own else []
+    if not changed:
+        return []
+    return [f"Settings of an arm's own training: {'; '.join(changed)}. All arms are judged by the study's attack."]
 
 
 def join_counts(values: Iterable[object]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from helpers.studies import parse_study
-from tune_interpreg.planning.costs import Piece, pieces_of, unit_of
+from tune_interpreg.planning.costs import Piece, copy_of, pieces_of, unit_of
 from tune_interpreg.planning.forecast import simulate
 from tune_interpreg.planning.measure import Measurement
 from tune_interpreg.schedule.graph import State, Task
@@ -12,7 +12,7 @@ from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Job
-from tune_interpreg.study.measures import AccuracyMeasure, Question
+from tune_interpreg.study.measures import AccuracyMeasure, Measure, Question
 
 TINY = """
 data: {name: digits, train_limit: 64, validation: 24, test_limit: 16}
@@ -58,13 +58,18 @@ def training_keys(pieces: Iterable[Piece]) -> set[str]:
     return {piece.content.key for piece in pieces if isinstance(piece.content, Job)}
 
 
-def round_seconds(pieces: Iterable[Piece]) -> dict[str, float]:
+def round_seconds(pieces: Sequence[Piece]) -> dict[str, float]:
     """Return what ``measure`` measures of pieces, in round numbers."""
-    pieces, seconds = list(pieces), {"copy": 0.25}
-    asked = [piece.content.measure for piece in pieces if isinstance(piece.content, Question)]
-    asked += [piece.content.observation.strict for piece in pieces if isinstance(piece.content, Job)]
-    for measure in (AccuracyMeasure(), *asked):
-        seconds[unit_of(measure)] = JUDGING[measure.kind]
+    seconds: dict[str, float] = {}
+    for piece in pieces:
+        asked: list[Measure] = [AccuracyMeasure()]
+        if isinstance(piece.content, Question):
+            asked.append(piece.content.measure)
+        elif isinstance(piece.content, Job):
+            asked.append(piece.content.observation.strict)
+        else:
+            seconds[copy_of(piece.model)] = 0.25
+        seconds |= {unit_of(measure, piece.model): JUDGING[measure.kind] for measure in asked}
     return seconds | {f"{key}/{unit}": value for key in training_keys(pieces) for unit, value in TRAINING.items()}
 
 

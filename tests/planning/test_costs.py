@@ -69,7 +69,7 @@ def test_autoattack_and_a_limit_of_gradient_norms_count_their_images(images: int
 def test_ray_adds_time_per_job_and_per_epoch() -> None:
     def added(of: Study, task: Task) -> float:
         progress = Progress(of, Store("nowhere"), [], [], "")
-        return add_ray(of, pieces_of(progress, progress.state, task))
+        return add_ray(of, list(pieces_of(progress, progress.state, task)))
 
     longer, maps = tiny("training.epochs=4"), Task("standard", "maps", (0,), MapSettings(samples=2))
     assert 0 < added(tiny(), maps) == added(longer, maps) < added(tiny(), REPEAT) < added(longer, REPEAT)

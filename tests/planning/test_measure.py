@@ -38,8 +38,9 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
         "training: {batch_size: 32}\narms: {standard: {method: standard}}\n",
     )
     bench, job, accuracy = Bench(study, Store(tmp_path)), training_job(study, STANDARD), AccuracyMeasure()
-    measured = bench.measure_training(job) | bench.measure_judging(accuracy)
-    estimate = measured[f"{job.key}/epoch"] + 10 * measured[f"{job.key}/step"] + 1000 * measured[unit_of(accuracy)]
+    measured = bench.measure_training(job) | bench.measure_judging(accuracy, study.model)
+    epoch, step = (measured[f"{job.key}/{unit}"] for unit in ("epoch", "step"))
+    estimate = epoch + 10 * step + 1000 * measured[unit_of(accuracy, study.model)]
 
     real = registry.load_method("standard")(worker_config(job, Store(tmp_path), "cpu"))
     epochs = []

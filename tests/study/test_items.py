@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "attack": {"norm": "linf", "eps": 0.3, "steps": 3, "step_size": 0.7, "direction": "sign", "start": "ball"}
     | {"precision": "bfloat16"},
     "plugins": {"my-lab": "0.1"},
+    "train_limit": 300,
     "maps": {"key": "8e", "permute": "fixed"},
     "teacher": {"key": "8e", "seed": 1, "model": "mnist_cnn"},
 }

@@ -14,9 +14,10 @@ from trainables.stages.judge import JudgeTrainable
 from tune_interpreg.data.dataset import load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
 from tune_interpreg.evaluation.subject import Subject
+from tune_interpreg.networks import weights
 from tune_interpreg.networks.build import build
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, Data
+from tune_interpreg.study.config import Attack, Data, Model
 from tune_interpreg.study.items import Job, Judge
 from tune_interpreg.study.measures import AccuracyMeasure, ChecksMeasure, StrictMeasure
 from tune_interpreg.study.recipe import Recipe
@@ -73,6 +74,21 @@ def test_the_record_holds_every_check_of_the_stored_model(store: Store, expected
     assert (record["state"], record["images"], record["device"]) == ("done", {"validation": 12}, "cpu")
     assert Judge.model_validate({name: record[name] for name in Judge.model_fields}) == CHECKS
     assert (record["arm"], record["seed"], record["key"]) == ("robust", 3, CHECKS.key)
+
+
+def test_a_model_of_another_arm_is_built_from_its_own_section(tmp_path: Path) -> None:
+    """A model file names its network; the file of an earlier version is of the job's own."""
+    store, other = Store(tmp_path / "store"), Model(name="digits_cnn", options={"activation": "softplus"})
+    for section, key in ((None, MODEL.key), (other, SOURCE)):
+        file = store.model_file(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        weights.save(build(section or RECIPE.model, (1, 8, 8), 10, 0), file, section)
+    stage = make(store)
+    x_BCHW = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for section, key in ((RECIPE.model, MODEL.key), (other, SOURCE)):
+        expected = build(section, (1, 8, 8), 10, 0).eval()(x_BCHW)
+        torch.testing.assert_close(stage.load_model(key)(x_BCHW), expected, rtol=0, atol=0)
+    assert weights.read_section(store.model_file(SOURCE)) == other
 
 
 @pytest.mark.parametrize("checks", [1, COUNT - 1])

@@ -17,14 +17,15 @@ def load_model(network: Model, seed: int, file: Path, data: Dataset, device: str
     """Return a trained model on the device, in eval mode.
 
     Args:
+        network: that of a file of an earlier version; others name their own.
         seed: of its training, because tensors outside of its file may depend on it.
         file: its weights.
 
     Raises:
         Damaged: the file is missing, or holds no such model.
     """
-    model = build(network, data.shape, data.classes, seed, device)
     try:
+        model = build(weights.read_section(file) or network, data.shape, data.classes, seed, device)
         weights.load(model, file)
     except (FileNotFoundError, SafetensorError) as error:
         raise Damaged(file, f"is damaged: no model can be read from it ({error})") from None

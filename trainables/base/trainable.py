@@ -89,13 +89,14 @@ class MethodTrainable(JobTrainable):
         super().setup(config)
         reset_peak_memory(self.assignment.device)
         self.params: dict[str, Any] = with_defaults(self.parameters, self.recipe.params)
+        guidance = self._prepare_images()
         self.trainer = Trainer(
             model=self.recipe.model,
             training=self.recipe.training,
             data=self.data,
             terms=self.terms,
             seeds=self.job.seeds,
-            guidance=self._make_guidance(),
+            guidance=guidance,
             teacher=load_teacher(self.assignment, self.data) if self.needs_teacher else None,
             device=self.assignment.device,
         )
@@ -145,11 +146,17 @@ class MethodTrainable(JobTrainable):
     def _read_plain_config(self, config: dict[str, Any]) -> Assignment:
         return Assignment.from_plain_config(config, type(self))
 
-    def _make_guidance(self) -> Guidance | None:
-        if not self.needs_targets:
-            return None
+    def _prepare_images(self) -> Guidance | None:
+        """Choose the training images of the recipe, and return their maps if the method needs any."""
+        limit, raw_NCHW = self.recipe.train_limit, {}
+        if self.needs_targets:
+            raw_NCHW = load_training_maps(self.assignment, self.data)
+        if limit is not None:
+            rows_M = self.data.choose_rows(limit)
+            self.data = self.data.with_rows(rows_M)
+            raw_NCHW = {seed: maps_NCHW[rows_M.to(maps_NCHW.device)] for seed, maps_NCHW in raw_NCHW.items()}
         redraw = self.recipe.maps is not None and self.recipe.maps.permute == "redrawn"
-        return Guidance(load_training_maps(self.assignment, self.data), self.target, redraw=redraw)
+        return Guidance(raw_NCHW, self.target, redraw=redraw) if self.needs_targets else None
 
     # ----------------------------------------------------- time and evaluation
     @property
@@ -227,7 +234,7 @@ class MethodTrainable(JobTrainable):
         (model,) = (model for model in self.job.models if model.seed == replica.seed)
         path = store.model_file(model.key)
         with store.replace_atomically(path) as temporary:
-            weights.save(replica.model, temporary)
+            weights.save(replica.model, temporary, self.recipe.model)
         return store.checksums(path)
 
     def _judge(self, replica: Replica) -> dict[str, float]:

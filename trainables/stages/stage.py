@@ -18,6 +18,6 @@ class StageTrainable(JobTrainable):
         self.folder = self.store.checkpoint_dir(self.job.key)
 
     def load_model(self, key: str) -> nn.Module:
-        """Return the model of a training, on the device and in eval mode."""
+        """Return the model of a training of any arm, on the device and in eval mode."""
         seed = next((model.seed for model in self.job.models if model.key == key), self.job.seeds[0])
         return load_model(self.recipe.model, seed, self.store.model_file(key), self.data, self.assignment.device)

@@ -73,6 +73,18 @@ class Dataset:
     description: str = ""
     tests: int | None = None
 
+    def with_rows(self, rows_M: Tensor) -> Dataset:
+        """Return the data set with only these rows of the training images."""
+        return replace(self, train=self.train.at(rows_M.to(self.train.y_N.device)))
+
+    def choose_rows(self, limit: int) -> Tensor:
+        """Return the rows of a stratified subset of ``limit`` training images, in ascending order.
+
+        Raises ``DataError`` if there are fewer images.
+        """
+        _check_limit("train_limit", limit, len(self.train), f"the study has {len(self.train):,} training images")
+        return split_stratified(self.train.y_N.cpu(), limit, "train_limit")[0]
+
 
 @dataclass(frozen=True)
 class Source:

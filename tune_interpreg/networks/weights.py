@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from tune_interpreg.study.config import Model
+
 #: Attribute of a converted network that holds the builder's module; it shares all tensors with the network.
 SOURCE = "source"
+
+#: Key of the network's section in the metadata of a file. No tensor has a space in its name.
+SECTION = "model section"
 
 
 def set_source(network: nn.Module, source: nn.Module) -> None:
@@ -62,10 +68,11 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     return value
 
 
-def save(network: nn.Module, path: Path) -> None:
+def save(network: nn.Module, path: Path, model: Model | None = None) -> None:
     """Write `state_dict` to a safetensors file, with the names of the builder's module. A tied tensor is written once.
 
-    Its other names are in the file's metadata; ``safetensors.torch.load_model`` reads them.
+    Its other names are in the file's metadata, and so is ``model``, the section that the network was built from.
+    ``safetensors.torch.load_model`` reads the file.
 
     Raises:
         TypeError: an entry is no tensor.
@@ -75,7 +82,18 @@ def save(network: nn.Module, path: Path) -> None:
     others = [name for name, value in source.state_dict().items() if not isinstance(value, Tensor)]
     if others:
         raise TypeError(f"state_dict() holds {', '.join(others)}, which no tensors are; keep tensors in it only")
-    save_model(source, str(path))
+    save_model(source, str(path), {SECTION: model.model_dump_json()} if model else None)
+
+
+def read_section(path: Path) -> Model | None:
+    """Return the section that the network in a file was built from; None in a file of an earlier version.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be read.
+    """
+    with safe_open(path, framework="pt") as opened:
+        section = (opened.metadata() or {}).get(SECTION)
+    return Model.model_validate_json(section) if section else None
 
 
 def load(network: nn.Module, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -13,16 +13,17 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import State, Task
 from tune_interpreg.schedule.progress import Progress
 from tune_interpreg.study import measures
-from tune_interpreg.study.config import MapSettings, Study
+from tune_interpreg.study.config import MapSettings, Model, Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Train
 from tune_interpreg.study.measures import Measure, Question, SplitName
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
+from tune_interpreg.study.setting import Setting, arm_setting
 
 #: Measured seconds by unit of work. Of a judgment, per image, of the checks, per model: after ``unit_of`` its measure.
-#: Per image and noisy copy of a set of maps: ``copy``. Of a training, after its ``training_job``'s key and a slash:
-#: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
+#: Per image and noisy copy of a set of maps: after ``copy_of`` its teacher's network. Of a training, after its
+#: ``training_job``'s key and a slash: ``setup`` per training, ``epoch`` per epoch without its steps, ``step`` per step.
 Seconds = dict[str, float]
 
 
@@ -30,11 +31,12 @@ Seconds = dict[str, float]
 class Piece:
     """A piece of work that takes the same time wherever it occurs: a training, a set of maps, or a judgment.
 
-    count: seeds that train together.
+    count: seeds that train together. model: the network.
     """
 
     name: str
     content: Job | MapSettings | Question = field(compare=False)
+    model: Model = field(compare=False)
     count: int = 1
 
 
@@ -53,20 +55,34 @@ def training_job(study: Study, task: Task) -> Job:
     """Return the training that is measured for a task. Its key depends only on options that change the time."""
     arm = study.arms[task.arm]
     maps = TargetMaps(key="any", permute=arm.targets.permute) if arm.targets else None
-    searched = {name: span.extremes()[0] for name, span in arm.search.ranges.items()} if arm.search else {}
+    searched = _typical_search(study, task.arm)
     values, method = {**searched, **arm.params}, registry.load_method(arm.method)
     params = {name: _typical_value(parameter, values.get(name)) for name, parameter in method.parameters.items()}
-    teacher = TeacherModel(key="any", seed=0, model=study.model) if method.needs_teacher else None
+    teacher = None
+    if method.needs_teacher and arm.teacher:
+        teacher = TeacherModel(key="any", seed=0, model=_typical_setting(study, arm.teacher).model)
     is_trial = task.stage == "search"
     observation = measures.observe(study, arm.search if is_trial else None)
     seeds = range(1 if is_trial else len(task.parts))
+    setting = _typical_setting(study, task.arm)._replace(train_limit=None)  # a measurement takes few batches
     fields: dict[str, Any] = {"method": arm.method, "params": params, "maps": maps, "teacher": teacher}
-    return _job(study, task.arm, seeds, STANDSTILL, observation, **fields)
+    return _job(study, task.arm, setting, seeds, STANDSTILL, observation, **fields)
 
 
-def probe_job(study: Study) -> Job:
-    """Return the training of the model that is judged, explained and checked in a measurement."""
-    return _job(study, "probe", range(1), study.training.lr, measures.observe(study), method="standard")
+def probe_job(study: Study, model: Model) -> Job:
+    """Return the training of a network that is judged, explained and checked in a measurement."""
+    setting = Setting(model, study.training, study.attack, None)
+    return _job(study, "probe", setting, range(1), study.training.lr, measures.observe(study), method="standard")
+
+
+def _typical_search(study: Study, name: str) -> dict[str, Scalar]:
+    """Return a value of each parameter that an arm searches, as it is measured."""
+    search = study.arms[name].search
+    return {parameter: span.extremes()[0] for parameter, span in search.ranges.items()} if search else {}
+
+
+def _typical_setting(study: Study, name: str) -> Setting:
+    return arm_setting(study, name, _typical_search(study, name))
 
 
 def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
@@ -77,10 +93,16 @@ def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
 
 
 def _job(
-    study: Study, arm: str, seeds: Iterable[int], lr: float, observation: measures.Observation, **fields: Any
+    study: Study,
+    arm: str,
+    setting: Setting,
+    seeds: Iterable[int],
+    lr: float,
+    observation: measures.Observation,
+    **fields: Any,
 ) -> Job:
-    training = study.training.model_copy(update={"epochs": ENDLESS, "lr": lr})
-    recipe = Recipe.from_study(study.model_copy(update={"training": training}), **fields)
+    training = setting.training.model_copy(update={"epochs": ENDLESS, "lr": lr, "warmup_epochs": 0})
+    recipe = Recipe.from_study(study, **setting._replace(training=training)._asdict(), **fields)
     return Job(
         arm=arm,
         stage="repeats",
@@ -95,8 +117,9 @@ def _job(
 def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
     """Yield what a task runs in a ``state`` that follows from the study's ``progress``."""
     study, search = progress.study, progress.study.arms[task.arm].search
+    model = _typical_setting(study, task.arm).model
     if task.maps:
-        yield Piece(f"maps {task.maps.model_dump_json()}", task.maps)
+        yield _explaining(task.maps, model)
         return
     if task.stage == "judgments":
         questions = _open_questions(progress, state, task)
@@ -108,12 +131,12 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
         if training is None:
             job = training_job(study, task)
             observation = job.observation.model_dump(mode="json")
-            yield Piece(_name_training(task.arm, observation, len(task.parts)), job, len(task.parts))
+            yield Piece(_name_training(task.arm, observation, len(task.parts)), job, model, len(task.parts))
         else:
             missing = progress.missing_judgments(training["key"], questions)
             questions = [Question(judgment.measure, judgment.split) for judgment in missing]
     for question in questions:
-        yield from [_judging(question.measure, question.split)] * len(task.parts)
+        yield from [_judging(question.measure, question.split, model)] * len(task.parts)
 
 
 def _open_questions(progress: Progress, state: State, task: Task) -> list[Question]:
@@ -137,14 +160,25 @@ def _name_training(arm: str, observation: dict[str, Any], seeds: int) -> str:
     return f"training of {arm}, {seeds} seeds, {json.dumps(observation)}"
 
 
-def _judging(measure: Measure, split: SplitName) -> Piece:
+def _explaining(settings: MapSettings, model: Model) -> Piece:
+    return Piece(f"maps {settings.model_dump_json()} {model.model_dump_json()}", settings, model)
+
+
+def _judging(measure: Measure, split: SplitName, model: Model) -> Piece:
     settings = measure.model_dump(mode="json", exclude={"sources", "maps"})
-    return Piece(f"judgment {split} {json.dumps(settings)}", Question(measure, split))
+    name = f"judgment {split} {json.dumps(settings)} {model.model_dump_json()}"
+    return Piece(name, Question(measure, split), model)
 
 
-def unit_of(measure: Measure) -> str:
-    """Return the name of the work that a measure takes per image; of the checks, per model."""
-    return json.dumps(measure.model_dump(mode="json", exclude={"images", "sources", "maps", "settings", "batch_size"}))
+def unit_of(measure: Measure, model: Model) -> str:
+    """Return the name of the work that a measure of a network takes per image; of the checks, per model."""
+    settings = measure.model_dump(mode="json", exclude={"images", "sources", "maps", "settings", "batch_size"})
+    return f"{json.dumps(settings)} {model.model_dump_json()}"
+
+
+def copy_of(model: Model) -> str:
+    """Return the name of the work that the maps of a network take per image and noisy copy."""
+    return f"copy {model.model_dump_json()}"
 
 
 def recorded_seconds(progress: Progress) -> dict[Piece, float]:
@@ -153,18 +187,20 @@ def recorded_seconds(progress: Progress) -> dict[Piece, float]:
     seconds: defaultdict[Piece, list[float]] = defaultdict(list)
     for record in progress.counting_records():
         same_device = (record["device"] != "cpu") == bool(study.resources.gpus)
-        if record["state"] != "done" or not record["seconds"] or not same_device:
+        is_ours = record["arm"] in study.arms  # an equal training of an arm that is gone has its judgments
+        if record["state"] != "done" or not record["seconds"] or not same_device or not is_ours:
             continue
+        model = _typical_setting(study, record["arm"]).model
         if record["kind"] == "train":
             for count in (1, len(study.seeds)) if study.resources.gpus and record["number"] is None else (1,):
-                piece = Piece(_name_training(record["arm"], record["observation"], count), MapSettings(), count)
+                piece = Piece(_name_training(record["arm"], record["observation"], count), MapSettings(), model, count)
                 seconds[piece].append(count * record["seconds"])
         elif record["kind"] == "maps":
             settings = MapSettings.model_validate(record["settings"])
-            seconds[Piece(f"maps {settings.model_dump_json()}", settings)].append(record["seconds"])
+            seconds[_explaining(settings, model)].append(record["seconds"])
         elif record["kind"] == "judge":
             judgment = Judge.model_validate({name: record[name] for name in Judge.model_fields})
-            seconds[_judging(judgment.measure, judgment.split)].append(record["seconds"])
+            seconds[_judging(judgment.measure, judgment.split, model)].append(record["seconds"])
     return {piece: fmean(values) for piece, values in seconds.items()}
 
 
@@ -173,28 +209,34 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
     """Return the seconds of a piece from measured ones; ``tests`` is the number of test images."""
     images = {"train": len(data.train), "validation": len(data.validation), "test": tests}
     if isinstance(piece.content, MapSettings):
-        return images["train"] * (piece.content.samples + piece.content.include_clean) * measured["copy"]
+        copies = piece.content.samples + piece.content.include_clean
+        return images["train"] * copies * measured[copy_of(piece.model)]
     if isinstance(piece.content, Job):
         return _training(study, images, measured, piece.content)
     measure, split = piece.content.measure, piece.content.split
+    seconds = measured[unit_of(measure, piece.model)]
     if isinstance(measure, measures.ChecksMeasure):
-        return measured[unit_of(measure)]
-    return min(getattr(measure, "images", None) or images[split], images[split]) * measured[unit_of(measure)]
+        return seconds
+    return min(getattr(measure, "images", None) or images[split], images[split]) * seconds
 
 
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:
-    epochs, every = study.training.epochs, job.observation.every
-    steps = images["train"] // study.training.batch_size
+    setting, every = _typical_setting(study, job.arm), job.observation.every
+    epochs = setting.training.epochs
+    steps = (setting.train_limit or images["train"]) // setting.training.batch_size
     training = measured[f"{job.key}/setup"] + epochs * (
         measured[f"{job.key}/epoch"] + steps * measured[f"{job.key}/step"]
     )
     attacked = epochs // every if every else 0
-    clean, strict = measured[unit_of(measures.AccuracyMeasure())], measured[unit_of(job.observation.strict)]
+    clean, strict = (
+        measured[unit_of(measure, setting.model)] for measure in (measures.AccuracyMeasure(), job.observation.strict)
+    )
     observing = images["validation"] * (epochs * clean + attacked * strict)
     return training + len(job.models) * observing
 
 
-def add_ray(study: Study, pieces: Iterable[Piece]) -> float:
+def add_ray(study: Study, pieces: Sequence[Piece]) -> float:
     """Return the seconds that Ray adds to a task: for the task, and for each epoch and judgment."""
-    results = sum(study.training.epochs if isinstance(piece.content, Job) else 1 for piece in pieces)
-    return TASK + RESULT * results
+    jobs = [piece.content for piece in pieces if isinstance(piece.content, Job)]
+    epochs = sum(_typical_setting(study, job.arm).training.epochs for job in jobs)
+    return TASK + RESULT * (epochs + len(pieces) - len(jobs))

@@ -19,7 +19,7 @@ from tune_interpreg.networks.weights import named_tensors
 from tune_interpreg.planning import costs
 from tune_interpreg.planning.costs import Piece
 from tune_interpreg.planning.measure import Measurement, measure
-from tune_interpreg.running.preflight import check_data, check_network
+from tune_interpreg.running.preflight import check_data, check_networks
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
@@ -88,7 +88,7 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
     study = file.study
     with pause_gc():
         images = check_data(file)
-        check_network(file, images)
+        check_networks(file, images)
         if images.description:
             console.print(Text(images.description), soft_wrap=True)
         progress = read_progress(study, store, images.fingerprint).progress
@@ -133,11 +133,15 @@ def make_plan(file: StudyFile, store: Store, *, where: str, workers: int | None,
 
 def _count_bytes(study: Study, images: Dataset, pieces: Iterable[Piece]) -> int:
     """Return the bytes that pieces leave in the store: models, maps in float16, records and events."""
-    model = build(study.model, images.shape, images.classes, study.seeds[0])
-    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(model))
-    maps = 2 * images.train.x_NCHW.numel()
-    size: dict[type[Any], int] = {Job: TRAINING + weights, MapSettings: JUDGMENT + maps}
-    return sum(piece.count * size.get(type(piece.content), JUDGMENT) for piece in pieces)
+    maps, weights, total = 2 * images.train.x_NCHW.numel(), {}, 0
+    for piece in pieces:
+        network = piece.model.model_dump_json()
+        if network not in weights:
+            model = build(piece.model, images.shape, images.classes, study.seeds[0])
+            weights[network] = sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(model))
+        size: dict[type[Any], int] = {Job: TRAINING + weights[network], MapSettings: JUDGMENT + maps}
+        total += piece.count * size.get(type(piece.content), JUDGMENT)
+    return total
 
 
 # ------------------------------------------------------------------------------- simulation

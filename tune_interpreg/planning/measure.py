@@ -38,11 +38,11 @@ from tune_interpreg.evaluation.measures import measure_accuracy, measure_adversa
 from tune_interpreg.evaluation.subject import Subject
 from tune_interpreg.gradients.saliency import smoothgrad
 from tune_interpreg.networks import weights
-from tune_interpreg.planning.costs import Piece, Seconds, probe_job, unit_of
+from tune_interpreg.planning.costs import Piece, Seconds, copy_of, probe_job, unit_of
 from tune_interpreg.schedule.graph import attack_sources
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.config import Attack, MapSettings, Study
+from tune_interpreg.study.config import Attack, MapSettings, Model, Study
 from tune_interpreg.study.items import Job
 from tune_interpreg.study.measures import (
     AccuracyMeasure,
@@ -160,26 +160,29 @@ def measure_here(study: Study, pieces: Sequence[Piece], threads: int) -> Measure
 def _list_work(bench: Bench, pieces: Sequence[Piece]) -> dict[str, Callable[[], Seconds]]:
     """Return the different kinds of work by name. Arms with the same method and options share one."""
     jobs: dict[str, Job] = {}
-    asked: dict[str, Measure] = {}
+    asked: dict[str, tuple[Measure, Model]] = {}
     work: dict[str, Callable[[], Seconds]] = {}
     for piece in pieces:
         if isinstance(piece.content, Job):
             jobs.setdefault(piece.content.key, piece.content)
         elif isinstance(piece.content, MapSettings):
-            work["a set of maps"] = partial(bench.measure_maps, piece.content)
+            work[f"a set of maps of {piece.model.name}: {copy_of(piece.model)}"] = partial(
+                bench.measure_maps, piece.content, piece.model
+            )
         else:
-            asked[unit_of(piece.content.measure)] = piece.content.measure
+            asked[unit_of(piece.content.measure, piece.model)] = piece.content.measure, piece.model
     for job in jobs.values():
-        asked |= {unit_of(measure): measure for measure in (AccuracyMeasure(), job.observation.strict)}
-    for unit, measure in asked.items():
-        work[f"the measure {measure.kind}: {unit}"] = partial(bench.measure_judging, measure)
+        observed: tuple[Measure, ...] = (AccuracyMeasure(), job.observation.strict)
+        asked |= {unit_of(measure, job.recipe.model): (measure, job.recipe.model) for measure in observed}
+    for unit, (measure, model) in asked.items():
+        work[f"the measure {measure.kind}: {unit}"] = partial(bench.measure_judging, measure, model)
     for job in jobs.values():
         work[f"the training of {job.arm} (seeds at once: {len(job.seeds)})"] = partial(bench.measure_training, job)
     return work
 
 
 class Bench:
-    """Times work on the study's images, with a model that is trained first."""
+    """Times work on the study's images, with a model of each network that is trained first."""
 
     def __init__(self, study: Study, store: Store):
         self.study, self.store, self.device = study, store, "cuda" if study.resources.gpus else "cpu"
@@ -188,11 +191,18 @@ class Bench:
         data = load_dataset(study.data)
         self.start = time.process_time()
         self.train, self.validation = data.train.to(self.device), data.validation.to(self.device)
-        self.model = self._train_probe()
+        self._probes: dict[str, nn.Module] = {}
 
-    def _train_probe(self) -> nn.Module:
+    def probe(self, network: Model) -> nn.Module:
+        """Return a trained model of a network."""
+        name = network.model_dump_json()
+        if name not in self._probes:
+            self._probes[name] = self._train_probe(network)
+        return self._probes[name]
+
+    def _train_probe(self, network: Model) -> nn.Module:
         """Train until the model knows a few batches: how long an attack takes depends on how many images it breaks."""
-        training = self._start(probe_job(self.study), BATCHES)
+        training = self._start(probe_job(self.study, network), BATCHES)
         model: nn.Module = training.trainer.replicas[0].model
         until = time.perf_counter() + PATIENCE
         while time.perf_counter() < until and measure_accuracy(model, training.data.train, MAPS) < 0.95:
@@ -203,7 +213,7 @@ class Bench:
         training = self._start(job, 1)
         first = self._time(training.step)  # a GPU captures its steps here
         step = single = self._shortest(training.step)
-        steps = min(round(TRAINING / single), len(self.train) // self.study.training.batch_size)
+        steps = min(round(TRAINING / single), len(self.train) // job.recipe.training.batch_size)
         if steps > 1:
             step = (self._shortest(self._start(job, steps).step) - single) / (steps - 1)
         seconds = {"setup": first - single, "epoch": single - step, "step": step}
@@ -211,7 +221,7 @@ class Bench:
 
     def _start(self, job: Job, batches: int) -> Any:
         """Return the Trainable of a training as a worker starts it, with a few batches and one image to validate."""
-        recipe, size = job.recipe, self.study.training.batch_size
+        recipe, size = job.recipe, job.recipe.training.batch_size
         limit = size * max(1, min(batches, len(self.train) // size))
         data = recipe.data.model_copy(update={"train_limit": limit, "validation": 1})
         recipe = recipe.model_copy(update={"data": data})
@@ -226,59 +236,61 @@ class Bench:
         if recipe.teacher:
             file = self.store.model_file(recipe.teacher.key)
             file.parent.mkdir(parents=True, exist_ok=True)
-            weights.save(self.model, file)
+            weights.save(self.probe(recipe.teacher.model), file, recipe.teacher.model)
         self.store.note_start(job)
         return registry.load_method(recipe.method)(worker_config(job, self.store, self.device))
 
     # ---------------------------------------------------------------- models that are trained
-    def measure_judging(self, measure: Measure) -> Seconds:
+    def measure_judging(self, measure: Measure, network: Model) -> Seconds:
         """Time a measure per image, of the checks per model. An attack takes longer on a model that it cannot break."""
+        return {unit_of(measure, network): self._time_judging(measure, self.probe(network))}
+
+    def _time_judging(self, measure: Measure, model: nn.Module) -> float:
         if isinstance(measure, ChecksMeasure):
-            return {unit_of(measure): self._time_checks(measure)}
+            return self._time_checks(measure, model)
         size = self.study.evaluation.batch_size
         settings: dict[str, Any] = {"seed": 0, "batch_size": size}
         images = self._rows(size if self.device == "cuda" else min(PGD, size))
         work: Callable[[], object]
         if isinstance(measure, AutoAttackMeasure):
             images, ball = self._rows(AUTOATTACK), Attack(norm=measure.norm, eps=measure.eps)
-            ensemble = partial(autoattack.measure_adversarial_accuracy, self.model, images, **settings)
-            return {
-                unit_of(measure): self._mean_of_extremes(lambda attack: ensemble(attack=attack), ball) / len(images)
-            }
+            ensemble = partial(autoattack.measure_adversarial_accuracy, model, images, **settings)
+            return self._mean_of_extremes(lambda attack: ensemble(attack=attack), ball) / len(images)
         if isinstance(measure, StrictMeasure | CompatMeasure):
-            pgd = partial(measure_adversarial_accuracy, self.model, images, form=measure.kind, **settings)
+            pgd = partial(measure_adversarial_accuracy, model, images, form=measure.kind, **settings)
             attacked = partial(pgd, restarts=measure.restarts)
             seconds = self._mean_of_extremes(lambda attack: attacked(attack=attack), measure.attack)
-            return {unit_of(measure): seconds / len(images)}
+            return seconds / len(images)
         if isinstance(measure, InterpretabilityMeasure):
             options: dict[str, Any] = {"maps": {}, "with_deletion": measure.deletion}
-            work = partial(measure_interpretability, self.model, images, **options, **settings)
+            work = partial(measure_interpretability, model, images, **options, **settings)
         else:
             function = measure_accuracy if isinstance(measure, AccuracyMeasure) else measure_gradient_norms
-            work = partial(function, self.model, images, size)
-        return {unit_of(measure): self._shortest(work) / len(images)}
+            work = partial(function, model, images, size)
+        return self._shortest(work) / len(images)
 
-    def measure_maps(self, maps: MapSettings) -> Seconds:
+    def measure_maps(self, maps: MapSettings, network: Model) -> Seconds:
         rows, settings = self._rows(MAPS), maps.model_copy(update={"samples": COPIES, "include_clean": False})
         x_BCHW, generator = to_pixels(rows.x_NCHW), seeding.generator(0, "smoothgrad", self.device)
         options: dict[str, Any] = {"settings": settings, "generator": generator, "chunk": 1}
-        seconds = self._shortest(lambda: smoothgrad(self.model, x_BCHW, rows.y_N, **options).cpu())
-        return {"copy": seconds / COPIES / len(rows)}
+        model = self.probe(network)
+        seconds = self._shortest(lambda: smoothgrad(model, x_BCHW, rows.y_N, **options).cpu())
+        return {copy_of(network): seconds / COPIES / len(rows)}
 
-    def _time_checks(self, measure: ChecksMeasure) -> float:
+    def _time_checks(self, measure: ChecksMeasure, model: nn.Module) -> float:
         """Return the seconds of all checks of one model: a constant, and a part that grows with the images."""
         images = min(measure.images, len(self.validation))
         few, more = (math.ceil(part * images) for part in CHECKED)
 
         def check(n: int, attack: Attack) -> None:
             subject = Subject(
-                self.model,
+                model,
                 self.validation.at(slice(0, n)),
                 attack,
                 seed=0,
                 batch_size=measure.batch_size,
                 restarts=measure.restarts,
-                sources=dict.fromkeys(attack_sources(self.study), self.model),
+                sources=dict.fromkeys(attack_sources(self.study), model),
                 ensemble=measure.autoattack and min(measure.autoattack, n),
             )
             for function in list_checks(measure.autoattack):

@@ -9,9 +9,10 @@ from tune_interpreg.attacks import autoattack
 from tune_interpreg.data.dataset import DataError, Dataset, Source, load_and_check, to_pixels
 from tune_interpreg.networks.build import IMAGES, build, describe_gradients
 from tune_interpreg.networks.vetting import NetworkError
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import Model, Study
 from tune_interpreg.study.file.read import StudyFile
 from tune_interpreg.study.problems import Finding, Place, StudyError
+from tune_interpreg.study.setting import list_possible_settings
 
 
 def check_data(file: StudyFile) -> Dataset:
@@ -22,27 +23,55 @@ def check_data(file: StudyFile) -> Dataset:
     except DataError as error:
         place = ("data", error.key) if error.key else ("data",)
         raise StudyError([file.locate(place, error.message)]) from error.__cause__
-    if len(dataset.train) < study.training.batch_size:
-        message = f"a batch takes {study.training.batch_size} images, but there are {len(dataset.train)} to train on"
-        raise StudyError([file.locate(("training", "batch_size"), f"{message}; lower it, or raise data.train_limit")])
-    problems = list(_find_evaluation_problems(study, dataset))
+    problems = [*_find_batch_problems(study, len(dataset.train)), *_find_evaluation_problems(study, dataset)]
     if problems:
         raise StudyError([file.locate(place, message) for place, message in problems])
     return dataset
 
 
-def check_network(file: StudyFile, data: Dataset | Source) -> str:
-    """Build and check the network, with training images if they are read; see ``describe_gradients`` for the result.
+def check_networks(file: StudyFile, data: Dataset | Source) -> dict[str, str]:
+    """Build and check all networks of a study, with training images if they are read.
 
-    Raises ``StudyError`` if it cannot be trained.
+    Returns: name of the network, with the options that arms change → how it gives its gradients at the images (see
+    ``describe_gradients``).
+
+    Raises ``StudyError`` if one cannot be trained.
     """
-    model, seed = file.study.model, file.study.seeds[0]
+    seed = file.study.seeds[0]
     images_BCHW = to_pixels(data.train.x_NCHW[:IMAGES]) if isinstance(data, Dataset) else None
-    try:
-        network = build(model, data.shape, data.classes, seed, images_BCHW=images_BCHW)
-    except NetworkError as error:
-        raise StudyError([file.locate(("model",), str(error))]) from error.__cause__
-    return describe_gradients(network)
+    gradients: dict[str, str] = {}
+    for place, setting in list_possible_settings(file.study):
+        name = _name_network(setting.model, file.study.model)
+        if name in gradients:
+            continue
+        try:
+            network = build(setting.model, data.shape, data.classes, seed, images_BCHW=images_BCHW)
+        except NetworkError as error:
+            at = (*place, "model") if setting.model != file.study.model else ("model",)
+            raise StudyError([file.locate(at, str(error))]) from error.__cause__
+        gradients[name] = describe_gradients(network)
+    return gradients
+
+
+def _name_network(model: Model, shared: Model) -> str:
+    """Return a network's name, with its options that differ from those of the study's network."""
+    options = [f"{name} {value}" for name, value in model.options.items() if shared.options.get(name) != value]
+    return f"{model.name} with {', '.join(options)}" if options and model != shared else model.name
+
+
+def _find_batch_problems(study: Study, images: int) -> Iterator[Finding]:
+    """Find batches with more images than there are to train on, and arms that take more than there are; each once."""
+    problems: dict[str, Place] = {}
+    for place, setting in list_possible_settings(study):
+        limit, size = setting.train_limit or images, setting.training.batch_size
+        if limit > images:
+            message = f"the study has {images:,} training images, got {limit:,}; lower it or drop it"
+            problems.setdefault(message, (*place, "data", "train_limit"))
+        elif limit < size:
+            message = f"a batch takes {size} images, but there are {limit} to train on; lower it, or raise train_limit"
+            is_shared = size == study.training.batch_size and limit == images
+            problems.setdefault(message, ("training", "batch_size") if is_shared else place)
+    yield from ((place, message) for message, place in problems.items())
 
 
 def _find_evaluation_problems(study: Study, dataset: Dataset) -> Iterator[Finding]:

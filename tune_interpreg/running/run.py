@@ -16,7 +16,7 @@ from tune_interpreg.display.account import Account
 from tune_interpreg.display.console import Lines, Live
 from tune_interpreg.networks.build import EXACT
 from tune_interpreg.running.logs import JobLog, log_to_file
-from tune_interpreg.running.preflight import check_data, check_network
+from tune_interpreg.running.preflight import check_data, check_networks
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.running.versions import list_untested
 from tune_interpreg.schedule import graph
@@ -56,7 +56,7 @@ def run(
         store.check_setting(file.study)
     with pause_gc():
         images = check_data(file)
-        gradients = check_network(file, images)
+        networks = check_networks(file, images)
     path = shlex.quote(str(store.path))
     with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
         try:
@@ -65,8 +65,9 @@ def run(
             if dispatcher.is_open():
                 if images.description:
                     _say(console, images.description, logging.INFO)
-                if gradients != EXACT:
-                    _say(console, f"model {file.study.model.name}, gradients at the images: {gradients}")
+                for model, gradients in networks.items():
+                    if gradients != EXACT:
+                        _say(console, f"model {model}, gradients at the images: {gradients}")
                 progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
                 _say(console, f"{file.study.name}: {progress}", logging.INFO)
                 for line in list_untested():

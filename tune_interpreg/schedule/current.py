@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import MapsKey, State
 from tune_interpreg.search.choice import digest_trials
@@ -20,10 +22,12 @@ from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study import measures
 from tune_interpreg.study.config import Arm, Model, Study
+from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, suffixed
 from tune_interpreg.study.recipe import TargetMaps, TeacherModel
+from tune_interpreg.study.setting import arm_setting, dump_setting, list_settings, read_params
 from tune_interpreg.study.space import Search
 
 #: Arm → the fields of the choice of its search.
@@ -72,6 +76,7 @@ class Current:
         self._maps_keys: dict[tuple[str, int], str] = {}  # by arm and seed, once the teacher's model is there
         self._open_trials: defaultdict[str, set[int]] = defaultdict(set)  # numbers with a training that is not settled
         self._by_number: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)  # by arm and number
+        self._settings: dict[tuple[Any, ...], dict[str, Any] | None] = {}  # by arm and searched settings
         self._others: dict[str, Record] = {}  # maps and judgments by key
         self._checks_of: dict[str, Record] = {}  # the latest checks of a model, by its key
         self._jobs: list[Job] = []  # under way
@@ -265,7 +270,8 @@ class Current:
         search, number = self.study.arms[name].search, record["number"]
         if search is None or number is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
             return False
-        return search.could_propose(record["recipe"]["params"], number) and self.accepts(record, name)
+        params = read_params(record["recipe"], search.ranges)
+        return search.could_propose(params, number) and self.accepts(record, name)
 
     def accepts(self, record: Record, name: str) -> bool:
         """Return whether a training of this state can be a trial: a pruned one needs the pruner that saw the same."""
@@ -284,15 +290,15 @@ class Current:
         search, choice = self.study.arms[name].search, self.choice(name)
         if search is not None and choice is None and not self._keep_last_results:
             return {}
-        chosen = choice["params"].items() if choice else {}.items()
+        chosen: Mapping[str, Scalar] = choice["params"] if choice else {}
         open_seeds = set(self.study.seeds) - self.state.repeats[name].settled
         counting = [
             record
             for record in self._fitting[name]
             if record["seed"] in open_seeds
             and record["state"] != "pruned"
-            and chosen <= record["recipe"]["params"].items()
-            and (search is None or search.could_propose(record["recipe"]["params"]))
+            and read_params(record["recipe"], chosen) == chosen
+            and (search is None or search.could_propose(read_params(record["recipe"], search.ranges)))
             and self._has_present_teacher(record, name)
         ]
         # Without a choice, a training with a number is a repeat only if others with its recipe have none.
@@ -301,13 +307,26 @@ class Current:
         return {record["seed"]: record for record in counting if _without_teacher(record) == last}
 
     def fits(self, record: Record, name: str) -> bool:
-        """Return whether a training has the method and the fixed parameters of an arm."""
+        """Return whether a training has the method, the fixed parameters and the setting of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
+            return False
+        searched = read_params(recipe, arm.search.ranges) if arm.search else {}
+        if list_settings(recipe) != self._list_settings(name, searched):
             return False
         if arm.targets is None:  # else the method decides whether the model teaches as well as its maps
             return recipe["maps"] is None and (recipe.get("teacher") is None) == (arm.teacher is None)
         return recipe["maps"] is not None and recipe["maps"]["permute"] == arm.targets.permute
+
+    def _list_settings(self, name: str, searched: Mapping[str, Scalar]) -> dict[str, Any] | None:
+        """Return the settings of an arm's trainings with these searched parameters; None if a section refuses one."""
+        place = name, *(pair for pair in searched.items() if "." in pair[0])
+        if place not in self._settings:
+            try:
+                self._settings[place] = dump_setting(arm_setting(self.study, name, searched))
+            except ValidationError:
+                self._settings[place] = None
+        return self._settings[place]
 
     def _has_present_teacher(self, record: Record, name: str) -> bool:
         """Return whether a training reads the maps of the teacher's present model, or this model, if it reads any."""

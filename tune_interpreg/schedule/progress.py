@@ -17,6 +17,7 @@ from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.parameters import with_defaults
 from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
+from tune_interpreg.study.setting import arm_setting, read_params
 
 
 class Progress(Current):
@@ -55,7 +56,9 @@ class Progress(Current):
         if not super().fits(record, name):
             return False
         search, recipe = self.study.arms[name].search, record["recipe"]
-        searched = {parameter: recipe["params"].get(parameter, "") for parameter in (search.ranges if search else ())}
+        searched = read_params(recipe, search.ranges) if search else {}
+        if search and len(searched) < len(search.ranges):
+            return False
         read = Recipe.model_validate(recipe)
         return bool(record["key"] == self._training(name, searched, record["seed"], read.maps, read.teacher).key)
 
@@ -168,9 +171,11 @@ class Progress(Current):
         teacher: TeacherModel | None,
     ) -> Train:
         arm = self.study.arms[name]
+        method_params = {name: value for name, value in searched.items() if "." not in name}
         method = registry.load_method(arm.method)
-        params = with_defaults(method.parameters, {**arm.params, **searched})
+        params = with_defaults(method.parameters, {**arm.params, **method_params})
         fields: dict[str, Any] = {"params": params, "maps": maps, "data_fingerprint": self.fingerprint}
+        fields |= arm_setting(self.study, name, searched)._asdict()
         if method.needs_teacher:
             fields["teacher"] = teacher
         return Train(recipe=Recipe.from_study(self.study, method=arm.method, **fields), seed=seed)
@@ -228,16 +233,15 @@ class Progress(Current):
         """Return whether the study as it is now would train exactly what a search's job trains."""
         task = Task.from_job(job)
         arm = self.study.arms.get(job.arm)
-        if arm is None or arm.search is None or not set(arm.search.ranges) <= job.recipe.params.keys():
+        if arm is None or arm.search is None:
             return False
+        params = read_params(job.recipe.model_dump(mode="json"), arm.search.ranges)
         is_proposed = job.number is not None and job.number < arm.search.trials
-        if not is_proposed or not arm.search.could_propose(job.recipe.params, job.number):
+        if not is_proposed or not arm.search.could_propose(params, job.number):
             return False
         if arm.teacher and self.teacher_for(arm, self.study.seeds[0]) is None:
             return False
-        return [model.key for model in self.trainings_of(task, job.recipe.params)] == [
-            model.key for model in job.models
-        ]
+        return [model.key for model in self.trainings_of(task, params)] == [model.key for model in job.models]
 
 
 def _number(task: Task) -> int | None:

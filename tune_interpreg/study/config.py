@@ -24,6 +24,7 @@ from tune_interpreg.study.fields import (
     format_value,
 )
 from tune_interpreg.study.notation import suggest_flag
+from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.space import Search
 
 #: Seeds are part of file names.
@@ -346,8 +347,28 @@ class Targets(MapSettings):
     )
 
 
+class ArmData(Frozen):
+    """The images of an arm's trainings. Validation and test images are those of the study, for all arms."""
+
+    train_limit: Integer | None = Field(
+        None, ge=1, description="Training images: a stratified subset of the study's. null: all of these."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_images(cls, section: Any) -> Any:
+        others = sorted(set(section) & Data.model_fields.keys() - {"train_limit"}) if isinstance(section, dict) else ()
+        if others:
+            rule = "all arms are judged on the same images, so an arm changes train_limit only"
+            raise ValueError(f"{rule}; drop {' and '.join(others)} here, or make another study")
+        return section
+
+
 class Arm(OpenSection):
-    """A row of the tables: a method, its teacher and its search. Additional keys are the method's parameters."""
+    """A row of the tables: a method, its teacher and its search. Additional keys are the method's parameters.
+
+    Keys of its model, training and attack replace the study's for its trainings.
+    """
 
     ADDITIONAL = "params"
 
@@ -359,6 +380,18 @@ class Arm(OpenSection):
     )
     targets: Targets | None = Field(None, description="The teacher's maps, for methods that need target maps.")
     search: Search | None = Field(None, description="Search for parameters before the repeats. null: none.")
+    data: ArmData | None = Field(None, description="Fewer training images, such as {train_limit: 1000}. null: all.")
+    model: Model | None = Field(
+        None, description="Other options of the study's network, or another network by name. null: the study's."
+    )
+    training: Training | None = Field(
+        None, description="Keys that replace those of the study's training, such as {lr: 0.05}. null: none."
+    )
+    attack: Attack | None = Field(
+        None,
+        description="Keys that replace those of the study's attack, for the attack in training. Models of all arms are"
+        " judged by the study's attack, so that tables compare the same. null: none.",
+    )
     params: dict[str, Scalar] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -407,6 +440,11 @@ class Study(Frozen):
 
     @model_validator(mode="before")
     @classmethod
+    def _complete_arms(cls, section: Any) -> Any:
+        return complete_arms(section) if isinstance(section, dict) else section
+
+    @model_validator(mode="before")
+    @classmethod
     def _move_checks(cls, section: Any) -> Any:
         """Take ``checks`` at the top, its place before 0.2, as ``evaluation.checks``."""
         if not isinstance(section, dict) or "checks" not in section:
@@ -444,7 +482,10 @@ class Study(Frozen):
         return [name for name in order if name in self.arms]
 
     def setting(self) -> dict[str, Any]:
-        """Return what all trainings share. A store holds models of one setting only."""
+        """Return what the trainings share, unless an arm overrides it. A store holds models of one setting only.
+
+        What arms override is not part of it: a training counts for an arm if it has the arm's present settings.
+        """
         shared = self.model_dump(mode="json", include={"data", "model", "training", "attack"})
         shared["data"].pop("root")
         return shared

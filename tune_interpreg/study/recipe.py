@@ -49,13 +49,14 @@ class Recipe(Frozen):
     attack: Attack = Field(Attack(), description="The attack of adversarial training.")
     maps: TargetMaps | None = None
     teacher: TeacherModel | None = None
+    train_limit: int | None = Field(None, description="Training images, a stratified subset of the data's. None: all.")
     plugins: dict[str, str] = Field(default_factory=dict, description="Version of each other package with code in use.")
 
     @classmethod
     def from_study(cls, study: Study, *, method: str, **fields: Any) -> Recipe:
-        """Return the recipe of a training: the setting of ``study``, its ``method`` and other ``fields``."""
-        shared = ("data", "model", "training", "attack")
-        recipe = cls(**{name: getattr(study, name) for name in shared}, method=method, **fields)
+        """Return the recipe of a training: its ``method`` and ``fields``, and the setting of ``study`` for the rest."""
+        shared = {name: getattr(study, name) for name in ("data", "model", "training", "attack")}
+        recipe = cls(**shared | fields, method=method)
         return recipe.model_copy(update={"plugins": registry.plugin_versions(*recipe.registered)})
 
     @property

@@ -15,6 +15,7 @@ from tune_interpreg.study.file.rules import find_problems, section_class, sugges
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.file.yaml_text import UnreadableText, YamlText
 from tune_interpreg.study.notation import suggest_flag, suggest_number
+from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
 
 #: Pydantic's name of a broken rule → the rule in a user's words.
@@ -72,7 +73,7 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     problems = _override(file, overrides)
     if data_root is not None:
         file.override(("data", "root"), str(data_root.absolute()), f"--data-root {data_root}")
-    raw = {"name": path.stem} | file.raw
+    raw = complete_arms({"name": path.stem} | file.raw)
     findings = file.duplicates + find_problems(raw)
     try:
         study = Study.model_validate(raw)
@@ -81,9 +82,18 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     else:
         if not problems and not findings:
             return StudyFile(study, file.locate)
+    findings = _drop_inherited(findings)
     findings.sort(key=lambda finding: file.origin(finding[0])[0])
     problems += [file.locate(place, message) for place, message in findings]
     raise StudyError(list(dict.fromkeys(problems)))
+
+
+def _drop_inherited(findings: list[Finding]) -> list[Finding]:
+    """Leave out the problems of arms' sections that they have from the study's sections."""
+    own = {finding for finding in findings if finding[0][:1] != ("arms",)}
+    return [
+        (place, message) for place, message in findings if place[:1] != ("arms",) or (place[2:], message) not in own
+    ]
 
 
 def _override(file: YamlFile, overrides: Iterable[str]) -> list[Problem]:
@@ -116,9 +126,10 @@ def _translate(error: ValidationError) -> list[Finding]:
     findings: list[Finding] = []
     for problem in error.errors():
         kind, place = problem["type"], problem["loc"]
-        section = place[2:3] if place[0] == "arms" else place[1:2]
+        inner = place[2:] if place[0] == "arms" else place
         repeats = kind == "default_factory_not_called" or (kind == "too_short" and bool(problem["input"]))
-        if not repeats and section not in (("params",), ("options",)):  # ``rules`` reports parameters and options
+        # ``rules`` reports parameters and options
+        if not repeats and inner[:1] != ("params",) and inner[1:2] != ("options",):
             findings.append((place, _message(problem)))
     return findings
 

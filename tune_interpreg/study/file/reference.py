@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 from tune_interpreg import registry
 from tune_interpreg.study.config import (
     Arm,
+    ArmData,
     AttackEntry,
     Augment,
     Checks,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation.interpretability": Interpretability,
     "evaluation.checks": Checks,
     "An arm": Arm,
+    "data of an arm": ArmData,
     "targets": Targets,
     "search": Search,
     "search.pick": Pick,

@@ -45,6 +45,9 @@ def find_problems(raw: Section) -> list[Finding]:
             findings.append((("arms", name), f"{rule}, got {format_value(name)}"))
         if isinstance(arm, Mapping):
             findings += _check_method(name, arm)
+            if arm.get("model") is not None:
+                places = _check_builder("models", arm, "model", Model)
+                findings += [(("arms", name, *place), message) for place, message in places]
     return findings + list(_check_edges(arms))
 
 

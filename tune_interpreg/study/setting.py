@@ -1,0 +1,100 @@
+"""The setting of one training: the study's, with what its arm overrides and what its search varies.
+
+A dotted name such as ``training.lr`` names a key of a section. A recipe, as a record holds it, has all of these values;
+``read_params`` and ``list_settings`` read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tune_interpreg.study.config import Attack, Model, Study, Training
+from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.overrides import override
+from tune_interpreg.study.problems import Place
+
+#: Sections with keys that determine a training, and that an arm may override.
+SECTIONS: dict[str, type[Model | Training | Attack]] = {"model": Model, "training": Training, "attack": Attack}
+
+#: Values of the keys that records of earlier versions lack.
+_DEFAULTS = {
+    f"{name}.{key}": value
+    for name, section in SECTIONS.items()
+    for key, value in section().model_dump(mode="json", exclude={"options"}).items()
+}
+_DEFAULTS["data.train_limit"] = None
+
+
+class Setting(NamedTuple):
+    """What determines a training next to its method, its parameters, its maps and the study's data.
+
+    train_limit: training images, a stratified subset of the study's; None: all.
+    """
+
+    model: Model
+    training: Training
+    attack: Attack
+    train_limit: int | None
+
+
+def arm_setting(study: Study, name: str, searched: Mapping[str, Any] | None = None) -> Setting:
+    """Return the setting of an arm's trainings.
+
+    searched: values of searched parameters; those without a dot belong to the method, and do not count here.
+
+    Raises ``ValidationError`` if a section refuses a value.
+    """
+    arm = study.arms[name]
+    sections: dict[str, Any] = {section: getattr(arm, section) or getattr(study, section) for section in SECTIONS}
+    limit = arm.data.train_limit if arm.data else None
+    changes: dict[str, dict[str, Any]] = {}
+    for parameter, value in (searched or {}).items():
+        section, dot, key = parameter.partition(".")
+        if dot and section in SECTIONS:
+            changes.setdefault(section, {})[key] = value
+    for section, values in changes.items():
+        sections[section] = SECTIONS[section].model_validate(override(sections[section], values))
+    return Setting(**sections, train_limit=limit)
+
+
+def list_possible_settings(study: Study) -> Iterator[tuple[Place, Setting]]:
+    """Yield the settings that trainings of a study may have, each with its place in the study file."""
+    for name in study.arms:
+        yield ("arms", name), arm_setting(study, name)
+
+
+def list_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted name → value of a recipe's settings. Those of its network's options have values if they are set.
+
+    recipe: a dumped ``Recipe``, or the fields of a dumped ``Setting``; of this version or an earlier one.
+    """
+    settings = dict(_DEFAULTS)
+    for section in SECTIONS:
+        content = recipe[section]
+        settings |= {f"{section}.{key}": value for key, value in content.items() if key != "options"}
+    settings |= {f"model.{key}": value for key, value in recipe["model"].get("options", {}).items()}
+    settings["data.train_limit"] = recipe.get("train_limit")
+    return settings
+
+
+def dump_setting(setting: Setting) -> dict[str, Any]:
+    """Return the settings of ``list_settings``."""
+    sections = {section: getattr(setting, section).model_dump(mode="json") for section in SECTIONS}
+    return list_settings(sections | {"train_limit": setting.train_limit})
+
+
+def list_overrides(study: Study, name: str) -> dict[str, Any]:
+    """Return dotted name → value of an arm's settings that differ from the study's."""
+    shared = {section: getattr(study, section).model_dump(mode="json") for section in SECTIONS}
+    theirs, ours = list_settings(shared), dump_setting(arm_setting(study, name))
+    return {key: value for key, value in ours.items() if key not in theirs or theirs[key] != value}
+
+
+def read_params(recipe: Mapping[str, Any], names: Iterable[str]) -> dict[str, Scalar]:
+    """Return the values of parameters in a recipe: of its method, or dotted. Those that it lacks are left out."""
+    names = list(names)
+    values = recipe["params"]
+    if any("." in name for name in names):
+        values = values | list_settings(recipe)
+    return {name: values[name] for name in names if name in values}
