@@ -58,11 +58,11 @@ def override_notes(results: Results) -> list[str]:
     """Return a note on the arms that train with settings of their own; their models are judged like all others."""
     changed = []
     for name in results.study.arms:
-        own = ", ".join(
+        settings = ", ".join(
             f"{key} {value if isinstance(value, str) else format_value(value)}"
             for key, value in list_overrides(results.study, name).items()
         )
-        changed += [f"{results.title(name)}: {own}"] if own else []
+        changed += [f"{results.title(name)}: {settings}"] if settings else []
     if not changed:
         return []
     return [f"Settings of an arm's own training: {'; '.join(changed)}. All arms are judged by the study's attack."]

@@ -27,7 +27,7 @@ _DEFAULTS["data.train_limit"] = None
 
 
 class Setting(NamedTuple):
-    """What determines a training next to its method, its parameters, its maps and the study's data.
+    """The part of a recipe next to its method, its parameters, its maps and the study's data.
 
     train_limit: training images, a stratified subset of the study's; None: all.
     """

@@ -90,9 +90,9 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
 
 def _drop_inherited(findings: list[Finding]) -> list[Finding]:
     """Leave out the problems of arms' sections that they have from the study's sections."""
-    own = {finding for finding in findings if finding[0][:1] != ("arms",)}
+    shared = {finding for finding in findings if finding[0][:1] != ("arms",)}
     return [
-        (place, message) for place, message in findings if place[:1] != ("arms",) or (place[2:], message) not in own
+        (place, message) for place, message in findings if place[:1] != ("arms",) or (place[2:], message) not in shared
     ]
 
 
