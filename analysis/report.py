@@ -1,6 +1,5 @@
 """The report of a study, from its store alone: tables, sentences and, if asked for, figures and a page."""
 
-import json
 import shlex
 import textwrap
 from collections import Counter
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from analysis import paper
 from analysis.formats import latex
-from analysis.formats.render import escape, to_csv, to_json, to_markdown, to_rich
+from analysis.formats.render import dump, escape, to_csv, to_json, to_markdown, to_rich
 from analysis.results import rows
 from analysis.results.results import Results
 from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, accuracy_table, gradient_table, list_attacks
@@ -94,8 +93,8 @@ def _build(folder: str | Path, pictures: bool, output: str | Path | None) -> tup
         "tables.md": _markdown(report),
         "tables.tex": _latex(report),
         "tables.csv": to_csv(report.tables),
-        "tables.json": _dump(content | {"tables": list(map(to_json, report.tables))}),
-        "rows.json": _dump(_values(results)),
+        "tables.json": dump(content | {"tables": list(map(to_json, report.tables))}),
+        "rows.json": dump(_values(results)),
     }
     paths = [store.report_dir / name for name in texts]
     try:
@@ -184,7 +183,3 @@ def _values(results: Results) -> dict[str, object]:
         "missing": missing,
         "importances": list_shares(results),
     }
-
-
-def _dump(content: dict[str, object]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

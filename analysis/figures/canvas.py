@@ -99,7 +99,12 @@ def looks(results: Results) -> dict[str, Look]:
 
 def short_title(results: Results, arm: str, longest: int = 32) -> str:
     """Return an arm's title on one line, cut to ``longest`` characters."""
-    line = " ".join(results.title(arm).split())
+    return shorten(results.title(arm), longest)
+
+
+def shorten(text: str, longest: int = 32) -> str:
+    """Return a text on one line, cut to ``longest`` characters."""
+    line = " ".join(text.split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
@@ -193,13 +198,13 @@ def log_ticks(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, store: Store, name: str) -> tuple[Path, ...]:
-    """Write NAME.png (150 dpi, white) and NAME.svg (transparent, text as text), reproducible under ``STYLE``."""
-    paths = tuple(store.report_dir / "figures" / f"{name}.{suffix}" for suffix in ("png", "svg"))
+def save(figure: Figure, store: Store, path: Path) -> tuple[Path, ...]:
+    """Write PATH.png (150 dpi, white) and PATH.svg (transparent, text as text), reproducible under ``STYLE``."""
+    paths = tuple(path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg"))
     kinds: tuple[Options, ...] = ({"facecolor": "white"}, {"transparent": True, "metadata": {"Date": None}})
-    for path, options in zip(paths, kinds, strict=True):
-        file = io.BytesIO()
-        figure.savefig(file, format=path.suffix[1:], dpi=DPI, **options)
-        store.write_bytes(path, file.getvalue())
+    for file, options in zip(paths, kinds, strict=True):
+        content = io.BytesIO()
+        figure.savefig(content, format=file.suffix[1:], dpi=DPI, **options)
+        store.write_bytes(file, content.getvalue())
         figure.set_layout_engine("none")  # the layout is computed once, for both files
     return paths

@@ -1,11 +1,12 @@
 """All figures of a study, each drawn or left out with a reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis.figures import accuracies, association, curves, gradients, maps, matching, parameters
+from analysis.figures import accuracies, association, by_store, curves, gradients, maps, matching, parameters
 from analysis.figures.canvas import STYLE, DrawnFigure, NothingToDraw, save
 from analysis.results.results import Results
 from analysis.results.rows import first_line
@@ -31,12 +32,23 @@ def draw(results: Results, store: Store, names: Iterable[str] = tuple(FIGURES)) 
     return [_draw(name, results, store) for name in names]
 
 
+def draw_comparison(stores: Mapping[str, Results], path: Path, writer: Store) -> DrawnFigure:
+    """Draw the arms of several stores to PATH.png and PATH.svg."""
+    title = "Accuracies by store"
+    with matplotlib.rc_context(STYLE):
+        try:
+            figure, caption = by_store.figure(stores)
+        except NothingToDraw as missing:
+            return DrawnFigure(path.name, title, f"Left out: {missing}.")
+        return DrawnFigure(path.name, title, caption, save(figure, writer, path))
+
+
 def _draw(name: str, results: Results, store: Store) -> DrawnFigure:
     title, make = FIGURES[name]
     with matplotlib.rc_context(STYLE):
         try:
             figure, caption = make(results, store)
-            return DrawnFigure(name, title, caption, save(figure, store, name))
+            return DrawnFigure(name, title, caption, save(figure, store, store.report_dir / "figures" / name))
         except NothingToDraw as missing:
             reason = str(missing)
         except (OSError, StoreError):  # the report cannot be written

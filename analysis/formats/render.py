@@ -1,5 +1,6 @@
 """Tables as Markdown, CSV, JSON and terminal text. Computes nothing."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -80,6 +81,11 @@ def numbers(cell: Cell) -> dict[str, object]:
     low, high = cell.interval.ends or (None, None)
     values = (cell.interval.mean, cell.interval.half_width, low, high, cell.interval.n, None)
     return dict(zip(NUMBERS, values, strict=True))
+
+
+def dump(content: dict[str, object]) -> str:
+    """Return JSON as the text of a file."""
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def escape(text: str) -> str:

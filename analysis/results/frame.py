@@ -29,16 +29,20 @@ def results(store: str | Path) -> pd.DataFrame:
     store: the folder of a running or finished study; nothing is written. Only seeds of the study are included, and of
     repeats under several recipes only the latest. Raises ``StoreError`` if the folder is no store.
     """
-    study_results = Results.from_store(Store(store))
-    arms = study_results.study.arms
+    return tabulate(Results.from_store(Store(store)))
+
+
+def tabulate(results: Results) -> pd.DataFrame:
+    """Return the rows of ``results`` from results that are already read."""
+    arms = results.study.arms
     empty: dict[str, Any] = {"metric": "", "key": "", "recipe_key": "", "device": "", "images": 0}
-    current = study_results.current
+    current = results.current
     records = {(arm, record["key"]): record for arm in arms for record in current.finished_repeats(arm).values()}
-    rows: Any = study_results.frame.to_dict(orient="records")
+    rows: Any = results.frame.to_dict(orient="records")
     lines = [records[row["arm"], row["key"]] | row for row in rows]
-    lines += [empty | {"arm": gap.arm, "seed": gap.seed, "state": gap.state} for gap in study_results.missing]
+    lines += [empty | {"arm": gap.arm, "seed": gap.seed, "state": gap.state} for gap in results.missing]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
-    frame["title"] = frame["arm"].map(study_results.title)
+    frame["title"] = frame["arm"].map(results.title)
     frame["method"] = frame["arm"].map(lambda arm: arms[arm].method)
     frame["finished"] = pd.to_datetime(frame["finished"], utc=True).dt.as_unit("s")
     return frame.astype({"seed": "int64", "value": "float64", "images": "int64", "seconds": "float64"})
