@@ -107,7 +107,7 @@ def radius_figure(results: Results, store: Store) -> tuple[Figure, str]:
     look, attack = canvas.looks(results), results.study.evaluation_attack
     figure, (axes,) = canvas.panels(1, height=canvas.height_for(len(curves), 3.2))
     draw_curves(axes, curves, look, points_up_to=1_000)
-    axes.set(xlabel="radius ε", ylabel="adversarial accuracy, %", ylim=(0, 100))
+    axes.set(xlabel=f"radius ε ({attack.norm}, pixels in [0, 1])", ylabel="adversarial accuracy, %", ylim=(0, 100))
     axes.set_xlim(left=0)
     axes.axvline(attack.eps, zorder=1, **canvas.DASHED)
     canvas.annotate(axes, f"ε = {attack.eps:g}", (attack.eps, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")

@@ -63,7 +63,7 @@ def draw_norms(axes: Axes, ours: Norms, printed: Norms, look: dict[str, Look]) -
     axes.set_yticks(range(len(ours)), [look[arm].name for arm in ours], color=canvas.INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="mean gradient norm", ylim=(len(ours) - 0.5, -0.5))
+    axes.set(xlabel="mean gradient norm, logits per unit of a pixel", ylim=(len(ours) - 0.5, -0.5))
     axes.set_xlim(left=0)
     marks = [("o", canvas.INK, canvas.INK, "label"), ("o", canvas.INK, "none", "other labels")]
     marks += [("|", canvas.MUTED, canvas.MUTED, "paper")] if printed else []

@@ -14,9 +14,9 @@ from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
 from analysis.results.trials import TrialMetric, list_trial_metrics
 from analysis.tables.symbols import SYMBOLS, to_mathtext
-from tune_interpreg.search.importances import read_params
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.setting import read_params
 from tune_interpreg.study.space import Range
 
 COLUMNS = 3
@@ -142,7 +142,7 @@ def _collect(results: Results, name: str, kind: str, arms: list[str]) -> Searche
     for arm in arms:
         search = results.study.arms[arm].search
         assert search
-        settled = [(read_params(search, trial)[name], trial) for trial in results.current.list_trials(arm)]
+        settled = [(read_params(trial["recipe"], [name])[name], trial) for trial in results.current.list_trials(arm)]
         trials[arm] = [(value, trial["metrics"]) for value, trial in settled if trial["state"] == "done"]
         diverged[arm] = [value for value, trial in settled if trial["state"] == "diverged"]
         choices |= set(search.ranges[name].choice or ())

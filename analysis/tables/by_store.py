@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from analysis.results import rows
 from analysis.results.results import Results
@@ -10,8 +9,9 @@ from analysis.results.stores import ComparedArm, list_arms
 from analysis.statistics.pairs import Comparison, holm
 from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, list_attacks
 from analysis.tables.cells import ABSENT, Cell, Estimate, Probability, Table
-from analysis.tables.notes import attack_note, join_counts, missing_notes
+from analysis.tables.notes import attack_note, join_counts, missing_notes, override_notes
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
+from tune_interpreg.study.setting import list_settings
 
 METRICS = {CLEAN: TEST_ACCURACY, COMPAT: TEST_COMPAT, STRICT: TEST_STRICT}
 
@@ -63,6 +63,7 @@ def accuracy_table(stores: Mapping[str, Results]) -> Table:
         attack_note(first, images),
         *(f"{heading}: {entry.description}." for heading, entry in attacks.items()),
         *_setting_notes(stores),
+        *(f"{name}: {line}" for name, results in stores.items() for line in override_notes(results)),
         *_missing_notes(stores, METRICS.values()),
     ]
     return Table.from_rows(f"Accuracy on {first.study.data.name}, %", lines, notes, "results")
@@ -98,7 +99,7 @@ def _method(arm: ComparedArm) -> str:
 
 def _setting_notes(stores: Mapping[str, Results]) -> list[str]:
     """Return a note on the settings of trainings that differ between the stores."""
-    settings = {name: dict(_flatten(results.study.setting())) for name, results in stores.items()}
+    settings = {name: list_settings(results.study.setting()) for name, results in stores.items()}
     places = dict.fromkeys(place for values in settings.values() for place in values)
     lines = []
     for place in places:
@@ -106,14 +107,6 @@ def _setting_notes(stores: Mapping[str, Results]) -> list[str]:
         if len(set(map(repr, values.values()))) > 1:
             lines.append(f"{place}: " + ", ".join(f"{value} ({name})" for name, value in values.items()))
     return [f"Settings of the trainings that differ: {'; '.join(lines)}."] if lines else []
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _missing_notes(stores: Mapping[str, Results], metrics: Iterable[str]) -> Sequence[str]:

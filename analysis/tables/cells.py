@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from analysis.statistics.intervals import Interval
 from tune_interpreg.study.config import Study
@@ -76,6 +77,10 @@ class Probability:
 Cell = str | Estimate | Probability
 
 
+#: The part of the page that a table is in.
+Section = Literal["results", "answer", "interpretability", "gradients", "comparisons", "honesty", "settings"]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table before rendering: one cell per column in each row.
@@ -88,12 +93,18 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
-    section: str = "results"
+    section: Section = "results"
     long: bool = False
 
     @classmethod
     def from_rows(
-        cls, title: str, rows: Sequence[Mapping[str, Cell]], notes: Iterable[str], section: str, *, long: bool = False
+        cls,
+        title: str,
+        rows: Sequence[Mapping[str, Cell]],
+        notes: Iterable[str],
+        section: Section,
+        *,
+        long: bool = False,
     ) -> Table:
         """Return a table of rows, each heading → cell, all with the same headings."""
         columns = tuple(rows[0]) if rows else ()

@@ -6,8 +6,8 @@ import re
 SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J"}
 SYMBOLS |= {f"lambda_{index}": f"λ_{index}" for index in ("g", "cs", "gm", "kd", "pag", "ga", "mart")}
 
-#: A symbol with its index: λ_J, g_z, δ_z, ∇f_c.
-INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|(?<=∇)f)_(J|cs|gm|kd|pag|ga|mart|g|z|c|k)\b")
+#: A symbol with its index: λ_J, g_z, δ_z, p_y, ∇f_c.
+INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|\bp(?=_y)|(?<=∇)f)_(J|cs|gm|kd|pag|ga|mart|g|z|y|c|k)\b")
 
 
 def to_html(escaped: str) -> str:

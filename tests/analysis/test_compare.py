@@ -87,7 +87,7 @@ def test_settings_of_trainings_that_differ_are_named(digits, tmp_path):
     notes = accuracy_table(read_stores([digits, other(tmp_path / "wide", of)])).notes
     (line,) = [note for note in notes if note.startswith("Settings of the trainings that differ")]
     assert "training.lr: 0.01 (digits), 0.5 (wide)" in line
-    assert "model.options.width: None (digits), 8 (wide)" in line
+    assert "model.width: None (digits), 8 (wide)" in line
     assert "epochs" not in line
 
 

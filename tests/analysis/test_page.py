@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 from helpers import drawn
@@ -15,7 +16,7 @@ from analysis.page.write import inline_svg, to_html
 from analysis.report import build
 from analysis.results.results import Results
 from analysis.statistics.intervals import Interval
-from analysis.tables.cells import Estimate, MetricSource, Probability, Table
+from analysis.tables.cells import Estimate, MetricSource, Probability, Section, Table
 from tune_interpreg.store.store import Store
 
 #: The figures of the test page, enough to test with.
@@ -64,6 +65,15 @@ def store(tmp_path_factory):
 def written(store):
     results = Results.from_store(store)
     return page.write(build(store.path), results, store, draw(results, store, DRAWN))
+
+
+@pytest.mark.parametrize("section", get_args(Section))
+def test_every_section_of_tables_is_on_the_page(section, store):
+    table = Table("Title of this test", ("Arm", "Value"), (("first", "one value"),), ("a note",), section)
+    report = replace(build(store.path), tables=(table,))
+    text = Document(to_html(report, Results.from_store(store), ())).text
+    assert "Title of this test" in text
+    assert "one value" in text
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +131,10 @@ def test_figures_and_tables_have_names_and_captions(document):
 
 def test_the_page_opens_with_the_accuracies_then_the_answer(document, store):
     sections = [attributes["id"] for tag, attributes in document.attributes if tag == "section"]
-    assert sections == ["results", "answer", "gradients-section", "figures", "comparisons", "honesty", "settings"]
+    assert sections == [
+        *("results", "answer", "interpretability-section", "gradients-section"),
+        *("figures", "comparisons", "honesty", "settings"),
+    ]
     answer = build(store.path).answer
     order = ["Clean and adversarial accuracy.", "Table 1.", answer[0], answer[-1], "Gains over", "Table 3."]
     places = [document.text.index(text) for text in order]

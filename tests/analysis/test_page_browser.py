@@ -121,6 +121,9 @@ def test_it_fits_a_phone_and_prints_on_white_without_controls(shown):
     metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     shown.devtools("Emulation.setDeviceMetricsOverride", metrics)
     assert shown.run("return document.documentElement.scrollWidth") <= 390
+    scrolled = f"const t = {FIND}, w = t.closest('.wide'), c = t.tBodies[0].rows[0].cells[0]; w.scrollLeft = 150;"
+    scrolled += "return [w.scrollLeft, c.getBoundingClientRect().left - w.getBoundingClientRect().left]"
+    assert shown.run(scrolled, TABLE) == [150, 0], "the names of the arms stay while the numbers scroll"
     shown.devtools("Emulation.clearDeviceMetricsOverride", {})
     shown.devtools("Emulation.setEmulatedMedia", {"media": "print"})
     assert ground(shown) == "rgb(255, 255, 255)"

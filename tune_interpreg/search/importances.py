@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.setting import read_params
 from tune_interpreg.study.space import Range, Search
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def compute_importances(search: Search, trials: Sequence[Record], metric: str) -
         None with fewer than ``LEAST_TRIALS`` trials, fewer than two parameters that vary, or a constant metric.
     """
     done = [trial for trial in trials if trial["state"] == "done"]
-    values = [(read_params(search, trial), trial["metrics"].get(metric)) for trial in done]
+    values = [(read_params(trial["recipe"], search.ranges), trial["metrics"].get(metric)) for trial in done]
     finite = [(params, float(value)) for params, value in values if value is not None and math.isfinite(value)]
     varying = [name for name in search.ranges if len({params[name] for params, _ in finite}) > 1]
     if len(finite) < LEAST_TRIALS or len(varying) < 2 or len({value for _, value in finite}) < 2:
@@ -64,11 +65,6 @@ def compute_importances(search: Search, trials: Sequence[Record], metric: str) -
     values_T = [value for _, value in finite]
     explained = _explained(params_T, values_T)
     return Importances(_shares(search, params_T, values_T) if explained > 0 else {}, explained, len(finite))
-
-
-def read_params(search: Search, trial: Record) -> dict[str, Scalar]:
-    """Return the values of the searched parameters in a trial."""
-    return {name: trial["recipe"]["params"][name] for name in search.ranges}
 
 
 def _shares(search: Search, params_T: Sequence[Mapping[str, Scalar]], values_T: Sequence[float]) -> dict[str, float]:
