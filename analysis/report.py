@@ -125,7 +125,11 @@ def _status(results: Results) -> tuple[str, ...]:
     counts += [f"{count} {state}" for state, count in states.items()]
     empty = [] if results.records else ["The ledger is empty: nothing has finished yet."]
     damaged = [f"Left out: {line}." for lines in results.damaged.values() for line in lines]
-    return (", ".join(counts) + ".", *empty, *damaged, *rows.list_troubles(results.current))
+    choices = results.current.choices.items()
+    unbounded = [
+        f"{name}: {choice['reason']}." for name, choice in choices if choice.get("least") and not choice["feasible"]
+    ]
+    return (", ".join(counts) + ".", *empty, *damaged, *unbounded, *rows.list_troubles(results.current))
 
 
 def _short_accuracies(results: Results) -> Table:

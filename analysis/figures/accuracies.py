@@ -36,14 +36,6 @@ def repeat_accuracies(results: Results) -> dict[str, tuple[Interval, Interval]]:
     return by_arm
 
 
-def pareto_front(points_T2: Array) -> Array:
-    """Return the points that no other point beats in both columns, by rising first column, without duplicates."""
-    ordered_T2 = np.unique(points_T2, axis=0)[::-1]
-    best_T = np.maximum.accumulate(ordered_T2[:, 1])
-    on_front_T = np.r_[True, ordered_T2[1:, 1] > best_T[:-1]]
-    return ordered_T2[on_front_T][::-1]
-
-
 def axis_limits(values_T: Array) -> tuple[float, float]:
     """Return limits that a few low outliers do not stretch: max(min, q₁ − 3·(q₃ − q₁)) to max, plus 6%."""
     first, third = np.quantile(values_T, (0.25, 0.75))
@@ -53,7 +45,7 @@ def axis_limits(values_T: Array) -> tuple[float, float]:
 
 
 def figure(results: Results, store: Store) -> tuple[Figure, str]:
-    """Draw search trials with their Pareto front on the left, repeats with intervals on the right."""
+    """Draw search trials on the left, repeats with intervals on the right."""
     trials, repeats = trial_accuracies(results), repeat_accuracies(results)
     if not trials and not repeats:
         raise NothingToDraw("no trial has both accuracies yet")
@@ -63,9 +55,7 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     if trials:
         draw_trials(axes[0], trials, look)
         count = sum(map(len, trials.values()))
-        caption.append(
-            f"Search: {count} trials of {len(trials)} arms, one seed each, on validation images; line: Pareto front."
-        )
+        caption.append(f"Search: {count} trials of {len(trials)} arms, on validation images.")
     if repeats:
         draw_repeats(axes[-1], repeats, look)
         attack = results.study.evaluation_attack
@@ -78,15 +68,12 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
 
 
 def draw_trials(axes: Axes, trials: dict[str, Array], look: dict[str, Look]) -> None:
-    """Draw search trials in their arms' colours and the Pareto front of all."""
+    """Draw search trials in their arms' colours."""
     many = sum(map(len, trials.values())) > canvas.MANY
     dots: Options = {"linestyle": "", "markersize": 2.5 if many else 5, "markeredgewidth": 0, "alpha": 0.75}
     for arm, points_T2 in trials.items():
         axes.plot(*points_T2.T, color=look[arm].colour, marker=look[arm].marker, rasterized=many, **dots)
     points_T2 = np.concatenate(list(trials.values()))
-    front_T2 = pareto_front(points_T2)
-    axes.step(*front_T2.T, where="pre", color=canvas.INK, linewidth=1, zorder=1)
-    canvas.annotate(axes, "Pareto front", front_T2[0], (0, 5), ha="left")
     clean, adversarial = (axis_limits(column_T) for column_T in points_T2.T)
     outside = int(((points_T2[:, 0] < clean[0]) | (points_T2[:, 1] < adversarial[0])).sum())
     if outside:

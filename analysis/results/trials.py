@@ -41,7 +41,7 @@ METRICS: Mapping[str, TrialMetric] = {
 def list_trial_metrics(results: Results) -> dict[str, TrialMetric]:
     """Return those of ``METRICS`` that trials have, and the other metrics that a search maximizes or matches."""
     searches = [arm.search for arm in results.study.arms.values() if arm.search]
-    sought = [metric for search in searches for metric in (*search.goals, search.matched_metric)]
+    sought = [metric for search in searches for metric in (search.maximize or search.matched_metric, *search.where)]
     trials = [trial for arm in results.study.arms for trial in results.current.list_trials(arm)]
     measured = {metric for trial in trials if trial["state"] == "done" for metric in trial["metrics"]}
     shown = {metric: METRICS.get(metric, TrialMetric(metric)) for metric in (*METRICS, *sought)}

@@ -87,7 +87,7 @@ def _tolerance(results: Results, name: str, search: Search) -> float:
 def _goal(search: Search) -> str:
     if search.match_loss_of:
         return f"match {search.match_loss_of}" + (" (ce)" if search.loss == "ce" else "")
-    return f"max {', '.join(search.goals)}"
+    return f"max {search.maximize}"
 
 
 def _chosen(results: Results, name: str, search: Search) -> str:
@@ -118,7 +118,7 @@ def _option_notes(results: Results, searched: Iterable[str]) -> list[str]:
 
 
 def _strength_notes(results: Results, searched: Iterable[str]) -> list[str]:
-    """Return each matched strength with its 90% interval, or why nothing matches; and sizes of Pareto fronts."""
+    """Return each matched strength with its 90% interval, or why nothing matches; and the bounds of ``where``."""
     notes = []
     for name in searched:
         choice = results.current.choices.get(name)
@@ -128,6 +128,8 @@ def _strength_notes(results: Results, searched: Iterable[str]) -> list[str]:
             interval = f"90% interval [{choice['low']:.3g}, {choice['high']:.3g}]"
             failure = "" if choice["feasible"] else f"; NO MATCH: {choice['reason']}"
             notes.append(f"{name}: {strength}, {interval}{failure}.")
-        elif choice and choice["front"]:
-            notes.append(f"{name}: {len(choice['front'])} trials on the Pareto front.")
+        elif choice and choice.get("least"):
+            least = ", ".join(f"{metric} ≥ {value:.4f}" for metric, value in choice["least"].items())
+            failure = "" if choice["feasible"] else f"; NOT SATISFIED: {choice['reason']}"
+            notes.append(f"{name}: chosen among trials with {least}{failure}.")
     return notes

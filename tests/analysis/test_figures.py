@@ -63,13 +63,6 @@ def test_a_shade_is_a_fraction_of_the_raw_maps_99th_percentile():
     assert (maps.shades(0 * raw_NCHW, raw_NCHW * 0) == 0).all()
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
-def test_the_front_has_the_points_that_no_other_point_beats(points):
-    front = {tuple(point) for point in accuracies.pareto_front(np.asarray(points, dtype=float))}
-    unbeaten = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
-    assert front == unbeaten
-
-
 def test_an_outlier_does_not_stretch_the_axis():
     low, high = accuracies.axis_limits(np.asarray([10.0, *np.linspace(96, 99, 30)]))
     assert 80 < low < 96

@@ -58,10 +58,17 @@ CHOICE = drawn.CHOICE | {"params": {"lambda_j": 0.1}, "low": 0.04, "high": 0.2, 
     [
         ({}, "jacobian: λ_J = 0.1, 90% interval [0.04, 0.2]."),
         ({"feasible": False, "reason": "no λ"}, "jacobian: λ_J = 0.1, 90% interval [0.04, 0.2]; NO MATCH: no λ."),
-        ({"target": None, "front": (1, 4)}, "jacobian: 2 trials on the Pareto front."),
+        (
+            {"target": None, "least": {"val/accuracy": 0.97}},
+            "jacobian: chosen among trials with val/accuracy ≥ 0.9700.",
+        ),
+        (
+            {"target": None, "least": {"val/accuracy": 0.97}, "feasible": False, "reason": "no trial"},
+            "jacobian: chosen among trials with val/accuracy ≥ 0.9700; NOT SATISFIED: no trial.",
+        ),
     ],
 )
-def test_the_notes_have_the_matched_strength_or_the_front(changes, note):
+def test_the_notes_have_the_matched_strength_or_the_bounds(changes, note):
     assert note in settings_table(Results(STUDY, (), {"jacobian": CHOICE | changes})).notes
 
 

@@ -57,7 +57,7 @@ MATCHING = ((0.01, 0.3), (0.1, 0.8), (0.031, 0.5), (1.0, None))
 CHOICE = {
     "params": {"lambda_j": 0.03},
     "trials": "basis",
-    "front": [],
+    "least": {},
     "parameter": "lambda_j",
     "target": 0.501,
     "tolerance": 0.01,
@@ -67,7 +67,7 @@ CHOICE = {
     "feasible": True,
     "reason": None,
 }
-#: (clean, adversarial) validation accuracy of the search that maximizes; the first two are the front.
+#: (clean, adversarial) validation accuracy of the search that maximizes.
 SEARCHED = ((0.99, 0.5), (0.97, 0.7), (0.96, 0.6))
 
 

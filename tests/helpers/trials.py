@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from tune_interpreg.search.arm_search import ArmSearch
+from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
@@ -68,8 +69,11 @@ def open_search(
     """
     storage = open_journal(path) if path else optuna.storages.InMemoryStorage()
     matched = target if search.match_loss_of else None
+    bounds = Bounds({metric: float(condition.at_least or 0.0) for metric, condition in search.where.items()})
     trials = records if isinstance(records, dict) else {record["number"]: record for record in records}
-    return ArmSearch("arm", search, seed=seed, storage=storage, target=matched, trials=trials, epochs=EPOCHS)
+    return ArmSearch(
+        "arm", search, seed=seed, storage=storage, target=matched, bounds=bounds, trials=trials, epochs=EPOCHS
+    )
 
 
 def journal_trials(path: Path) -> list[FrozenTrial]:

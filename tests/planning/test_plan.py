@@ -55,7 +55,7 @@ def test_every_part_of_a_shipped_study_runs_once(name: str, gpus: int, workers: 
     """The best trial of a search for a goal is the repeat of its seed. It is judged later, the others at once."""
     shipped = read_study_file(name, [f"resources.gpus={gpus}"]).study
     tasks = tasks_of(plan_all(shipped, workers=workers))
-    shared = sum(bool(arm.search and arm.search.goals) for arm in shipped.arms.values())
+    shared = sum(bool(arm.search and arm.search.maximize) for arm in shipped.arms.values())
     judged_at_once = 0 if measures.list_dependent_questions(shipped, {}, {}) else len(shipped.arms) * len(shipped.seeds)
     assert len(set(tasks)) == len(tasks)
     assert sum(len(task.parts) for task in tasks) == graph.count_parts(shipped) - shared - max(

@@ -208,6 +208,25 @@ def test_a_match_starts_no_trial_that_it_does_not_need() -> None:
     assert ready(of, state) == [("match", "repeats", (5,)), ("match", "repeats", (6,))]
 
 
+def test_a_bounded_search_waits_until_all_seeds_of_the_other_arm_are_judged() -> None:
+    bounded = MATCH.replace("match_loss_of: teacher", "maximize: val/adv_accuracy").replace(
+        "trials: 3", "trials: 3, where: {val/accuracy: {within: 0.01, of: teacher}}"
+    )
+    of = study(bounded, TEACHER)
+    assert of.arms["match"].needs == ("teacher",)
+    state = State.empty(of)
+    state.repeats["teacher"].done.add(5)
+    state.waiting["teacher"].add(5)
+    assert ready(of, state) == [("teacher", "repeats", (6,))]
+    state.repeats["teacher"].done.add(6)
+    assert ready(of, state) == [], "seed 6 is not judged"
+    state.waiting["teacher"].add(6)
+    assert ready(of, state) == [("match", "search", (0,))]
+    state.repeats["teacher"] = StageParts(lost={5, 6})
+    assert ready(of, state) == []
+    assert graph.blocked_arms(of, state) == {"match": "has no bound for where: no seed of teacher finished"}
+
+
 def test_a_search_without_a_choice_blocks_its_arm() -> None:
     of = study(MATCH, TEACHER)
     state = State.empty(of)

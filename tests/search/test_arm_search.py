@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from tune_interpreg import seeding
 from tune_interpreg.search.arm_search import ArmSearch
+from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.choice import best_trial, choose
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import Target
@@ -180,7 +181,7 @@ def test_tpe_proposes_what_a_plain_optuna_study_proposes() -> None:
 
 
 def test_a_search_finds_the_peak_of_the_closed_form() -> None:
-    best = best_trial(BEST, extend(BEST.model_copy(update={"trials": 25}), 25, []))
+    best = best_trial(BEST, extend(BEST.model_copy(update={"trials": 25}), 25, []), Bounds())
     assert best is not None
     assert best["recipe"]["params"] == {"lambda": pytest.approx(0.1, rel=0.3), "phi": 0.0}
 

@@ -1,4 +1,4 @@
-"""The parameters for the repeats: those of the best trial, of a point of the Pareto front, or a matched strength."""
+"""The parameters for the repeats: those of the best trial within the bounds, or a matched strength."""
 
 import math
 from typing import Any
@@ -7,8 +7,10 @@ import pytest
 from helpers.trials import BEST, MATCH, OBSERVATION, trial_record
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from tune_interpreg.search.choice import Choice, choose, digest_trials, pareto_front
+from tune_interpreg.search.bounds import Bounds
+from tune_interpreg.search.choice import Choice, choose, digest_trials
 from tune_interpreg.search.matching.estimate import estimate
 from tune_interpreg.search.target import Target
 from tune_interpreg.store import ledger
@@ -16,7 +18,7 @@ from tune_interpreg.store.store import Record
 from tune_interpreg.study.items import Job, Train
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import Recipe
-from tune_interpreg.study.space import Range, Search
+from tune_interpreg.study.space import Condition, Range, Search
 
 SPACE = MATCH.ranges
 TARGET = Target(loss=0.4, noise=0.01, error=0.005, reference="ab")
@@ -34,13 +36,14 @@ def points(values: list[tuple[float, float]]) -> list[Record]:
     ]
 
 
-def two_goals(within: float) -> Search:
-    rule = {"best": VAL_ADV_ACCURACY, "within": {VAL_ACCURACY: within}}
-    return Search(space=SPACE, maximize=(VAL_ACCURACY, VAL_ADV_ACCURACY), pick=rule)
+def bounded(least: float) -> tuple[Search, Bounds]:
+    """Return a search with a bound on the clean accuracy, and the bound."""
+    search = Search(space=SPACE, maximize=VAL_ADV_ACCURACY, where={VAL_ACCURACY: {"at_least": least}})
+    return search, Bounds({VAL_ACCURACY: least})
 
 
-def chosen(search: Search, records: list[Record], target: Target | None = None) -> Choice:
-    choice = choose(search, records, target)
+def chosen(search: Search, records: list[Record], target: Target | None = None, bounds: Bounds | None = None) -> Choice:
+    choice = choose(search, records, target, bounds)
     assert choice is not None
     return choice
 
@@ -67,25 +70,51 @@ def test_only_done_trials_with_every_metric_are_chosen() -> None:
     states: list[ledger.RecordState] = ["failed", "diverged", "pruned"]
     lost = [trial_record(number, {"lambda": 0.1, "phi": 0.0}, state) for number, state in enumerate(states)]
     lost.append(trial_record(3, {"lambda": 0.1, "phi": 0.0}, metrics={VAL_ACCURACY: 1.0}))
-    for search in (BEST, two_goals(0.1)):
+    for search in (BEST, bounded(0.1)[0]):
         assert choose(search, lost, None) is None
         assert choose(search, [], None) is None
         worse = trial_record(4, {"lambda": 0.5, "phi": 1.0})
         assert chosen(search, [*lost, worse]).params["lambda"] == 0.5
 
 
-@given(st.lists(st.tuples(LEVELS, LEVELS), min_size=1, max_size=12))
-def test_the_front_holds_the_points_that_no_other_point_dominates(values: list[tuple[float, float]]) -> None:
-    front = {record["number"] for record in pareto_front(two_goals(0.0), points(values))}
-    for number, (clean, adv) in enumerate(values):
-        dominated = any(other != (clean, adv) and other[0] >= clean and other[1] >= adv for other in values)
-        assert (number in front) == (not dominated)
+@given(st.lists(st.tuples(LEVELS, LEVELS), min_size=1, max_size=12), LEVELS)
+def test_the_best_trial_within_the_bounds_wins_else_the_one_with_the_least_violation(
+    values: list[tuple[float, float]], least: float
+) -> None:
+    search, bounds = bounded(least)
+    choice = chosen(search, points(values), None, bounds)
+    number = round(float(choice.params["lambda"]) * 1000) - 1
+    clean, adv = values[number]
+    feasible = [value for value in values if value[0] >= least]
+    assert choice.feasible == bool(feasible) == (choice.reason is None)
+    if feasible:
+        assert clean >= least
+        assert adv == max(value[1] for value in feasible)
+    else:
+        assert clean == max(value[0] for value in values)
+        assert adv == max(value[1] for value in values if value[0] == clean)
+        assert str(number) in str(choice.reason)
+    assert number == values.index((clean, adv)), "the earlier trial on a tie"
 
 
-@pytest.mark.parametrize(("within", "number"), [(0.0, 0), (0.015, 1), (0.04, 2), (1.0, 3)])
-def test_the_rule_picks_the_best_point_near_enough_to_the_other_metrics_best(within: float, number: int) -> None:
-    choice = chosen(two_goals(within), points([(0.99, 0.3), (0.98, 0.5), (0.95, 0.6), (0.90, 0.9), (0.89, 0.8)]))
-    assert (choice.params, choice.front) == ({"lambda": 0.001 * (number + 1)}, (0, 1, 2, 3))
+@pytest.mark.parametrize(("least", "number"), [(0.99, 0), (0.975, 1), (0.95, 2), (0.5, 3), (0.995, 0)])
+def test_a_bound_trades_clean_accuracy_for_the_maximized_one(least: float, number: int) -> None:
+    records = points([(0.99, 0.3), (0.98, 0.5), (0.95, 0.6), (0.90, 0.9), (0.89, 0.8)])
+    choice = chosen(bounded(least)[0], records, None, bounded(least)[1])
+    assert (choice.params, choice.least) == ({"lambda": 0.001 * (number + 1)}, {VAL_ACCURACY: least})
+    assert choice.feasible == (least < 0.995)
+
+
+def test_a_bound_is_the_mean_of_the_other_arms_judged_seeds_less_the_allowance() -> None:
+    where = {VAL_ACCURACY: {"within": 0.125, "of": "robust"}, VAL_ADV_ACCURACY: {"at_least": 0.5}}
+    search = Search.model_construct(where=TypeAdapter(dict[str, Condition]).validate_python(where))
+    repeats = [repeat_record(0, {VAL_ACCURACY: 0.75}), repeat_record(1, {VAL_ACCURACY: 1.0}), repeat_record(2, {})]
+    bounds = Bounds.from_repeats(search, {"robust": repeats})
+    assert bounds is not None
+    assert bounds.least == {VAL_ACCURACY: 0.75, VAL_ADV_ACCURACY: 0.5}
+    assert bounds.references == {VAL_ACCURACY: repeats[0]["recipe_key"]}
+    assert bounds.violation({VAL_ACCURACY: 0.5, VAL_ADV_ACCURACY: 0.75}) == 0.25
+    assert Bounds.from_repeats(search, {"robust": repeats[2:]}) is None
 
 
 # ------------------------------------------------------------------ the match
@@ -127,6 +156,8 @@ def test_the_digest_covers_goal_trials_and_reference_only() -> None:
         (MATCH.model_copy(update={"space": {"lambda": Range(log_uniform=(0.001, 2.0))}}), records, "ab"),
         (BEST, records, None),
         (BEST.model_copy(update={"maximize": VAL_ACCURACY}), records, None),
+        (BEST, records, {VAL_ACCURACY: "ab"}),
+        (bounded(0.9)[0].model_copy(update={"space": BEST.space}), records, None),
     ]
     assert len({digest, *(digest_trials(*other) for other in others)}) == len(others) + 1
     same = MATCH.model_copy(update={"trials": 99})
@@ -164,9 +195,10 @@ def test_a_search_matches_the_total_loss_or_the_cross_entropy() -> None:
         ({"grid": {"lambda": [1, 1]}, "maximize": VAL_ADV_ACCURACY}, "lambda"),
         ({"grid": {"lambda": [1, 2]}, "match_loss_of": "a"}, "grid"),
         ({"maximize": VAL_ADV_ACCURACY}, "space"),
-        ({"space": SPACE, "maximize": [VAL_ADV_ACCURACY, VAL_ACCURACY]}, "pick"),
-        ({"space": SPACE, "maximize": [VAL_ADV_ACCURACY]}, "maximize"),
+        ({"space": SPACE, "maximize": [VAL_ADV_ACCURACY]}, "takes one metric"),
         ({"space": SPACE, "maximize": VAL_ADV_ACCURACY, "pick": {"best": VAL_ADV_ACCURACY}}, "pick"),
+        ({"space": SPACE, "maximize": VAL_ADV_ACCURACY, "where": {VAL_ADV_ACCURACY: {"at_least": 0.5}}}, "where"),
+        ({"space": SPACE, "match_loss_of": "a", "where": {VAL_ACCURACY: {"at_least": 0.5}}}, "where"),
         ({"space": SPACE, "maximize": VAL_ADV_ACCURACY, "anchor": "a"}, "anchor"),
         ({"space": SPACE, "match_loss_of": "a", "sampler": "gp"}, "sampler"),
         ({"space": SPACE | {"phi": {"choice": [0, 1]}}, "match_loss_of": "a", "trials": 5}, "trials"),

@@ -16,20 +16,15 @@ from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY
-from tune_interpreg.study.space import Pick, Search
+from tune_interpreg.study.space import Condition, Search
 
 EDGE = 0.1
 BEST = BEST.model_copy(update={"parallel": 1})
-BOTH = BEST.model_copy(
-    update={
-        "maximize": (VAL_ACCURACY, VAL_ADV_ACCURACY),
-        "pick": Pick(best=VAL_ADV_ACCURACY, within={VAL_ACCURACY: 0.1}),
-    }
-)
+BOTH = BEST.model_copy(update={"where": {VAL_ACCURACY: Condition(at_least=0.9)}})
 GP = BEST.model_copy(update={"sampler": "gp"})
 MATCH = MATCH.model_copy(update={"parallel": 1})
 SEARCHES = [search.model_copy(update={"sampler": sampler}) for sampler in ("tpe", "gp") for search in (BEST, BOTH)]
-KINDS = ["tpe", "tpe pareto", "gp", "gp pareto"]
+KINDS = ["tpe", "tpe where", "gp", "gp where"]
 STRENGTHS = (0.003, 0.15, 0.01, 0.3, 0.03, 0.5, 0.09, 0.8)  # every other one beyond the edge
 
 
@@ -109,7 +104,10 @@ def test_a_diverged_trial_ranks_just_below_the_worst_done_trial_that_the_proposa
 ) -> None:
     """A later worst value lowers the diverged trials, too. A result beyond the known trials does not."""
     trials: dict[int, Record] = {}
-    arm, goals = open_search(search.model_copy(update={"parallel": 2}), trials, path), len(search.goals)
+    arm, metrics = (
+        open_search(search.model_copy(update={"parallel": 2}), trials, path),
+        (VAL_ADV_ACCURACY, VAL_ACCURACY),
+    )
     states: list[ledger.RecordState] = ["diverged", "done", "done", "failed", "done"]
     accuracies, worst_known = (0.0, 0.7, 0.4, 0.0, 0.1), (None, None, None, 0.7, 0.4)
     for number, (state, accuracy, worst) in enumerate(zip(states, accuracies, worst_known, strict=True)):
@@ -117,12 +115,14 @@ def test_a_diverged_trial_ranks_just_below_the_worst_done_trial_that_the_proposa
         if number > 1:
             diverged = journal_trials(path)[0]
             assert diverged.state == (TrialState.COMPLETE if worst else TrialState.FAIL)
-            assert diverged.values == ([math.nextafter(worst, -1.0)] * goals if worst else None)
+            shortfall = {VAL_ACCURACY: 0.9 - math.nextafter(worst, -1.0)} if worst and search.where else {}
+            assert diverged.constraints == shortfall
+            assert diverged.values == ([math.nextafter(worst, -1.0)] if worst else None)
         running = journal_trials(path)[-1]
         assert (running.state, running.params) == (TrialState.RUNNING, params)
-        trials[number] = trial_record(number, params, state, dict.fromkeys(search.goals, accuracy))
+        trials[number] = trial_record(number, params, state, dict.fromkeys(metrics, accuracy))
     arm.finish()
-    assert journal_trials(path)[0].values == [math.nextafter(0.1, -1.0)] * goals
+    assert journal_trials(path)[0].values == [math.nextafter(0.1, -1.0)]
     assert [trial.user_attrs["state"] for trial in journal_trials(path)] == states
 
 

@@ -19,14 +19,17 @@ from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.store import ledger
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
-from tune_interpreg.study.items import Item, Job, Train
-from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
+from tune_interpreg.study.items import Item, Job, Judge, Train
+from tune_interpreg.study.measures import AccuracyMeasure
+from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY, accuracy
 
 EPOCHS = 4
 STRENGTH = "space: {lambda_j: {log_uniform: [0.001, 1.0]}}"
+BOUND = "{val/accuracy: {within: 0.01, of: standard}}"
 SEARCHES = {
     "tpe": f"maximize: val/adv_accuracy, trials: 14, parallel: 3, {STRENGTH}",
     "gp": f"maximize: val/adv_accuracy, trials: 8, sampler: gp, parallel: 2, {STRENGTH}",
+    "where": f"maximize: val/adv_accuracy, where: {BOUND}, trials: 14, parallel: 3, {STRENGTH}",
     "match": f"match_loss_of: reference, trials: 16, tolerance: 0.03, {STRENGTH}",
     "widened": "match_loss_of: reference, trials: 12, parallel: 3, space: {lambda_j: {log_uniform: [0.0005, 0.03]}}",
     "median": f"maximize: val/adv_accuracy, trials: 14, parallel: 2, pruner: median, {STRENGTH}",
@@ -48,7 +51,9 @@ def curve_of(job: Job) -> list[dict[str, float]]:
 
 
 def answer(job: Job, item: Item) -> Record:
-    """Answer in closed form; strong trials diverge."""
+    """Answer in closed form; strong trials diverge, and the clean accuracy falls with the strength."""
+    if isinstance(item, Judge) and isinstance(item.measure, AccuracyMeasure):
+        return worker(job, item) | {"metrics": {accuracy(item.split): 0.95 - 0.2 * strength(job)}}
     if isinstance(item, Train) and job.number is not None:
         if strength(job) > 0.7:
             return ledger.make_record(job, item, "diverged", error="too strong")
@@ -120,3 +125,19 @@ def test_a_match_ends_before_its_last_trial_and_a_range_is_widened(tmp_path: Pat
         pass
     trials = Dispatcher(searching("widened"), Store(tmp_path), "f").progress.list_trials("arm")
     assert max(trial["recipe"]["params"]["lambda_j"] for trial in trials) > 0.03
+
+
+def test_a_bounded_search_proposes_more_often_within_the_bound_and_chooses_there(tmp_path: Path) -> None:
+    """The clean accuracy allows λ ≤ 0.05; the adversarial accuracy alone has its peak at λ = 0.1."""
+    within = {}
+    for kind in ("tpe", "where"):
+        store = Store(tmp_path / kind)
+        for _ in run_jobs(Dispatcher(searching(kind), store, "f"), 1, random.Random(0)):
+            pass
+        trials = Dispatcher(searching(kind), store, "f").progress.list_trials("arm")
+        within[kind] = sum(trial["metrics"].get(VAL_ACCURACY, 0.0) >= 0.94 for trial in trials)
+    choice = store.read_choice("arm")
+    assert choice is not None
+    assert choice["least"] == {VAL_ACCURACY: pytest.approx(0.94)}
+    assert choice["params"]["lambda_j"] <= 0.05
+    assert within["where"] >= within["tpe"]

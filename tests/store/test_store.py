@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers.jobs import training_job
 from helpers.studies import parse_study
 
 from tune_interpreg.store import ledger
-from tune_interpreg.store.files import Damaged, StoreError, read_checked
+from tune_interpreg.store.files import Damaged, StoreError, read_checked, text_with_checksum
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.items import Job
 from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT, Recipe
@@ -51,6 +53,32 @@ def files(store: Store) -> list[str]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def test_a_store_with_searches_of_an_earlier_version_continues_under_a_new_study_file(store: Store) -> None:
+    """Its own file cannot be read as a study any more, and the message says what to write."""
+    store.save_study(study())
+    content = yaml.safe_load(store.study_file.read_text())
+    content["arms"]["jacobian"]["search"] |= {
+        "match_loss_of": None,
+        "maximize": ["val/adv_accuracy", "val/accuracy"],
+        "pick": {"best": "val/adv_accuracy", "within": {"val/accuracy": 0.003}},
+    }
+    store.write_text(store.study_file, text_with_checksum(dump(content)))
+    with pytest.raises(Damaged, match=r"write maximize: val/adv_accuracy"):
+        store.load_study()
+    store.check_setting(study())
+    with pytest.raises(StoreError, match=r"training.epochs is 3 there, 4 here"):
+        store.check_setting(study("training.epochs=4"))
+
+
+def test_a_study_with_null_for_the_key_pick_is_read(store: Store) -> None:
+    """Version 0.1.0 wrote it into every search."""
+    store.save_study(study())
+    content = yaml.safe_load(store.study_file.read_text())
+    content["arms"]["jacobian"]["search"]["pick"] = None
+    store.write_text(store.study_file, text_with_checksum(dump(content)))
+    assert store.load_study() == resolve_study(study())
 
 
 # ------------------------------------------------------------------- writing

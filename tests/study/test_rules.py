@@ -193,3 +193,18 @@ def test_malformed_arms_and_sections_hide_no_other_problem(broken: Any) -> None:
     arm = interpretation(**broken) if isinstance(broken, dict) else broken
     assert ("arms", "b", "targets", "teacher") in problems(a=arm, b=taught("zzz"))
     assert not find_problems({"arms": broken, "data": broken if isinstance(broken, (int, list)) else None})
+
+
+def bounded(**condition: Any) -> dict[str, Any]:
+    where = {"val/accuracy": condition}
+    search = {"space": {"lambda_j": LOG}, "maximize": "val/adv_accuracy", "where": where}
+    return {"method": "jacobian", "search": search}
+
+
+def test_the_arm_of_a_bound_is_an_edge() -> None:
+    place = ("arms", "a", "search", "where", "val/accuracy", "of")
+    assert not problems(a=bounded(within=0.01, of="standard"), b=bounded(at_least=0.9))
+    assert problems(a=bounded(within=0.01, of="standrd"))[place] == 'unknown arm "standrd"; did you mean standard?'
+    assert problems(a=bounded(within=0.01, of="a"))[place].startswith("waits for itself: a → a")
+    circle = problems(a=bounded(within=0.01, of="b"), b=matching("a"))
+    assert [message for message in circle.values() if message.startswith("waits for itself")]

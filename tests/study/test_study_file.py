@@ -75,6 +75,8 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file() -> None:
     assert problems(MISTAKES) == PROBLEMS
 
 
+SEARCH = "search: {space: {lambda: {log_uniform: [0.1, 1]}}, maximize: %s}\n"
+
 #: A text, and its problem; * stands for anything.
 BAD = [
     ("", "s.yaml: a study is a mapping *got null"),
@@ -100,6 +102,27 @@ BAD = [
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
     ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
     (ARMS + ARM + "lambda: 1\n    search: {}\n", "*space: * got neither*match_loss_of: * got neither"),
+    (
+        ARMS + ARM + SEARCH % "[val/adv_accuracy, val/accuracy], pick: {best: val/adv_accuracy}",
+        "s.yaml:6: arms.i.search.maximize: takes one metric, got *; write maximize: val/adv_accuracy, and bound the"
+        " others by where: {val/accuracy: {within: 0.005, of: ARM}}",
+    ),
+    (
+        ARMS + ARM + SEARCH % "val/accuracy, pick: {best: val/accuracy}",
+        "s.yaml:6: arms.i.search.pick: is no key any more; *; drop pick",
+    ),
+    (
+        ARMS + ARM + SEARCH % "val/adv_accuracy, where: {val/accuracy: {within: 0.1}}",
+        "s.yaml:6: arms.i.search.where.'val/accuracy': takes at_least, or within and of, got within",
+    ),
+    (
+        ARMS + ARM + SEARCH % "val/adv_accuracy, where: {val/accuracy: {at_least: 97}}",
+        "s.yaml:6: arms.i.search.where.'val/accuracy'.at_least: takes a number of at most 1, got 97",
+    ),
+    (
+        ARMS + ARM + SEARCH % "val/adv_accuracy, where: {val/acuracy: {at_least: 0.9}}",
+        "s.yaml:6: arms.i.search.where.'val/acuracy': takes one of 'val/accuracy' or 'val/adv_accuracy', got *",
+    ),
     (
         ARMS + ARM + "search: {maximize: val/accuracy, space: {lambda: 0.3}}\n",
         "s.yaml:6: arms.i.search.space.lambda: takes a mapping such as {log_uniform: …}, got 0.3",

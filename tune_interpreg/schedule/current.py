@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import MapsKey, State
+from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.choice import digest_trials
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
@@ -440,8 +441,23 @@ class Current:
         """Return whether the stored choice says that the settled trials of the arm's match are enough."""
         return bool(self._stored_choices.get(name, {}).get("found")) and self._is_choice_valid(name)
 
-    def reference_key(self, search: Search) -> str | None:
-        """Return the key of the recipe with the loss to match; None without a finished seed of it."""
+    def bounds(self, name: str) -> Bounds | None:
+        """Return the least values that the arm's search asks for, once the arms that it compares with are judged."""
+        search = self.study.arms[name].search
+        if search is None or not all(graph.is_judged(self.state, other) for other in search.bounding_arms):
+            return None
+        repeats = {other: [*self.finished_repeats(other).values()] for other in search.bounding_arms}
+        return Bounds.from_repeats(search, repeats)
+
+    def reference_key(self, search: Search) -> str | dict[str, str] | None:
+        """Return the key of the recipe with the loss to match, or the keys of those behind ``where``, by metric.
+
+        None without any, or without a finished seed.
+        """
+        if search.where:
+            references = {metric: condition.of for metric, condition in search.where.items() if condition.of}
+            repeats = {metric: self.finished_repeats(other) for metric, other in references.items()}
+            return {m: next(iter(done.values()))["recipe_key"] for m, done in repeats.items() if done} or None
         done = self.finished_repeats(search.match_loss_of) if search.match_loss_of else {}
         return next((record["recipe_key"] for record in done.values()), None)
 

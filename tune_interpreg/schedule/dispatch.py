@@ -331,6 +331,7 @@ class Dispatcher:
                 seed=seeding.number(self.study.seeds[0], "study"),
                 storage=self._storage,
                 target=self.progress.target(name),
+                bounds=self.progress.bounds(name),
                 trials=self.progress.trials[name],
                 epochs=self.study.training.epochs,
             )

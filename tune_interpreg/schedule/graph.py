@@ -1,8 +1,8 @@
 """The graph of arms: from a study and its state to the work that can start now. Pure: no files, no Ray.
 
 An arm has up to four stages: a search, repeats, maps for the arms that it teaches, and judgments of its repeats'
-models. ``teacher`` and ``match_loss_of`` are the edges. Maps, and arms that train with the teacher's model, wait for
-one seed of the teacher; a matched loss waits for all seeds of its reference; nothing waits for judgments of repeats.
+models. ``teacher``, ``match_loss_of`` and ``where`` are the edges. Maps, and arms that train with the teacher's model,
+wait for one seed of the teacher. A matched loss waits for all seeds of its arm, a bound for their judgments, too.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def finish(study: Study, state: State, task: Task) -> None:
         state.waiting[task.arm].update(task.parts)
         if not (study.evaluation.checks or study.evaluation.interpretability):
             state.judgments[task.arm].done.update(task.parts)
-    if task.stage == "search" and arm.search and arm.search.goals and is_search_over(study, state, task.arm):
+    if task.stage == "search" and arm.search and arm.search.maximize and is_search_over(study, state, task.arm):
         state.repeats[task.arm].done.update(study.seeds[:1])
 
 
@@ -247,6 +247,11 @@ def is_arm_over(study: Study, state: State, name: str) -> bool:
     return all(seed in settled or _is_unreachable(study, state, name, seed) for seed in study.seeds)
 
 
+def is_judged(state: State, name: str) -> bool:
+    """Return whether the models of an arm's finished repeats are judged, except by measures that need other models."""
+    return state.repeats[name].done <= state.waiting[name] | state.judgments[name].settled
+
+
 def has_other_models(study: Study, state: State, seed: int) -> bool:
     """Return whether the other models that judgments of this seed read are all there or cannot come."""
     others = [(source, seed) for source in attack_sources(study)] if study.evaluation.checks else []
@@ -269,10 +274,12 @@ def blocked_arms(study: Study, state: State) -> dict[str, str]:
             blocked[name] = f"has no {missing}{seeds}: the teacher {arm.teacher} gave none"
         elif search and search.match_loss_of and not state.repeats[search.match_loss_of].done:
             blocked[name] = f"has no loss to match: no seed of {search.match_loss_of} finished"
+        elif search and (lost := [other for other in search.bounding_arms if not state.repeats[other].done]):
+            blocked[name] = f"has no bound for where: no seed of {lost[0]} finished"
         elif search and not state.searches[name].done:
             blocked[name] = "no trial of its search finished"
         elif search and is_search_over(study, state, name):
-            metrics = ", ".join(search.goals or (search.matched_metric,))
+            metrics = " and ".join([search.maximize or search.matched_metric, *search.where])
             blocked[name] = f"its search chose nothing: no trial that finished has {metrics}"
     return blocked
 
@@ -281,7 +288,7 @@ def _arm_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     arm = study.arms[name]
     yield from _maps_tasks(study, state, name)
     if not is_search_over(study, state, name):
-        if _has_ready_teacher(study, state, arm, study.seeds[0]) and _has_loss(study, state, arm):
+        if _has_ready_teacher(study, state, arm, study.seeds[0]) and _has_references(study, state, arm):
             yield from _search_tasks(study, state, name)
     elif not arm.search or state.searches[name].done:
         yield from _repeat_tasks(study, state, name)
@@ -329,14 +336,16 @@ def _has_ready_teacher(study: Study, state: State, arm: Arm, seed: int) -> bool:
     return teacher_seed(study, arm, seed) in stage.done
 
 
-def _has_loss(study: Study, state: State, arm: Arm) -> bool:
-    """Return whether the loss to match is known, and that of the anchor, if the arm's search needs them."""
+def _has_references(study: Study, state: State, arm: Arm) -> bool:
+    """Return whether the arms are over that the arm's search compares with, and those with a bound are judged."""
     search = arm.search
-    if search is None or search.match_loss_of is None:
+    if search is None:
         return True
-    if not state.repeats[search.match_loss_of].done or not is_arm_over(study, state, search.match_loss_of):
+    if search.match_loss_of and not state.repeats[search.match_loss_of].done:
         return False
-    return search.anchor is None or is_arm_over(study, state, search.anchor)
+    if not all(is_arm_over(study, state, other) for other in search.needs):
+        return False
+    return all(state.repeats[other].done and is_judged(state, other) for other in search.bounding_arms)
 
 
 def _is_unreachable(study: Study, state: State, name: str, seed: int) -> bool:

@@ -195,10 +195,10 @@ class Progress(Current):
         choice, search = super().choice(name), self.study.arms[name].search
         if choice is not None or search is None or not graph.is_search_over(self.study, self.state, name):
             return choice
-        target = self.target(name)
-        if search.match_loss_of and target is None:
+        target, bounds = self.target(name), self.bounds(name)
+        if (search.match_loss_of and target is None) or bounds is None:
             return None
-        new = choose(search, self.list_trials(name), target)
+        new = choose(search, self.list_trials(name), target, bounds)
         if new is None:
             return None
         content = new.model_dump(mode="json")

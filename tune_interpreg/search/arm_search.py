@@ -15,7 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import seeding
-from tune_interpreg.search.choice import STARTUP, proposal_bounds, read_goals
+from tune_interpreg.search.bounds import Bounds
+from tune_interpreg.search.choice import STARTUP, proposal_bounds, read_metrics
 from tune_interpreg.search.matching.sampler import LossMatchSampler
 from tune_interpreg.search.pruning import Pruning, read_curve
 from tune_interpreg.search.target import Target
@@ -34,12 +35,13 @@ class ArmSearch:
     number of workers nor on the order in which trials end.
 
     Samplers ignore a trial without a value, so they would keep proposing where trainings diverge. In a search that
-    maximizes, a diverged trial therefore gets a value just below the worst of the done trials that the study knows. A
+    maximizes, a diverged trial therefore gets metrics just below the worst of the done trials that the study knows. A
     new worst value changes these finished trials, so the study is made again. Until a trial is done, diverged trials
-    have no value.
+    have no value. The shortfalls of ``where`` are Optuna's constraints.
 
     Args:
         target: the loss to match, for a search with ``match_loss_of``.
+        bounds: the least values of other metrics, for a search with ``where``.
         trials: number → the settled trial, with the metrics of its judgments. It may grow.
         epochs: of a trial.
     """
@@ -51,15 +53,16 @@ class ArmSearch:
         *,
         seed: int,
         storage: optuna.storages.BaseStorage,
-        target: Target | None,
+        target: Target | None = None,
+        bounds: Bounds | None = None,
         trials: Mapping[int, Record],
         epochs: int,
     ):
-        self.arm, self.search, self.seed, self.target = arm, search, seed, target
+        self.arm, self.search, self.seed, self.target, self.bounds = arm, search, seed, target, bounds or Bounds()
         self._storage, self._trials = storage, trials
         self._proposals: dict[int, dict[str, Scalar]] = {}
         self._distributions = {name: to_distribution(span) for name, span in search.ranges.items()}
-        self._directions = [StudyDirection.MAXIMIZE] * len(search.goals) or [StudyDirection.MINIMIZE]
+        self._direction = StudyDirection.MAXIMIZE if search.maximize else StudyDirection.MINIMIZE
         self.pruning = None if search.pruner == "none" else Pruning(arm, search, trials, epochs)
         self._restart()
 
@@ -94,10 +97,10 @@ class ArmSearch:
         """Make the study again, without trials."""
         if self.arm in optuna.get_all_study_names(self._storage):
             optuna.delete_study(study_name=self.arm, storage=self._storage)
-        self._study = optuna.create_study(study_name=self.arm, storage=self._storage, directions=self._directions)
+        self._study = optuna.create_study(study_name=self.arm, storage=self._storage, direction=self._direction)
         self._asked: list[optuna.Trial | None] = []  # by number; None if the study got the trial with its result
         self._told = 0  # trials with a result
-        self._worst: list[float] = []  # value per goal over the trials with a result
+        self._worst: tuple[float, ...] = ()  # by metric, over the trials with a result
         self._has_diverged = False
 
     def _go_to(self, number: int, results: int) -> None:
@@ -112,11 +115,11 @@ class ArmSearch:
         for other in range(len(self._asked), number):
             self._asked.append(self._ask(self._study, other, self._params_of(other)))
 
-    def _find_worst(self, start: int, end: int) -> list[float]:
-        """Return the worst value per goal over the trials with a result and trials ``start`` … ``end`` − 1."""
+    def _find_worst(self, start: int, end: int) -> tuple[float, ...]:
+        """Return the worst value per metric over the trials with a result and trials ``start`` … ``end`` − 1."""
         records = (self._trials[number] for number in range(start, end))
-        points = [read_goals(self.search, record) for record in records if record["state"] == "done"]
-        return [min(values) for values in zip(*filter(None, [self._worst if start else [], *points]), strict=True)]
+        points = [read_metrics(self.search, record) for record in records if record["state"] == "done"]
+        return tuple(min(values) for values in zip(*filter(None, [self._worst if start else (), *points]), strict=True))
 
     def _tell(self, number: int) -> None:
         """Give trial ``number``, the next one, its result."""
@@ -133,6 +136,8 @@ class ArmSearch:
                 trial.set_user_attr(name, value)
         for epoch, value in frozen.intermediate_values.items():
             trial.report(value, epoch)
+        for metric, shortfall in frozen.constraints.items():
+            trial.set_constraint(metric, shortfall)
         self._study.tell(trial, frozen.values if frozen.state == TrialState.COMPLETE else None, state=frozen.state)
 
     def _params_of(self, number: int) -> dict[str, Scalar]:
@@ -142,15 +147,20 @@ class ArmSearch:
     def _freeze(self, record: Record) -> FrozenTrial:
         """Return the record as a finished trial of Optuna: failed if it has no value."""
         attributes: dict[str, Any] = {name: record[name] for name in ("number", "key", "state")}
-        values = read_goals(self.search, record)
+        metrics = read_metrics(self.search, record)
+        values, constraints = metrics[:1], dict[str, float]()
         if self.target is not None:
             residual = self.target.residual(record)
             if residual == math.inf:
                 attributes["sign"] = 1
             elif residual is not None:
                 attributes["residual"], values = residual, (abs(residual),)
-        elif record["state"] == "diverged":
-            values = tuple(math.nextafter(worst, -math.inf) for worst in self._worst)
+        else:
+            if record["state"] == "diverged":
+                metrics = tuple(math.nextafter(worst, -math.inf) for worst in self._worst)
+                values = metrics[:1]
+            if metrics:
+                constraints = self.bounds.shortfalls(dict(zip(self.search.where, metrics[1:], strict=True)))
         finished = TrialState.PRUNED if record["state"] == "pruned" else TrialState.COMPLETE
         params = self._read_params(record)
         return optuna.create_trial(
@@ -160,6 +170,7 @@ class ArmSearch:
             distributions=self._distributions | self._widen_strength(record["number"], params),
             user_attrs=attributes,
             intermediate_values=read_curve(self.search, record),
+            constraints=constraints,
         )
 
     def _read_params(self, record: Record) -> dict[str, Scalar]:
@@ -187,7 +198,7 @@ class ArmSearch:
         failed = [self._read_params(record) for record in before if record["state"] == "failed"]
         if not failed or (self.target is None and self.search.sampler != "gp"):
             return dict(fixed)
-        copy = optuna.create_study(directions=self._directions)
+        copy = optuna.create_study(direction=self._direction)
         copy.add_trials(self._study.get_trials(deepcopy=False))
         trial = self._ask(copy, number, fixed)
         if trial.params not in failed:

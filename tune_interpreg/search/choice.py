@@ -8,20 +8,21 @@ empty one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
+from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.fields import Frozen, Scalar
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import digest
-from tune_interpreg.study.space import Pick, Search
+from tune_interpreg.study.space import Search
 
 if TYPE_CHECKING:
     from tune_interpreg.search.matching.estimate import Match
@@ -36,18 +37,20 @@ class Choice(Frozen):
     params: dict[str, Scalar] = Field(description="the searched parameters, as the repeats use them")
     trials: str = Field(description="digest of what the choice depends on (``digest_trials``)")
     found: bool = Field(False, description="a match that needs no further trials")
-    front: tuple[int, ...] = Field((), description="trials on the Pareto front, of several metrics to maximize")
+    least: dict[str, float] = Field(default_factory=dict, description="the least values that ``where`` asks for")
     parameter: str | None = Field(None, description="the matched strength; this and the following: of a match")
     target: float | None = Field(None, description="the loss to match")
     tolerance: float | None = Field(None, description="largest difference of a loss that matches")
     low: float | None = Field(None, description="low end of the strength's 90% interval")
     high: float | None = Field(None, description="high end of the strength's 90% interval")
     expected_residual: float | None = Field(None, description="expected loss − target loss at the chosen strength")
-    feasible: bool = Field(True, description="whether the target lies within reach")
-    reason: str | None = Field(None, description="why the target is out of reach")
+    feasible: bool = Field(True, description="whether the target lies within reach, or a trial satisfies ``where``")
+    reason: str | None = Field(None, description="why not")
 
 
-def choose(search: Search, records: Sequence[Record], target: Target | None) -> Choice | None:
+def choose(
+    search: Search, records: Sequence[Record], target: Target | None = None, bounds: Bounds | None = None
+) -> Choice | None:
     """Return the choice of a search, or None if no trial is done.
 
     A search that maximizes chooses its best trial. A match is the estimated root, not the trial with the smallest
@@ -56,24 +59,31 @@ def choose(search: Search, records: Sequence[Record], target: Target | None) -> 
     Args:
         records: the settled trials.
         target: the loss to match, for a search with ``match_loss_of``.
+        bounds: the least values of other metrics, for a search with ``where``.
     """
     done = [record for record in records if record["state"] == "done"]
     if target is not None:
         return _choose_match(search, records, target) if done else None
-    best = best_trial(search, done)
+    bounds = bounds or Bounds()
+    best = best_trial(search, done, bounds)
     if best is None:
         return None
-    front = tuple(record["number"] for record in pareto_front(search, done)) if search.pick else ()
-    params = {name: best["recipe"]["params"][name] for name in search.ranges}
-    return Choice(params=params, trials=digest_trials(search, records, None), front=front)
+    reason = bounds.explain_violation(best["number"], best["metrics"])
+    return Choice(
+        params={name: best["recipe"]["params"][name] for name in search.ranges},
+        trials=digest_trials(search, records, dict(bounds.references) or None),
+        least=dict(bounds.least),
+        feasible=reason is None,
+        reason=reason,
+    )
 
 
-def digest_trials(search: Search, records: Sequence[Record], reference: str | None) -> str:
-    """Return the digest of what a choice depends on: the goal, the settled trials as judged, the reference's recipe.
+def digest_trials(search: Search, records: Sequence[Record], reference: str | Mapping[str, str] | None) -> str:
+    """Return the digest of what a choice depends on: the goal, the settled trials as judged, the references' recipes.
 
-    The reference's seeds are left out: another seed moves the loss to match within its noise only.
+    The references' seeds are left out: another seed moves the loss to match, or a bound, within its noise only.
     """
-    settings = {"space", "grid", "maximize", "pick", "loss", "anchor", "tolerance"}
+    settings = {"space", "grid", "maximize", "where", "loss", "anchor", "tolerance"}
     goal = search.model_dump(mode="json", include=settings, exclude_defaults=True)
     trials = [[record["number"], record["key"], record["state"], record["judged"]] for record in records]
     return digest([goal, reference, trials])
@@ -83,44 +93,31 @@ def read_choice(store: Store, arm: str) -> Choice | None:
     """Return the choice of the arm's search in the store, None before it ends. Raise ``Damaged`` if it is unusable."""
     content = store.read_choice(arm)
     try:
+        if content:
+            content.pop("front", None)  # of searches for a Pareto front, in stores of 0.1.0
         return Choice.model_validate(content) if content else None
     except ValidationError:
         raise Damaged(store.choice_file(arm), "is no choice of this version") from None
 
 
 # ------------------------------------------------------------------ searches that maximize
-def read_goals(search: Search, record: Record) -> tuple[float, ...]:
-    """Return the metrics to maximize, in the order of ``search.goals``; () if the record lacks one."""
-    present = tuple(float(record["metrics"][goal]) for goal in search.goals if goal in record["metrics"])
-    return present if len(present) == len(search.goals) else ()
+def read_metrics(search: Search, record: Record) -> tuple[float, ...]:
+    """Return the metric to maximize, then those of ``where``; () if the record lacks one, or for a match."""
+    names = [search.maximize, *search.where] if search.maximize else []
+    values = tuple(float(record["metrics"][name]) for name in names if name in record["metrics"])
+    return values if len(values) == len(names) else ()
 
 
-def best_trial(search: Search, done: Sequence[Record]) -> Record | None:
-    """Return the best of the done trials, the earlier one on a tie; None if no trial has all metrics to maximize.
+def best_trial(search: Search, done: Sequence[Record], bounds: Bounds) -> Record | None:
+    """Return the best of the done trials that satisfy the bounds, the earlier one on a tie.
 
-    With several metrics, it is the point of the Pareto front that ``search.pick`` names.
+    If none does, return the one with the least violation. None if no trial has all metrics.
     """
-    rule = search.pick or Pick(best=search.goals[0])
-    candidates = pareto_front(search, done) if search.pick else done
-    pairs = [(record, dict(zip(search.goals, read_goals(search, record), strict=False))) for record in candidates]
-    points = [(record, goals) for record, goals in pairs if goals]
-    if not points:
-        return None
-    least = {metric: max(goals[metric] for _, goals in points) - within for metric, within in rule.within.items()}
-    allowed = [point for point in points if all(point[1][metric] >= value for metric, value in least.items())]
-    # Several conditions together may exclude every point. Then the deciding metric decides alone.
-    return max(allowed or points, key=lambda point: (point[1][rule.best], -point[0]["number"]))[0]
-
-
-def pareto_front(search: Search, done: Iterable[Record]) -> list[Record]:
-    """Return the trials that no other trial dominates: as good in every metric to maximize and better in one."""
-    pairs = [(record, point) for record in done if (point := read_goals(search, record))]
-    points = {point for _, point in pairs}
-    return [record for record, point in pairs if not any(_dominates(other, point) for other in points)]
-
-
-def _dominates(point: Sequence[float], other: Sequence[float]) -> bool:
-    return point != other and all(a >= b for a, b in zip(point, other, strict=True))
+    ranks = {}
+    for record in done:
+        if values := read_metrics(search, record):
+            ranks[record["number"]] = (-bounds.violation(record["metrics"]), values[0], -record["number"])
+    return max((record for record in done if record["number"] in ranks), key=lambda r: ranks[r["number"]], default=None)
 
 
 # ------------------------------------------------------------------- searches that match

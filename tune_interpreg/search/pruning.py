@@ -11,7 +11,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, Successive
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_interpreg.search.choice import read_goals
+from tune_interpreg.search.choice import read_metrics
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.space import Search
 
@@ -43,7 +43,7 @@ class Pruning:
 
     def should_prune(self, number: int, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Return whether to stop a trial at ``epoch``. An epoch that is reported again is ignored."""
-        (goal,) = self._search.goals
+        goal = str(self._search.maximize)
         if goal not in metrics:
             return False
         for other in range(self._told, number - self._search.parallel + 1):
@@ -52,7 +52,7 @@ class Pruning:
 
     def list_reports(self, number: int) -> list[dict[str, float]]:
         """Return the metrics that a running trial has reported, by epoch, as a record's ``curve``."""
-        (goal,) = self._search.goals
+        goal = str(self._search.maximize)
         reports = self._reports[number] if number < len(self._reports) else {}
         return [{goal: reports[epoch]} if epoch in reports else {} for epoch in range(1, max(reports, default=0) + 1)]
 
@@ -61,7 +61,7 @@ class Pruning:
         record = self._settled[number]
         for epoch, value in read_curve(self._search, record).items():
             self._report(number, epoch, value)
-        values = read_goals(self._search, record)
+        values = read_metrics(self._search, record)
         is_done = record["state"] == "done" and bool(values)
         state = (
             TrialState.COMPLETE if is_done else TrialState.PRUNED if record["state"] == "pruned" else TrialState.FAIL
@@ -114,10 +114,10 @@ def make_pruner(name: str, epochs: int) -> BasePruner:
 
 def read_curve(search: Search, record: Record) -> dict[int, float]:
     """Return the metric to maximize by epoch: the record's curve, or its last value; empty for a diverged trial."""
-    if len(search.goals) != 1 or record["state"] == "diverged":
+    goal = search.maximize
+    if goal is None or record["state"] == "diverged":
         return {}
-    (goal,) = search.goals
     if record.get("curve"):
         return {epoch: metrics[goal] for epoch, metrics in enumerate(record["curve"], start=1) if goal in metrics}
-    values = read_goals(search, record)
+    values = read_metrics(search, record)
     return {record["epochs"]: values[0]} if values else {}

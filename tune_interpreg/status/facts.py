@@ -51,11 +51,15 @@ class Trouble:
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The trial that a search that maximizes would choose now, and its validation metrics."""
+    """The trial that a search that maximizes would choose now, and its validation metrics.
+
+    violation: that no trial satisfies the search's ``where``, and the nearest value; None if this one does.
+    """
 
     trial: int
     params: dict[str, Scalar]
     metrics: dict[str, float]
+    violation: str | None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.current import Current
-from tune_interpreg.search.choice import best_trial, read_choice, read_goals
+from tune_interpreg.search.choice import best_trial, read_choice
 from tune_interpreg.search.target import Target
 from tune_interpreg.status.facts import (
     ArmStatus,
@@ -178,8 +178,8 @@ class _Snapshot:
                 yield arm.teacher
             elif key and open_seeds & repeats.done:
                 yield f"the maps of {arm.teacher}"
-        for other in (arm.search.match_loss_of, arm.search.anchor) if arm.search else ():
-            if other and not graph.is_arm_over(self.study, self.state, other):
+        for other in arm.search.needs if arm.search else ():
+            if not graph.is_arm_over(self.study, self.state, other):
                 yield other
 
     # ------------------------------------------------------------------- searches
@@ -187,10 +187,12 @@ class _Snapshot:
         """Return the trial that a search that maximizes would choose now."""
         search = self.study.arms[name].search
         done = [trial for trial in self.current.list_trials(name) if trial["state"] == "done"]
-        if search is None or not search.goals or not done or (best := best_trial(search, done)) is None:
+        bounds = self.current.bounds(name)
+        if search is None or bounds is None or (best := best_trial(search, done, bounds)) is None:
             return None
         params = {parameter: best["recipe"]["params"][parameter] for parameter in search.ranges}
-        return BestTrial(best["number"], params, dict(zip(search.goals, read_goals(search, best), strict=True)))
+        metrics = {metric: best["metrics"][metric] for metric in (str(search.maximize), *search.where)}
+        return BestTrial(best["number"], params, metrics, bounds.explain_violation(best["number"], best["metrics"]))
 
     def _match(self, name: str) -> MatchStatus | None:
         """Return the match of the arm's search, or what is known while the search runs."""

@@ -82,7 +82,8 @@ def details(arm: ArmStatus) -> Iterator[str]:
         yield f"{trouble.count} {trouble.state} of {trouble.stage}{error}"
     if arm.best:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in arm.best.metrics.items())
-        yield f"best so far: {metrics} of trial {arm.best.trial} ({_params(arm.best.params)})"
+        violation = f"; {arm.best.violation}" if arm.best.violation else ""
+        yield f"best so far: {metrics} of trial {arm.best.trial} ({_params(arm.best.params)}){violation}"
     if arm.match and arm.match.target is not None:
         yield f"match of {arm.match.reference}'s {arm.match.metric} {arm.match.target:.4g}: {_match(arm.match)}"
     if arm.waits:

@@ -147,7 +147,7 @@ class Store(Layout):
             if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
             return
-        there, here = _flatten(self.load_study().setting()), _flatten(study.setting())
+        there, here = _flatten(self.load_study(searches=False).setting()), _flatten(study.setting())
         differing = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
         if differing:
             pairs = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
@@ -171,8 +171,10 @@ class Store(Layout):
         text = dump(resolve_study(study).model_dump(mode="json"))
         self.write_text(self.study_file, files.text_with_checksum(text))
 
-    def load_study(self) -> Study:
+    def load_study(self, *, searches: bool = True) -> Study:
         """Return the study of the last run.
+
+        searches: False to leave searches out, which an earlier version may have written with keys that are gone.
 
         Raises:
             StoreError: there is none, or a version with another ``FORMAT`` wrote it.
@@ -183,7 +185,10 @@ class Store(Layout):
             if not self.study_file.exists():
                 raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
             try:
-                return Study.model_validate(yaml.safe_load(files.read_checked_text(self.study_file)))
+                content = yaml.safe_load(files.read_checked_text(self.study_file))
+                for arm in () if searches else content["arms"].values():
+                    arm.pop("search", None)
+                return Study.model_validate(content)
             except (Damaged, yaml.YAMLError, ValidationError) as error:
                 reason = error.reason if isinstance(error, Damaged) else _one_line(error)
                 raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None

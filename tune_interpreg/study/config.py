@@ -411,9 +411,8 @@ class Arm(OpenSection):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The arms that must finish first: the teacher, the arm to match, and the arm at strength 0."""
-        others = (self.search.match_loss_of, self.search.anchor) if self.search else ()
-        return tuple(name for name in (self.teacher, *others) if name)
+        """The arms that must finish first: the teacher, and those that the search compares with."""
+        return (*([self.teacher] if self.teacher else []), *(self.search.needs if self.search else ()))
 
 
 class Study(Frozen):

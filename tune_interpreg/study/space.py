@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
-from tune_interpreg.study.fields import Frozen, Integer, Scalar, check_distinct, format_value, is_number
-from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, Selectable
+from tune_interpreg.study.fields import Frozen, Integer, Number, Scalar, check_distinct, format_value, is_number
+from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ADV_ACCURACY, Selectable
 from tune_interpreg.study.notation import suggest_number
 
 
@@ -72,14 +72,33 @@ def widest_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
     return max(low / factor, sys.float_info.min), min(high * factor, sys.float_info.max)
 
 
-class Pick(Frozen):
-    """The rule that picks a point of a Pareto front for the repeats."""
+class Condition(Frozen):
+    """The least value of a metric in the chosen trial: a number, or the mean of another arm less an allowance."""
 
-    best: Selectable = Field(description="The metric to maximize on the front, such as val/adv_accuracy.")
-    within: dict[Selectable, Annotated[float, Strict(), Field(ge=0)]] = Field(
-        default_factory=dict,
-        description="For other metrics, the allowed distance to the front's best. Points farther away are excluded.",
-    )
+    at_least: Number | None = Field(None, ge=0, le=1, description="The least value. null: within and of give it.")
+    within: Number | None = Field(None, ge=0, le=1, description="Allowed distance below the mean of the arm in of.")
+    of: str | None = Field(None, description="The arm to compare with: its mean over the repeats' seeds.")
+
+    @model_validator(mode="after")
+    def _check_one_kind(self) -> Condition:
+        keys = [key for key in ("at_least", "within", "of") if getattr(self, key) is not None]
+        if keys not in (["at_least"], ["within", "of"]):
+            raise ValueError(f"takes at_least, or within and of, got {' and '.join(keys) or 'none'}")
+        return self
+
+
+def _check_maximize(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    first = value[0] if len(value) == 1 else VAL_ADV_ACCURACY
+    others = ", ".join(f"{other}: {{within: 0.005, of: ARM}}" for other in value if other != first)
+    where = f", and bound the others by where: {{{others}}}" if others else ""
+    raise ValueError(f"takes one metric, got {format_value(value)}; write maximize: {first}{where}")
+
+
+def _check_pick(value: Any, field: ValidationInfo) -> None:
+    if value is not None and "maximize" in field.data:  # otherwise the message about maximize says what to write
+        raise ValueError("is no key any more; a search maximizes one metric, and where bounds others; drop pick")
 
 
 def _default_trials(section: dict[str, Any]) -> int:
@@ -89,7 +108,7 @@ def _default_trials(section: dict[str, Any]) -> int:
 
 
 class Search(Frozen):
-    """A search before the repeats, over space or grid, that maximizes metrics or matches another arm's loss."""
+    """A search before the repeats, over space or grid, that maximizes a metric or matches another arm's loss."""
 
     grid: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
         None, description="Values for each parameter. Every combination is a trial; the last parameter changes fastest."
@@ -97,10 +116,15 @@ class Search(Frozen):
     space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(
         None, validate_default=True, description="A range for each parameter."
     )
-    maximize: Selectable | tuple[Selectable, ...] | None = Field(
-        None, description="A validation metric, or a list of metrics; pick takes a point of their Pareto front."
+    maximize: Annotated[Selectable | None, BeforeValidator(_check_maximize)] = Field(
+        None, description="The validation metric to maximize."
     )
-    pick: Pick | None = Field(None, description="Rule for the Pareto front of several metrics.")
+    where: dict[Selectable, Condition] = Field(
+        default_factory=dict,
+        description="The least values of other metrics in the chosen trial, by metric. If no trial satisfies all, the"
+        " one with the least violation is chosen, and the tables say so.",
+    )
+    pick: Annotated[None, BeforeValidator(_check_pick)] = Field(None, exclude=True)  # null in stores of 0.1.0
     match_loss_of: str | None = Field(
         None,
         validate_default=True,
@@ -142,11 +166,14 @@ class Search(Frozen):
         return self.space or {name: Range(choice=values) for name, values in (self.grid or {}).items()}
 
     @property
-    def goals(self) -> tuple[Selectable, ...]:
-        """The metrics to maximize; empty for a match."""
-        if self.maximize is None:
-            return ()
-        return self.maximize if isinstance(self.maximize, tuple) else (self.maximize,)
+    def bounding_arms(self) -> tuple[str, ...]:
+        """The arms that ``where`` compares with."""
+        return tuple(condition.of for condition in self.where.values() if condition.of)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The arms that must finish before the search starts."""
+        return (*(name for name in (self.match_loss_of, self.anchor) if name), *self.bounding_arms)
 
     @property
     def matched_metric(self) -> str:
@@ -210,21 +237,14 @@ class Search(Frozen):
             yield f"{rule}; got {', '.join(self.ranges)}"
         elif count > 1 and self.trials < 3 * count:
             yield f"a match is searched for each of {count} combinations of choices; give at least {3 * count} trials"
-        yield from self._unused_keys(("pick", "sampler", "pruner"), "belongs to a search that maximizes")
+        yield from self._unused_keys(("where", "sampler", "pruner"), "belongs to a search that maximizes")
 
     def _goal_problems(self) -> Iterator[str]:
-        goals = self.goals
-        if isinstance(self.maximize, tuple) and (len(goals) < 2 or len(set(goals)) < len(goals)):
-            yield f"maximize takes a metric, or several different ones, got {format_value(goals)}"
-        elif (self.pick is None) == (len(goals) > 1):
-            yield "pick goes with several metrics, and only with them: give pick: {best: METRIC}, or drop it"
-        elif self.pick and not {self.pick.best, *self.pick.within} <= set(goals):
-            yield f"pick takes metrics of maximize: {', '.join(goals)}"
-        if self.pruner != "none" and len(goals) > 1:
-            yield "a pruner reads one metric; drop pruner, or maximize one metric"
+        if self.maximize in self.where:
+            yield f"{self.maximize} is maximized; drop it from where"
         yield from self._unused_keys(("loss", "tolerance", "anchor"), "belongs to a search with match_loss_of")
 
     def _unused_keys(self, names: tuple[str, ...], rule: str) -> Iterator[str]:
         for name in names:
-            if getattr(self, name) != type(self).model_fields[name].default:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
                 yield f"{name} {rule}; drop {name}"

@@ -76,7 +76,14 @@ def _keys(section: Frozen, *keys: str) -> list[str]:
 def _arms(raw: Mapping[str, Any]) -> list[str]:
     """Return the arms below a description of everything that they take."""
     lines = []
-    for title in ("An arm", "data of an arm", "targets", "search", "A range of search.space"):
+    for title in (
+        "An arm",
+        "data of an arm",
+        "targets",
+        "search",
+        "A range of search.space",
+        "A condition of search.where",
+    ):
         lines += _describe(title, SECTIONS[title])
     lines += _comment("Methods and their parameters:")
     for name, method in load_registered("methods"):

@@ -125,7 +125,7 @@ def _translate(error: ValidationError) -> list[Finding]:
     """Return pydantic's errors in a user's words, except those that other rules report, or that repeat another."""
     findings: list[Finding] = []
     for problem in error.errors():
-        kind, place = problem["type"], problem["loc"]
+        kind, place = problem["type"], tuple(key for key in problem["loc"] if key != "[key]")
         inner = place[2:] if place[0] == "arms" else place
         repeats = kind == "default_factory_not_called" or (kind == "too_short" and bool(problem["input"]))
         # ``rules`` reports parameters and options

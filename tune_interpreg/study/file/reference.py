@@ -25,7 +25,7 @@ from tune_interpreg.study.file.options import Option, describe_type, list_option
 from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.study.space import Pick, Range, Search
+from tune_interpreg.study.space import Condition, Range, Search
 
 #: Heading → section of a study file, in the order of the reference.
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -40,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data of an arm": ArmData,
     "targets": Targets,
     "search": Search,
-    "search.pick": Pick,
+    "A condition of search.where": Condition,
     "A range of search.space": Range,
 }
 
@@ -80,7 +80,11 @@ def list_entries(documented: Any) -> list[Entry]:
     """Return the keys of a section, the parameters of a method, or the options of a builder."""
     if isinstance(documented, type) and issubclass(documented, BaseModel):
         gathered = getattr(documented, "ADDITIONAL", None)
-        return [_field_entry(name, field) for name, field in documented.model_fields.items() if name != gathered]
+        return [
+            _field_entry(name, field)
+            for name, field in documented.model_fields.items()
+            if name != gathered and not field.exclude
+        ]
     accepted: Mapping[str, Parameter | Option] = getattr(documented, "parameters", None) or list_options(documented)
     return [
         (name, item.allowed_values(), "required" if item.required else to_yaml(item.default), item.help)

@@ -243,6 +243,8 @@ def _check_edges(arms: Section) -> Iterator[Finding]:
         search = _section(arms, name, "search")
         edges = _teachers_of(_section(arms, name), ("arms", name))
         edges += [(("arms", name, "search", key), search.get(key)) for key in ("match_loss_of", "anchor")]
+        conditions = ((metric, _section(search, "where", metric)) for metric in _section(search, "where"))
+        edges += [(("arms", name, "search", "where", metric, "of"), of.get("of")) for metric, of in conditions]
         for written, other in edges:
             if isinstance(other, str):
                 places[name][other] = written
