@@ -120,8 +120,8 @@ BAD = [
         "s.yaml:6: arms.i.search.where.'val/accuracy'.at_least: takes a number of at most 1, got 97",
     ),
     (
-        ARMS + ARM + SEARCH % "val/adv_accuracy, where: {val/acuracy: {at_least: 0.9}}",
-        "s.yaml:6: arms.i.search.where.'val/acuracy': takes one of 'val/accuracy' or 'val/adv_accuracy', got *",
+        ARMS + ARM + SEARCH % "val/adv_accuracy, where: {val/loss: {at_least: 0.9}}",
+        "s.yaml:6: arms.i.search.where.'val/loss': takes one of 'val/accuracy' or 'val/adv_accuracy', got *",
     ),
     (
         ARMS + ARM + "search: {maximize: val/accuracy, space: {lambda: 0.3}}\n",
