@@ -4,15 +4,15 @@ from analysis.results.results import Results
 from analysis.results.trials import list_trial_metrics
 from analysis.tables.cells import ABSENT, Cell, Table
 from analysis.tables.symbols import SYMBOLS
-from tune_interpreg.search.importances import LEAST_TRIALS, TREES, Importances
+from tune_interpreg.search.importances import LEAST_TRIALS, MOST_TRIALS, TREES, Importances
 
 NOTE = (
     f"Shares of the parameters in what a random forest of {TREES} trees learns of a metric of the trials: Optuna's mean"
     " decrease of impurity. Those of an arm add up to 1. Explained: R² of predictions of trials that a tree was not"
     " trained on; none: no better than their mean, so there are no shares. Only finished trials count,"
-    f" {LEAST_TRIALS} or more, of searches over two or more parameters. Shares of few trials are uncertain: simulations"
-    " of two equal parameters gave 0.25 to 0.75 with 20 trials, and 0.3 to 0.7 with 40. A search samples good regions"
-    " more often, and the shares are those of its samples."
+    f" {LEAST_TRIALS} or more, and of over {MOST_TRIALS} as many evenly spaced ones, of searches over two or more"
+    " parameters. Shares of few trials are uncertain: simulations of two equal parameters gave 0.25 to 0.75 with 20"
+    " trials, and 0.3 to 0.7 with 40. A search samples good regions more often, and the shares are those of its samples."
 )
 
 

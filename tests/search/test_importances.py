@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tune_interpreg.search.importances import LEAST_TRIALS, Importances, compute_importances
+from tune_interpreg.search.importances import LEAST_TRIALS, MOST_TRIALS, Importances, compute_importances
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.space import Search
@@ -110,3 +110,14 @@ def test_too_little_data_gives_nothing() -> None:
     trials = [trial(each, position(each)) for each in params]
     for lost in (trial(params[0], math.nan), trial(params[0], 0.1, "diverged")):
         assert compute_importances(search("lambda", "phi"), [lost, *trials[1:]], METRIC) is None
+
+
+def test_a_forest_takes_no_more_than_the_most_trials() -> None:
+    """Only the second half of the trials depends on λ, which the first trials alone would not show."""
+    points = draw(3 * MOST_TRIALS)
+    late = MOST_TRIALS * 3 // 2
+    trials = [trial(point, position(point) if n >= late else 0.5) for n, point in enumerate(points)]
+    importances = compute_importances(search("lambda", "phi"), trials, METRIC)
+    assert importances is not None
+    assert importances.trials == MOST_TRIALS
+    assert importances.shares["lambda"] > 0.5
