@@ -12,7 +12,7 @@ NOTE = (
     " trained on; none: no better than their mean, so there are no shares. Only finished trials count,"
     f" {LEAST_TRIALS} or more, and of over {MOST_TRIALS} as many evenly spaced ones, of searches over two or more"
     " parameters. Shares of few trials are uncertain: simulations of two equal parameters gave 0.25 to 0.75 with 20"
-    " trials, and 0.3 to 0.7 with 40. A search samples good regions more often, and the shares are those of its samples."
+    " trials, and 0.3 to 0.7 with 40. A search samples good regions more often; the shares are of its samples."
 )
 
 
