@@ -32,7 +32,11 @@ class AdversarialTrainable(MethodTrainable):
     def attacked_images(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return x_BCHW after PGD on the model, in the mode that the parameter names."""
         with eval_mode(model) if self.params["mode"] == "eval" else nullcontext():
-            return pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
+            return self.perturb(model, batch)
+
+    def perturb(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return x_BCHW after the attack on the model in its current mode."""
+        return pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=self.attack, generator=batch.noise)
 
     @property
     def attack(self) -> Attack:

@@ -4,10 +4,11 @@ import re
 
 #: Parameter → its symbol.
 SYMBOLS = {"lambda": "λ", "phi": "φ", "lambda_j": "λ_J"}
-SYMBOLS |= {f"lambda_{index}": f"λ_{index}" for index in ("g", "cs", "gm", "kd", "pag", "ga", "mart")}
+_INDICES = ("g", "cs", "gm", "kd", "match", "pag", "ga", "cure", "trades", "mart")
+SYMBOLS |= {f"lambda_{index}": f"λ_{index}" for index in _INDICES}
 
 #: A symbol with its index: λ_J, g_z, δ_z, p_y, ∇f_c.
-INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|\bp(?=_y)|(?<=∇)f)_(J|cs|gm|kd|pag|ga|mart|g|z|y|c|k)\b")
+INDEXED = re.compile(r"(λ|δ|\bg(?=_z)|\bp(?=_y)|(?<=∇)f)_(J|cs|gm|kd|pag|ga|mart|trades|cure|match|g|z|y|c|k)\b")
 
 
 def to_html(escaped: str) -> str:

@@ -16,7 +16,7 @@ from trainables import MethodTrainable, testing
 from tune_interpreg import registry
 from tune_interpreg.training.trainer import Batch
 
-COMBINED = ["adversarial + interpretation", "jacobian + interpretation"]
+COMBINED = ["adversarial + interpretation", "jacobian + interpretation", "distill + gradient_match"]
 METHODS = [*registry.names("methods"), *COMBINED]
 B, N = testing.BATCH, 2 * testing.BATCH
 ATTACK: dict[str, Any] = testing.CONFIG["attack"]

@@ -145,10 +145,10 @@ def records():
 
 
 def searching(arm, search, **fields):
-    """The study with another search of an arm, and further fields of the arm."""
+    """The resolved study with another search of an arm, and further fields of the arm."""
     changed = STUDY.model_dump()
     changed["arms"][arm] |= {"search": search} | fields
-    return Study.model_validate(changed)
+    return resolve_study(Study.model_validate(changed))
 
 
 def preview():

@@ -15,6 +15,7 @@ from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import TargetMaps
 
 METRIC = "test/accuracy"
+FAST = {"method": "fast_adversarial"}
 SEARCH = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "match_loss_of": "interp_robust", "trials": 4}
 
 
@@ -120,9 +121,16 @@ def test_trials_that_the_search_could_not_propose_do_not_count_and_a_number_coun
 
 def test_trials_with_another_fixed_parameter_do_not_count():
     ledger = [trial(0, {"lambda_j": 0.1, "norm": "batch"})]
-    other = changed(jacobian={"method": "jacobian", "norm": "sample", "search": SEARCH})
-    assert len(current(ledger).trials["jacobian"]) == 1
-    assert current(ledger, other).trials["jacobian"] == {}
+    arms = {norm: {"method": "jacobian", "norm": norm, "search": SEARCH} for norm in ("batch", "sample")}
+    assert len(current(ledger, changed(jacobian=arms["batch"])).trials["jacobian"]) == 1
+    assert current(ledger, changed(jacobian=arms["sample"])).trials["jacobian"] == {}
+
+
+def test_a_training_with_a_parameter_that_the_arm_no_longer_sets_does_not_count():
+    """An implicit parameter, which is in a recipe only if the arm sets it."""
+    noisy = record(train("fast", 0, {"noise": 2.0}, of=changed(fast=FAST | {"noise": 2.0})), accuracies(0.9))
+    assert accuracy([noisy], "fast", changed(fast=FAST | {"noise": 2.0})) == {0: 0.9}
+    assert accuracy([noisy], "fast", changed(fast=FAST)) == {}
 
 
 def test_the_number_of_a_trial_gives_its_point_of_a_grid():

@@ -7,7 +7,7 @@ import pytest
 from helpers.studies import parse_study
 
 from tune_interpreg import registry
-from tune_interpreg.study.parameters import Parameter, resolve_study, with_defaults
+from tune_interpreg.study.parameters import Parameter, recipe_params, resolve_study, with_defaults
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,17 @@ def test_defaults_fill_what_is_not_set() -> None:
     parameters = {"a": Parameter(help=""), "b": Parameter(help="", default=0), "c": Parameter(help="", default=1)}
     assert with_defaults(parameters, {"c": 5}) == {"b": 0, "c": 5}
     assert with_defaults(parameters, {"a": 2}) == {"a": 2, "b": 0, "c": 1}
+
+
+def test_a_recipe_holds_an_implicit_parameter_only_if_it_is_set() -> None:
+    """So an existing method gets a parameter, and its results keep their keys."""
+    parameters = {"a": Parameter(help="", default=0), "b": Parameter(help="", default=1, implicit=True)}
+    assert recipe_params(parameters, {}) == {"a": 0}
+    assert recipe_params(parameters, {"b": 1}) == {"a": 0, "b": 1}
+    study = parse_study("arms: {a: {method: fast_adversarial}, b: {method: fast_adversarial, noise: 2}}")
+    arms = resolve_study(study).arms
+    assert arms["a"].params == {"alpha": 1.25, "mode": "train"}
+    assert arms["b"].params == {"alpha": 1.25, "mode": "train", "noise": 2}
 
 
 def test_a_resolved_study_has_every_default_except_of_searched_parameters() -> None:

@@ -106,6 +106,9 @@ class SameTerm(MethodTrainable):
     [
         ("jacobian + jacobian", ["Jacobian and Jacobian are of one kind"]),
         ("adversarial + fast_adversarial", ["one method attacks its images", "Adversarial and FastAdversarial"]),
+        ("adversarial + trades", ["Adversarial and Trades are of one kind"]),
+        ("interpretation + gradient_match", ["norm has different meanings in Interpretation and GradientMatch"]),
+        ("gaussian + mart", ["one method attacks its images", "Gaussian and Mart"]),
         ("interpretation + cosine", ["one method needs targets", "Interpretation and Cosine"]),
         ("jacobian + jacobian_projections", ["lambda_j has different meanings in Jacobian and JacobianProjections"]),
         ("cosine + jacobian + interpretation + jacobian", ["Jacobian and Jacobian", "one method needs targets"]),

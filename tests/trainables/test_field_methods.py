@@ -5,15 +5,17 @@ Shapes: B batch, C·H·W image, K classes.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.contract import B, Make, first_batch
+from helpers.contract import ATTACK, B, Make, first_batch, method
 from torch import Tensor, nn
 
+from trainables import testing
 from trainables.mart import boosted_cross_entropy
-from tune_interpreg.attacks import balls
+from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.data.dataset import to_pixels
 from tune_interpreg.training.trainer import Batch
 
@@ -119,3 +121,136 @@ def test_the_dual_norm_is_the_first_order_loss_of_an_attack(make: Make) -> None:
     for norm, expected in {"sample": l1_B.mean(), "batch": l1_B.sum(), "squared": (l1_B**2).mean()}.items():
         trainable.params |= {"dual": "l1", "norm": norm}
         torch.testing.assert_close(trainable.terms(model, batch)["input_gradient"], expected, rtol=1e-10, atol=0)
+
+
+def binary(w_D: Tensor) -> nn.Module:
+    """Return f(x) = (0, w·x) in float64. For label 0, ∇ℓ = σ(w·x)·w."""
+    layer = nn.Linear(len(w_D), 2, bias=False, dtype=torch.float64)
+    layer.weight.data = torch.stack([torch.zeros_like(w_D), w_D])
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def random_direction(seed: int) -> Tensor:
+    return torch.randn(64, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_trades_has_its_published_terms_at_images_that_ascend_the_divergence(make: Make) -> None:
+    """Steps along the gradient of KL(p(x) ‖ p(x′)) by autograd, from x + 0.001·n, projected to the l2 ball."""
+    trainable = make("trades", net="digits_cnn", strength=6.0)
+    attack, model = trainable.recipe.attack, trainable.trainer.replicas[0].model.double()
+    batch = first_batch(trainable, torch.float64)
+    p_BK = model(batch.x_BCHW).softmax(-1).detach()
+
+    def divergence_B(x_BCHW: Tensor) -> Tensor:
+        q_BK = model(x_BCHW).softmax(-1)
+        return (p_BK * (p_BK / q_BK).log()).sum(-1)
+
+    x_BCHW = batch.x_BCHW + 0.001 * torch.empty_like(batch.x_BCHW).normal_(generator=first_batch(trainable).noise)
+    for _ in range(attack.steps):
+        leaf = x_BCHW.detach().requires_grad_()
+        g_BCHW = torch.autograd.grad(divergence_B(leaf).sum(), leaf)[0]
+        x_BCHW = (x_BCHW + attack.step_length * balls.l2_direction(g_BCHW, 1e-30)).clamp(0, 1)
+        x_BCHW = (batch.x_BCHW + balls.project_l2(x_BCHW - batch.x_BCHW, attack.eps)).clamp(0, 1)
+    attacked_BCHW = trainable.attacked_images(model, first_batch(trainable, torch.float64))
+    torch.testing.assert_close(attacked_BCHW, x_BCHW, rtol=0, atol=1e-7)
+    q_BK = model(attacked_BCHW).softmax(-1)
+    p_BK = model(batch.x_BCHW).softmax(-1)
+    expected = {
+        "ce": -p_BK.gather(-1, batch.y_B.unsqueeze(-1)).log().mean(),
+        "trades": 6.0 * (p_BK * (p_BK / q_BK).log()).sum(-1).mean(),
+    }
+    terms = trainable.terms(model, first_batch(trainable, torch.float64))
+    torch.testing.assert_close(terms, expected, rtol=1e-9, atol=0)
+    assert terms["trades"] > 10 * 6.0 * divergence_B(batch.x_BCHW + 0.001).mean()
+
+
+def test_the_ascent_of_a_divergence_is_its_gradient_at_the_logits() -> None:
+    """Up to a factor. In float32 it does not vanish at a confident p: logits (0, 40) and (0, 39.5)."""
+    p_BK = torch.tensor([[1.0, 2.0, 5.0], [6.0, 1.0, 1.0]], dtype=torch.float64) / 8
+    z_BK = torch.tensor([[0.3, -1.0, 2.0], [0.1, 0.2, 0.3]], dtype=torch.float64, requires_grad=True)
+    (g_BK,) = torch.autograd.grad((p_BK * (p_BK.log() - z_BK.log_softmax(-1))).sum(), z_BK)
+    e_BK = pgd.divergence_gradient(z_BK.detach(), p_BK.log())
+    torch.testing.assert_close(e_BK, g_BK / g_BK.abs().amax(-1, keepdim=True))
+    log_p_BK = torch.tensor([[0.0, 40.0]]).log_softmax(-1)
+    torch.testing.assert_close(
+        pgd.divergence_gradient(torch.tensor([[0.0, 39.5]]), log_p_BK), torch.tensor([[1.0, -1]])
+    )
+    assert not pgd.divergence_gradient(torch.tensor([[0.0, 40.0]]), log_p_BK).any()
+
+
+@pytest.mark.parametrize("name", ["curvature", "distill", "gradient_match", "trades"])
+def test_strength_zero_with_dropout_is_standard_training(name: str, tmp_path) -> None:
+    """The additional forwards of these methods leave the draws of dropout as they are."""
+    params = dict.fromkeys(testing.strengths(method(name)), 0.1)
+    attributes = {"method": method(name), "params": params, "config": {"model": "mnist_cnn"}}
+    suite = type("Contract", (testing.MethodContract,), attributes)()
+    suite.setup_method()
+    suite.test_strength_zero_is_the_base_method(tmp_path)
+    suite.teardown_method()
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)])
+def test_curvature_is_the_change_of_the_gradient_along_its_sign(make: Make, epoch: int, share: float) -> None:
+    """f(x) = (0, w·x), label 0: mean (σ(w·x + h‖w‖₁/√D) − σ(w·x))²·‖w‖²; h grows over the first four epochs."""
+    trainable, w_D = make("curvature", strength=3.0, h=0.8, ramp=4), random_direction(0)
+    batch = replace(first_batch(trainable, torch.float64), epoch=torch.tensor(float(epoch)))
+    batch.y_B.zero_()
+    z_B = batch.x_BCHW.flatten(1) @ w_D
+    moved_B = z_B + share * 0.8 * w_D.abs().sum() / 8
+    expected = 3.0 * ((moved_B.sigmoid() - z_B.sigmoid()) ** 2).mean() * w_D.square().sum()
+    terms = trainable.terms(binary(w_D), batch)
+    torch.testing.assert_close(terms, {"ce": F.softplus(z_B).mean(), "curvature": expected}, rtol=1e-6, atol=0)
+
+
+def test_curvature_is_that_of_two_backpropagations_in_eval_mode(make: Make) -> None:
+    """With dropout in the network. No gradient flows through the direction."""
+    trainable = make("curvature", strength=2.0, h=0.5, ramp=1)
+    model, batch = trainable.trainer.replicas[0].model.double(), first_batch(trainable, torch.float64)
+    loss = lambda z_BK: F.cross_entropy(z_BK, batch.y_B, reduction="none")  # noqa: E731
+    model.eval()
+    d_BCHW = autograd_gradients(model, batch.x_BCHW, loss)
+    u_BCHW = d_BCHW.detach().sign()
+    u_BCHW = u_BCHW / u_BCHW.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    change_BCHW = autograd_gradients(model, batch.x_BCHW + 0.5 * u_BCHW, loss) - d_BCHW
+    expected = 2.0 * change_BCHW.flatten(1).norm(dim=1).square().mean()
+    weights = list(model.parameters())
+    wanted = torch.autograd.grad(expected, weights, materialize_grads=True)
+    model.train()
+    term = trainable.terms(model, batch)["curvature"]
+    torch.testing.assert_close(term, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(term, weights, materialize_grads=True), wanted, rtol=1e-8, atol=1e-12
+    )
+
+
+def test_the_step_of_curvature_follows_the_epoch_of_the_training(make: Make) -> None:
+    """Also in the first epoch after an interruption."""
+    trainable = make("curvature", net="digits_cnn", ramp=3)
+    replica = trainable.trainer.replicas[0]
+    for epoch in (0, 1, 5):
+        replica.begin_epoch(epoch, lr=0.1)
+        assert trainable.trainer.make_batch(replica, torch.arange(2)).epoch == epoch
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(("noise", "alpha"), [(2.0, 1.0), (0.0, 1.25), (0.5, 0.25)])
+def test_without_projection_noise_and_step_add_up(make: Make, norm: str, noise: float, alpha: float) -> None:
+    """N-FGSM on f(x) = (0, w·x), label 0: x + η + αε·w/‖w‖, or αε·sign w, with η of the ball of radius k·ε."""
+    eps, w_D = 0.01, random_direction(1)
+    attack = ATTACK | {"norm": norm, "eps": eps}
+    trainable = make("fast_adversarial", attack=attack, noise=noise, alpha=alpha, project="none")
+    batch = first_batch(trainable, torch.float64)
+    batch = replace(batch, x_BCHW=torch.full_like(batch.x_BCHW, 0.5), y_B=torch.zeros_like(batch.y_B))
+    ball = trainable.attack.model_copy(update={"eps": noise * eps})
+    start_BCHW = balls.draw_start(batch.x_BCHW, ball, first_batch(trainable).noise)
+    direction_D = w_D / w_D.norm() if norm == "l2" else w_D.sign()
+    expected_BCHW = start_BCHW + alpha * eps * direction_D.view(1, 8, 8)
+    first_batch(trainable)  # restarts the draws
+    x_BCHW = trainable.attacked_images(binary(w_D), batch)
+    torch.testing.assert_close(x_BCHW, expected_BCHW, rtol=0, atol=1e-12)
+    order = 2 if norm == "l2" else math.inf
+    largest = (x_BCHW - 0.5).flatten(1).norm(order, dim=1).max().item()
+    assert largest <= (noise + alpha) * eps * (1 + 1e-9)
+    assert (largest > eps) == (noise + alpha > 1)
+    trainable.params["project"] = "ball"
+    assert (trainable.attacked_images(binary(w_D), batch) - 0.5).flatten(1).norm(order, dim=1).max() <= eps * (1 + 1e-9)

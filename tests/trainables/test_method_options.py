@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from helpers.contract import ATTACK, METHODS, B, Make, first_batch, method
 from torch import nn
 
-from tune_interpreg.attacks import balls, pgd
+from tune_interpreg.attacks import balls
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.layers import Dropout
@@ -41,7 +41,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     assert defaults == {
         "standard": {},
         "adversarial": {"mode": "train"},
-        "fast_adversarial": {"mode": "train", "alpha": 1.25},
+        "fast_adversarial": {"mode": "train", "alpha": 1.25, "noise": 1.0, "project": "ball"},
         "gaussian": {"sigma": 0.15},
         "interpretation": {"lambda": None, "sign": "abs"} | shared | map_of,
         "cosine": {"lambda_cs": None, "lambda_gm": None} | shared | map_of | {"threshold": "two_sided"},
@@ -51,6 +51,9 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         "aligned": {"lambda_pag": None, "towards": "mean", "classes": 0},
         "gradient_align": {"lambda_ga": None},
         "distill": {"lambda_kd": None, "ce_weight": 1.0, "temperature": 4.0},
+        "gradient_match": {"lambda_match": None, "norm": "squared"},
+        "trades": {"lambda_trades": None, "mode": "eval"},
+        "curvature": {"lambda_cure": None, "h": 1.5, "ramp": 5, "norm": "squared"},
         "mart": {"lambda_mart": None, "mode": "eval"},
     }
 
@@ -150,7 +153,7 @@ def test_in_eval_mode_the_attack_has_no_dropout(name: str, make: Make) -> None:
     trainable = make(name, mode="eval")
     model, batch = trainable.trainer.replicas[0].model, first_batch(trainable)
     with eval_mode(model):
-        expected = pgd.perturb(model, batch.x_BCHW, batch.y_B, attack=trainable.attack, generator=batch.noise)
+        expected = trainable.perturb(model, batch)
     assert torch.equal(trainable.attacked_images(model, first_batch(trainable)), expected)
     assert all(module.training for module in model.modules())
     in_train_mode = make(name, mode="train")

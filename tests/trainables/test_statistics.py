@@ -40,13 +40,12 @@ def normalized(kind: str) -> nn.Module:
 def training_images(trainable: MethodTrainable, model: nn.Module) -> Tensor:
     """Return x_BCHW of the cross-entropy in the method's first step on a copy of the model."""
     batch = first_batch(trainable)
+    if not trainable.attacks_images:
+        return batch.x_BCHW
     if hasattr(trainable, "attacked_images"):
         return trainable.attacked_images(deepcopy(model), batch)
-    if "sigma" in trainable.parameters and trainable.attacks_images:
-        noise_BCHW = torch.empty_like(batch.x_BCHW).normal_(generator=batch.noise)
-        return batch.x_BCHW + trainable.params["sigma"] * noise_BCHW
-    assert not trainable.attacks_images
-    return batch.x_BCHW
+    noise_BCHW = torch.empty_like(batch.x_BCHW).normal_(generator=batch.noise)
+    return batch.x_BCHW + trainable.params["sigma"] * noise_BCHW
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -45,6 +45,55 @@ def test_distillation_has_its_published_term(make: Make, temperature: float) -> 
     assert terms["ce"].item() == pytest.approx(math.log(10), rel=1e-6)
 
 
+@pytest.mark.parametrize("norm", ["squared", "sample", "batch"])
+def test_gradients_match_those_of_the_teacher(make: Make, norm: str) -> None:
+    """f(x) = (0, w·x), teacher (0, v·x), label 0: the norm of σ(w·x)·w − σ(v·x)·v."""
+    trainable = make("gradient_match", strength=3.0, norm=norm)
+    draws = torch.Generator().manual_seed(0)
+    w_D, v_D = (torch.randn(64, generator=draws, dtype=torch.float64) for _ in range(2))
+    batch = replace(first_batch(trainable, torch.float64), teacher=linear(v_D))
+    batch.y_B.zero_()
+    x_BD = batch.x_BCHW.flatten(1)
+    distance_BD = (x_BD @ w_D).sigmoid()[:, None] * w_D - (x_BD @ v_D).sigmoid()[:, None] * v_D
+    lengths_B = distance_BD.norm(dim=1)
+    expected = {"squared": (lengths_B**2).mean(), "sample": lengths_B.mean(), "batch": (lengths_B**2).sum().sqrt()}
+    term = trainable.terms(linear(w_D), batch)["gradient_match"]
+    torch.testing.assert_close(term, 3.0 * expected[norm], rtol=1e-10, atol=0)
+
+
+def linear(w_D: Tensor) -> nn.Module:
+    """Return f(x) = (0, w·x)."""
+    layer = nn.Linear(len(w_D), 2, bias=False, dtype=torch.float64)
+    layer.weight.data = torch.stack([torch.zeros_like(w_D), w_D])
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def test_distillation_and_gradients_share_the_forwards_of_student_and_teacher(make: Make) -> None:
+    trainable = make("distill + gradient_match", net="digits_cnn", strength=1.0)
+    joint = terms_of(trainable)
+    alone = [terms_of(make(name, net="digits_cnn", strength=1.0)) for name in ("distill", "gradient_match")]
+    assert joint == alone[0] | alone[1]
+    counting, batch = Counting(trainable.trainer.replicas[0].model), first_batch(trainable)
+    trainable.terms(counting, replace(batch, teacher=(teacher := Counting(batch.teacher))))
+    assert (counting.forwards, teacher.forwards) == (1, 1)
+
+
+class Counting(nn.Module):
+    """Counts its forwards."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.forwards = model, 0
+
+    def linearize(self, x_BCHW: Tensor):
+        self.forwards += 1
+        return self.model.linearize(x_BCHW)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        self.forwards += 1
+        return self.model(x_BCHW)
+
+
 @pytest.mark.parametrize("name", ["distill", "distill + jacobian", "adversarial + distill", "standard + distill"])
 def test_the_weight_of_the_cross_entropy_scales_nothing_else(name: str, make: Make) -> None:
     options = {"net": "digits_cnn"}

@@ -49,6 +49,21 @@ ASCENTS: dict[Form, Ascent] = {"plain": unit_logit_gradient, "compat": logit_gra
 FLOORS: dict[Form, Callable[[int], float]] = {"plain": lambda batch: FLOOR, "compat": lambda batch: 1e-6 * batch}
 
 
+def divergence_gradient(z_BK: Tensor, log_p_BK: Tensor) -> Tensor:
+    """Return softmax(z) − p, the gradient of KL(p ‖ softmax(z)) at the logits, divided by its largest entry.
+
+    The likeliest class's entry is minus the sum of the others, which does not round to 0 if p is confident.
+
+    Args:
+        z_BK: the logits of an iterate.
+        log_p_BK: logarithms of the probabilities p.
+    """
+    likeliest_B1 = log_p_BK.argmax(-1, keepdim=True)
+    others_BK = (z_BK.softmax(-1) - log_p_BK.exp()).scatter(-1, likeliest_B1, 0.0)
+    e_BK = others_BK.scatter(-1, likeliest_B1, -others_BK.sum(-1, keepdim=True))
+    return e_BK / e_BK.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(e_BK.dtype).tiny)
+
+
 def perturb(
     model: nn.Module,
     x_BCHW: Tensor,
@@ -78,16 +93,35 @@ def perturb(
         return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
 
 
-@torch.no_grad()
 def perturb_from(
     model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, *, attack: Attack, form: Form
 ) -> Tensor:
     """Return the last iterate of PGD from this start, with pixels in [0, 1] and within eps of x; see `perturb`."""
-    x_t, floor = start_BCHW, FLOORS[form](len(y_B))
+    return _ascend(model, x_BCHW, start_BCHW, y_B, ASCENTS[form], FLOORS[form](len(y_B)), attack)
+
+
+def perturb_output(model: nn.Module, x_BCHW: Tensor, *, attack: Attack, generator: torch.Generator) -> Tensor:
+    """Return the last iterate of PGD that ascends KL(p(x) ‖ p(x_t)) instead of the cross-entropy (see `perturb`).
+
+    It starts at x + 0.001·n, n ~ N(0, 1), because the divergence has no gradient at x (Zhang et al., 2019, arXiv
+    1901.08573). The study's `attack.start` has no effect.
+    """
+    start_BCHW = x_BCHW + 1e-3 * torch.empty_like(x_BCHW).normal_(generator=generator)
+    with constant_statistics(model):
+        with torch.no_grad():
+            log_p_BK = model(x_BCHW).log_softmax(-1)
+        return _ascend(model, x_BCHW, start_BCHW, log_p_BK, divergence_gradient, FLOOR, attack)
+
+
+@torch.no_grad()
+def _ascend(
+    model: nn.Module, x_BCHW: Tensor, x_t: Tensor, goal: Tensor, ascent: Ascent, floor: float, attack: Attack
+) -> Tensor:
+    """Return the last iterate of the attack's steps from x_t; goal: each sample's label, or log_p_BK."""
     with multiply_in(attack.precision, x_BCHW.device):
         for _ in range(attack.steps):
             x_t, _ = step(
-                model, x_BCHW, x_t, (y_B,), ascent=ASCENTS[form], length=attack.step_length, floor=floor, attack=attack
+                model, x_BCHW, x_t, (goal,), ascent=ascent, length=attack.step_length, floor=floor, attack=attack
             )
     return x_t
 
@@ -108,7 +142,7 @@ def step(
     Args:
         x_BCHW: images, the centers of the balls.
         x_t: iterates, pixels in [0, 1] and within eps of x.
-        labels: integers of shape (B,).
+        labels: integers of shape (B,), or other tensors for the ascent with a row per sample.
         length: of the step, in the norm of the direction.
         floor: least norm that an l2 direction divides by.
     """

@@ -1,4 +1,4 @@
-"""Modes in which a network runs: evaluation mode, constant statistics, and the precision of its products."""
+"""Modes in which a network runs: evaluation mode, constant statistics, dropout's draws, precision of products."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
+from tune_interpreg.networks.layers import Dropout
 from tune_interpreg.study.config import Precision
 
 
@@ -41,6 +42,20 @@ def constant_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in buffers:
             setattr(module, name, buffer)
+
+
+@contextmanager
+def dropout_drawn_from(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Let dropout in this block draw its masks from another generator, so that later forwards draw what they would."""
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    usual = [layer.generator for layer in layers]
+    for layer in layers:
+        layer.generator = generator
+    try:
+        yield
+    finally:
+        for layer, former in zip(layers, usual, strict=True):
+            layer.generator = former
 
 
 def multiply_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -308,7 +308,13 @@ class Current:
         return {record["seed"]: record for record in counting if _without_teacher(record) == last}
 
     def fits(self, record: Record, name: str) -> bool:
-        """Return whether a training has the method, the fixed parameters and the setting of an arm."""
+        """Return whether a training has the method, parameters and setting of an arm, and no other parameters."""
+        arm = self.study.arms[name]
+        accepted = arm.params.keys() | (arm.search.ranges.keys() if arm.search else set())
+        return self._resembles(record, name) and record["recipe"]["params"].keys() <= accepted
+
+    def _resembles(self, record: Record, name: str) -> bool:
+        """Return whether a training has the method, the fixed parameters, the setting and the kinds of input of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False

@@ -15,7 +15,7 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
-from tune_interpreg.study.parameters import with_defaults
+from tune_interpreg.study.parameters import recipe_params
 from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
 from tune_interpreg.study.setting import arm_setting, read_params
 
@@ -53,7 +53,7 @@ class Progress(Current):
 
     def fits(self, record: Record, name: str) -> bool:
         """Return whether the study as it is now would make exactly this training, with what it read of the teacher."""
-        if not super().fits(record, name):
+        if not self._resembles(record, name):
             return False
         search, recipe = self.study.arms[name].search, record["recipe"]
         searched = read_params(recipe, search.ranges) if search else {}
@@ -173,7 +173,7 @@ class Progress(Current):
         arm = self.study.arms[name]
         method_params = {name: value for name, value in searched.items() if "." not in name}
         method = registry.load_method(arm.method)
-        params = with_defaults(method.parameters, {**arm.params, **method_params})
+        params = recipe_params(method.parameters, {**arm.params, **method_params})
         fields: dict[str, Any] = {"params": params, "maps": maps, "data_fingerprint": self.fingerprint}
         fields |= arm_setting(self.study, name, searched)._asdict()
         if method.needs_teacher:

@@ -22,6 +22,11 @@ class Parameter(Frozen):
     high: float = Field(math.inf, description="Largest value.")
     integer: bool = Field(False, description="Take whole numbers only.")
     choices: tuple[str, ...] = Field((), description="The allowed texts, for a parameter that is no number.")
+    implicit: bool = Field(
+        False,
+        description="A recipe holds the parameter only if its arm sets or searches it. For a new parameter of an"
+        " existing method: results of older versions keep their keys.",
+    )
 
     model_config = ConfigDict(allow_inf_nan=True)
 
@@ -56,6 +61,11 @@ def with_defaults(parameters: Mapping[str, Parameter], values: Mapping[str, Scal
     return defaults | dict(values)
 
 
+def recipe_params(parameters: Mapping[str, Parameter], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return what a recipe holds: ``values``, and the defaults of all other parameters that are not implicit."""
+    return with_defaults({name: item for name, item in parameters.items() if not item.implicit}, values)
+
+
 def resolve_study(study: Study) -> Study:
     """Return the study with the defaults of its methods' parameters, so that readers do not need the methods' code."""
     return study.model_copy(update={"arms": {name: _resolve_arm(arm) for name, arm in study.arms.items()}})
@@ -65,4 +75,4 @@ def _resolve_arm(arm: Arm) -> Arm:
     searched = arm.search.ranges if arm.search else {}
     parameters = registry.load_method(arm.method).parameters
     fixed = {name: parameter for name, parameter in parameters.items() if name not in searched}
-    return arm.model_copy(update={"params": with_defaults(fixed, arm.params)})
+    return arm.model_copy(update={"params": recipe_params(fixed, arm.params)})
