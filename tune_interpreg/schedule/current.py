@@ -314,7 +314,7 @@ class Current:
         return self._resembles(record, name) and record["recipe"]["params"].keys() <= accepted
 
     def _resembles(self, record: Record, name: str) -> bool:
-        """Return whether a training has the method, the fixed parameters, the setting and the kinds of input of an arm."""
+        """Return whether a training has the method, fixed parameters, setting and kinds of input of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
