@@ -16,6 +16,7 @@ from analysis.results.results import Results
 from analysis.tables.symbols import SYMBOLS, to_mathtext
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Search
+from tune_interpreg.study.setting import read_params
 
 Points = list[tuple[float, float]]
 
@@ -135,7 +136,7 @@ def _trials(records: list[Record], search: Search, chosen: Mapping[str, Any]) ->
     for record in records:
         loss = record["metrics"].get(search.matched_metric) if record["state"] == "done" else None
         if loss is not None:
-            params = record["recipe"]["params"]
+            params = read_params(record["recipe"], search.ranges)
             points = as_chosen if all(params[name] == value for name, value in others.items()) else rest
             points.append((_strength(record, search), loss))
     return as_chosen, rest
@@ -147,7 +148,7 @@ def _repeats(results: Results, arm: str, search: Search) -> Points:
 
 
 def _strength(record: Record, search: Search) -> float:
-    return float(record["recipe"]["params"][search.strength_name])
+    return float(read_params(record["recipe"], [search.strength_name])[search.strength_name])
 
 
 def _columns(points: Points) -> Any:

@@ -155,7 +155,7 @@ def _collect(results: Results, name: str, kind: str, arms: list[str]) -> Searche
 def _kind(span: Range) -> str:
     if span.choice is not None:
         return "choice"
-    return "log" if span.log_uniform else "linear"
+    return "log" if span.is_logarithmic else "linear"
 
 
 def _places(parameter: SearchedParameter, values: list[Scalar], place: int, *, spread: bool) -> list[float]:

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from analysis.results.results import Results
+from tune_interpreg.study.setting import describe_training
 
 
 def provenance(results: Results) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _arm(results: Results, arm: str, versions: list[dict[str, str]]) -> dict[str
         "method": study_arm.method,
         "teacher": study_arm.teacher,
         "recipe": last.get("recipe_key"),
-        "params": last.get("recipe", {}).get("params", {}),
+        "params": describe_training(results.study, last["recipe"]) if last else {},
         "maps": targets.model_dump(mode="json") if targets else None,
         "search": search,
         "trials": trials,

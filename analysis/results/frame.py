@@ -7,11 +7,12 @@ import pandas as pd
 
 from analysis.results.results import Results
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.setting import describe_training
 
 #: The columns in order, explained in ``results``.
 COLUMNS = (
     *("arm", "title", "method", "seed", "state", "metric", "value", "images"),
-    *("key", "recipe_key", "device", "seconds", "finished"),
+    *("params", "key", "recipe_key", "device", "seconds", "finished"),
 )
 
 
@@ -22,7 +23,8 @@ def results(store: str | Path) -> pd.DataFrame:
     the ledger yet), ``failed``, ``diverged`` or ``pruned``. The value of a missing seed is NaN, its metric, keys and
     device are empty. metric: such as ``test/accuracy``, ``test/adv_accuracy_strict``, ``grad_norm/label``,
     ``train/loss``. value: as measured: accuracies are fractions in [0, 1], losses nats, gradient norms logits per unit
-    of a pixel; NaN if not finite. images: how many it was measured on. key: the training's record in the ledger.
+    of a pixel; NaN if not finite. images: how many it was measured on. params: a dictionary of the method's parameters,
+    and of the settings that differ from the study's, such as ``training.lr``. key: the training's record in the ledger.
     recipe_key: equal for all seeds of one recipe. device: of the training. seconds: of the training, without judgments.
     finished: the time of its end in UTC.
 
@@ -35,11 +37,12 @@ def results(store: str | Path) -> pd.DataFrame:
 def tabulate(results: Results) -> pd.DataFrame:
     """Return the rows of ``results`` from results that are already read."""
     arms = results.study.arms
-    empty: dict[str, Any] = {"metric": "", "key": "", "recipe_key": "", "device": "", "images": 0}
+    empty: dict[str, Any] = {"params": {}, "metric": "", "key": "", "recipe_key": "", "device": "", "images": 0}
     current = results.current
     records = {(arm, record["key"]): record for arm in arms for record in current.finished_repeats(arm).values()}
     rows: Any = results.frame.to_dict(orient="records")
-    lines = [records[row["arm"], row["key"]] | row for row in rows]
+    params = {place: describe_training(results.study, record["recipe"]) for place, record in records.items()}
+    lines = [records[row["arm"], row["key"]] | row | {"params": params[row["arm"], row["key"]]} for row in rows]
     lines += [empty | {"arm": gap.arm, "seed": gap.seed, "state": gap.state} for gap in results.missing]
     frame = pd.DataFrame(lines, columns=list(COLUMNS))
     frame["title"] = frame["arm"].map(results.title)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from analysis.results.results import Results
-from tune_interpreg.study.fields import format_value
+from tune_interpreg.study.fields import format_param
 from tune_interpreg.study.setting import list_overrides
 
 
@@ -59,8 +59,7 @@ def override_notes(results: Results) -> list[str]:
     changed = []
     for name in results.study.arms:
         settings = ", ".join(
-            f"{key} {value if isinstance(value, str) else format_value(value)}"
-            for key, value in list_overrides(results.study, name).items()
+            f"{key} {format_param(value)}" for key, value in list_overrides(results.study, name).items()
         )
         changed += [f"{results.title(name)}: {settings}"] if settings else []
     if not changed:

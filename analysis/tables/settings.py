@@ -11,7 +11,9 @@ from analysis.tables.cells import ABSENT, Cell, Table
 from analysis.tables.notes import mean_notes
 from analysis.tables.symbols import SYMBOLS
 from tune_interpreg.study.config import Search
+from tune_interpreg.study.fields import format_param
 from tune_interpreg.study.metric_names import TRAIN_LOSS
+from tune_interpreg.study.setting import read_params
 
 
 def settings_table(results: Results) -> Table:
@@ -96,15 +98,11 @@ def _chosen(results: Results, name: str, search: Search) -> str:
     repeats, choice = results.current.repeats[name], results.current.choices.get(name, {}).get("params", {})
     params: Mapping[str, Any] = {**fixed, **choice} if choice else {}
     for repeat in repeats.values():
-        params = repeat["recipe"]["params"]
+        params = {**repeat["recipe"]["params"], **read_params(repeat["recipe"], search.ranges)}
     numbers = [parameter for parameter, value in fixed.items() if not isinstance(value, str)]
     shown = [parameter for parameter in (*search.ranges, *numbers) if parameter in params]
     ordered = [p for p in SYMBOLS if p in shown] + [p for p in shown if p not in SYMBOLS]
-    return ", ".join(f"{SYMBOLS.get(p, p)} {_format_value(params[p])}" for p in ordered) or ABSENT
-
-
-def _format_value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{SYMBOLS.get(p, p)} {format_param(params[p])}" for p in ordered) or ABSENT
 
 
 def _option_notes(results: Results, searched: Iterable[str]) -> list[str]:

@@ -11,9 +11,9 @@ from helpers.studies import parse_study
 from tune_interpreg import registry
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.draft import draft_study
+from tune_interpreg.study.file.messages import inner_sections
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.file.reference import SECTIONS, options_table
-from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.problems import StudyError
 
 DATASETS = registry.names("datasets")

@@ -283,7 +283,7 @@ class MethodTrainable(JobTrainable):
         x_BCHW, raw_BCHW = to_pixels(preview.x_NCHW), load_preview_maps(self.assignment)
         g_BCHW = saliency.simple_gradient(model.eval(), x_BCHW, preview.y_N)
         self.log.maps(self.trainer.epoch, x_BCHW, g_BCHW, None if raw_BCHW is None else self.target(raw_BCHW))
-        self.log.hparams({"arm": self.job.arm, "method": self.recipe.method} | self.params)
+        self.log.hparams({"arm": self.job.arm, "method": self.recipe.method} | self.params | self.job.settings)
 
 
 def _name_terms(losses: Mapping[str, float]) -> dict[str, float]:

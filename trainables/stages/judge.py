@@ -66,7 +66,9 @@ class JudgeTrainable(StageTrainable):
             is_new = not folder.exists()
             self._logs[item.model] = log = TrialLog(folder, self.recipe.training.epochs)
             if is_new:
-                log.hparams({"arm": self.job.arm, "method": self.recipe.method} | self.recipe.params)
+                log.hparams(
+                    {"arm": self.job.arm, "method": self.recipe.method} | self.recipe.params | self.job.settings
+                )
         return self._logs[item.model]
 
     def _finish(self, item: Judge, **fields: Any) -> dict[str, Any]:

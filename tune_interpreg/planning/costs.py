@@ -78,7 +78,7 @@ def probe_job(study: Study, model: Model) -> Job:
 def _typical_search(study: Study, name: str) -> dict[str, Scalar]:
     """Return a value of each parameter that an arm searches, as it is measured."""
     search = study.arms[name].search
-    return {parameter: span.extremes()[0] for parameter, span in search.ranges.items()} if search else {}
+    return {parameter: span.middle() for parameter, span in search.ranges.items()} if search else {}
 
 
 def _typical_setting(study: Study, name: str) -> Setting:

@@ -47,7 +47,7 @@ def check_networks(file: StudyFile, data: Dataset | Source) -> dict[str, str]:
         try:
             network = build(setting.model, data.shape, data.classes, seed, images_BCHW=images_BCHW)
         except NetworkError as error:
-            at = (*place, "model") if setting.model != file.study.model else ("model",)
+            at = place if len(place) > 2 else (*place, "model") if setting.model != file.study.model else ("model",)
             raise StudyError([file.locate(at, str(error))]) from error.__cause__
         gradients[name] = describe_gradients(network)
     return gradients
@@ -66,7 +66,7 @@ def _find_batch_problems(study: Study, images: int) -> Iterator[Finding]:
         limit, size = setting.train_limit or images, setting.training.batch_size
         if limit > images:
             message = f"the study has {images:,} training images, got {limit:,}; lower it or drop it"
-            problems.setdefault(message, (*place, "data", "train_limit"))
+            problems.setdefault(message, place if len(place) > 2 else (*place, "data", "train_limit"))
         elif limit < size:
             message = f"a batch takes {size} images, but there are {limit} to train on; lower it, or raise train_limit"
             is_shared = size == study.training.batch_size and limit == images

@@ -25,6 +25,7 @@ from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Item, Job, Train
+from tune_interpreg.study.setting import arm_setting, read_params
 
 #: States of a training that no repetition changes.
 FINAL = ("done", "diverged")
@@ -315,9 +316,14 @@ class Dispatcher:
     def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
         """Return the parameters of a trial that an earlier run started, from its training's record or its note."""
         if training := self.progress.training_of_trial(task.arm, number):
-            return dict(training["recipe"]["params"])
+            return self._read_searched(task.arm, training["recipe"])
         notes = (job for job in self.progress.notes if Task.from_job(job) == task and self.progress.is_wanted(job))
-        return next((job.recipe.params for job in notes), None)
+        recipes = (job.recipe.model_dump(mode="json") for job in notes)
+        return next((self._read_searched(task.arm, recipe) for recipe in recipes), None)
+
+    def _read_searched(self, name: str, recipe: Mapping[str, Any]) -> Mapping[str, Scalar]:
+        search = self.study.arms[name].search
+        return read_params(recipe, search.ranges) if search else {}
 
     def _search(self, name: str) -> ArmSearch:
         """Return the arm's search, opened when first needed."""
@@ -333,7 +339,7 @@ class Dispatcher:
                 target=self.progress.target(name),
                 bounds=self.progress.bounds(name),
                 trials=self.progress.trials[name],
-                epochs=self.study.training.epochs,
+                epochs=arm_setting(self.study, name).training.epochs,
             )
         return self._searches[name]
 

@@ -147,6 +147,7 @@ class Progress(Current):
             trains=trains,
             work=tuple(work),
             names=names,
+            searched=tuple(search.ranges) if search else (),
             observation=measures.observe(self.study, search if task.stage == "search" else None),
             batch_size=self.study.evaluation.batch_size,
         )

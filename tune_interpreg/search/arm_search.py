@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,6 +22,7 @@ from tune_interpreg.search.pruning import Pruning, read_curve
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.setting import read_params
 from tune_interpreg.study.space import Range, Search
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -174,7 +175,7 @@ class ArmSearch:
         )
 
     def _read_params(self, record: Record) -> dict[str, Scalar]:
-        return {name: record["recipe"]["params"][name] for name in self.search.ranges}
+        return read_params(record["recipe"], self.search.ranges)
 
     # --------------------------------------------------------------- proposals
     def _ask(self, study: optuna.Study, number: int, fixed: Mapping[str, Scalar]) -> optuna.Trial:
@@ -239,14 +240,24 @@ def to_distribution(span: Range) -> BaseDistribution:
     """Return a searched range as Optuna's distribution."""
     if span.choice is not None:
         return CategoricalDistribution(span.choice)
+    whole = span.log_int or span.int
+    if whole is not None:
+        return IntDistribution(*whole, log=span.is_logarithmic, step=int(span.step or 1))
     assert span.bounds is not None
-    return FloatDistribution(*span.bounds, log=span.log_uniform is not None)
+    return FloatDistribution(*span.bounds, log=span.is_logarithmic, step=span.step)
 
 
 def _shift(value: Scalar, distribution: BaseDistribution, share: float) -> Scalar:
-    """Move a number by a share of its distance to the farther end of its range. Leave choices as they are."""
-    if not isinstance(distribution, FloatDistribution) or isinstance(value, str):
+    """Move a number by a share of its distance to the farther end of its range, but by a step at least.
+
+    Leave choices as they are.
+    """
+    if not isinstance(distribution, FloatDistribution | IntDistribution) or isinstance(value, str):
         return value
+    if distribution.step and not distribution.log:
+        farther = distribution.low if value > (distribution.low + distribution.high) / 2 else distribution.high
+        steps = math.ceil(share * abs(farther - value) / distribution.step)
+        return value + math.copysign(1, farther - value) * steps * distribution.step
     low, high, position = distribution.low, distribution.high, float(value)
     if distribution.log:
         low, high, position = math.log(low), math.log(high), math.log(position)

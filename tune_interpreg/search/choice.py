@@ -22,7 +22,8 @@ from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.fields import Frozen, Scalar
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY
 from tune_interpreg.study.recipe import digest
-from tune_interpreg.study.space import Search
+from tune_interpreg.study.setting import read_params
+from tune_interpreg.study.space import Search, Searched
 
 if TYPE_CHECKING:
     from tune_interpreg.search.matching.estimate import Match
@@ -34,7 +35,7 @@ STARTUP = 4
 class Choice(Frozen):
     """The outcome of a search, as the store holds it."""
 
-    params: dict[str, Scalar] = Field(description="the searched parameters, as the repeats use them")
+    params: dict[str, Searched] = Field(description="the searched parameters, as the repeats use them")
     trials: str = Field(description="digest of what the choice depends on (``digest_trials``)")
     found: bool = Field(False, description="a match that needs no further trials")
     least: dict[str, float] = Field(default_factory=dict, description="the least values that ``where`` asks for")
@@ -70,7 +71,7 @@ def choose(
         return None
     reason = bounds.explain_violation(best["number"], best["metrics"])
     return Choice(
-        params={name: best["recipe"]["params"][name] for name in search.ranges},
+        params=read_params(best["recipe"], search.ranges),
         trials=digest_trials(search, records, dict(bounds.references) or None),
         least=dict(bounds.least),
         feasible=reason is None,
@@ -214,7 +215,7 @@ class Combination:
         return [strength for strength, _ in valid], [residual for _, residual in valid]
 
     def _strength(self, record: Record) -> float:
-        return float(record["recipe"]["params"][self.search.strength_name])
+        return float(read_params(record["recipe"], [self.search.strength_name])[self.search.strength_name])
 
 
 def _combinations(search: Search, records: Sequence[Record], target: Target) -> list[Combination]:

@@ -37,6 +37,7 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Job, StageName
 from tune_interpreg.study.measures import ChecksMeasure
 from tune_interpreg.study.metric_names import TRAIN_LOSS
+from tune_interpreg.study.setting import read_params
 from tune_interpreg.study.space import Search
 
 #: Longest error, in characters.
@@ -190,7 +191,7 @@ class _Snapshot:
         bounds = self.current.bounds(name)
         if search is None or bounds is None or (best := best_trial(search, done, bounds)) is None:
             return None
-        params = {parameter: best["recipe"]["params"][parameter] for parameter in search.ranges}
+        params = read_params(best["recipe"], search.ranges)
         metrics = {metric: best["metrics"][metric] for metric in (str(search.maximize), *search.where)}
         return BestTrial(best["number"], params, metrics, bounds.explain_violation(best["number"], best["metrics"]))
 
@@ -211,7 +212,7 @@ class _Snapshot:
         """Return the tried strengths ``below`` and ``above`` the match; {} if each combination has a match."""
         nearest: dict[str, TriedStrength] = {}
         tried = [
-            TriedStrength(float(record["recipe"]["params"][search.strength_name]), residual)
+            TriedStrength(float(read_params(record["recipe"], [search.strength_name])[search.strength_name]), residual)
             for record in self.current.list_trials(name)
             if (residual := target.residual(record)) is not None and math.isfinite(residual)
         ]

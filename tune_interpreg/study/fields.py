@@ -19,6 +19,13 @@ def format_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def format_param(value: Any) -> str:
+    """Return the value of a parameter for people: a number that is not whole with three digits."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else format_value(value)
+
+
 def is_number(value: Any) -> bool:
     """Return whether ``value`` is an int or a float. A bool is neither."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

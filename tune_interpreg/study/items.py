@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tune_interpreg.study.config import MapSettings
-from tune_interpreg.study.fields import Frozen
+from tune_interpreg.study.fields import Frozen, Scalar, format_param
 from tune_interpreg.study.measures import Measure, Observation, Question, SplitName
 from tune_interpreg.study.recipe import Recipe, digest
+from tune_interpreg.study.setting import read_params
 
 #: The stages of an arm, in the order in which it goes through them.
 StageName = Literal["search", "repeats", "maps", "judgments"]
@@ -72,6 +73,7 @@ class Job(Frozen):
     trains: bool
     work: tuple[Maps | Judge, ...] = ()
     names: dict[str, str] = Field(default_factory=dict, description="Key of a judgment → name of its entry, if any.")
+    searched: tuple[str, ...] = Field((), description="Names of the parameters that the arm searches.")
     observation: Observation
     batch_size: int = Field(description="Images per forward, in validation and in judgments.")
 
@@ -111,6 +113,12 @@ class Job(Frozen):
         return f"{'maps' if self.stage == 'maps' else 'repeat'}-seed{seeds}-{self.key[:6]}"
 
     @property
+    def settings(self) -> dict[str, Scalar]:
+        """The values of the searched settings, which are no parameters of the method."""
+        dotted = [name for name in self.searched if "." in name]
+        return read_params(self.recipe.model_dump(mode="json"), dotted) if dotted else {}
+
+    @property
     def title(self) -> str:
         """Name of the job for people: arm, stage, and parameters or seeds."""
         seeds = f"seed {', '.join(map(str, self.seeds))}"
@@ -119,7 +127,7 @@ class Job(Frozen):
         if self.number is None:
             return f"{self.arm}: {seeds}" if self.trains else f"{self.arm}: judgments, {seeds}"
         numbers = {name: value for name, value in self.recipe.params.items() if not isinstance(value, str)}
-        params = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        params = ", ".join(f"{name} {format_param(value)}" for name, value in (numbers | self.settings).items())
         return f"{self.arm}: {'' if self.trains else 'judgments, '}trial {self.number} ({params})"
 
     def model_of(self, item: Train | Maps | Judge) -> Train:

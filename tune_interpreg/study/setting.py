@@ -50,8 +50,10 @@ def arm_setting(study: Study, name: str, searched: Mapping[str, Any] | None = No
     limit = arm.data.train_limit if arm.data else None
     changes: dict[str, dict[str, Any]] = {}
     for parameter, value in (searched or {}).items():
-        section, dot, key = parameter.partition(".")
-        if dot and section in SECTIONS:
+        section, _, key = parameter.partition(".")
+        if parameter == "data.train_limit":
+            limit = value
+        elif key and section in SECTIONS:
             changes.setdefault(section, {})[key] = value
     for section, values in changes.items():
         sections[section] = SECTIONS[section].model_validate(override(sections[section], values))
@@ -60,8 +62,14 @@ def arm_setting(study: Study, name: str, searched: Mapping[str, Any] | None = No
 
 def list_possible_settings(study: Study) -> Iterator[tuple[Place, Setting]]:
     """Yield the settings that trainings of a study may have, each with its place in the study file."""
-    for name in study.arms:
-        yield ("arms", name), arm_setting(study, name)
+    for name, arm in study.arms.items():
+        ranges = arm.search.ranges if arm.search else {}
+        first = {key: span.extremes()[0] for key, span in ranges.items()}
+        yield ("arms", name), arm_setting(study, name, first)
+        for key, span in ranges.items():
+            kind = "grid" if arm.search and arm.search.grid else "space"
+            for value in span.extremes() if "." in key else ():
+                yield ("arms", name, "search", kind, key), arm_setting(study, name, first | {key: value})
 
 
 def list_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,9 +94,18 @@ def dump_setting(setting: Setting) -> dict[str, Any]:
 
 def list_overrides(study: Study, name: str) -> dict[str, Any]:
     """Return dotted name → value of an arm's settings that differ from the study's."""
-    shared = {section: getattr(study, section).model_dump(mode="json") for section in SECTIONS}
-    theirs, ours = list_settings(shared), dump_setting(arm_setting(study, name))
-    return {key: value for key, value in ours.items() if key not in theirs or theirs[key] != value}
+    return _list_differences(study, dump_setting(arm_setting(study, name)))
+
+
+def describe_training(study: Study, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a recipe's method, and its settings that differ from the study's."""
+    return {**recipe["params"], **_list_differences(study, list_settings(recipe))}
+
+
+def _list_differences(study: Study, settings: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {section: getattr(study, section).model_dump(mode="json") for section in SECTIONS}
+    shared = list_settings(sections)
+    return {key: value for key, value in settings.items() if key not in shared or shared[key] != value}
 
 
 def read_params(recipe: Mapping[str, Any], names: Iterable[str]) -> dict[str, Scalar]:

@@ -6,13 +6,20 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from tune_interpreg.study.fields import Frozen, Integer, Number, Scalar, check_distinct, format_value, is_number
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ADV_ACCURACY, Selectable
 from tune_interpreg.study.notation import suggest_number
+
+
+def _check_whole_bounds(value: Any, field: ValidationInfo) -> Any:
+    checked = _check_bounds(value, field)
+    if checked is not None and not all(isinstance(bound, int) for bound in checked):
+        raise ValueError(f"takes two whole numbers [low, high], got {format_value(value)}")
+    return checked
 
 
 def _check_bounds(value: Any, field: ValidationInfo) -> Any:
@@ -22,33 +29,85 @@ def _check_bounds(value: Any, field: ValidationInfo) -> Any:
         raise ValueError(f"takes two numbers [low, high], got {format_value(value)}{suggest_number(value)}")
     if not value[0] < value[1]:
         raise ValueError(f"low must lie below high, got {format_value(value)}")
-    if field.field_name == "log_uniform" and value[0] <= 0:
-        raise ValueError(f"a logarithmic range starts above 0, got {value[0]:g}; raise it, or use uniform")
+    if field.field_name in ("log_uniform", "log_int") and value[0] <= 0:
+        other = field.field_name.removeprefix("log_")
+        raise ValueError(f"a logarithmic range starts above 0, got {value[0]:g}; raise it, or use {other}")
     return value
 
 
-Values = Annotated[tuple[Scalar, ...], Field(min_length=1), AfterValidator(check_distinct)]
+def _check_value(value: Any) -> Any:
+    if not (is_number(value) or isinstance(value, (str, bool))):
+        raise ValueError(f"takes a number, text, true or false, got {format_value(value)}")
+    return value
+
+
+#: A value of a searched parameter. Truth values belong to settings such as training.nesterov.
+Searched = Annotated[bool | float | int | str, BeforeValidator(_check_value)]
+Values = Annotated[tuple[Searched, ...], Field(min_length=1), AfterValidator(check_distinct)]
 Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_check_bounds)]
+WholeBounds = Annotated[tuple[int, int] | None, BeforeValidator(_check_whole_bounds)]
 
 
 class Range(Frozen):
-    """The values of a searched parameter: exactly one of log_uniform, uniform and choice."""
+    """The values of a searched parameter: exactly one of log_uniform, uniform, log_int, int and choice."""
+
+    KINDS: ClassVar = ("log_uniform", "uniform", "log_int", "int", "choice")
 
     log_uniform: Bounds = Field(None, description="[low, high], uniform in the logarithm; low > 0.")
     uniform: Bounds = Field(None, description="[low, high], uniform.")
+    log_int: WholeBounds = Field(None, description="[low, high], whole numbers, uniform in the logarithm; low > 0.")
+    int: WholeBounds = Field(None, description="[low, high], whole numbers.")
     choice: Values | None = Field(None, description="A list of values.")
+    step: Annotated[float, Strict()] | None = Field(
+        None, gt=0, description="Distance between the values of uniform or int, from low to high. null: any, for int 1."
+    )
 
     @model_validator(mode="after")
-    def _check_one_kind(self) -> Range:
-        kinds = [name for name in ("log_uniform", "uniform", "choice") if getattr(self, name) is not None]
+    def _check_together(self) -> Range:
+        kinds = [name for name in self.KINDS if getattr(self, name) is not None]
         if len(kinds) != 1:
-            raise ValueError(f"takes exactly one of log_uniform, uniform, choice, got {' and '.join(kinds) or 'none'}")
+            raise ValueError(f"takes exactly one of {', '.join(self.KINDS)}, got {' and '.join(kinds) or 'none'}")
+        if self.step is not None:
+            self._check_step(kinds[0], self.step)
         return self
+
+    def _check_step(self, kind: str, step: float) -> None:
+        bounds = self.uniform or self.int
+        if bounds is None:
+            raise ValueError(f"step goes with uniform or int, got {kind}; drop step")
+        if kind == "int" and step % 1:
+            raise ValueError(f"step of whole numbers is a whole number, got {step:g}")
+        steps = (bounds[1] - bounds[0]) / step
+        if abs(steps - round(steps)) > 1e-9 * max(1.0, steps):
+            last = bounds[0] + math.floor(steps) * step
+            raise ValueError(f"steps of {step:g} from {bounds[0]:g} end at {last:g}; give [{bounds[0]:g}, {last:g}]")
 
     @property
     def bounds(self) -> tuple[float, float] | None:
         """(low, high), or None for a choice."""
-        return self.log_uniform or self.uniform
+        return self.log_uniform or self.uniform or self.log_int or self.int
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """True for a range that is uniform in the logarithm."""
+        return (self.log_uniform or self.log_int) is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """True for a range of whole numbers."""
+        return (self.log_int or self.int) is not None
+
+    def middle(self) -> Scalar:
+        """Return a value in the middle of the range, or of the list of choices."""
+        if self.choice:
+            return self.choice[len(self.choice) // 2]
+        low, high = self.bounds or (0.0, 0.0)
+        if self.is_logarithmic:
+            middle = math.sqrt(low) * math.sqrt(high)
+        else:
+            steps = (high - low) / (self.step or 1)
+            middle = low + (self.step * math.floor(steps / 2) if self.step else (high - low) / 2)
+        return round(middle) if self.is_whole else middle
 
     def extremes(self) -> tuple[Scalar, ...]:
         """Return the values that decide whether a parameter admits the whole range: the bounds, or all choices."""
@@ -57,12 +116,20 @@ class Range(Frozen):
     def contains(self, value: Scalar, *, widened: bool = False) -> bool:
         """Return whether a search over this range can propose ``value``; ``widened``: over ``widest_bounds`` of it."""
         if self.bounds is None:
-            return value in self.extremes()
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.extremes()
+            )
+        if isinstance(value, (str, bool)) or (self.is_whole and value % 1):
+            return False
         low, high = self.bounds
+        if self.step:
+            steps = (value - low) / self.step
+            if abs(steps - round(steps)) > 1e-6:
+                return False
         if widened:
             low, high = widest_bounds(self.bounds)
             low, high = low * (1 - 1e-9), high * (1 + 1e-9)  # a matched strength carries rounding errors
-        return not isinstance(value, str) and low <= value <= high
+        return low <= value <= high
 
 
 def widest_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -111,10 +178,15 @@ class Search(Frozen):
     """A search before the repeats, over space or grid, that maximizes a metric or matches another arm's loss."""
 
     grid: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
-        None, description="Values for each parameter. Every combination is a trial; the last parameter changes fastest."
+        None,
+        description="Values for each parameter, as in space. Every combination is a trial; the last parameter changes"
+        " fastest.",
     )
     space: Annotated[dict[str, Range], Field(min_length=1)] | None = Field(
-        None, validate_default=True, description="A range for each parameter."
+        None,
+        validate_default=True,
+        description="A range for each parameter of the method, or setting with a dot: training.lr, attack.eps (of the"
+        " attack in training), model.OPTION, data.train_limit.",
     )
     maximize: Annotated[Selectable | None, BeforeValidator(_check_maximize)] = Field(
         None, description="The validation metric to maximize."
@@ -232,7 +304,7 @@ class Search(Frozen):
     def _match_problems(self) -> Iterator[str]:
         logarithmic = [name for name, span in self.ranges.items() if span.log_uniform]
         count = len(self.combinations())
-        if len(logarithmic) != 1 or any(span.uniform for span in self.ranges.values()):
+        if len(logarithmic) != 1 or any(span.bounds and not span.log_uniform for span in self.ranges.values()):
             rule = "matching a loss searches exactly one parameter over log_uniform: [low, high], others by choice"
             yield f"{rule}; got {', '.join(self.ranges)}"
         elif count > 1 and self.trials < 3 * count:

@@ -8,9 +8,9 @@ from typing import Any, get_args
 from tune_interpreg import registry
 from tune_interpreg.study.config import Data, Model, Study
 from tune_interpreg.study.fields import Frozen
+from tune_interpreg.study.file.messages import inner_sections, section_class
 from tune_interpreg.study.file.read import list_shipped_studies
 from tune_interpreg.study.file.reference import SECTIONS, doc_text, list_entries, load_registered, to_yaml
-from tune_interpreg.study.file.rules import inner_sections, section_class
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.problems import Problem, StudyError

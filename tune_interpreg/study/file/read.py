@@ -4,37 +4,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Study
+from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import format_value
-from tune_interpreg.study.file.rules import find_problems, section_class, suggest_sections
+from tune_interpreg.study.file.messages import describe_error
+from tune_interpreg.study.file.rules import find_problems
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.file.yaml_text import UnreadableText, YamlText
-from tune_interpreg.study.notation import suggest_flag, suggest_number
-from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
-
-#: Pydantic's name of a broken rule → the rule in a user's words.
-_RULES = {
-    "int_type": "takes a whole number",
-    "int_from_float": "takes a whole number",
-    "float_type": "takes a number",
-    "finite_number": "takes a finite number",
-    "string_type": "takes text",
-    "bool_type": "takes true or false",
-    "tuple_type": "takes a list such as [0, 1]",
-    "dict_type": "takes a mapping",
-    "literal_error": "takes one of {expected}",
-    "greater_than": "takes a number above {gt:g}",
-    "greater_than_equal": "takes a number of at least {ge:g}",
-    "less_than": "takes a number below {lt:g}",
-    "less_than_equal": "takes a number of at most {le:g}",
-    "too_short": "takes at least one value",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     problems = _override(file, overrides)
     if data_root is not None:
         file.override(("data", "root"), str(data_root.absolute()), f"--data-root {data_root}")
-    raw = complete_arms({"name": path.stem} | file.raw)
+    raw = {"name": path.stem} | file.raw
     findings = file.duplicates + find_problems(raw)
     try:
         study = Study.model_validate(raw)
@@ -130,47 +110,5 @@ def _translate(error: ValidationError) -> list[Finding]:
         repeats = kind == "default_factory_not_called" or (kind == "too_short" and bool(problem["input"]))
         # ``rules`` reports parameters and options
         if not repeats and inner[:1] != ("params",) and inner[1:2] != ("options",):
-            findings.append((place, _message(problem)))
+            findings.append((place, describe_error(problem)))
     return findings
-
-
-def _message(error: Any) -> str:
-    kind, value, place = error["type"], error["input"], error["loc"]
-    if kind == "value_error":
-        return str(error["msg"]).removeprefix("Value error, ")
-    section = _section_at(place[:-1])
-    if kind == "extra_forbidden":
-        homes = suggest_sections(place[-1], section)
-        hint = f"did you mean {homes[0]}?" if homes else registry.suggest(place[-1], section.model_fields)
-        return f"unknown key; {hint}"
-    if kind == "missing":
-        return f"is required. {section.model_fields[place[-1]].description}"
-    if kind == "model_type":
-        fields = _section_at(place).model_fields
-        example = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
-        rule = f"takes a mapping such as {{{example}: …}}"
-    else:
-        rule = _RULES.get(kind, error["msg"]).format(**error.get("ctx", {}))
-    return f"{rule}, got {format_value(value)}{_remedy(kind, value)}"
-
-
-def _remedy(kind: str, value: Any) -> str:
-    """Return what to write instead of ``value``, as the end of a message; empty if that is not known."""
-    if value is None:
-        return "; give it a value, or drop it"
-    if kind in ("int_type", "float_type"):
-        return suggest_number(value)
-    if kind == "string_type" and isinstance(value, (bool, int, float)):
-        return "; put it in quotes"
-    return suggest_flag(value) if kind == "bool_type" else ""
-
-
-def _section_at(place: Place) -> type[BaseModel]:
-    """Return the class of the section at ``place``."""
-    model: type[BaseModel] = Study
-    if place[:1] == ("arms",) and len(place) > 1:
-        model, place = Arm, place[2:]  # after the arm's name
-    for key in place:
-        field = model.model_fields.get(str(key))
-        model = (section_class(field.annotation) if field else None) or model
-    return model

@@ -21,8 +21,8 @@ from tune_interpreg.study.config import (
     Targets,
 )
 from tune_interpreg.study.fields import Frozen
+from tune_interpreg.study.file.messages import inner_sections
 from tune_interpreg.study.file.options import Option, describe_type, list_options
-from tune_interpreg.study.file.rules import inner_sections
 from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.space import Condition, Range, Search

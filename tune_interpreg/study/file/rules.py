@@ -8,14 +8,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Attack, AttackEntry, Data, Model, OpenSection, find_entry_problems
 from tune_interpreg.study.fields import format_value, is_number
+from tune_interpreg.study.file.messages import suggest_sections
 from tune_interpreg.study.file.options import Option, list_options
+from tune_interpreg.study.file.searched import find_setting_problems
+from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
 from tune_interpreg.study.space import Range
@@ -36,7 +39,7 @@ def find_problems(raw: Section) -> list[Finding]:
     if find_spec("pyautoattack") is None:
         remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
         findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
-    arms = _section(raw, "arms")
+    arms, whole_arms = _section(raw, "arms"), _section(complete_arms(raw), "arms")
     for name, arm in arms.items():
         if not _ARM_NAME.fullmatch(name):
             rule = (
@@ -44,30 +47,13 @@ def find_problems(raw: Section) -> list[Finding]:
             )
             findings.append((("arms", name), f"{rule}, got {format_value(name)}"))
         if isinstance(arm, Mapping):
+            whole = whole_arms[name]
             findings += _check_method(name, arm)
+            findings += find_setting_problems(raw, ("arms", name), arm, whole)
             if arm.get("model") is not None:
-                places = _check_builder("models", arm, "model", Model)
+                places = _check_builder("models", whole, "model", Model)
                 findings += [(("arms", name, *place), message) for place, message in places]
     return findings + list(_check_edges(arms))
-
-
-def suggest_sections(key: str, model: type[BaseModel]) -> list[str]:
-    """Return the places in sections of ``model`` that take ``key``, as ``section.key``."""
-    return [f"{name}.{key}" for name, section in inner_sections(model).items() if key in section.model_fields]
-
-
-def inner_sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the fields of ``model`` that are sections, with their classes; without mappings of sections."""
-    annotations = {name: field.annotation for name, field in model.model_fields.items()}
-    classes = {name: section_class(kind) for name, kind in annotations.items() if get_origin(kind) is not dict}
-    return {name: section for name, section in classes.items() if section}
-
-
-def section_class(annotation: Any) -> type[BaseModel] | None:
-    """Return the section's class in an annotation such as ``Search | None`` or ``dict[str, Range]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(section_class, get_args(annotation))), None)
 
 
 def _check_evaluation(raw: Section) -> Iterator[Finding]:
@@ -147,6 +133,7 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     space, grid = (_section(arm, "search", kind) for kind in ("space", "grid"))
     ranges: Written = {key: ((*place, "search", "space", key), span) for key, span in space.items()}
     ranges |= {key: ((*place, "search", "grid", key), None) for key in grid}
+    ranges = {key: written for key, written in ranges.items() if "." not in key}  # others are settings
     yield from _check_keys(f"parameter; {subject}", method.parameters, params, Arm, Parameter.find_problem)
     yield from _check_keys(f"parameter; {subject}", method.parameters, ranges, Arm, _find_range_problem)
     yield from _check_choices(method.parameters, arm, place)
@@ -189,12 +176,14 @@ def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]
 def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
     """Return why a search between the bounds in ``span`` may propose values that the parameter refuses, or None."""
     try:
-        bounds = Range.model_validate(span).bounds
+        values = Range.model_validate(span)
     except ValidationError:
         return None  # reported with the section
-    if bounds and (parameter.choices or parameter.integer):
+    if values.bounds and parameter.choices:
         return f"takes {parameter.allowed_values()}; search it by choice: [VALUES]"
-    return next(filter(None, map(parameter.find_problem, bounds or ())), None)
+    if values.bounds and parameter.integer and not values.is_whole:
+        return f"takes {parameter.allowed_values()}; search it by int: [low, high], or by choice: [VALUES]"
+    return next(filter(None, map(parameter.find_problem, values.bounds or ())), None)
 
 
 def _check_choices(parameters: Mapping[str, Parameter], arm: Section, place: Place) -> Iterator[Finding]:
@@ -206,7 +195,8 @@ def _check_choices(parameters: Mapping[str, Parameter], arm: Section, place: Pla
         if key in parameters and isinstance(values, list | tuple):
             for index, value in enumerate(values):
                 problem = parameters[key].find_problem(value)
-                if problem and (is_number(value) or isinstance(value, str)):  # others are reported with the section
+                # other types are reported with the section
+                if problem and (is_number(value) or isinstance(value, (str, bool))):
                     yield (*place, "search", *inner, index), problem
 
 
