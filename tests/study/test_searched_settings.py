@@ -98,7 +98,7 @@ def test_a_match_may_find_the_strength_of_a_setting() -> None:
         ("training.lrr: {uniform: [0.1, 1]}", "training.lrr", "did you mean training.lr?"),
         ("lr: {uniform: [0.1, 1]}", "lr", "did you mean training.lr?"),
         ("attack.epsilon: {uniform: [0.1, 1]}", "attack.epsilon", "did you mean attack.eps?"),
-        ("model.widht: {int: [1, 2]}", "model.widht", "did you mean model.width?"),
+        ("model.wide: {int: [1, 2]}", "model.wide", "did you mean model.width?"),
         ("evaluation.steps: {int: [1, 2]}", "evaluation.steps", "unknown setting"),
         ("training.augment: {choice: [1]}", "training.augment", "unknown setting"),
         ("training.lr: {uniform: [0, 1]}", "training.lr", "takes a number above 0, got 0"),

@@ -59,14 +59,14 @@ def find_setting_problems(
         tested = list(_list_values(at, span))
         if is_match and span.log_uniform:
             tested += [(at, bound) for bound in widest_bounds(span.log_uniform)]
-        found: dict[Place, str] = {}
+        problems: dict[Place, str] = {}
         for where, value in tested:
             problem = _find_value_problem(study, arm, key, value, options)
-            if problem and where not in found:
+            if problem and where not in problems:
                 is_widened = is_match and bool(span.bounds) and value not in (span.bounds or ())
-                found[where] = problem + (f", which a match of {key} may widen its range to" if is_widened else "")
-        yield from found.items()
-        if not found:
+                problems[where] = problem + (f", which a match of {key} may widen its range to" if is_widened else "")
+        yield from problems.items()
+        if not problems:
             values[key] = [value for _, value in tested]
     yield from _check_together(study, place, arm, values)
 
@@ -91,7 +91,7 @@ def _list_values(place: Place, span: Range) -> Iterator[tuple[Place, Any]]:
 
 
 def _list_options(study: Mapping[str, Any], arm: Mapping[str, Any]) -> Mapping[str, Option]:
-    """Return the options of the arm's network; none if it cannot be found, which is reported with its section."""
+    """Return the options of the arm's network; none if it cannot be problems, which is reported with its section."""
     model = arm.get("model") or study.get("model")
     settings = model if isinstance(model, Mapping) else {"name": model or Model().name}
     try:
