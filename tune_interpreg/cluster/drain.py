@@ -1,5 +1,6 @@
 """Run all open jobs of a study: in this process, on a local Ray, or on a cluster, with the same code."""
 
+import gc
 import logging
 import math
 import os
@@ -27,6 +28,9 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Job
 
 logger = logging.getLogger(__name__)
+
+#: Trials of one run of Tune, and of each of its slots, at least.
+TRIALS_PER_TURN, TRIALS_PER_SLOT = 2000, 50
 
 
 def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
@@ -137,11 +141,32 @@ class _StopOnRequest(tune.Stopper):
 
 
 def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
-    resources = dispatcher.study.resources
-    logger.info("the nodes can run %d trials at once", nodes.require_slots(nodes.living_nodes(), resources))
+    """Run all open jobs through Tune, in turns of some thousand trials.
+
+    A controller of Tune looks through all of its trials at each event and keeps them in memory. The end of a turn waits
+    for its last trials, so a turn has many trials for each slot.
+    """
+    slots = nodes.require_slots(nodes.living_nodes(), dispatcher.study.resources)
+    logger.info("the nodes can run %d trials at once", slots)
     searcher = GraphSearcher(dispatcher, device)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
-    tuner = tune.Tuner(
+    with stop.polling(), watch_cluster(stop), ray_internals.survive_out_of_memory():
+        while dispatcher.is_open() and not stop.requested:
+            searcher.start_turn(max(TRIALS_PER_TURN, TRIALS_PER_SLOT * slots))
+            try:
+                _make_tuner(searcher, stop).fit()
+            except Exception as error:
+                raise searcher.failure or error from None
+            finally:
+                shutil.rmtree(dispatcher.store.tune_dir, ignore_errors=True)
+            if searcher.failure:
+                raise searcher.failure
+            gc.collect()  # the controller and its trials refer to each other
+
+
+def _make_tuner(searcher: GraphSearcher, stop: Stop) -> tune.Tuner:
+    dispatcher, resources = searcher.dispatcher, searcher.dispatcher.study.resources
+    return tune.Tuner(
         tune.with_resources(StudyTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -159,12 +184,3 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
             stop=_StopOnRequest(stop),
         ),
     )
-    try:
-        with stop.polling(), watch_cluster(stop), ray_internals.survive_out_of_memory():
-            tuner.fit()
-    except Exception as error:
-        raise searcher.failure or error from None
-    finally:
-        shutil.rmtree(dispatcher.store.tune_dir, ignore_errors=True)
-    if searcher.failure:
-        raise searcher.failure

@@ -37,12 +37,17 @@ class GraphSearcher(Searcher):
         self.jobs: dict[str, Job] = {}  # by trial_id
         self.errors: dict[str, Exception] = {}  # by trial_id
         self.failure: Exception | None = None
+        self._left = 0  # trials of this turn
         self._restarts: deque[Job] = deque()
         self._raised: Counter[str] = Counter()  # by key
         self._killed: Counter[str] = Counter()  # by key
 
+    def start_turn(self, trials: int) -> None:
+        """Allow so many trials to the next run of Tune."""
+        self._left = trials
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.failure:
+        if self.failure or self._left == 0:
             return Searcher.FINISHED
         if len(self.jobs) >= self.slots.count():
             return None
@@ -53,6 +58,7 @@ class GraphSearcher(Searcher):
             return Searcher.FINISHED
         if isinstance(job, Pause):
             return None if job is Pause.WAIT else Searcher.FINISHED
+        self._left -= 1
         self.jobs[trial_id] = job
         return worker_config(job, self.dispatcher.store, self.device)
 
