@@ -48,7 +48,8 @@ def settings_table(results: Results) -> Table:
         " different."
     )
     notes = [*mean_notes(results, [TRAIN_LOSS], named), note]
-    notes += _option_notes(results, searches) + _strength_notes(results, searches)
+    notes += [*_option_notes(results, searches), *_fidelity_notes(results, searches)]
+    notes += _strength_notes(results, searches)
     return Table.from_rows("Chosen settings and matched training losses", rows, notes, "settings")
 
 
@@ -113,6 +114,18 @@ def _option_notes(results: Results, searched: Iterable[str]) -> list[str]:
         options = [f"{parameter} {value}" for parameter, value in params.items() if isinstance(value, str)]
         names_by_options.setdefault(", ".join(options), []).append(name)
     return [f"{', '.join(names)}: {options}." for options, names in names_by_options.items() if options]
+
+
+def _fidelity_notes(results: Results, searches: Mapping[str, Search]) -> list[str]:
+    """Return a note on each search with trials that train less than the repeats."""
+    notes = []
+    for name, search in searches.items():
+        reduced = ", ".join(f"{key} {value}" for key, value in search.fidelity.items())
+        if reduced:
+            rule = "The metrics of its trials are not those of its repeats."
+            bounds = " The bounds of where are of whole trainings." if search.where else ""
+            notes.append(f"{results.title(name)}: trials at lower fidelity, with {reduced}. {rule}{bounds}")
+    return notes
 
 
 def _strength_notes(results: Results, searched: Iterable[str]) -> list[str]:

@@ -55,34 +55,38 @@ def training_job(study: Study, task: Task) -> Job:
     """Return the training that is measured for a task. Its key depends only on options that change the time."""
     arm = study.arms[task.arm]
     maps = TargetMaps(key="any", permute=arm.targets.permute) if arm.targets else None
-    searched = _typical_search(study, task.arm)
+    is_trial = task.stage == "search"
+    searched = _typical_search(study, task.arm, is_trial)
     values, method = {**searched, **arm.params}, registry.load_method(arm.method)
     params = {name: _typical_value(parameter, values.get(name)) for name, parameter in method.parameters.items()}
     teacher = None
     if method.needs_teacher and arm.teacher:
         teacher = TeacherModel(key="any", seed=0, model=_typical_setting(study, arm.teacher).model)
-    is_trial = task.stage == "search"
     observation = measures.observe(study, arm.search if is_trial else None)
     seeds = range(1 if is_trial else len(task.parts))
-    setting = _typical_setting(study, task.arm)._replace(train_limit=None)  # a measurement takes few batches
+    setting = _typical_setting(study, task.arm, is_trial)._replace(train_limit=None)  # a measurement takes few batches
     fields: dict[str, Any] = {"method": arm.method, "params": params, "maps": maps, "teacher": teacher}
-    return _job(study, task.arm, setting, seeds, STANDSTILL, observation, **fields)
+    return _job(study, task, setting, seeds, STANDSTILL, observation, **fields)
 
 
 def probe_job(study: Study, model: Model) -> Job:
     """Return the training of a network that is judged, explained and checked in a measurement."""
     setting = Setting(model, study.training, study.attack, None)
-    return _job(study, "probe", setting, range(1), study.training.lr, measures.observe(study), method="standard")
+    task = Task("probe", "repeats", (0,))
+    return _job(study, task, setting, range(1), study.training.lr, measures.observe(study), method="standard")
 
 
-def _typical_search(study: Study, name: str) -> dict[str, Scalar]:
-    """Return a value of each parameter that an arm searches, as it is measured."""
+def _typical_search(study: Study, name: str, is_trial: bool) -> dict[str, Scalar]:
+    """Return a value of each parameter that an arm searches, as it is measured, and what trials do not share."""
     search = study.arms[name].search
-    return {parameter: span.middle() for parameter, span in search.ranges.items()} if search else {}
+    if search is None:
+        return {}
+    fidelity = search.fidelity if is_trial else {}
+    return {parameter: span.middle() for parameter, span in search.ranges.items()} | fidelity
 
 
-def _typical_setting(study: Study, name: str) -> Setting:
-    return arm_setting(study, name, _typical_search(study, name))
+def _typical_setting(study: Study, name: str, is_trial: bool = False) -> Setting:
+    return arm_setting(study, name, _typical_search(study, name, is_trial))
 
 
 def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
@@ -94,7 +98,7 @@ def _typical_value(parameter: Parameter, value: Scalar | None) -> Scalar:
 
 def _job(
     study: Study,
-    arm: str,
+    task: Task,
     setting: Setting,
     seeds: Iterable[int],
     lr: float,
@@ -104,8 +108,8 @@ def _job(
     training = setting.training.model_copy(update={"epochs": ENDLESS, "lr": lr, "warmup_epochs": 0})
     recipe = Recipe.from_study(study, **setting._replace(training=training)._asdict(), **fields)
     return Job(
-        arm=arm,
-        stage="repeats",
+        arm=task.arm,
+        stage=task.stage,
         models=tuple(Train(recipe=recipe, seed=seed) for seed in seeds),
         trains=True,
         observation=observation,
@@ -131,7 +135,9 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
         if training is None:
             job = training_job(study, task)
             observation = job.observation.model_dump(mode="json")
-            yield Piece(_name_training(task.arm, observation, len(task.parts)), job, model, len(task.parts))
+            fidelity = search.fidelity if search and task.stage == "search" else {}
+            name = _name_training(task.arm, observation, len(task.parts), fidelity)
+            yield Piece(name, job, model, len(task.parts))
         else:
             missing = progress.missing_judgments(training["key"], questions)
             questions = [Question(judgment.measure, judgment.split) for judgment in missing]
@@ -155,9 +161,12 @@ def _open_questions(progress: Progress, state: State, task: Task) -> list[Questi
     return dependent
 
 
-def _name_training(arm: str, observation: dict[str, Any], seeds: int) -> str:
-    """Return the name of a piece. A trial and a repeat of one seed take the same time if they are observed alike."""
-    return f"training of {arm}, {seeds} seeds, {json.dumps(observation)}"
+def _name_training(arm: str, observation: dict[str, Any], seeds: int, fidelity: dict[str, Scalar]) -> str:
+    """Return the name of a piece. A trial and a repeat of one seed take the same time if they are observed alike.
+
+    fidelity: settings of trials that train less than repeats.
+    """
+    return f"training of {arm}, {seeds} seeds, {json.dumps([observation, fidelity])}"
 
 
 def _explaining(settings: MapSettings, model: Model) -> Piece:
@@ -193,7 +202,10 @@ def recorded_seconds(progress: Progress) -> dict[Piece, float]:
         model = _typical_setting(study, record["arm"]).model
         if record["kind"] == "train":
             for count in (1, len(study.seeds)) if study.resources.gpus and record["number"] is None else (1,):
-                piece = Piece(_name_training(record["arm"], record["observation"], count), MapSettings(), model, count)
+                search = study.arms[record["arm"]].search
+                fidelity = search.fidelity if search and record["number"] is not None else {}
+                name = _name_training(record["arm"], record["observation"], count, fidelity)
+                piece = Piece(name, MapSettings(), model, count)
                 seconds[piece].append(count * record["seconds"])
         elif record["kind"] == "maps":
             settings = MapSettings.model_validate(record["settings"])
@@ -221,7 +233,7 @@ def add_up(study: Study, data: Dataset, tests: int, measured: Seconds, piece: Pi
 
 
 def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job) -> float:
-    setting, every = _typical_setting(study, job.arm), job.observation.every
+    setting, every = _typical_setting(study, job.arm, job.stage == "search"), job.observation.every
     epochs = setting.training.epochs
     steps = (setting.train_limit or images["train"]) // setting.training.batch_size
     training = measured[f"{job.key}/setup"] + epochs * (
@@ -238,5 +250,5 @@ def _training(study: Study, images: dict[str, int], measured: Seconds, job: Job)
 def add_ray(study: Study, pieces: Sequence[Piece]) -> float:
     """Return the seconds that Ray adds to a task: for the task, and for each epoch and judgment."""
     jobs = [piece.content for piece in pieces if isinstance(piece.content, Job)]
-    epochs = sum(_typical_setting(study, job.arm).training.epochs for job in jobs)
+    epochs = sum(_typical_setting(study, job.arm, job.stage == "search").training.epochs for job in jobs)
     return TASK + RESULT * (epochs + len(pieces) - len(jobs))

@@ -38,10 +38,12 @@ def draw_plan(plan: Plan) -> Tree:
 
 
 def _arm_line(study: Study, name: str) -> str:
-    """Return the arm's name, its method, and what it waits for."""
+    """Return the arm's name, its method, what it waits for, and what its trials do not share with its repeats."""
     arm = study.arms[name]
     edges = [f"{'maps of' if arm.targets else 'teacher'} {arm.teacher}"] if arm.teacher else []
     edges += [f"loss of {arm.search.match_loss_of}"] if arm.search and arm.search.match_loss_of else []
+    fidelity = arm.search.fidelity if arm.search else {}
+    edges += [f"trials with {key} {value}" for key, value in fidelity.items()]
     return f"{name}: {', '.join([arm.method, *edges])}"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -98,11 +99,15 @@ class Current:
                 self._checks_of[record["model"]] = record
         elif arm in self.study.arms:
             self._trainings[arm].append(record)
-            if self.fits(record, arm):
+            fits = self.fits(record, arm)
+            if fits:
                 self._fitting[arm].append(record)
-                if self._could_be_trial(record, arm):
-                    self._by_number[arm, record["number"]].append(record)
-                    self._open_trials[arm].add(record["number"])
+            search = self.study.arms[arm].search
+            if search is not None and search.fidelity:
+                fits = self.fits(record, arm, search.fidelity)
+            if fits and self._could_be_trial(record, arm):
+                self._by_number[arm, record["number"]].append(record)
+                self._open_trials[arm].add(record["number"])
 
     def update(self) -> None:
         """Settle every part that the records settle, and mark what the jobs under way run."""
@@ -307,19 +312,22 @@ class Current:
         last = _without_teacher(repeats[-1]) if repeats else None
         return {record["seed"]: record for record in counting if _without_teacher(record) == last}
 
-    def fits(self, record: Record, name: str) -> bool:
-        """Return whether a training has the method, parameters and setting of an arm, and no other parameters."""
+    def fits(self, record: Record, name: str, fidelity: Mapping[str, Scalar] = MappingProxyType({})) -> bool:
+        """Return whether a training has the method, parameters and setting of an arm, and no other parameters.
+
+        fidelity: settings of trials, if these differ from the repeats'.
+        """
         arm = self.study.arms[name]
         accepted = arm.params.keys() | (arm.search.ranges.keys() if arm.search else set())
-        return self._resembles(record, name) and record["recipe"]["params"].keys() <= accepted
+        return self._resembles(record, name, fidelity) and record["recipe"]["params"].keys() <= accepted
 
-    def _resembles(self, record: Record, name: str) -> bool:
+    def _resembles(self, record: Record, name: str, fidelity: Mapping[str, Scalar]) -> bool:
         """Return whether a training has the method, fixed parameters, setting and kinds of input of an arm."""
         arm, recipe = self.study.arms[name], record["recipe"]
         if recipe["method"] != arm.method or not arm.params.items() <= recipe["params"].items():
             return False
         searched = read_params(recipe, arm.search.ranges) if arm.search else {}
-        if list_settings(recipe) != self._list_settings(name, searched):
+        if list_settings(recipe) != self._list_settings(name, {**searched, **fidelity}):
             return False
         if arm.targets is None:  # else the method decides whether the model teaches as well as its maps
             return recipe["maps"] is None and (recipe.get("teacher") is None) == (arm.teacher is None)

@@ -339,7 +339,7 @@ class Dispatcher:
                 target=self.progress.target(name),
                 bounds=self.progress.bounds(name),
                 trials=self.progress.trials[name],
-                epochs=arm_setting(self.study, name).training.epochs,
+                epochs=arm_setting(self.study, name, search.fidelity).training.epochs,
             )
         return self._searches[name]
 

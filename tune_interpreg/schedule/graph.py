@@ -206,7 +206,7 @@ def finish(study: Study, state: State, task: Task) -> None:
     """Note in the state that a task is done, and what a run then has at once.
 
     A job of repeats also takes their judgments, except the checks. The model of a search's best trial is the repeat of
-    its seed.
+    its seed, unless trials train less than repeats.
     """
     stage, arm = state.stage_of(task), study.arms[task.arm]
     stage.running.difference_update(task.parts)
@@ -219,7 +219,8 @@ def finish(study: Study, state: State, task: Task) -> None:
         state.waiting[task.arm].update(task.parts)
         if not (study.evaluation.checks or study.evaluation.interpretability):
             state.judgments[task.arm].done.update(task.parts)
-    if task.stage == "search" and arm.search and arm.search.maximize and is_search_over(study, state, task.arm):
+    shares_model = arm.search is not None and arm.search.maximize and not arm.search.fidelity
+    if task.stage == "search" and shares_model and is_search_over(study, state, task.arm):
         state.repeats[task.arm].done.update(study.seeds[:1])
 
 

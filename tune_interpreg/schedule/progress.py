@@ -1,6 +1,7 @@
 """The driver's view of a study: the records that count by their exact keys, and the jobs that follow from them."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tune_interpreg import registry
@@ -51,16 +52,17 @@ class Progress(Current):
         self._open_matches: dict[str, tuple[Target, int, int]] = {}
         super().__init__(study, records, choices)
 
-    def fits(self, record: Record, name: str) -> bool:
+    def fits(self, record: Record, name: str, fidelity: Mapping[str, Scalar] = MappingProxyType({})) -> bool:
         """Return whether the study as it is now would make exactly this training, with what it read of the teacher."""
-        if not self._resembles(record, name):
+        if not self._resembles(record, name, fidelity):
             return False
         search, recipe = self.study.arms[name].search, record["recipe"]
         searched = read_params(recipe, search.ranges) if search else {}
         if search and len(searched) < len(search.ranges):
             return False
         read = Recipe.model_validate(recipe)
-        return bool(record["key"] == self._training(name, searched, record["seed"], read.maps, read.teacher).key)
+        training = self._training(name, {**searched, **fidelity}, record["seed"], read.maps, read.teacher)
+        return bool(record["key"] == training.key)
 
     def find_readers(self) -> set[str]:
         """Return the keys of the items with files that open or failed work reads: models and maps."""
@@ -102,7 +104,8 @@ class Progress(Current):
         name, search = task.arm, self.study.arms[task.arm].search
         if task.stage == "search":
             searched = {parameter: (params or {})[parameter] for parameter in (search.ranges if search else ())}
-            return [self.training(name, searched, self.study.seeds[0])]
+            fidelity = search.fidelity if search else {}
+            return [self.training(name, searched | fidelity, self.study.seeds[0])]
         if task.stage == "repeats":
             choice = self.choice(name)
             return [self.training(name, choice["params"] if choice else {}, seed) for seed in task.parts]

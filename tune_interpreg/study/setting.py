@@ -66,6 +66,8 @@ def list_possible_settings(study: Study) -> Iterator[tuple[Place, Setting]]:
         ranges = arm.search.ranges if arm.search else {}
         first = {key: span.extremes()[0] for key, span in ranges.items()}
         yield ("arms", name), arm_setting(study, name, first)
+        if arm.search and arm.search.fidelity:
+            yield ("arms", name, "search"), arm_setting(study, name, first | arm.search.fidelity)
         for key, span in ranges.items():
             kind = "grid" if arm.search and arm.search.grid else "space"
             for value in span.extremes() if "." in key else ():

@@ -221,6 +221,18 @@ class Search(Frozen):
         ge=1,
         description="Number of trials. A match stops earlier once it is found; a grid needs no number.",
     )
+    epochs: Integer | None = Field(
+        None,
+        ge=1,
+        description="Epochs of each trial, to save time, for maximize. Repeats train as long as the arm says. null: as"
+        " the repeats.",
+    )
+    train_limit: Integer | None = Field(
+        None,
+        ge=1,
+        description="Training images of each trial, a stratified subset, to save time, for maximize. null: as the"
+        " repeats.",
+    )
     parallel: Integer = Field(
         4,
         ge=1,
@@ -236,6 +248,12 @@ class Search(Frozen):
     def ranges(self) -> dict[str, Range]:
         """The searched parameters: ``space``, or each parameter of ``grid`` as a choice."""
         return self.space or {name: Range(choice=values) for name, values in (self.grid or {}).items()}
+
+    @property
+    def fidelity(self) -> dict[str, Scalar]:
+        """The settings of trials that differ from those of the repeats; empty if there are none."""
+        reduced = {"training.epochs": self.epochs, "data.train_limit": self.train_limit}
+        return {name: value for name, value in reduced.items() if value is not None}
 
     @property
     def bounding_arms(self) -> tuple[str, ...]:
@@ -310,10 +328,16 @@ class Search(Frozen):
         elif count > 1 and self.trials < 3 * count:
             yield f"a match is searched for each of {count} combinations of choices; give at least {3 * count} trials"
         yield from self._unused_keys(("where", "sampler", "pruner"), "belongs to a search that maximizes")
+        rule = "would match the loss of another training: a shorter one, or one on fewer images, ends at another loss"
+        yield from self._unused_keys(("epochs", "train_limit"), rule)
 
     def _goal_problems(self) -> Iterator[str]:
         if self.maximize in self.where:
             yield f"{self.maximize} is maximized; drop it from where"
+        if self.pruner != "none" and "training.epochs" in self.ranges:
+            yield "a pruner compares trials of equal length; drop pruner, or drop training.epochs from the space"
+        for name in self.fidelity.keys() & self.ranges.keys():
+            yield f"{name} is searched, and {name.partition('.')[2]} sets it for all trials; drop one of these"
         yield from self._unused_keys(("loss", "tolerance", "anchor"), "belongs to a search with match_loss_of")
 
     def _unused_keys(self, names: tuple[str, ...], rule: str) -> Iterator[str]:

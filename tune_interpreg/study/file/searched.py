@@ -68,7 +68,29 @@ def find_setting_problems(
         yield from problems.items()
         if not problems:
             values[key] = [value for _, value in tested]
+    yield from _check_fidelity(study, place, arm, search, values)
     yield from _check_together(study, place, arm, values)
+
+
+def _check_fidelity(
+    study: Mapping[str, Any], place: Place, arm: Mapping[str, Any], search: Mapping[str, Any], values: dict[str, Any]
+) -> Iterator[Finding]:
+    """Check that trials train less than the repeats, and add their epochs to the searched values."""
+    training = override(arm.get("training") or study.get("training"), {})
+    data = override(study.get("data"), {})
+    own_data = override(arm.get("data"), {})
+    epochs, limit = (section.get(key) for section, key in ((training, "epochs"), (own_data, "train_limit")))
+    whole = {
+        "epochs": Training().epochs if epochs is None else epochs,
+        "train_limit": data.get("train_limit") if limit is None else limit,
+    }
+    for key, largest in whole.items():
+        value = search.get(key)
+        if isinstance(value, int) and isinstance(largest, int) and value >= largest:
+            rule = f"trials take fewer than the {largest} of the repeats"
+            yield (*place, "search", key), f"{rule}, got {value}; lower it, or drop it"
+        elif isinstance(value, int) and key == "epochs":
+            values["training.epochs"] = [value]
 
 
 def _list_ranges(search: Mapping[str, Any]) -> Iterator[tuple[str, Place, Range]]:
@@ -91,7 +113,7 @@ def _list_values(place: Place, span: Range) -> Iterator[tuple[Place, Any]]:
 
 
 def _list_options(study: Mapping[str, Any], arm: Mapping[str, Any]) -> Mapping[str, Option]:
-    """Return the options of the arm's network; none if it cannot be problems, which is reported with its section."""
+    """Return the options of the arm's network; none without a network, which is reported with its section."""
     model = arm.get("model") or study.get("model")
     settings = model if isinstance(model, Mapping) else {"name": model or Model().name}
     try:
