@@ -1,8 +1,8 @@
-"""Estimate the λ at which a noisy loss equals a target, from all observations.
+"""Estimate the λ at which a noisy metric equals a target, from all observations.
 
-The loss is taken to rise with λ, as min over θ of CE + λ·penalty does for a penalty ≥ 0. For a falling loss, negate
-loss, target and anchor. Shapes: N observations, M drawn roots. A position u is log λ, scaled so that the searched range
-is [0, 1].
+The metric rises with λ, as a training loss does: min over θ of CE + λ·penalty for a penalty ≥ 0. A falling metric is
+negated, and so are its target and its anchor. Shapes: N observations. A position u is log λ, scaled so that the searched
+range is [0, 1].
 """
 
 import math
@@ -12,21 +12,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
-from tune_interpreg.search.matching.posterior import Array, RootPosterior
-from tune_interpreg.search.matching.signs import drop_collapsed, explain_infeasible, nearer_end
-
-#: Roots drawn from the posterior.
-DRAWS = 500
+from tune_interpreg.search.matching.posterior import RootPosterior
+from tune_interpreg.search.matching.signs import (
+    Direction,
+    drop_collapsed,
+    explain_infeasible,
+    find_direction,
+    nearer_end,
+)
+from tune_interpreg.search.matching.steps import Array
 
 
 @dataclass(frozen=True)
 class Match:
-    """The λ at which the loss equals the target.
+    """The λ at which the metric equals the target.
 
     Attributes:
-        lambda_hat: exponential of the posterior mean of log λ; the nearer end of the range if infeasible.
+        lambda_hat: exponential of the posterior median of log λ; the nearer end of the range if infeasible.
         low, high: bounds of the root's central 90%.
-        expected_residual, residual_low, residual_high: posterior mean of loss − target at these three λ.
+        expected_residual: posterior median of value − target at ``lambda_hat``.
+        residual_low, residual_high: bounds of its central 95%.
         feasible: whether the target lies within reach of the tried λ.
         reason: why it does not.
     """
@@ -41,7 +46,7 @@ class Match:
     reason: str | None
 
     def is_within(self, tolerance: float) -> bool:
-        """Return whether the match is feasible and the interval's losses lie within ``tolerance`` of the target."""
+        """Return whether the match is feasible, and the metric at ``lambda_hat`` lies within ``tolerance`` in 95%."""
         return self.feasible and max(abs(self.residual_low), abs(self.residual_high)) <= tolerance
 
 
@@ -53,17 +58,18 @@ def estimate(
     noise: float,
     target: float | None = None,
     anchor_residual: float | None = None,
+    direction: Direction | None = "rising",
 ) -> Match:
-    """Estimate the root of loss(λ) − target from all observations.
+    """Estimate the root of value(λ) − target from all observations.
 
     Args:
         lambdas: tried values, > 0, shape (N,), N ≥ 1.
-        residuals: loss − target at each λ, shape (N,). ±inf counts as a sign only, and so does a residual far larger
-            than all others.
+        residuals: value − target at each λ, shape (N,). +inf is a diverged training: its λ may be too large.
         bounds: the searched range, 0 < low < high.
-        noise: smallest standard deviation of the residuals, > 0, in units of the loss.
-        target: the loss to reach, if known. It sets the scale on which losses grow.
-        anchor_residual: loss − target as λ → 0, if known.
+        noise: smallest standard deviation of the residuals, > 0, in units of the metric.
+        target: the value to reach, if known. It sets the scale on which values grow.
+        anchor_residual: value − target as λ → 0, if known.
+        direction: whether the metric rises or falls with λ. None: as the observations show; rising if they do not.
 
     Raises:
         ValueError: an argument is out of bounds.
@@ -79,17 +85,26 @@ def estimate(
         f"noise must be finite and > 0, but is {noise}": 0 < noise < math.inf,
     }
     raise_broken(rules)
-    lambda_N, r_N = drop_collapsed(lambda_N, r_N, noise)
+    direction = direction or find_direction(lambda_N, r_N, noise) or "rising"
+    sign = 1.0 if direction == "rising" else -1.0
+    anchor_residual = None if anchor_residual is None else sign * anchor_residual
+    r_N = orient(r_N, direction)
     with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
-        u_N = to_position(lambda_N, bounds)
-        posterior = RootPosterior(u_N, r_N, noise=noise, target=target, anchor=anchor_residual)
-        u_M = posterior.roots(DRAWS, np.random.default_rng(0))
-    reason = explain_infeasible(lambda_N, r_N, bounds, noise, anchor_residual)
-    u = float(u_M.mean()) if reason is None else nearer_end(r_N, u_M)
-    u_3 = [u, min(u, float(np.quantile(u_M, 0.05))), max(u, float(np.quantile(u_M, 0.95)))]
-    lambda_hat, low, high = from_position(np.array(u_3), bounds).tolist()
-    expected, at_low, at_high = [posterior.mean(position) for position in u_3]
-    return Match(lambda_hat, low, high, expected, at_low, at_high, reason is None, reason)
+        posterior = RootPosterior(
+            to_position(lambda_N, bounds), r_N, noise=noise, target=None if target is None else sign * target
+        )
+        median, (low, high) = posterior.median(), posterior.interval()
+        kept_N, r_N = drop_collapsed(lambda_N, r_N, noise)
+        reason = explain_infeasible(kept_N, r_N, bounds, noise, anchor_residual, direction)
+        u = median if reason is None else nearer_end(r_N, median)
+        residual_3 = sorted((sign * posterior.residuals(u, [0.025, 0.5, 0.975])).tolist())
+    lambda_3 = from_position(np.array([u, min(u, low), max(u, high)]), bounds).tolist()
+    return Match(*lambda_3, residual_3[1], residual_3[0], residual_3[2], reason is None, reason)
+
+
+def orient(r_N: Array, direction: Direction) -> Array:
+    """Return residuals that rise with λ. +inf, a diverged training, keeps its sign."""
+    return r_N if direction == "rising" else np.where(np.isfinite(r_N), -r_N, r_N)
 
 
 def to_position(lambdas: Array, bounds: tuple[float, float]) -> Array:

@@ -1,16 +1,37 @@
-"""Conclusions from the signs of residuals: which observations count, whether a root is bracketed, where to look.
+"""Conclusions from the signs of residuals: the curve's direction, whether a root is bracketed, where to look.
 
-Shapes: N observations, M drawn roots.
+Shapes: N observations. Residuals are value − target, or its negative for a falling curve: they rise with λ.
 """
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tune_interpreg.search.matching.posterior import Array
+from tune_interpreg.search.matching.steps import Array
 from tune_interpreg.study.space import widest_bounds
+
+Direction = Literal["rising", "falling"]
 
 COLLAPSED = 4.0  # noise floors; a larger residual that two others contradict is not a point of the curve
 WITHIN_NOISE = 2.0  # noise floors; a residual up to this size reaches the target
+CLEAR = 4.0  # noise floors; two values that differ by more show a direction
+
+
+def find_direction(lambdas: ArrayLike, values: ArrayLike, noise: float) -> Direction | None:
+    """Return whether values rise or fall with λ, or None if no two of them differ clearly.
+
+    Every two values that differ by more than ``CLEAR`` noise floors vote. A tie counts as rising. Diverged trainings,
+    which have no finite value, do not vote.
+    """
+    lambda_N, value_N = np.asarray(lambdas, float), np.asarray(values, float)
+    finite_N = np.isfinite(value_N)
+    lambda_N, value_N = lambda_N[finite_N], value_N[finite_N]
+    step_NN = value_N[None, :] - value_N[:, None]
+    votes_NN = np.sign(step_NN) * (np.abs(step_NN) > CLEAR * noise) * (lambda_N[None, :] > lambda_N[:, None])
+    if not votes_NN.any():
+        return None
+    return "falling" if votes_NN.sum() < 0 else "rising"
 
 
 def widen(
@@ -23,11 +44,11 @@ def widen(
 ) -> tuple[float, float] | None:
     """Return the range, longer by half its logarithmic length on the side to which the residuals point.
 
-    A search widens its range once, after the stratified trials.
+    A search widens its range once, after its first trials.
 
     Args:
         noise: a residual up to ``WITHIN_NOISE`` times the noise reaches the target.
-        anchor_residual: loss − target as λ → 0, if known. If it lies above the target, no smaller λ helps.
+        anchor_residual: residual as λ → 0, if known. If it lies above the target, no smaller λ helps.
 
     Returns:
         None if there is no residual, if the signs differ, or if one residual reaches the target.
@@ -42,10 +63,10 @@ def widen(
 
 
 def drop_collapsed(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Array]:
-    """Return the observations without collapsed trainings, which have a loss far above the curve.
+    """Return the observations without collapsed trainings, which lie far above the curve.
 
-    The loss rises with λ. So two negative residuals at larger λ contradict a residual above ``COLLAPSED`` noise floors.
-    A third negative residual at a smaller λ must show that the curve does not fall.
+    The curve rises with λ. So two negative residuals at larger λ contradict a residual above ``COLLAPSED`` noise
+    floors. A third negative residual at a smaller λ must show that the curve does not fall.
     """
     larger_NN, below_N = lambda_N[None, :] > lambda_N[:, None], r_N < 0
     contradicted_N = (larger_NN & below_N).sum(1) >= 2
@@ -54,27 +75,35 @@ def drop_collapsed(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Ar
     return lambda_N[valid_N], r_N[valid_N]
 
 
-def nearer_end(r_N: Array, u_M: Array) -> float:
+def nearer_end(r_N: Array, median: float) -> float:
     """Return the end of the range, 0 or 1, that lies nearer to the target."""
     if (r_N > 0).all() or (r_N < 0).all():
         return float(r_N[0] < 0)
-    return float(u_M.mean() > 0.5)
+    return float(median > 0.5)
 
 
 def explain_infeasible(
-    lambda_N: Array, r_N: Array, bounds: tuple[float, float], noise: float, anchor_residual: float | None
+    lambda_N: Array,
+    r_N: Array,
+    bounds: tuple[float, float],
+    noise: float,
+    anchor_residual: float | None,
+    direction: Direction = "rising",
 ) -> str | None:
     """Return why the target is not reached, or None if a residual is near 0 or the signs rise from − to +."""
     if (np.abs(r_N) <= WITHIN_NOISE * noise).any():
         return None
-    nearest = f"nearest residual {r_N[np.abs(r_N).argmin()]:+.4g}"
+    above, below = ("above", "below") if direction == "rising" else ("below", "above")
+    nearest = r_N[np.abs(r_N).argmin()] * (1 if direction == "rising" or not np.isfinite(r_N).any() else -1)
+    near = f"nearest residual {nearest:+.4g}"
     tried = f"at every λ tried in [{bounds[0]:g}, {bounds[1]:g}]"
     if (r_N < 0).all():
-        return f"the loss lies below the target {tried} ({nearest}): only a larger λ could match"
+        return f"the metric lies {below} the target {tried} ({near}): only a larger λ could match"
     if (r_N > 0).all() and (anchor_residual or 0.0) > WITHIN_NOISE * noise:
-        return f"the loss lies above the target {tried} and as λ → 0 ({nearest}): no λ matches"
+        return f"the metric lies {above} the target {tried} and as λ → 0 ({near}): no λ matches"
     if (r_N > 0).all():
-        return f"the loss lies above the target {tried} ({nearest}): only a smaller λ could match"
+        return f"the metric lies {above} the target {tried} ({near}): only a smaller λ could match"
     if lambda_N[r_N < 0].min() > lambda_N[r_N > 0].max():
-        return f"the loss falls through the target in [{bounds[0]:g}, {bounds[1]:g}], but must rise with λ"
+        falls, must = ("falls", "rise") if direction == "rising" else ("rises", "fall")
+        return f"the metric {falls} through the target in [{bounds[0]:g}, {bounds[1]:g}], but must {must} with λ"
     return None
