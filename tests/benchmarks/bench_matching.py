@@ -1,14 +1,13 @@
-"""Measure the error of the λ that a dozen noisy trials find for a target loss: LossMatchSampler and its rivals.
+"""Measure the error of the λ that a dozen noisy trials find for a target: LossMatchSampler and its rivals.
 
-The curves are synthetic (logistic, power law, flat then steep; noise of 1% and 5% of the range), or recorded from
-trainings (``record_curves.py`` makes matching_curves.csv). Every rival gets the same curves, targets, noise and number
-of trials. Parallel trials are proposed together, before any of them has a result. The result next to this file is made
-by
+Every rival gets the same curves, targets, noise and number of trials (``matching_families.py``, and curves that
+``record_curves.py`` recorded from trainings). Parallel trials are proposed together, before any of them has a result.
+The page next to this file is made by
 
     python tests/benchmarks/bench_matching.py > tests/benchmarks/matching.md
 
-LossMatchSampler gets as noise the standard deviation of five draws, like that of a reference with five seeds. The
-rivals need no noise. The error of a match is |f(λ̂) − target| without noise, over the curve's range.
+LossMatchSampler and the section search get as noise the standard deviation of five draws, like that of a reference with
+five seeds.
 """
 
 import argparse
@@ -17,191 +16,124 @@ import os
 import platform
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import pandas as pd
+from benchmarks.matching_families import DECADES, FAMILIES, HELD_OUT, Family, Problem, draw, recorded
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import GPSampler, RandomSampler, TPESampler
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import brentq
+from optuna.samplers import TPESampler
 
 from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match
 
-CURVES = Path(__file__).with_name("matching_curves.csv")
-LOW, HIGH = 1e-4, 10.0
+LOW, HIGH = 1e-4, 1e-4 * 10**DECADES
 SPACE: dict[str, BaseDistribution] = {"lambda": FloatDistribution(LOW, HIGH, log=True)}
-REFERENCE_SEEDS = 5
-Curve = Callable[[float], float]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A curve f(u), u = log λ scaled to [0, 1], with its root and its noise."""
-
-    curve: Curve
-    root: float
-    spread: Curve  # standard deviation of single trainings at u
-    draws_N: np.ndarray  # their deviations from f, in units of ``spread``; a trial draws one of them
-    seed: int
-
-    @property
-    def target(self) -> float:
-        return self.curve(self.root)
-
-    @property
-    def span(self) -> float:
-        return self.curve(1.0) - self.curve(0.0)
-
-    def residual(self, u: float, rng: np.random.Generator) -> float:
-        """Return the result of a trial at u: noisy loss − target."""
-        return self.curve(u) + self.spread(u) * float(rng.choice(self.draws_N)) - self.target
-
-    def floor(self) -> float:
-        """Return the noise that a reference's seeds show at the root."""
-        draws = np.random.default_rng((2, self.seed)).choice(self.draws_N, REFERENCE_SEEDS)
-        return max(self.spread(self.root) * float(draws.std(ddof=1)), 1e-3 * abs(self.target))
+STREAM = 1000  # first stream of the problems' draws; the sampler was built on others
+TOLERANCES = {"one standard error": 1 / math.sqrt(5), "one standard deviation": 1.0}  # of the reference's five seeds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer u, its 90% interval (NaN if a method has none), and the seconds of the slowest proposal."""
+    """The answer of a rival.
+
+    Attributes:
+        u: position of the answer.
+        low, high: its 90% interval; NaN if the rival has none.
+        feasible: whether the rival says that the range holds the root.
+        used: by tolerance, the number of trials until the rival says that it is within it; None: never.
+        stopped: by tolerance, the position that it then answers.
+    """
 
     u: float
     low: float = math.nan
     high: float = math.nan
-    seconds: float = 0.0
-
-
-# ------------------------------------------------------------------ problems
-#: Rising curves f(u, centre).
-FAMILIES: dict[str, Callable[[float, float], float]] = {
-    "logistic": lambda u, centre: 2.25 / (1 + math.exp(-11.5 * (u - centre))),
-    "power law": lambda u, centre: 10 ** (2 * (u - centre)),
-    "flat then steep": lambda u, centre: 0.3 + 0.05 * u + 0.3 * math.log1p(math.exp(40 * (u - centre))),
-}
-
-
-def synthetic(family: str, relative: float, repeat: int) -> Problem:
-    """Return a curve of the family with a target in the middle three fifths of its losses, and Gaussian noise."""
-    rng = np.random.default_rng((list(FAMILIES).index(family), repeat))
-    curve = partial(FAMILIES[family], centre=rng.uniform(0.35, 0.65))
-    root = root_at(curve, rng.uniform(0.2, 0.8))
-    spread = relative * (curve(1.0) - curve(0.0))
-    draws_N = rng.standard_normal(1000)
-    return Problem(curve, root, lambda u: spread, draws_N - draws_N.mean(), repeat)
-
-
-def root_at(curve: Curve, part: float) -> float:
-    """Return the u at which the curve has risen by this part of its range. Not u but the loss is drawn evenly."""
-    target = curve(0.0) + part * (curve(1.0) - curve(0.0))
-    return float(brentq(lambda u: curve(u) - target, 0.0, 1.0))
-
-
-def recorded(file: Path, repeats: int) -> dict[str, list[Problem]]:
-    """Return, by curve, problems with targets in the middle three fifths of its losses.
-
-    A strength with fewer than two finite losses is left out, so a curve ends before its trainings diverge.
-    """
-    frame = pd.read_csv(file, float_precision="round_trip")
-    finite = frame[np.isfinite(frame["loss"])]
-    return {str(name): _interpolate(rows, repeats) for name, rows in finite.groupby("curve", sort=False)}
-
-
-def _interpolate(rows: pd.DataFrame, repeats: int) -> list[Problem]:
-    """Return a rising PCHIP curve through the seeds' means, with the seeds' spread and deviations as noise."""
-    groups = {strength: seeds.to_numpy() for strength, seeds in rows.groupby("strength")["loss"] if len(seeds) > 1}
-    strength_N = np.array(list(groups))
-    u_N = np.log(strength_N / strength_N[0]) / math.log(strength_N[-1] / strength_N[0])
-    means = PchipInterpolator(u_N, np.maximum.accumulate([seeds.mean() for seeds in groups.values()]))
-    # Not pooled: the noise of strong penalties is orders of magnitude larger than that of weak penalties.
-    sd_N = np.maximum([seeds.std(ddof=1) for seeds in groups.values()], 1e-9)
-    # Deviations from a mean of n values are too small by √((n − 1) / n).
-    pairs = zip(groups.values(), sd_N, strict=True)
-    draws = [(seeds - seeds.mean()) / sd * math.sqrt(len(seeds) / (len(seeds) - 1)) for seeds, sd in pairs]
-
-    def curve(u: float) -> float:
-        return float(means(min(max(u, 0.0), 1.0)))
-
-    def spread(u: float) -> float:
-        return math.exp(float(np.interp(u, u_N, np.log(sd_N))))
-
-    roots = [root_at(curve, np.random.default_rng((9, repeat)).uniform(0.2, 0.8)) for repeat in range(repeats)]
-    return [Problem(curve, root, spread, np.concatenate(draws), repeat) for repeat, root in enumerate(roots)]
+    feasible: bool = True
+    used: Mapping[str, int | None] | None = None
+    stopped: Mapping[str, float] | None = None
 
 
 # -------------------------------------------------------------------- rivals
-def run_study(
-    problem: Problem, sampler: optuna.samplers.BaseSampler, trials: int, workers: int
-) -> tuple[optuna.Study, float]:
-    """Run a study with ``workers`` trials at a time. Return it and the seconds of its slowest proposal."""
-    study, rng, slowest = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed)), 0.0
+def match_loss(problem: Problem, trials: int, workers: int) -> Outcome:
+    """Return the answer of LossMatchSampler after all trials, and when it knew it within a tolerance."""
+    noise = problem.floor()
+    sampler = LossMatchSampler(
+        "lambda", problem.target, noise=noise, parallel=min(workers, trials), seed=problem.seed
+    )
+    study, rng = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed))
+    used: dict[str, int | None] = dict.fromkeys(TOLERANCES)
+    stopped: dict[str, float] = {}
     for first in range(0, trials, workers):
-        batch = []
-        for _ in range(min(workers, trials - first)):
-            started = time.perf_counter()
-            batch.append(study.ask(SPACE))
-            slowest = max(slowest, time.perf_counter() - started)
-        for trial in batch:
-            residual = problem.residual(position(trial.params["lambda"]), rng)
-            trial.set_user_attr("residual", residual)
-            study.tell(trial, abs(residual))
-    return study, slowest
+        _run_batch(study, problem, min(workers, trials - first), rng)
+        match = best_match(study)
+        for name, part in TOLERANCES.items():
+            if used[name] is None and match.is_within(part * noise):
+                used[name], stopped[name] = len(study.trials), position(match.lambda_hat)
+    ends = (position(match.lambda_hat), position(match.low), position(match.high))
+    return Outcome(*ends, match.feasible, used, stopped)
 
 
-def match_loss(problem: Problem, trials: int, workers: int, *, anchored: bool = False) -> Outcome:
-    """Return the answer of LossMatchSampler."""
-    anchor = problem.curve(-2.0) if anchored else None
-    sampler = LossMatchSampler("lambda", problem.target, noise=problem.floor(), anchor=anchor, seed=problem.seed)
-    study, slowest = run_study(problem, sampler, trials, workers)
-    match = best_match(study)
-    return Outcome(position(match.lambda_hat), position(match.low), position(match.high), slowest)
-
-
-def run_optuna(
-    sampler: Callable[..., optuna.samplers.BaseSampler], problem: Problem, trials: int, workers: int, **options: Any
-) -> Outcome:
-    """Return the trial of a sampler of Optuna with the smallest |residual|."""
-    study, slowest = run_study(problem, sampler(seed=problem.seed, **options), trials, workers)
-    return Outcome(position(study.best_params["lambda"]), seconds=slowest)
-
-
-def grid(problem: Problem, trials: int, workers: int) -> Outcome:
-    """Return the step with the smallest |residual| among equal steps in log λ."""
+def search_tpe(problem: Problem, trials: int, workers: int) -> Outcome:
+    """Return the trial of Optuna's TPE with the smallest |residual|."""
+    study = optuna.create_study(sampler=TPESampler(seed=problem.seed))
     rng = np.random.default_rng((1, problem.seed))
-    return Outcome(min(np.linspace(0, 1, trials).tolist(), key=lambda u: abs(problem.residual(u, rng))))
-
-
-def section(problem: Problem, trials: int, workers: int) -> Outcome:
-    """Keep the part with the clearest change of sign, of workers + 1 parts per round; return the last chord's zero."""
-    rng, low, high = np.random.default_rng((1, problem.seed)), (0.0, -math.inf), (1.0, math.inf)
     for first in range(0, trials, workers):
-        u_W = np.linspace(low[0], high[0], min(workers, trials - first) + 2)[1:-1]
-        points = [low, *((u, problem.residual(u, rng)) for u in u_W.tolist()), high]
-        r_P = np.array([r for _, r in points])
-        cut = 1 + int(np.argmin([(r_P[:cut] > 0).sum() + (r_P[cut:] < 0).sum() for cut in range(1, r_P.size)]))
-        low, high = points[cut - 1], points[cut]
-    crossed = low[1] < 0 < high[1] and math.isfinite(high[1] - low[1])
-    part = -low[1] / (high[1] - low[1]) if crossed else 0.5
-    return Outcome(low[0] + part * (high[0] - low[0]))
+        _run_batch(study, problem, min(workers, trials - first), rng)
+    return Outcome(position(study.best_params["lambda"]))
+
+
+def _run_batch(study: optuna.Study, problem: Problem, count: int, rng: np.random.Generator) -> None:
+    batch = [study.ask(SPACE) for _ in range(count)]
+    for trial in batch:
+        residual = problem.residual(position(trial.params["lambda"]), rng)
+        if math.isfinite(residual):
+            trial.set_user_attr("residual", residual)
+        else:
+            trial.set_user_attr("sign", 1)
+        study.tell(trial, min(abs(residual), 1e9))
+
+
+def search_sections(problem: Problem, trials: int, workers: int) -> Outcome:
+    """Divide the bracket into workers + 1 equal parts per round; return the zero of its chord.
+
+    The bracket is the gap that contradicts the fewest signs of all trials. When it is narrower than a ten-thousandth of
+    the range, or when both ends lie within two noise floors of the target, its ends are tried again, and averaged.
+    """
+    rng, noise = np.random.default_rng((1, problem.seed)), problem.floor()
+    points = [(0.0, -math.inf), (1.0, math.inf)]
+    for first in range(0, trials, workers):
+        (low, r_low), (high, r_high) = _find_bracket(points)
+        count = min(workers, trials - first)
+        if high - low < 1e-4 or max(abs(r_low), abs(r_high)) < 2 * noise:
+            tried = [(low, high)[i % 2] for i in range(count)]
+        else:
+            tried = np.linspace(low, high, count + 2)[1:-1].tolist()
+        points += [(u, problem.residual(u, rng)) for u in tried]
+    low, high = (u for u, _ in _find_bracket(points))
+    a, b = (_mean_residual(points, u) for u in (low, high))
+    part = -a / (b - a) if a < 0 < b and math.isfinite(b - a) else 0.5
+    return Outcome(low + part * (high - low))
+
+
+def _find_bracket(points: list[tuple[float, float]]) -> tuple[tuple[float, float], tuple[float, float]]:
+    points.sort()
+    r_P = np.array([r for _, r in points])
+    wrong = [(r_P[:cut] > 0).sum() + (r_P[cut:] < 0).sum() for cut in range(1, r_P.size)]
+    cut = 1 + int(np.argmin(wrong))
+    return points[cut - 1], points[cut]
+
+
+def _mean_residual(points: list[tuple[float, float]], u: float) -> float:
+    finite = [r for other, r in points if other == u and math.isfinite(r)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 RIVALS: dict[str, Callable[[Problem, int, int], Outcome]] = {
-    "LossMatchSampler": match_loss,
-    "LossMatchSampler, anchored": partial(match_loss, anchored=True),
-    "TPE": partial(run_optuna, TPESampler),
-    "TPE, 4 start-up trials": partial(run_optuna, TPESampler, n_startup_trials=4),
-    "GPSampler on abs(r), 4 start-up trials": partial(run_optuna, GPSampler, n_startup_trials=4),
-    "random": partial(run_optuna, RandomSampler),
-    "parallel section search": section,
-    "grid": grid,
+    "ours": match_loss,
+    "section": search_sections,
+    "TPE": search_tpe,
 }
 
 
@@ -210,55 +142,138 @@ def position(value: float) -> float:
     return math.log(value / LOW) / math.log(HIGH / LOW)
 
 
-def find_error(problem: Problem, outcome: Outcome) -> float:
-    """Return |f(û) − target| over the curve's range."""
-    return abs(problem.curve(outcome.u) - problem.target) / problem.span
+def find_error(problem: Problem, u: float) -> float:
+    """Return |f(u) − target| over the curve's rise."""
+    return abs(problem.curve(u) - problem.target) / problem.span
 
 
-def cell(problems: Sequence[Problem], rival: Callable[[Problem, int, int], Outcome], trials: int, workers: int) -> str:
-    """Return the median error; with an interval also its coverage and the seconds of the slowest proposal."""
-    results = [(problem, rival(problem, trials, workers)) for problem in problems]
-    error = np.median([find_error(problem, outcome) for problem, outcome in results])
-    if math.isnan(results[0][1].low):
-        return f"{error:.4f}"
+def covers(problem: Problem, outcome: Outcome) -> bool:
     # Logarithm and exponential move an end of the range by a rounding error.
-    covered = np.mean([outcome.low - 1e-9 <= problem.root <= outcome.high + 1e-9 for problem, outcome in results])
-    return f"{error:.4f} ({100 * covered:.0f}%, {max(outcome.seconds for _, outcome in results):.2f} s)"
+    return outcome.low - 1e-9 <= problem.root <= outcome.high + 1e-9
 
 
-def table(repeats: int, trials: int, workers: int) -> Iterator[str]:
-    """Yield the lines of a Markdown table: rivals by settings."""
-    settings = {
-        f"{family}, {relative:.0%}": [synthetic(family, relative, i) for i in range(repeats)]
-        for family in FAMILIES
-        for relative in (0.01, 0.05)
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the median, from 200 bootstrap samples."""
+    rng = np.random.default_rng(0)
+    return float(np.median(rng.choice(np.asarray(values), (200, len(values))), axis=1).std())
+
+
+def inside_row(name: str, problems: Sequence[Problem], smooth: float | None, trials: int, workers: int) -> str:
+    """Return the table's line of a family with the root inside. ``smooth``: the goal against TPE, if there is one."""
+    results = {rival: [search(problem, trials, workers) for problem in problems] for rival, search in RIVALS.items()}
+    answers = {rival: [outcome.u for outcome in outcomes] for rival, outcomes in results.items()}
+    loss = {r: [find_error(p, u) for p, u in zip(problems, us, strict=True)] for r, us in answers.items()}
+    decades = {
+        rival: [DECADES * abs(p.root - u) for p, u in zip(problems, us, strict=True)] for rival, us in answers.items()
     }
-    settings |= recorded(CURVES, repeats)
-    yield f"| method | {' | '.join(settings)} |"
-    yield "|---" * (len(settings) + 1) + "|"
-    for name, rival in RIVALS.items():
-        print(f"{workers} workers: {name}", file=sys.stderr, flush=True)
-        yield f"| {name} | " + " | ".join(cell(p, rival, trials, workers) for p in settings.values()) + " |"
+    medians = {rival: float(np.median(errors)) for rival, errors in loss.items()}
+    tails = {rival: float(np.quantile(errors, 0.9)) for rival, errors in loss.items()}
+    ours = results["ours"]
+    coverage = 100 * float(np.mean([covers(p, outcome) for p, outcome in zip(problems, ours, strict=True)]))
+    slack = math.hypot(standard_error(loss["ours"]), standard_error(loss["section"]))
+    missed = [
+        *(["median"] if medians["ours"] > medians["section"] + slack else []),
+        *(["p90"] if tails["ours"] > 1.5 * tails["section"] else []),
+        *(["coverage"] if not 85 <= coverage <= 97 else []),
+        *(["TPE"] if smooth is not None and medians["ours"] > smooth * medians["TPE"] else []),
+    ]
+    cells = [
+        f"{medians['ours']:.4f}, {medians['section']:.4f}, {medians['TPE']:.4f}",
+        f"{tails['ours']:.3f}, {tails['section']:.3f}, {tails['TPE']:.3f}",
+        ", ".join(f"{np.median(decades[rival]):.3f}" for rival in RIVALS),
+        f"{coverage:.0f}%",
+        *(_stops(problems, ours, tolerance, trials) for tolerance in TOLERANCES),
+        "all" if not missed else f"not {', '.join(missed)}",
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=40)
+def _stops(problems: Sequence[Problem], outcomes: Sequence[Outcome], tolerance: str, trials: int) -> str:
+    """Return the mean number of trials, and how many answers within the tolerance are right."""
+    used, right, said = [], 0, 0
+    for problem, outcome in zip(problems, outcomes, strict=True):
+        assert outcome.used is not None and outcome.stopped is not None
+        count = outcome.used[tolerance]
+        used.append(trials if count is None else count)
+        if count is not None:
+            said += 1
+            limit = TOLERANCES[tolerance] * problem.floor()
+            right += abs(problem.curve(outcome.stopped[tolerance]) - problem.target) <= limit
+    return f"{np.mean(used):.1f}" + (f", {right} of {said}" if said else "")
+
+
+def outside_row(name: str, problems: Sequence[Problem], trials: int, workers: int) -> str:
+    """Return the line of a family with the root outside: how often the answer says so, at the right end."""
+    outcomes = [match_loss(problem, trials, workers) for problem in problems]
+    right = [
+        not outcome.feasible and (outcome.u > 0.5) == (problem.root > 0.5)
+        for problem, outcome in zip(problems, outcomes, strict=True)
+    ]
+    return f"| {name} | {sum(right)} of {len(right)} |"
+
+
+def make_settings(families: Mapping[str, Family], repeats: int) -> Iterator[tuple[str, Family, float, list[Problem]]]:
+    """Yield name, family, noise and problems of each setting."""
+    streams = {name: STREAM + number for number, name in enumerate([*FAMILIES, *HELD_OUT])}
+    for name, family in families.items():
+        for relative in (0.01, 0.05):
+            problems = [draw(family, relative, repeat, streams[name]) for repeat in range(repeats)]
+            yield f"{name}, {relative:.0%}", family, relative, problems
+
+
+def print_tables(repeats: int, trials: int, workers: int) -> None:
+    """Print the tables of a number of workers."""
+    head = "| family, noise | median error | 90th percentile | median, decades | coverage | "
+    head += "trials, right within one standard error | trials, right within one standard deviation | goals met |"
+    outside = []
+    for title, families in (("Families that were looked at", FAMILIES), ("Held out", HELD_OUT)):
+        print(f"\n### {title}\n\n{head}\n{'|---' * 8}|", flush=True)
+        for name, family, relative, problems in make_settings(families, repeats):
+            print(f"{workers} workers: {name}", file=sys.stderr, flush=True)
+            if not 0 < problems[0].root < 1:
+                outside.append(outside_row(name, problems, trials, workers))
+                continue
+            smooth = {0.01: 0.1, 0.05: 0.2}[relative] if family.smooth else None
+            print(inside_row(name, problems, smooth, trials, workers), flush=True)
+        if families is FAMILIES:
+            for name, problems in recorded(repeats).items():
+                print(inside_row(f"recorded: {name}", problems, None, trials, workers), flush=True)
+    print("\n### Root outside the range\n\n| family, noise | says so, at the right end |\n|---|---|")
+    print("\n".join(outside), flush=True)
+
+
+def measure_proposal(finished: int) -> float:
+    """Return the seconds of processor time of a proposal after so many finished trials."""
+    problem = draw(FAMILIES["logistic"], 0.05, 0)
+    sampler = LossMatchSampler("lambda", problem.target, noise=problem.floor(), seed=0)
+    study, rng = optuna.create_study(sampler=sampler), np.random.default_rng(0)
+    for _ in range(finished):
+        u = float(rng.uniform())
+        trial = optuna.create_trial(
+            params={"lambda": LOW * (HIGH / LOW) ** u}, distributions=SPACE, value=0.0,
+            user_attrs={"residual": problem.residual(u, rng)},
+        )
+        study.add_trial(trial)
+    started = time.process_time()
+    study.ask(SPACE)
+    return time.process_time() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
-    options = parser.parse_args()
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    options: Any = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(
         f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
-        f"{os.cpu_count()} cores. Median |f(λ̂) - target| over the curve's range after {options.trials} trials, "
-        f"{options.repeats} repeats; in brackets the share of repeats with the root in the 90% interval, and the wall "
-        "time of the slowest proposal."
+        f"{os.cpu_count()} cores. {options.trials} trials, {options.repeats} repeats. A proposal after 100 trials takes "
+        f"{measure_proposal(100):.3f} s of processor time.\n"
     )
     for workers in options.workers:
-        print(f"\n## {workers} at a time\n", flush=True)
-        for line in table(options.repeats, options.trials, workers):
-            print(line, flush=True)
+        print(f"\n## {workers} at a time", flush=True)
+        print_tables(options.repeats, options.trials, workers)
 
 
 if __name__ == "__main__":

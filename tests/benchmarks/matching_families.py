@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
+CURVES = Path(__file__).with_name("matching_curves.csv")
 REFERENCE_SEEDS = 5
 DECADES = 5
 Curve = Callable[[float], float]
@@ -215,7 +216,7 @@ def draw(family: Family, relative: float, repeat: int, stream: int = 0) -> Probl
 
 
 # ----------------------------------------------------------------- recorded
-def recorded(file: Path, repeats: int) -> dict[str, list[Problem]]:
+def recorded(repeats: int, file: Path = CURVES) -> dict[str, list[Problem]]:
     """Return, by curve, problems with targets in the middle three fifths of its losses.
 
     A strength with fewer than two finite losses is left out, so a curve ends before its trainings diverge.

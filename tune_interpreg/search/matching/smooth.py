@@ -16,6 +16,7 @@ from tune_interpreg.search.matching.steps import COLLAPSED, Array
 LENGTHS = (0.15, 0.3, 0.6)
 AMPLITUDES = (0.5, 1.0, 2.0)  # of the Matérn part, in scales of the data
 NOISES = (1.0, 1.4, 2.0, 2.8, 4.0, 8.0)  # standard deviation of the noise, in floors; prior 1 / level
+LIGHT = 1e-3  # weight of a setting, relative to the largest, below which predictions leave it out
 LINEAR_REACH = 30.0  # noise floors; values (without a target: residuals) up to this size are hardly compressed
 
 
@@ -70,14 +71,19 @@ class SmoothModel:
         self._alpha_HN = self._inverse_HNN @ error_N
         log_H = -np.log(level_H) - 0.5 * (self._alpha_HN @ error_N + np.linalg.slogdet(gram_HNN)[1])
         weight_H = np.exp(log_H - log_H.max())
-        self._weight_H = weight_H / weight_H.sum()
+        weight_H /= weight_H.sum()
         # Given the others, y_i is Gaussian with variance 1 / K⁻¹_ii around y_i − α_i / K⁻¹_ii.
         variance_HN = 1 / np.einsum("hnn->hn", self._inverse_HNN)
         miss_HN = self._alpha_HN * variance_HN
         variance_HN = variance_HN - own_noise_HN / trust_N + own_noise_HN
         gauss_HN = np.exp(-0.5 * np.square(miss_HN) / variance_HN) / np.sqrt(2 * np.pi * variance_HN)
         density_HN = (1 - COLLAPSED) * gauss_HN * slope_N + stray_density_N
-        self.density_N = 1 / (self._weight_H @ (1 / density_HN))
+        self.density_N = 1 / (weight_H @ (1 / density_HN))
+        # Most settings have no weight after a few observations.
+        kept_H = weight_H > LIGHT * weight_H.max()
+        self._weight_H = weight_H[kept_H] / weight_H[kept_H].sum()
+        self._length_H, self._amplitude_H = self._length_H[kept_H], self._amplitude_H[kept_H]
+        self._inverse_HNN, self._alpha_HN = self._inverse_HNN[kept_H], self._alpha_HN[kept_H]
 
     def above(self, u_G: Array) -> Array:
         """Return the probability that the curve is above 0 at each of the ascending positions, made to rise."""
@@ -110,9 +116,9 @@ class SmoothModel:
         return self._scale * (u - 0.5)
 
     def _covariance(self, u_A: Array, u_B: Array) -> Array:
-        length_J11 = np.array(LENGTHS)[:, None, None]
-        distance_JAB = np.sqrt(5) * np.abs(u_A[:, None] - u_B) / length_J11
+        distance_AB = np.sqrt(5) * np.abs(u_A[:, None] - u_B)
+        lengths, which_H = np.unique(self._length_H, return_inverse=True)
+        distance_JAB = distance_AB / lengths[:, None, None]
         matern_JAB = (1 + distance_JAB + np.square(distance_JAB) / 3) * np.exp(-distance_JAB)
-        matern_HAB = np.repeat(matern_JAB, len(AMPLITUDES) * len(NOISES), 0)  # lengths change slowest
         linear_AB = 1 + 1.5**2 * np.outer(u_A - 0.5, u_B - 0.5)
-        return np.asarray(self._scale**2 * (np.square(self._amplitude_H)[:, None, None] * matern_HAB + linear_AB))
+        return np.asarray(self._scale**2 * (np.square(self._amplitude_H)[:, None, None] * matern_JAB[which_H] + linear_AB))
