@@ -59,9 +59,7 @@ class Outcome:
 def match_loss(problem: Problem, trials: int, workers: int) -> Outcome:
     """Return the answer of LossMatchSampler after all trials, and when it knew it within a tolerance."""
     noise = problem.floor()
-    sampler = LossMatchSampler(
-        "lambda", problem.target, noise=noise, parallel=min(workers, trials), seed=problem.seed
-    )
+    sampler = LossMatchSampler("lambda", problem.target, noise=noise, parallel=min(workers, trials), seed=problem.seed)
     study, rng = optuna.create_study(sampler=sampler), np.random.default_rng((1, problem.seed))
     used: dict[str, int | None] = dict.fromkeys(TOLERANCES)
     stopped: dict[str, float] = {}
@@ -192,7 +190,8 @@ def _stops(problems: Sequence[Problem], outcomes: Sequence[Outcome], tolerance: 
     """Return the mean number of trials, and how many answers within the tolerance are right."""
     used, right, said = [], 0, 0
     for problem, outcome in zip(problems, outcomes, strict=True):
-        assert outcome.used is not None and outcome.stopped is not None
+        assert outcome.used is not None
+        assert outcome.stopped is not None
         count = outcome.used[tolerance]
         used.append(trials if count is None else count)
         if count is not None:
@@ -250,7 +249,9 @@ def measure_proposal(finished: int) -> float:
     for _ in range(finished):
         u = float(rng.uniform())
         trial = optuna.create_trial(
-            params={"lambda": LOW * (HIGH / LOW) ** u}, distributions=SPACE, value=0.0,
+            params={"lambda": LOW * (HIGH / LOW) ** u},
+            distributions=SPACE,
+            value=0.0,
             user_attrs={"residual": problem.residual(u, rng)},
         )
         study.add_trial(trial)
@@ -268,8 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(
         f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
-        f"{os.cpu_count()} cores. {options.trials} trials, {options.repeats} repeats. A proposal after 100 trials takes "
-        f"{measure_proposal(100):.3f} s of processor time.\n"
+        f"{os.cpu_count()} cores. {options.trials} trials, {options.repeats} repeats. A proposal after 100 trials "
+        f"takes {measure_proposal(100):.3f} s of processor time.\n"
     )
     for workers in options.workers:
         print(f"\n## {workers} at a time", flush=True)

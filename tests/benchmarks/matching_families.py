@@ -176,9 +176,10 @@ def _random_walk(rng: np.random.Generator) -> Curve:
 def _cliff_on_power(rng: np.random.Generator) -> Curve:
     """Rise like a power, then collapse to a loss of ln 10 within a fiftieth of a decade."""
     place = rng.uniform(0.4, 0.9)
-    return lambda u: min(0.2 + 10 ** (1.5 * (u - 0.9)), 2.3) + (
-        2.1 - 10 ** (1.5 * (place - 0.9))
-    ) * min(max((u - place) * 250, 0.0), 1.0)
+    return lambda u: (
+        min(0.2 + 10 ** (1.5 * (u - 0.9)), 2.3)
+        + (2.1 - 10 ** (1.5 * (place - 0.9))) * min(max((u - place) * 250, 0.0), 1.0)
+    )
 
 
 HELD_OUT: dict[str, Family] = {

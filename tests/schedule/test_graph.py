@@ -172,23 +172,33 @@ def test_trials_run_at_once_and_repeats_wait_for_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3])
-def test_a_trial_waits_until_all_but_the_last_parallel_trials_before_it_are_settled(parallel: int) -> None:
-    of = study(MATCH.replace("trials: 3", f"trials: 9, parallel: {parallel}"), TEACHER)
+@pytest.mark.parametrize("match", [False, True])
+def test_a_trial_waits_for_the_trials_that_it_is_proposed_from(parallel: int, match: bool) -> None:
+    """All but the last ``parallel`` before it; of a match, all earlier rounds."""
+    pruned = MATCH.replace("match_loss_of: teacher", "maximize: val/accuracy")
+    of = study((MATCH if match else pruned).replace("trials: 3", f"trials: 9, parallel: {parallel}"), TEACHER)
     state = State.empty(of)
     state.repeats["teacher"].done |= {5, 6}
     search = state.searches["match"]
+
+    def started() -> list[int]:
+        return [task.parts[0] for task in graph.ready_tasks(of, state) if task.stage == "search"]
+
     for number in range(parallel):
-        assert ready(of, state) == [("match", "search", (number,))]
+        assert started() == [number]
         search.running.add(number)
-    assert ready(of, state) == []
-    last = parallel - 1
-    if last:
-        search.running.remove(last)
-        search.done.add(last)
-        assert ready(of, state) == [], "the first trial is the one that counts"
+    assert started() == []
+    for number in range(parallel - 1, 0, -1):
+        search.running.remove(number)
+        search.done.add(number)
+        assert started() == [], "the first trial is the one that counts"
     search.running.discard(0)
     search.lost.add(0)
-    assert ready(of, state) == [("match", "search", (parallel,))]
+    assert started() == [parallel]
+    search.running.add(parallel)
+    search.done.discard(parallel - 1)
+    search.running.add(parallel - 1)
+    assert started() == ([] if match or parallel < 3 else [parallel + 1])
 
 
 def test_a_match_starts_no_trial_that_it_does_not_need() -> None:

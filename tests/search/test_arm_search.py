@@ -141,8 +141,8 @@ def test_proposals_depend_on_seed_number_and_ledger_only(path: Path, search: Sea
 
 @pytest.mark.parametrize("search", [BEST, MATCH])
 def test_parallel_proposals_differ(search: Search) -> None:
-    arm = open_search(search.model_copy(update={"parallel": 6}), extend(search, 5, []))
-    proposed = [arm.propose(number)["lambda"] for number in range(5, 11)]
+    arm = open_search(search.model_copy(update={"parallel": 6}), extend(search, 6, []))
+    proposed = [arm.propose(number)["lambda"] for number in range(6, 12)]
     assert len(set(proposed)) == 6
     assert all(SPACE["lambda"].contains(value) for value in proposed)
 

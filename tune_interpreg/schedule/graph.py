@@ -308,13 +308,13 @@ def _maps_tasks(study: Study, state: State, teacher: str) -> Iterator[Task]:
 
 
 def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
-    """Yield the next trial n, once trials 0 … n − parallel are settled."""
+    """Yield the next trial, once the trials that it is proposed from are settled."""
     search, trials = study.arms[name].search, state.searches[name]
     assert search is not None
     started = trials.settled | trials.running
     numbers = range(state.matched.get(name, search.trials))
     number = next((number for number in numbers if number not in started), None)
-    if number is not None and all(other > number - search.parallel for other in trials.running):
+    if number is not None and all(other >= search.known_trials(number) for other in trials.running):
         yield Task(name, "search", (number,))
 
 

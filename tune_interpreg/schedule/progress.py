@@ -213,9 +213,9 @@ class Progress(Current):
     def _update_match(self, name: str) -> None:
         """Note in the state how many trials the arm's match needs, once that is known.
 
-        Trial n starts if trials 0 … n − parallel do not settle the match, so that the number of trials depends on no
-        other trial. A stored choice of these trials decides first, because a match must not depend on the last digit
-        of the machine.
+        The trials of a round start if all trials before them do not settle the match, so that the number of trials
+        depends on no other trial. A stored choice of these trials decides first, because a match must not depend on the
+        last digit of the machine.
         """
         search, target = self.study.arms[name].search, self.target(name)
         if search is None or target is None:
@@ -226,11 +226,11 @@ class Progress(Current):
             return
         super()._update_match(name)
         number = number if before == target else search.parallel
-        while name not in self.state.matched and number < search.trials and number - search.parallel in settled:
-            prefix = [self.trials[name][other] for other in range(number - search.parallel + 1)]
+        while name not in self.state.matched and number < search.trials and settled.issuperset(range(number)):
+            prefix = [self.trials[name][other] for other in range(number)]
             if may_stop_early(search, prefix, target):
                 self.state.matched[name] = number
-            number += 1
+            number += search.parallel
         self._open_matches[name] = target, len(settled), number
 
     def is_wanted(self, job: Job) -> bool:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg import seeding
 from tune_interpreg.search.bounds import Bounds
-from tune_interpreg.search.choice import STARTUP, proposal_bounds, read_metrics
+from tune_interpreg.search.choice import proposal_bounds, read_metrics
 from tune_interpreg.search.matching.sampler import LossMatchSampler
 from tune_interpreg.search.pruning import Pruning, read_curve
 from tune_interpreg.search.target import Target
@@ -70,12 +70,12 @@ class ArmSearch:
     def propose(self, number: int, params: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
         """Return the searched parameters of trial ``number``: ``params`` again if an earlier run started it.
 
-        Trials 0 … number − parallel must be settled, and the later ones before it settled or proposed.
+        The trials that it is proposed from must be settled (``Search.known_trials``), the others before it proposed.
         """
         if number not in self._proposals:
             fixed = self.search.fixed_params(number) if params is None else params
             fixed = {name: fixed[name] for name in self.search.ranges if name in fixed}
-            self._go_to(number, number - self.search.parallel + 1)
+            self._go_to(number, self.search.known_trials(number))
             if len(fixed) < len(self.search.ranges):
                 fixed = self._avoid_failed(number, fixed)
             trial = self._ask(self._study, number, fixed)
@@ -223,7 +223,7 @@ class ArmSearch:
                 self.target.loss,
                 noise=self.target.noise,
                 anchor=self.target.anchor,
-                startup=STARTUP,
+                parallel=math.ceil(self.search.parallel / len(self.search.combinations())),
                 seed=self.seed,
                 among=self.search.fixed_params(number),
             )

@@ -128,8 +128,8 @@ def may_stop_early(search: Search, records: Sequence[Record], target: Target) ->
 
 
 def proposal_bounds(search: Search, records: Iterable[Record], target: Target, number: int) -> tuple[float, float]:
-    """Return the range for the strength of trial ``number``: of ``records``, it depends on 0 … number − parallel."""
-    before = [record for record in records if record["number"] <= number - search.parallel]
+    """Return the range for the strength of trial ``number``, from the results that its proposal knows."""
+    before = [record for record in records if record["number"] < search.known_trials(number)]
     return _combinations(search, before, target)[number % len(search.combinations())].bounds
 
 

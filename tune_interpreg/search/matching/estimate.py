@@ -1,8 +1,8 @@
 """Estimate the λ at which a noisy metric equals a target, from all observations.
 
 The metric rises with λ, as a training loss does: min over θ of CE + λ·penalty for a penalty ≥ 0. A falling metric is
-negated, and so are its target and its anchor. Shapes: N observations. A position u is log λ, scaled so that the searched
-range is [0, 1].
+negated, and so are its target and its anchor. Shapes: N observations. A position u is log λ, scaled so that the
+searched range is [0, 1].
 """
 
 import math
@@ -98,8 +98,9 @@ def estimate(
         reason = explain_infeasible(kept_N, r_N, bounds, noise, anchor_residual, direction)
         u = median if reason is None else nearer_end(r_N, median)
         residual_3 = sorted((sign * posterior.residuals(u, [0.025, 0.5, 0.975])).tolist())
-    lambda_3 = from_position(np.array([u, min(u, low), max(u, high)]), bounds).tolist()
-    return Match(*lambda_3, residual_3[1], residual_3[0], residual_3[2], reason is None, reason)
+    lambda_hat, low, high = from_position(np.array([u, min(u, low), max(u, high)]), bounds).tolist()
+    residual_low, expected, residual_high = residual_3
+    return Match(lambda_hat, low, high, expected, residual_low, residual_high, reason is None, reason)
 
 
 def orient(r_N: Array, direction: Direction) -> Array:

@@ -4,14 +4,16 @@ Shapes: N observations, G positions, R residuals, W places. A position u is log 
 [0, 1].
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
 
 from tune_interpreg.search.matching.smooth import SmoothModel
 from tune_interpreg.search.matching.steps import Array, StepModel
 
 BRACKET = 0.005  # mass on either side of the step model's bracket, which the smooth models must respect
-LEAST = 0.1  # least weight of the step model: a few residuals cannot prove that a curve is smooth
+DOUBT = 0.4  # part of a proposal's distribution that takes no curve to be smooth
+LEAST = 0.05  # least weight of the step model: a few residuals cannot prove that a curve is smooth
 OUTSIDE = 0.1  # prior odds of a root beyond an end of the range, relative to one inside
 WINDOWS = (2, 4)  # observations on either side of the root that a local smooth model takes
 SATURATED = 1e4  # times the larger of 30 noise floors and the median size; a larger residual counts as its sign only
@@ -36,8 +38,7 @@ class RootPosterior:
         target: the value to reach, if known. It sets the scale on which values grow.
     """
 
-    def __init__(self, u_N: ArrayLike, r_N: ArrayLike, *, noise: float, target: float | None = None) -> None:
-        u_N, r_N = np.asarray(u_N, float), np.asarray(r_N, float)
+    def __init__(self, u_N: Array, r_N: Array, *, noise: float, target: float | None = None) -> None:
         order_N = np.lexsort((r_N, u_N))
         u_N, r_N = np.clip(u_N[order_N], 0.0, 1.0), r_N[order_N]
         sizes_N = np.abs(r_N[np.isfinite(r_N)])
@@ -80,6 +81,8 @@ class RootPosterior:
         self._below_G = _expect_inside(self._weights @ np.array([below_G, *smooth]))
         #: The same, if it jumps somewhere in a gap.
         self._jump_G = _expect_inside(self._weights @ np.array([jump_G, *smooth]))
+        #: The same, for proposals.
+        self._search_G = (1 - DOUBT) * self._jump_G + DOUBT * _expect_inside(jump_G)
 
     def median(self) -> float:
         """Return the median of the root's position; 0 or 1 if it lies beyond the range."""
@@ -90,7 +93,7 @@ class RootPosterior:
         low, high = np.interp([0.05, 0.95], self._jump_G, self._u_G).tolist()
         return min(low, self.median()), max(high, self.median())
 
-    def residuals(self, u: float, shares: ArrayLike) -> Array:
+    def residuals(self, u: float, shares: Sequence[float]) -> Array:
         """Return quantiles of the curve at u."""
         r_R = self._steps.r_L
         r_R = np.unique(np.concatenate([r_R, np.linspace(-1, 1, 201) * self._steps.bend]))
@@ -106,10 +109,10 @@ class RootPosterior:
             running_N: positions of the running trials.
             parallel, jitter: as in ``choose_share``.
         """
-        first, last = self._jump_G[0], self._jump_G[-1]
+        first, last = self._search_G[0], self._search_G[-1]
         inside = max(last - first, 1e-300)
-        share = choose_share((np.interp(running_N, self._u_G, self._jump_G) - first) / inside, parallel, jitter)
-        return float(np.interp(first + share * inside, self._jump_G, self._u_G))
+        share = choose_share((np.interp(running_N, self._u_G, self._search_G) - first) / inside, parallel, jitter)
+        return float(np.interp(first + share * inside, self._search_G, self._u_G))
 
 
 def choose_share(running_N: Array, parallel: int, jitter: float) -> float:

@@ -66,11 +66,12 @@ def drop_collapsed(lambda_N: Array, r_N: Array, noise: float) -> tuple[Array, Ar
     """Return the observations without collapsed trainings, which lie far above the curve.
 
     The curve rises with λ. So two negative residuals at larger λ contradict a residual above ``COLLAPSED`` noise
-    floors. A third negative residual at a smaller λ must show that the curve does not fall.
+    floors. A third negative residual at a smaller λ must show that the curve does not fall; a diverged training, with a
+    residual of +inf, shows no curve.
     """
     larger_NN, below_N = lambda_N[None, :] > lambda_N[:, None], r_N < 0
     contradicted_N = (larger_NN & below_N).sum(1) >= 2
-    rising_N = (larger_NN.T & below_N).any(1)
+    rising_N = (larger_NN.T & below_N).any(1) | np.isposinf(r_N)
     valid_N = ~((r_N > COLLAPSED * noise) & contradicted_N & rising_N)
     return lambda_N[valid_N], r_N[valid_N]
 

@@ -121,4 +121,6 @@ class SmoothModel:
         distance_JAB = distance_AB / lengths[:, None, None]
         matern_JAB = (1 + distance_JAB + np.square(distance_JAB) / 3) * np.exp(-distance_JAB)
         linear_AB = 1 + 1.5**2 * np.outer(u_A - 0.5, u_B - 0.5)
-        return np.asarray(self._scale**2 * (np.square(self._amplitude_H)[:, None, None] * matern_JAB[which_H] + linear_AB))
+        return np.asarray(
+            self._scale**2 * (np.square(self._amplitude_H)[:, None, None] * matern_JAB[which_H] + linear_AB)
+        )

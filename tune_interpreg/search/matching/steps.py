@@ -16,7 +16,7 @@ RESOLUTION = 3.0  # levels per noise floor, near zero
 LEVELS = 250  # at most, or the levels become wider
 SHAPES = (1.0, 4.0, 20.0)  # α: number of jumps over the range that make up most of the rise
 NOISES = (1.0, 2.0, 4.0)  # standard deviation of the noise, in floors; prior 1 / level
-COLLAPSED = 0.15  # prior probability that a training learns nothing, with a value anywhere above the curve
+COLLAPSED = 0.1  # prior probability that a training learns nothing, with a value anywhere above the curve
 FREAK = 0.01  # prior probability of a value anywhere
 DIVERGED = (0.1, 1.0)  # probability that a training below the target diverges, relative to one above; prior equal
 RAMP = 0.7  # prior probability that the curve rises along the gap with the root, rather than jumps somewhere in it
@@ -38,7 +38,7 @@ class StepModel:
 
     Args:
         u_N: positions of the observations in [0, 1], sorted, N ≥ 1.
-        r_N: residuals; ±inf is a diverged training, a sign only.
+        r_N: residuals. +inf is a diverged training, −inf a value far below the target.
         noise: standard deviation of the residuals, > 0.
 
     Attributes:
@@ -66,11 +66,12 @@ class StepModel:
         noise_K, ratio_K = (part.ravel() for part in np.meshgrid(NOISES, DIVERGED if not finite_N.all() else (1.0,)))
         self._settings = noise_K.size
         stray_NL = (FREAK + COLLAPSED * (y_N[:, None] > self._y_L)) / (self._y_L.size * width)
+        unlikely_NK1 = np.where((r_N > 0)[:, None], ratio_K, FREAK)[..., None]  # of a sign that is not the curve's
         likelihood_NKL = np.where(
             finite_N[:, None, None],
             (1 - COLLAPSED - FREAK) * _student((y_N[:, None] - self._y_L)[:, None], noise_K[:, None] / BEND)
             + stray_NL[:, None],
-            np.where((r_N[:, None, None] > 0) == (self._y_L > 0), 1.0, ratio_K[:, None]),
+            np.where((r_N > 0)[:, None, None] == (self._y_L > 0), 1.0, unlikely_NK1),
         )
         likelihood_NHL = np.tile(likelihood_NKL, (1, len(SHAPES), 1))
         before_NHL, after_NHL, log_H = self._pass_along(likelihood_NHL)
@@ -94,7 +95,7 @@ class StepModel:
         crossed 0 by the part t of the gap with the probability that a Beta(κ·t, κ·(1 − t)) variable exceeds
         −a / (b − a), where κ is STRAIGHTNESS.
         """
-        products = (_normalise(f * b) for f, b in zip(self._forward, self._backward, strict=True))
+        products = (_normalise(f * b) for f, b in zip(self._forward, self._later, strict=True))
         level_EL = np.array([self._weight_H @ product_HL for product_HL in products])
         above_L = self._y_L > 0
         at_E = np.maximum.accumulate(level_EL[:, above_L].sum(1))
@@ -142,15 +143,13 @@ class StepModel:
                 forward_HL = _normalise(forward_HL)
             self._forward.append(forward_HL)
         backward_HL = np.ones((settings, levels))
-        self._backward, after = [backward_HL], []
+        self._later, self._backward = [backward_HL], [backward_HL]  # without and with the observation at the position
         for i in range(count, -1, -1):
-            backward_HL = self._expect(backward_HL, rise_DSL[i])
-            if i:
-                after.append(backward_HL)
-                backward_HL = _normalise(backward_HL * likelihood_NHL[i - 1])
-            self._backward.append(backward_HL)
-        self._backward.reverse()
-        return np.array(before), np.array(after[::-1]), log_H
+            later_HL = self._expect(backward_HL, rise_DSL[i])
+            backward_HL = _normalise(later_HL * likelihood_NHL[i - 1]) if i else later_HL
+            self._later.insert(0, later_HL)
+            self._backward.insert(0, backward_HL)
+        return np.array(before), np.array(self._later[1:-1]), log_H
 
     def _log_characteristic(self, rise: float) -> NDArray[np.complex128]:
         """Return log((1 − p) / (1 − p·z)) · α at the Fourier frequencies z; ``rise``: expected over the range."""
