@@ -208,3 +208,22 @@ def test_the_arm_of_a_bound_is_an_edge() -> None:
     assert problems(a=bounded(within=0.01, of="a"))[place].startswith("waits for itself: a → a")
     circle = problems(a=bounded(within=0.01, of="b"), b=matching("a"))
     assert [message for message in circle.values() if message.startswith("waits for itself")]
+
+
+@pytest.mark.parametrize(
+    ("count", "arm", "message"),
+    [
+        (3, {}, "takes at most 2, the number of the study's seeds, got 3"),
+        (2, {}, None),
+        (2, {"teacher": "standard", "teachers": "per_seed", "targets": {}}, "share one teacher"),
+        (1, {"teacher": "standard", "teachers": "per_seed", "targets": {}}, None),
+    ],
+)
+def test_the_seeds_of_a_trial_are_seeds_of_the_study_with_one_teacher(
+    count: int, arm: dict[str, Any], message: str | None
+) -> None:
+    search = {"space": {"lambda": LOG}, "maximize": "val/adv_accuracy", "seeds": count}
+    taught = {"method": "interpretation", "teacher": "standard", "targets": {}} | arm | {"search": search}
+    found = dict(find_problems({"seeds": [7, 8], "arms": {"standard": STANDARD, "a": taught}}))
+    assert list(found) == ([("arms", "a", "search", "seeds")] if message else [])
+    assert all(message in text for text in found.values() if message)

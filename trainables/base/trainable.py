@@ -132,7 +132,9 @@ class MethodTrainable(JobTrainable):
         if store := self.assignment.store:
             with self._timed("save"), store.replace_atomically(self._checkpoint_file) as temporary:
                 self._save(temporary)
-        return {**mean, "epoch": self.trainer.epoch, "seconds": self.seconds}
+        has_diverged = self.job.number is not None and len(metrics) < len(self.job.models)
+        reported = {} if has_diverged else mean  # a pruner must not compare the mean of the rest
+        return {**reported, "epoch": self.trainer.epoch, "seconds": self.seconds}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         with replace_atomically(Path(checkpoint_dir) / CHECKPOINT) as temporary:

@@ -62,8 +62,9 @@ def training_job(study: Study, task: Task) -> Job:
     teacher = None
     if method.needs_teacher and arm.teacher:
         teacher = TeacherModel(key="any", seed=0, model=_typical_setting(study, arm.teacher).model)
-    observation = measures.observe(study, arm.search if is_trial else None)
-    seeds = range(1 if is_trial else len(task.parts))
+    trial = arm.search if task.stage == "search" else None
+    observation = measures.observe(study, trial)
+    seeds = range(trial.seeds if trial else len(task.parts))
     setting = _typical_setting(study, task.arm, is_trial)._replace(train_limit=None)  # a measurement takes few batches
     fields: dict[str, Any] = {"method": arm.method, "params": params, "maps": maps, "teacher": teacher}
     return _job(study, task, setting, seeds, STANDSTILL, observation, **fields)
@@ -128,21 +129,21 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
     if task.stage == "judgments":
         questions = _open_questions(progress, state, task)
     else:
-        questions, training = progress.repeat_questions, None
+        each, untrained, questions = progress.repeat_questions, len(task.parts), list[Question]()
         if task.stage == "search" and search:
-            questions = measures.list_trial_questions(study, search)
-            training = progress.training_of_trial(task.arm, task.parts[0])
-        if training is None:
+            each = measures.list_trial_questions(study, search)
+            trainings = progress.trainings_of_trial(task.arm, task.parts[0])
+            untrained = search.seeds - len(trainings)
+            missing = [judgment for record in trainings for judgment in progress.missing_judgments(record["key"], each)]
+            questions = [Question(judgment.measure, judgment.split) for judgment in missing]
+        if untrained:
             job = training_job(study, task)
             observation = job.observation.model_dump(mode="json")
             fidelity = search.fidelity if search and task.stage == "search" else {}
-            name = _name_training(task.arm, observation, len(task.parts), fidelity)
-            yield Piece(name, job, model, len(task.parts))
-        else:
-            missing = progress.missing_judgments(training["key"], questions)
-            questions = [Question(judgment.measure, judgment.split) for judgment in missing]
+            yield Piece(_name_training(task.arm, observation, untrained, fidelity), job, model, untrained)
+            questions += each * untrained
     for question in questions:
-        yield from [_judging(question.measure, question.split, model)] * len(task.parts)
+        yield _judging(question.measure, question.split, model)
 
 
 def _open_questions(progress: Progress, state: State, task: Task) -> list[Question]:
@@ -201,9 +202,12 @@ def recorded_seconds(progress: Progress) -> dict[Piece, float]:
             continue
         model = _typical_setting(study, record["arm"]).model
         if record["kind"] == "train":
-            for count in (1, len(study.seeds)) if study.resources.gpus and record["number"] is None else (1,):
-                search = study.arms[record["arm"]].search
-                fidelity = search.fidelity if search and record["number"] is not None else {}
+            search, counts, fidelity = study.arms[record["arm"]].search, {1}, {}
+            if record["number"] is not None and search:
+                counts, fidelity = {1, search.seeds}, search.fidelity
+            elif study.resources.gpus:
+                counts.add(len(study.seeds))
+            for count in counts:
                 name = _name_training(record["arm"], record["observation"], count, fidelity)
                 piece = Piece(name, MapSettings(), model, count)
                 seconds[piece].append(count * record["seconds"])

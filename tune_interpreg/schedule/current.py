@@ -9,14 +9,17 @@ Maps and judgments are found by their exact keys everywhere, because these depen
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
 from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.average import average_seeds
 from tune_interpreg.schedule.graph import MapsKey, State
 from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.choice import digest_trials
@@ -132,7 +135,7 @@ class Current:
     def records_by_stage(self, name: str) -> Iterator[tuple[StageName, Record]]:
         """Yield the records of an arm that count, each with its stage. A training may be of two stages."""
         for trial in self.list_trials(name):
-            yield "search", trial["training"]
+            yield from (("search", training) for training in trial["trainings"])
             yield from (("search", self._others[key]) for key in trial["judged"])
         yield from (("repeats", repeat["training"]) for repeat in self.repeats[name].values())
         yield from (("maps", record) for record in self.maps[name])
@@ -197,20 +200,25 @@ class Current:
         if search is None:
             return
         for number in sorted(self._open_trials[name]):
-            training = self.training_of_trial(name, number)
-            if training is None:
+            trainings = self.trainings_of_trial(name, number)
+            if len(trainings) < search.seeds:
                 continue
-            trial = self._with_judgments(training, measures.list_trial_questions(self.study, search))
-            if training["observation"] != measures.observe(self.study, search).model_dump(mode="json"):
-                # A pruner must not compare accuracies under different attacks.
-                curve = training.get("curve", [])
-                trial["curve"] = [{k: v for k, v in epoch.items() if k != VAL_ADV_ACCURACY} for epoch in curve]
+            trial = average_seeds([self._trial_of_seed(training, search) for training in trainings])
             if trial["is_complete"]:
-                extras = self._with_judgments(training, measures.list_trial_extras(self.study, search))
-                self.trials[name][number] = trial | {"metrics": extras["metrics"] | trial["metrics"]}
+                self.trials[name][number] = trial
                 self._open_trials[name].discard(number)
                 (trials.done if trial["state"] == "done" and not trial["is_lost"] else trials.lost).add(number)
         self._update_match(name)
+
+    def _trial_of_seed(self, training: Record, search: Search) -> Record:
+        """Return a training of a trial with the judgments of its model."""
+        trial = self._with_judgments(training, measures.list_trial_questions(self.study, search))
+        if training["observation"] != measures.observe(self.study, search).model_dump(mode="json"):
+            # A pruner must not compare accuracies under different attacks.
+            curve = training.get("curve", [])
+            trial["curve"] = [{k: v for k, v in epoch.items() if k != VAL_ADV_ACCURACY} for epoch in curve]
+        extras = self._with_judgments(training, measures.list_trial_extras(self.study, search))
+        return trial | {"metrics": extras["metrics"] | trial["metrics"]}
 
     def _update_repeats(self, name: str) -> None:
         repeats = self.state.repeats[name]
@@ -267,14 +275,17 @@ class Current:
                 return
 
     # -------------------------------------------------------------- which trainings count
-    def training_of_trial(self, name: str, number: int) -> Record | None:
-        """Return the latest training with this number that the search could propose now."""
-        trials = [record for record in self._by_number[name, number] if self._has_present_teacher(record, name)]
-        return trials[-1] if trials else None
+    def trainings_of_trial(self, name: str, number: int) -> list[Record]:
+        """Return the trainings of the latest recipe with this number that the search could propose now, by seed."""
+        records = [record for record in self._by_number[name, number] if self._has_present_teacher(record, name)]
+        by_seed = {record["seed"]: record for record in records if record["recipe_key"] == records[-1]["recipe_key"]}
+        return [by_seed[seed] for seed in self.study.seeds if seed in by_seed]
 
     def _could_be_trial(self, record: Record, name: str) -> bool:
         search, number = self.study.arms[name].search, record["number"]
-        if search is None or number is None or number >= search.trials or record["seed"] != self.study.seeds[0]:
+        if search is None or number is None or number >= search.trials:
+            return False
+        if record["seed"] not in self.study.seeds[: search.seeds]:
             return False
         params = read_params(record["recipe"], search.ranges)
         return search.could_propose(params, number) and self.accepts(record, name)
@@ -449,7 +460,8 @@ class Current:
             return None
         done = [*self.finished_repeats(search.match_loss_of).values()]
         anchors = [*self.finished_repeats(search.anchor).values()] if search.anchor else []
-        return Target.from_repeats(done, search.matched_metric, anchors) if done else None
+        target = Target.from_repeats(done, search.matched_metric, anchors) if done else None
+        return target and replace(target, noise=target.noise / math.sqrt(search.seeds))  # of a trial's mean
 
     def has_match(self, name: str) -> bool:
         """Return whether the stored choice says that the settled trials of the arm's match are enough."""

@@ -114,7 +114,8 @@ class Dispatcher:
         if task.stage in ("search", "repeats"):
             untrained = [model for model in models if not self._share(task, model)]
             if untrained:
-                return self.progress.job_to_train(task, untrained)
+                has_pruner = task.stage == "search" and self._search(task.arm).pruning is not None
+                return self.progress.job_to_train(task, models if has_pruner else untrained)  # it reads their mean
             self._update(task.arm)
             if task.stage == "repeats" or not self.state.stage_of(task).is_open(task.parts[0]):
                 return None  # judgments of repeats are a task of their own
@@ -125,8 +126,8 @@ class Dispatcher:
 
         A trial with a pruner takes no other arm's training: that it has ended first would save it from the pruner.
         """
-        number, search = task.parts[0] if task.stage == "search" else None, self.study.arms[task.arm].search
-        has_pruner = number is not None and search is not None and search.pruner != "none"
+        number = task.parts[0] if task.stage == "search" else None
+        has_pruner = number is not None and self._search(task.arm).pruning is not None
         results = [
             record
             for record in self._trainings[model.key]
@@ -179,13 +180,24 @@ class Dispatcher:
         for listener in self.listeners:
             listener.finish(job, records, self.settled(), self.total())
 
-    def prune(self, job: Job, report: Mapping[str, float], **times: Any) -> None:
-        """Settle a trial that is stopped after the epoch of this report. ``times``: ``seconds`` and ``spent``."""
+    def prune(
+        self, job: Job, report: Mapping[str, float], seconds: float = 0.0, spent: Mapping[str, float] | None = None
+    ) -> None:
+        """Settle a trial that is stopped after the epoch of this report, with the time of all its seeds."""
         metrics = {name: value for name, value in report.items() if "/" in name}
-        (model,), pruning = job.models, self._search(job.arm).pruning
+        pruning, share = self._search(job.arm).pruning, 1 / len(job.models)
         curve = {"curve": pruning.list_reports(job.number)} if pruning and job.number is not None else {}
-        record = ledger.make_record(job, model, "pruned", metrics=metrics, epochs=int(report["epoch"]), **times)
-        self._write(job, record | curve)
+        for model in job.models:
+            record = ledger.make_record(
+                job,
+                model,
+                "pruned",
+                metrics=metrics,
+                epochs=int(report["epoch"]),
+                seconds=share * seconds,
+                spent={kind: share * duration for kind, duration in (spent or {}).items()},
+            )
+            self._write(job, record | curve)
         self.end(job)
 
     def recover(self, job: Job) -> bool:
@@ -315,7 +327,7 @@ class Dispatcher:
 
     def _earlier_proposal(self, task: Task, number: int) -> Mapping[str, Scalar] | None:
         """Return the parameters of a trial that an earlier run started, from its training's record or its note."""
-        if training := self.progress.training_of_trial(task.arm, number):
+        for training in self.progress.trainings_of_trial(task.arm, number):
             return self._read_searched(task.arm, training["recipe"])
         notes = (job for job in self.progress.notes if Task.from_job(job) == task and self.progress.is_wanted(job))
         recipes = (job.recipe.model_dump(mode="json") for job in notes)

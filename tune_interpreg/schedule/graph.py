@@ -219,9 +219,9 @@ def finish(study: Study, state: State, task: Task) -> None:
         state.waiting[task.arm].update(task.parts)
         if not (study.evaluation.checks or study.evaluation.interpretability):
             state.judgments[task.arm].done.update(task.parts)
-    shares_model = arm.search is not None and arm.search.maximize and not arm.search.fidelity
-    if task.stage == "search" and shares_model and is_search_over(study, state, task.arm):
-        state.repeats[task.arm].done.update(study.seeds[:1])
+    shares_models = arm.search is not None and arm.search.maximize and not arm.search.fidelity
+    if task.stage == "search" and arm.search and shares_models and is_search_over(study, state, task.arm):
+        state.repeats[task.arm].done.update(study.seeds[: arm.search.seeds])
 
 
 def dependents(study: Study, name: str) -> set[str]:

@@ -72,8 +72,8 @@ class Progress(Current):
             judged = repeats.done - self.state.judgments[name].done
             models = {other for seed in judged for other in self._models_with(name, seed)}
             keys |= {key for other in models if (key := self.model_key(*other))}
-            trainings = (self.training_of_trial(name, number) for number in self._open_trials[name])
-            keys |= {training["key"] for training in trainings if training is not None}
+            trainings = (self.trainings_of_trial(name, number) for number in self._open_trials[name])
+            keys |= {training["key"] for of_trial in trainings for training in of_trial}
             for maps_key, stage in self.state.maps.items():
                 if maps_key[0] == name:
                     unmade = set(graph.maps_seeds(self.study, maps_key)) - stage.done
@@ -102,10 +102,10 @@ class Progress(Current):
     def trainings_of(self, task: Task, params: Mapping[str, Scalar] | None = None) -> list[Train]:
         """Return the trainings of a task. For a trial, ``params`` holds the searched parameters, among others."""
         name, search = task.arm, self.study.arms[task.arm].search
-        if task.stage == "search":
-            searched = {parameter: (params or {})[parameter] for parameter in (search.ranges if search else ())}
-            fidelity = search.fidelity if search else {}
-            return [self.training(name, searched | fidelity, self.study.seeds[0])]
+        if task.stage == "search" and search:
+            searched = {parameter: (params or {})[parameter] for parameter in search.ranges}
+            seeds = self.study.seeds[: search.seeds]
+            return [self.training(name, searched | search.fidelity, seed) for seed in seeds]
         if task.stage == "repeats":
             choice = self.choice(name)
             return [self.training(name, choice["params"] if choice else {}, seed) for seed in task.parts]

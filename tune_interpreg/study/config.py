@@ -27,6 +27,9 @@ from tune_interpreg.study.notation import suggest_flag
 from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.space import Search
 
+#: Seeds of the repeats, unless a study gives others.
+DEFAULT_SEEDS = (0, 1, 2, 3, 4)
+
 #: Seeds are part of file names.
 Seed = Annotated[Integer, Field(ge=-(2**63), lt=2**63)]
 
@@ -426,7 +429,7 @@ class Study(Frozen):
     evaluation: Evaluation = Field(Evaluation(), description="Measures of trained models.")
     resources: Resources = Field(Resources(), description="Resources of one trial.")
     seeds: Annotated[tuple[Seed, ...], AfterValidator(check_distinct)] = Field(
-        (0, 1, 2, 3, 4), min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
+        DEFAULT_SEEDS, min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
     )
     arms: dict[str, Arm] = Field(min_length=1, description="The arms by name; each is a row of the tables.")
 

@@ -240,6 +240,12 @@ class Search(Frozen):
         " proposed from exactly their results, so that the number of workers changes no result. A match proposes"
         " its trials in rounds of so many.",
     )
+    seeds: Integer = Field(
+        1,
+        ge=1,
+        description="Seeds of a trial, the first ones of the study. Its metrics are means over them, and a seed that"
+        " diverges makes the trial diverge. The models of the chosen trial are repeats.",
+    )
     sampler: Literal["tpe", "gp", "random"] = Field("tpe", description="Optuna's sampler, for maximize.")
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = Field(
         "none", description="Optuna's pruner, for maximize. A trial is compared with trials 0 … n − parallel only."

@@ -13,7 +13,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Arm, Attack, AttackEntry, Data, Model, OpenSection, find_entry_problems
+from tune_interpreg.study.config import (
+    DEFAULT_SEEDS,
+    Arm,
+    Attack,
+    AttackEntry,
+    Data,
+    Model,
+    OpenSection,
+    find_entry_problems,
+)
 from tune_interpreg.study.fields import format_value, is_number
 from tune_interpreg.study.file.messages import suggest_sections
 from tune_interpreg.study.file.options import Option, list_options
@@ -53,6 +62,7 @@ def find_problems(raw: Section) -> list[Finding]:
             if arm.get("model") is not None:
                 places = _check_builder("models", whole, "model", Model)
                 findings += [(("arms", name, *place), message) for place, message in places]
+            findings += _check_trial_seeds(name, arm, raw.get("seeds"))
     return findings + list(_check_edges(arms))
 
 
@@ -171,6 +181,18 @@ def _check_targets(place: Place, arm: Section, method: Any) -> Iterator[Finding]
     elif method.signed_targets and isinstance(targets, Mapping) and targets.get("sign") != "signed":
         message = f"method {arm['method']} compares signed gradients; give targets.sign: signed"
         yield (*place, "targets", "sign"), message
+
+
+def _check_trial_seeds(name: str, arm: Section, seeds: Any) -> Iterator[Finding]:
+    """Check the seeds of an arm's trials against the study's, and that one job can train them."""
+    count = _section(arm, "search").get("seeds")
+    if not isinstance(count, int) or count <= 1:
+        return  # reported with the section, if it is wrong
+    place, most = ("arms", name, "search", "seeds"), len(seeds if isinstance(seeds, list) else DEFAULT_SEEDS)
+    if count > most:
+        yield place, f"takes at most {most}, the number of the study's seeds, got {count}"
+    if "per_seed" in (arm.get("teachers"), _section(arm, "targets").get("teachers")):
+        yield place, "the seeds of a trial share one teacher; give seeds: 1, or teachers: shared"
 
 
 def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
