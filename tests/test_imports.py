@@ -39,7 +39,8 @@ MAY_IMPORT = {
     " analysis",
     "cli": "commands __init__",
     "__main__": "cli packages",
-    "__init__": "analysis packages",
+    "notebook": "planning running status store study stopping packages analysis",
+    "__init__": "analysis packages notebook study",
     "trainables": "training evaluation attacks gradients networks data display.trial_log store study seeding registry",
     "analysis": "study store schedule.current search.importances",
 }

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 DATA = {
     *(f"search_spaces/{name}.yaml" for name in list_shipped_studies()),
     *(f"tune_interpreg/guides/{name}.md" for name in guides.NAMES),
+    "tune_interpreg/guides/notebook.ipynb",
     *(f"{package}/py.typed" for package in ("tune_interpreg", "trainables", "analysis")),
     *(f"analysis/page/{name}" for name in ("template.html", "page.css", "page.js")),
 }

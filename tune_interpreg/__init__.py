@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+
+    from tune_interpreg.notebook import compare, figure, plan, read_status, read_study, report, run, write_study
+    from tune_interpreg.study.config import Study
+
+__all__ = [
+    "Study",
+    "compare",
+    "figure",
+    "plan",
+    "read_status",
+    "read_study",
+    "report",
+    "results",
+    "run",
+    "write_study",
+]
 
 __version__ = "0.1.0"
 
@@ -29,3 +45,12 @@ def results(store: str | Path) -> pd.DataFrame:
         from analysis.results.frame import results
 
         return results(store)
+
+
+def __getattr__(name: str) -> Any:
+    """Load the functions of ``notebook`` when they are used: importing this package loads no library."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tune_interpreg import notebook
+
+    return getattr(notebook, name)

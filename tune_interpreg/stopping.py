@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -63,11 +63,13 @@ _active: Stop | None = None  # signal handlers belong to the whole process
 
 
 @contextmanager
-def listen_for_stops() -> Iterator[Stop]:
+def listen_for_stops(*, limit: bool = True) -> Iterator[Stop]:
     """Raise ``KeyboardInterrupt`` in this block on Ctrl-C and SIGTERM, and record the signal.
 
     The process ends ``LIMIT`` + ``GRACE`` seconds after the first signal at the latest, even if a library hangs. A
     nested block yields the same ``Stop`` and installs the handlers again, because Ray replaces them as it starts.
+
+    limit: False for a process that lives on, such as a notebook's.
     """
     global _active
     if _active:
@@ -79,7 +81,7 @@ def listen_for_stops() -> Iterator[Stop]:
     _active = Stop()
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        with _time_limit(_active), listen_for_stops() as stop:
+        with _time_limit(_active) if limit else nullcontext(), listen_for_stops() as stop:
             yield stop
     finally:
         _active = None

@@ -32,6 +32,14 @@ def draw(results: Results, store: Store, names: Iterable[str] = tuple(FIGURES)) 
     return [_draw(name, results, store) for name in names]
 
 
+def make_figure(name: str, results: Results, store: Store) -> Figure:
+    """Return a figure without writing it. Raises ValueError for an unknown name, or if its data are missing."""
+    if name not in FIGURES:
+        raise ValueError(f"there is no figure {name!r}; choose one of {', '.join(FIGURES)}")
+    with matplotlib.rc_context(STYLE):
+        return FIGURES[name][1](results, store)[0]
+
+
 def draw_comparison(stores: Mapping[str, Results], path: Path, writer: Store) -> DrawnFigure:
     """Draw the arms of several stores to PATH.png and PATH.svg."""
     title = "Accuracies by store"

@@ -51,6 +51,12 @@ def to_json(table: Table) -> dict[str, Any]:
     return {"title": table.title, "columns": table.columns, "rows": rows, "notes": table.notes}
 
 
+def to_frame(table: Table) -> pd.DataFrame:
+    """Return a table's printed cells as a frame, with the names of its rows as index."""
+    cells = [[str(cell) for cell in row] for row in table.rows]
+    return pd.DataFrame(cells, columns=list(table.columns)).set_index(table.columns[0])
+
+
 def to_rich(table: Table, width: int) -> Group:
     """Return a table for a terminal of ``width`` columns: title, cells, notes.
 

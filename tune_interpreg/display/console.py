@@ -5,11 +5,13 @@ The tree is drawn by its own thread, a few times per second, so a job costs the 
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import rich.live
 from rich.console import Console
@@ -105,6 +107,45 @@ class Live(Listener):
         title.append(f" {settled}/{total}  {_clock(self._started)}")
         width, height = self.console.size
         return draw_arms(title, self._parents, arms, leaves, width, max(3, height - 2))  # room for cursor and log line
+
+
+class NotebookTree(Live):
+    """Draws the tree below a notebook's cell, again and again in one place."""
+
+    def __init__(self, study: Study, state: Callable[[], State]):
+        super().__init__(
+            Console(file=io.StringIO(), width=100, height=60, force_jupyter=False, color_system=None), study, state
+        )
+        self._shown: Any = None
+
+    def __enter__(self) -> NotebookTree:
+        from IPython.display import display
+
+        self._shown = display(self._content(), raw=True, display_id=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.draw()
+
+    def draw(self) -> None:
+        """Replace the tree. Finished jobs are in the store's log."""
+        self._finished.clear()
+        self._shown.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        with self.console.capture() as capture:
+            self.console.print(self)
+        return {"text/plain": capture.get()}
+
+
+def make_live(console: Console, study: Study, state: Callable[[], State]) -> Live | None:
+    """Return the live tree for a terminal or a notebook; None for a log or a pipe."""
+    if console.is_jupyter:
+        return NotebookTree(study, state)
+    return Live(console, study, state) if console.is_terminal else None
 
 
 @dataclass

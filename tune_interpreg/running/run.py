@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tune_interpreg import stopping
 from tune_interpreg.display.account import Account
-from tune_interpreg.display.console import Lines, Live
+from tune_interpreg.display.console import Lines, make_live
 from tune_interpreg.networks.build import EXACT
 from tune_interpreg.running.logs import JobLog, log_to_file
 from tune_interpreg.running.preflight import check_data, check_networks
@@ -74,8 +74,7 @@ def run(
                     _say(console, line)
                 with pause_gc():  # a finished study does without these imports, which take a second
                     from tune_interpreg.cluster.drain import drain
-                is_live = live and not debug and console.is_terminal
-                tree = Live(console, file.study, lambda: dispatcher.state) if is_live else None
+                tree = make_live(console, file.study, lambda: dispatcher.state) if live and not debug else None
                 dispatcher.listeners = [JobLog(), account, tree or Lines(console)]
                 with tree or nullcontext():
                     stop = drain(dispatcher, where, debug=debug)

@@ -1,5 +1,6 @@
 """Problems of a study: each names place, rule, value and remedy, and all are reported at once."""
 
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.place}: {self.message}" if self.place else f"{self.where}: {self.message}"
+
+
+def name_place(place: Place) -> str:
+    """Return a place with dots between its keys; a key that is no word is quoted."""
+    return ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
 
 
 class StudyError(ValueError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tune_interpreg.study.file.messages import describe_error
 from tune_interpreg.study.file.rules import find_problems
 from tune_interpreg.study.file.yaml_lines import YamlFile
 from tune_interpreg.study.file.yaml_text import UnreadableText, YamlText
-from tune_interpreg.study.problems import Finding, Place, Problem, StudyError
+from tune_interpreg.study.problems import Finding, Place, Problem, StudyError, name_place
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     findings.sort(key=lambda finding: file.origin(finding[0])[0])
     problems += [file.locate(place, message) for place, message in findings]
     raise StudyError(list(dict.fromkeys(problems)))
+
+
+def check_study(study: Study) -> StudyFile:
+    """Check a study that was built in Python by the rules of study files. Raise ``StudyError``, as for a file."""
+    findings = _drop_inherited(find_problems(study.model_dump(mode="json")))
+    if findings:
+        raise StudyError([_locate(study, place, message) for place, message in dict.fromkeys(findings)])
+    return StudyFile(study, partial(_locate, study))
+
+
+def _locate(study: Study, place: Place, message: str) -> Problem:
+    return Problem(study.name, name_place(place), message)
 
 
 def _drop_inherited(findings: list[Finding]) -> list[Finding]:

@@ -1,11 +1,10 @@
 """Study files in YAML with the origin of each value: its line, or the override that set it."""
 
-import re
 from typing import Any
 
 from tune_interpreg.study.fields import format_value
 from tune_interpreg.study.file.yaml_text import UnreadableText, YamlText
-from tune_interpreg.study.problems import Place, Problem, StudyError
+from tune_interpreg.study.problems import Place, Problem, StudyError, name_place
 
 
 class YamlFile:
@@ -51,8 +50,7 @@ class YamlFile:
 
     def locate(self, place: Place, message: str) -> Problem:
         """Return the problem with its file and line, or its override."""
-        dotted = ".".join(part if re.fullmatch(r"[\w-]+", part) else repr(part) for part in map(str, place))
-        return Problem(self.origin(place)[1], dotted, message)
+        return Problem(self.origin(place)[1], name_place(place), message)
 
     def origin(self, place: Place) -> tuple[int, str]:
         """Return the line of ``place``, or 0 for an override, and the file with this line or the override."""
