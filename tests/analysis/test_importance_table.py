@@ -104,7 +104,8 @@ def test_each_parameter_has_its_trials_and_the_chosen_value(results):
 def test_a_parameter_of_two_kinds_of_ranges_has_two_axes(results):
     space = {"lambda_j": {"choice": [0.01, 0.1]}}
     arms = results.study.model_dump()["arms"]
-    arms["other"] = {"method": "jacobian", "search": {"space": space, "maximize": "val/accuracy"}}
+    search = {"space": space, "maximize": "val/accuracy"}
+    arms["other"] = {"method": "jacobian", "params": arms["jacobian"]["params"], "search": search}
     study = results.study.model_validate(results.study.model_dump() | {"arms": arms})
     job = drawn.train("jacobian", number=0, params={"lambda_j": 0.1})
     tried = drawn.record(job.model_copy(update={"arm": "other"}), {"val/accuracy": 0.9, "val/adv_accuracy": 0.5})
