@@ -122,6 +122,13 @@ def describe_n(n_by_arm: Mapping[str, int], results: Results) -> str:
     return f"n = {most}{of} seeds" + (f" (but {', '.join(fewer)})" if fewer else "")
 
 
+def describe_trials(results: Results, arms: Collection[str]) -> str:
+    """Return 'one seed each', or the numbers of seeds over which the trials of these arms' searches are means."""
+    searches = [results.study.arms[arm].search for arm in arms]
+    counts = sorted({search.seeds for search in searches if search})
+    return "one seed each" if counts == [1] else f"means over {' or '.join(map(str, counts))} seeds"
+
+
 def panels(count: int, *, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``count`` axes, up to two in a row; height: inches of one row."""
     rows, columns = -(-count // 2), min(count, 2)

@@ -62,9 +62,10 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     for search, panel in zip(searches, axes, strict=True):
         draw_search(panel, search, look[search.arm], look[search.reference].name)
         panel.set_title(look[search.arm].name)
+    seeds = canvas.describe_trials(results, [search.arm for search in searches])
     n_by_arm = {search.reference: search.n for search in searches}
     caption = (
-        "Training loss (mean over the last epoch) of every search trial, one seed each, by strength. Dashed: the loss"
+        f"Training loss (mean over the last epoch) of every search trial, {seeds}, by strength. Dashed: the loss"
         f" to match, the mean over {canvas.describe_n(n_by_arm, results)} of the reference, in a band of its standard"
         " error. Cross: the matched strength, with its 90% interval. Rings: the repeats at their strength. Paler:"
         " trials with other parameters than the chosen ones. Ticks at the top: trials that diverged."

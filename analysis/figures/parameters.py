@@ -84,9 +84,9 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     counts = {arm: max(len(parameter.trials.get(arm, ())) for parameter in parameters) for arm in arms}
     counted = ", ".join(f"{look[arm].name} {count}" for arm, count in counts.items())
     caption = (
-        f"Search trials, one seed each ({counted}), by the value of each searched parameter. Accuracies and maps are"
-        " measured on validation images, losses in the last epoch; a search that needs no attack has losses only."
-        " Triangles: the chosen values. Ticks at the top: trials that diverged."
+        f"Search trials, {canvas.describe_trials(results, arms)} ({counted}), by the value of each searched parameter."
+        " Accuracies and maps are measured on validation images, losses in the last epoch; a search that needs no attack"
+        " has losses only. Triangles: the chosen values. Ticks at the top: trials that diverged."
     )
     return drawing, caption
 

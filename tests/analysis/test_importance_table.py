@@ -9,7 +9,7 @@ import pytest
 from helpers import drawn
 from helpers.ledgers import flat, row_of, store_with
 
-from analysis.figures import parameters
+from analysis.figures import canvas, parameters
 from analysis.figures.draw import draw
 from analysis.results.results import Results
 from analysis.tables.importances import importance_table, list_shares
@@ -127,3 +127,21 @@ def test_the_figure_names_the_arms_and_counts_their_trials(results, store):
     assert "Interp. Reg. R. 11" in figure.caption
     words = figure.paths[1].read_text(encoding="utf-8")
     assert all(word in words for word in ("Adv. acc., %", "Training loss", "λ", "φ", "Interp. Reg. R."))
+
+
+def test_captions_say_over_how_many_seeds_trials_are_means(results):
+    assert canvas.describe_trials(results, ["interp_robust", "jacobian"]) == "one seed each"
+    search = {"space": SPACE, "maximize": "val/adv_accuracy", "trials": 12, "seeds": 2}
+    averaged = Results(drawn.searching("interp_robust", search), results.records)
+    assert canvas.describe_trials(averaged, ["interp_robust", "jacobian"]) == "means over 1 or 2 seeds"
+    assert canvas.describe_trials(averaged, ["interp_robust"]) == "means over 2 seeds"
+
+
+@pytest.mark.parametrize("kind", ["log_int", "int"])
+def test_whole_numbers_have_the_scale_of_their_range(kind, results):
+    study = drawn.searching("jacobian", {"space": {"lambda_j": {kind: [1, 9]}}, "maximize": "val/accuracy"})
+    job = drawn.train("jacobian", number=0, params={"lambda_j": 3.0})
+    tried = drawn.record(job, {"val/accuracy": 0.9, "val/adv_accuracy": 0.5})
+    others = [each for each in results.records if each["arm"] != "jacobian"]
+    found = parameters.searched_parameters(Results(study, (*others, *tried)))
+    assert [each.is_logarithmic for each in found if each.name == "lambda_j"] == [kind == "log_int"]

@@ -1,5 +1,6 @@
 """Run the guides as they are written: write their files, execute their commands, compare the output."""
 
+import json
 import os
 import re
 import subprocess
@@ -68,10 +69,11 @@ def test_guide_on_clusters_creates_a_token_before_it_starts_ray() -> None:
 
 def test_all_guides_are_listed_and_printed() -> None:
     listed = [line.split()[0] for line in output("guide").splitlines()]
-    assert listed == [*guides.NAMES, "options"]
+    assert listed == [*guides.NAMES, "notebook", "options"]
     assert {path.stem for path in Path(guides.__file__).parent.glob("*.md")} == set(guides.NAMES)
     for name in guides.NAMES:
         assert output("guide", name) == guides.text(name)
+    assert json.loads(output("guide", "notebook"))["nbformat"] == 4
 
 
 def test_guide_to_the_options_describes_sections_methods_and_networks() -> None:

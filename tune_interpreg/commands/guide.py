@@ -9,7 +9,10 @@ from tune_interpreg.commands.shared import console
 
 #: The guide that is generated from the code.
 OPTIONS = "options"
-NAMES = (*guides.NAMES, OPTIONS)
+
+#: The guide that is a Jupyter notebook.
+NOTEBOOK = "notebook"
+NAMES = (*guides.NAMES, NOTEBOOK, OPTIONS)
 
 
 def _check(name: str | None) -> str | None:
@@ -26,7 +29,8 @@ def guide(
 ) -> None:
     """Print a guide. Every guide but `options` is a short tutorial that runs as it is written.
 
-    `options` describes every key of a study file and every parameter of the methods.
+    `options` describes every key of a study file and every parameter of the methods. `notebook` is a Jupyter notebook:
+    write it to a file with `tune-interpreg guide notebook > notebook.ipynb`.
 
     Example:  tune-interpreg guide first-study
     """
@@ -34,10 +38,13 @@ def guide(
     if name is None:
         for guide_name in guides.NAMES:
             screen.print(f"{guide_name:12} {guides.title(guide_name)}")
+        screen.print(f"{NOTEBOOK:12} A study in a notebook: write it to notebook.ipynb")
         screen.print(f"{OPTIONS:12} Every option of a study file")
         return
     text = _read(name)
-    if screen.is_terminal:
+    if name == NOTEBOOK and screen.is_terminal:
+        screen.print("It is a Jupyter notebook; write it to a file: tune-interpreg guide notebook > notebook.ipynb")
+    elif screen.is_terminal:
         from rich.markdown import Markdown
 
         screen.print(Markdown(text))
@@ -46,6 +53,8 @@ def guide(
 
 
 def _read(name: str) -> str:
+    if name == NOTEBOOK:
+        return guides.notebook()
     if name != OPTIONS:
         return guides.text(name)
     from tune_interpreg.study.file.reference import options_table

@@ -11,6 +11,11 @@ def text(name: str) -> str:
     return resources.files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 
+def notebook() -> str:
+    """Return the guide that is a Jupyter notebook, as JSON."""
+    return resources.files(__name__).joinpath("notebook.ipynb").read_text(encoding="utf-8")
+
+
 def title(name: str) -> str:
     """Return the heading of a guide."""
     return text(name).partition("\n")[0].removeprefix("# ")
