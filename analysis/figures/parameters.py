@@ -85,7 +85,7 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     counted = ", ".join(f"{look[arm].name} {count}" for arm, count in counts.items())
     caption = (
         f"Search trials, {canvas.describe_trials(results, arms)} ({counted}), by the value of each searched parameter."
-        " Accuracies and maps are measured on validation images, losses in the last epoch; a search that needs no attack"
+        " Accuracies and maps are measured on validation images, losses in the last epoch; a search without attacks"
         " has losses only. Triangles: the chosen values. Ticks at the top: trials that diverged."
     )
     return drawing, caption
