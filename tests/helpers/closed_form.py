@@ -91,6 +91,10 @@ def run(dispatcher: Dispatcher, job: Job, answer: Worker = worker, *, items: int
     items: stop after so many items, as if the worker died.
     """
     lost: set[str] = set()
+    for item in job.maps.items if job.maps else ():
+        record = answer(job.maps, item)
+        dispatcher.store.write_record(record)
+        dispatcher.take(job, [record])
     for count, item in enumerate(job.items):
         if count == items:
             return

@@ -106,7 +106,7 @@ def test_a_match_may_find_the_strength_of_a_setting() -> None:
         ("training.batch_size: {uniform: [8, 16]}", "training.batch_size", "takes a whole number, got 8"),
         ("training.nesterov: {choice: [true, 2]}", "training.nesterov.choice.1", "takes true or false, got 2"),
         ("model.width: {choice: [4, wide]}", "model.width.choice.1", 'takes a whole number, got "wide"'),
-        ("targets.sigma: {uniform: [0.1, 1]}", "targets.sigma", "an arm for each value"),
+        ("targets.sigma: {uniform: [0.1, 1]}", "targets.sigma", "no targets"),
         ("data.train_limit: {int: [0, 9]}", "data.train_limit", "at least 1, got 0"),
     ],
 )

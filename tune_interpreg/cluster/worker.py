@@ -32,7 +32,7 @@ KILLED = "the worker died without an exception (killed, or out of memory)"
 def worker_config(job: Job, store: Store, device: str) -> dict[str, Any]:
     """Return a worker's configuration: plain values and absolute paths."""
     dumped, root = job.model_dump(mode="json"), job.recipe.data.root
-    for model in dumped["models"]:
+    for model in (*dumped["models"], *(dumped["maps"]["models"] if job.maps else ())):
         model["recipe"]["data"]["root"] = root and os.path.abspath(root)
     return {"job": dumped, "store": str(store.path), "driver": store.driver, "device": device}
 
@@ -71,7 +71,8 @@ class StudyTrainable(tune.Trainable):
                 self._open, records = skip_recorded(job, store)
                 if not self._open.items:  # an earlier worker wrote the last record and died before it reported
                     return {"records": json.dumps(records), "done": True}
-            trainable = self._trainable(self._open)
+            maps = open_maps(self._open, store)
+            trainable = self._trainable(maps or self._open)
             result = dict(trainable.step())
             _error_file(store, job).unlink(missing_ok=True)
         except Exception as error:
@@ -85,6 +86,10 @@ class StudyTrainable(tune.Trainable):
         if warning := getattr(trainable, "warning", None):
             result["warning"] = warning
         trainable.warning = trainable.earlier = None
+        if maps is not None:
+            if result.get("done"):
+                self._end_inner()
+            return {name: result[name] for name in ("records", "warning") if name in result} | {"done": False}
         if result.get("done"):
             self._open, _ = skip_recorded(self._open, store)
             result["done"] = not self._open.items
@@ -149,6 +154,20 @@ def skip_recorded(job: Job, store: Store) -> tuple[Job, list[Record]]:
     return job.model_copy(update={"trains": False, "work": tuple(work)}), records
 
 
+def open_maps(job: Job, store: Store) -> Job | None:
+    """Return the job of the maps that a training waits for; None if there are none, or if they are there.
+
+    Raises ``RuntimeError`` if they cannot be made.
+    """
+    if job.maps is None or not job.trains:
+        return None
+    left, records = skip_recorded(job.maps, store)
+    for record in records:
+        if record["state"] != "done":
+            raise RuntimeError(f"its target maps cannot be made: {record['error']}")
+    return left if left.items else None
+
+
 def _reads(item: Maps | Judge) -> set[str]:
     return {item.teacher if isinstance(item, Maps) else item.model}
 
@@ -193,7 +212,7 @@ def _epoch_reports(result: Mapping[str, Any]) -> list[dict[str, float]]:
     A report holds the metrics, which have a slash in their names, and counters. Tune adds ``config/``.
     """
     reports = json.loads(result.get("earlier", "[]"))
-    if "records" in result:
+    if "records" in result or "epoch" not in result:  # without an epoch, a part of the maps for a training
         return reports
     names = [name for name in result if "/" in name or name in ("epoch", "of", "maps")]
     return [*reports, {name: result[name] for name in names if not name.startswith("config/")}]

@@ -19,7 +19,7 @@ from tune_interpreg.study.items import Job, Judge, Train
 from tune_interpreg.study.measures import Measure, Question, SplitName
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.recipe import Recipe, TargetMaps, TeacherModel
-from tune_interpreg.study.setting import Setting, arm_setting
+from tune_interpreg.study.setting import Setting, arm_setting, map_settings
 
 #: Measured seconds by unit of work. Of a judgment, per image, of the checks, per model: after ``unit_of`` its measure.
 #: Per image and noisy copy of a set of maps: after ``copy_of`` its teacher's network. Of a training, after its
@@ -141,6 +141,7 @@ def pieces_of(progress: Progress, state: State, task: Task) -> Iterator[Piece]:
             observation = job.observation.model_dump(mode="json")
             fidelity = search.fidelity if search and task.stage == "search" else {}
             yield Piece(_name_training(task.arm, observation, untrained, fidelity), job, model, untrained)
+            yield from _explaining_alone(study, task)
             questions += each * untrained
     for question in questions:
         yield _judging(question.measure, question.split, model)
@@ -172,6 +173,14 @@ def _name_training(arm: str, observation: dict[str, Any], seeds: int, fidelity: 
 
 def _explaining(settings: MapSettings, model: Model) -> Piece:
     return Piece(f"maps {settings.model_dump_json()} {model.model_dump_json()}", settings, model)
+
+
+def _explaining_alone(study: Study, task: Task) -> Iterator[Piece]:
+    """Yield the maps that only this training reads. Repeats share a shared teacher's with the chosen trial."""
+    arm, is_trial = study.arms[task.arm], task.stage == "search"
+    settings = map_settings(arm, _typical_search(study, task.arm, is_trial)) if arm.searches_maps else None
+    if settings and arm.teacher and (is_trial or arm.teachers == "per_seed"):
+        yield _explaining(settings, _typical_setting(study, arm.teacher).model)
 
 
 def _judging(measure: Measure, split: SplitName, model: Model) -> Piece:

@@ -63,5 +63,6 @@ def _needed_keys(current: Current) -> Iterator[str]:
         yield from (repeat["key"] for repeat in current.repeats[name].values())
         if not graph.is_search_over(study, state, name) or (arm.search and current.choice(name) is None):
             yield from (trial["key"] for trial in current.trials[name].values())
+        chosen = (current.choice(name) or {}).get("params", {})
         if arm.targets and not graph.is_arm_over(study, state, name):
-            yield from (maps.key for seed in study.seeds if (maps := current.maps_for(arm, seed)))
+            yield from (maps.key for seed in study.seeds if (maps := current.maps_for(arm, seed, chosen)))

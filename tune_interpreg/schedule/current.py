@@ -32,7 +32,7 @@ from tune_interpreg.study.items import Job, Judge, Maps, StageName, judgments
 from tune_interpreg.study.measures import Question
 from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, suffixed
 from tune_interpreg.study.recipe import TargetMaps, TeacherModel
-from tune_interpreg.study.setting import arm_setting, dump_setting, list_settings, read_params
+from tune_interpreg.study.setting import arm_setting, dump_setting, list_settings, map_settings, read_params
 from tune_interpreg.study.space import Search
 
 #: Arm → the fields of the choice of its search.
@@ -364,6 +364,9 @@ class Current:
             return False
         if arm.targets is None:
             return True
+        if arm.searches_maps and arm.search:
+            expected = self.maps_for(arm, record["seed"], read_params(recipe, arm.search.ranges))
+            return expected is not None and bool(recipe["maps"]["key"] == expected.key)
         if place not in self._maps_keys and (maps := self.maps_for(arm, record["seed"])):
             self._maps_keys[place] = maps.key
         return bool(recipe["maps"]["key"] == self._maps_keys.get(place))
@@ -379,13 +382,19 @@ class Current:
         teacher = self.model_key(key[0], seed)
         return Maps(teacher=teacher, settings=key[1]) if teacher else None
 
-    def maps_for(self, arm: Arm, seed: int) -> TargetMaps | None:
-        """Return the maps that an arm's ``seed`` trains towards; None before the teacher's model is there."""
-        key = graph.maps_key(arm)
-        if key is None or arm.targets is None:
+    def maps_for(self, arm: Arm, seed: int, searched: Mapping[str, Scalar] = MappingProxyType({})) -> TargetMaps | None:
+        """Return the maps that an arm's ``seed`` trains towards; None before the teacher's model is there.
+
+        searched: the searched parameters of the training, which may be settings of the maps.
+        """
+        settings = map_settings(arm, searched)
+        if settings is None or arm.teacher is None or arm.targets is None:
             return None
-        item = self.maps_item(key, graph.teacher_seed(self.study, arm, seed))
-        return TargetMaps(key=item.key, permute=arm.targets.permute) if item else None
+        item = self.maps_item((arm.teacher, settings), graph.teacher_seed(self.study, arm, seed))
+        if item is None:
+            return None
+        recorded = settings if arm.searches_maps else None
+        return TargetMaps(key=item.key, permute=arm.targets.permute, settings=recorded)
 
     def teacher_for(self, arm: Arm, seed: int) -> TeacherModel | None:
         """Return the model that teaches an arm's ``seed``; None without a teacher, or before its model is there."""

@@ -54,7 +54,8 @@ class Dispatcher:
         self.listeners: list[Listener] = []  # receive the events of the run
         self._searches: dict[str, ArmSearch] = {}
         self._running: dict[str, list[Record]] = {}  # key of a job → its records so far
-        self._waiting: list[Job] = []  # jobs that wait for a running job of the same key
+        self._making: dict[str, str] = {}  # key of a job → key of the maps that it makes first
+        self._waiting: list[Job] = []  # jobs that wait for a running job of the same key, or that makes their maps
         self._dropped: list[Record] = []  # of items that run again because of a damaged file
         self._load()
         while self._set_aside_damaged_files():
@@ -75,10 +76,13 @@ class Dispatcher:
                     raise RuntimeError(f"{task} is ready, but nothing of it is missing")
                 continue
             self.progress.start(job)
-            if job.key in self._running:
+            keys = {job.key} | ({job.maps.key} if job.maps else set())
+            if keys & (self._running.keys() | set(self._making.values())):
                 self._waiting.append(job)
                 continue
             self._running[job.key] = []
+            if job.maps:
+                self._making[job.key] = job.maps.key
             if self._damaged_among(self._inputs_of(job)):
                 self.fail(job, "")
                 continue
@@ -137,8 +141,12 @@ class Dispatcher:
         if not results:
             return False
         ours = [record for record in results if record["arm"] == task.arm and number in (None, record["number"])]
+        maps = model.recipe.maps.model_dump(mode="json") if model.recipe.maps else None
+        if maps and maps["settings"]:  # an equal training of a study that did not search them has no such note
+            ours = [record for record in ours if record["recipe"]["maps"] == maps]
         if not ours:
             best = next((record for record in results if record["state"] in FINAL), results[-1])
+            best = best | {"recipe": best["recipe"] | {"maps": maps}}
             self._take(self.store.write_copy(best, task.arm, number))
         return True
 
@@ -170,6 +178,7 @@ class Dispatcher:
     def end(self, job: Job) -> None:
         """Note that a job does not run any more; what it lacks runs later, as another job."""
         records = self._running.pop(job.key)
+        self._making.pop(job.key, None)
         self.progress.stop(job)
         for waiting in self._waiting:
             self.progress.stop(waiting)
@@ -302,7 +311,8 @@ class Dispatcher:
 
     def _inputs_of(self, job: Job) -> set[str]:
         """Return the keys of the items with the files that a job reads."""
-        return {key for item in job.items for key in ledger.find_inputs(item.model_dump(mode="json"))}
+        items = (*(job.maps.items if job.maps else ()), *job.items)
+        return {key for item in items for key in ledger.find_inputs(item.model_dump(mode="json"))}
 
     def _files_of(self, record: Record) -> dict[Path, str]:
         """Return the files that a record's item made, and their checksums."""

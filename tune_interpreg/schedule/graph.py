@@ -97,8 +97,10 @@ class State:
 
 # ------------------------------------------------------------------ maps and sources
 def maps_key(arm: Arm) -> MapsKey | None:
-    """Return the key of the maps that the arm trains towards; None without maps."""
-    return (arm.teacher, arm.targets.map_settings) if arm.teacher and arm.targets else None
+    """Return the key of the maps that the arm trains towards; None without maps, or if each training has its own."""
+    if arm.teacher is None or arm.targets is None or arm.searches_maps:
+        return None
+    return arm.teacher, arm.targets.map_settings
 
 
 def teacher_seed(study: Study, arm: Arm, seed: int) -> int:

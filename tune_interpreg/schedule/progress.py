@@ -80,8 +80,11 @@ class Progress(Current):
                     keys |= {key for seed in unmade if (key := self.model_key(name, seed))}
             is_open = not (set(self.study.seeds) <= repeats.done and graph.is_search_over(self.study, self.state, name))
             if is_open:
-                read: list[TargetMaps | TeacherModel | None] = [self.maps_for(arm, seed) for seed in self.study.seeds]
-                if registry.load_method(arm.method).needs_teacher:
+                chosen = (self.choice(name) or {}).get("params", {})
+                read: list[TargetMaps | TeacherModel | None]
+                read = [self.maps_for(arm, seed, chosen) for seed in self.study.seeds]
+                read += [job.recipe.maps for job in self.notes if job.arm == name]
+                if arm.searches_maps or registry.load_method(arm.method).needs_teacher:
                     read += [self.teacher_for(arm, seed) for seed in self.study.seeds]
                 keys |= {item.key for item in read if item}
         return keys
@@ -151,9 +154,21 @@ class Progress(Current):
             work=tuple(work),
             names=names,
             searched=tuple(search.ranges) if search else (),
+            maps=self._job_of_maps(task.arm, models) if trains else None,
             observation=measures.observe(self.study, search if task.stage == "search" else None),
             batch_size=self.study.evaluation.batch_size,
         )
+
+    def _job_of_maps(self, name: str, models: Iterable[Train]) -> Job | None:
+        """Return the job that makes the maps that only these trainings of an arm read; None if there is a record."""
+        arm, (first, *_) = self.study.arms[name], models
+        maps = first.recipe.maps
+        if not arm.searches_maps or arm.teacher is None or maps is None or maps.settings is None:
+            return None
+        if maps.key in self._others:
+            return None
+        task = Task(arm.teacher, "maps", (graph.teacher_seed(self.study, arm, first.seed),), maps.settings)
+        return self.job_without_training(task, self.trainings_of(task))
 
     def _questions(self, task: Task) -> list[Question]:
         search = self.study.arms[task.arm].search
@@ -164,7 +179,7 @@ class Progress(Current):
     def training(self, name: str, searched: Mapping[str, Scalar], seed: int) -> Train:
         """Return the training of an arm's ``seed``: its own and the searched parameters, and defaults for the rest."""
         arm = self.study.arms[name]
-        return self._training(name, searched, seed, self.maps_for(arm, seed), self.teacher_for(arm, seed))
+        return self._training(name, searched, seed, self.maps_for(arm, seed, searched), self.teacher_for(arm, seed))
 
     def _training(
         self,

@@ -413,6 +413,11 @@ class Arm(OpenSection):
         return " + ".join(part.strip() for part in method.split("+"))
 
     @property
+    def searches_maps(self) -> bool:
+        """True if the search varies settings of the teacher's maps, so that each trial has maps of its own."""
+        return self.search is not None and any(name.startswith("targets.") for name in self.search.ranges)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The arms that must finish first: the teacher, and those that the search compares with."""
         return (*([self.teacher] if self.teacher else []), *(self.search.needs if self.search else ()))

@@ -72,6 +72,9 @@ class Job(Frozen):
     models: tuple[Train, ...] = Field(min_length=1)
     trains: bool
     work: tuple[Maps | Judge, ...] = ()
+    maps: Job | None = Field(
+        None, description="The job that makes the maps of these trainings alone, before they start."
+    )
     names: dict[str, str] = Field(default_factory=dict, description="Key of a judgment → name of its entry, if any.")
     searched: tuple[str, ...] = Field((), description="Names of the parameters that the arm searches.")
     observation: Observation

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from tune_interpreg import registry
-from tune_interpreg.study.config import Attack, Data, Model, Permutation, Study, Training
+from tune_interpreg.study.config import Attack, Data, MapSettings, Model, Permutation, Study, Training
 from tune_interpreg.study.fields import Frozen, Scalar
 
 #: Increased whenever the code changes results or the layout of a store. A store of another format is refused.
@@ -27,6 +27,7 @@ class TargetMaps(Frozen):
 
     key: str = Field(description="Key of the item that makes the raw maps.")
     permute: Permutation | None = None
+    settings: MapSettings | None = Field(None, description="Their settings if a search varies them; part of ``key``.")
 
 
 class TeacherModel(Frozen):
@@ -73,5 +74,6 @@ class Recipe(Frozen):
         """
         content = self.model_dump(mode="json", exclude_defaults=True)
         content.get("data", {}).pop("root", None)
+        content.get("maps", {}).pop("settings", None)
         content["params"] = {name: float(x) if isinstance(x, int) else x for name, x in self.params.items()}
         return digest(content)

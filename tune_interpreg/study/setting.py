@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tune_interpreg.study.config import Attack, Model, Study, Training
+from tune_interpreg.study.config import Arm, Attack, MapSettings, Model, Study, Training
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.overrides import override
 from tune_interpreg.study.problems import Place
@@ -58,6 +58,14 @@ def arm_setting(study: Study, name: str, searched: Mapping[str, Any] | None = No
     for section, values in changes.items():
         sections[section] = SECTIONS[section].model_validate(override(sections[section], values))
     return Setting(**sections, train_limit=limit)
+
+
+def map_settings(arm: Arm, searched: Mapping[str, Any]) -> MapSettings | None:
+    """Return the settings of the maps that an arm trains towards, with these searched parameters; None without maps."""
+    if arm.targets is None:
+        return None
+    changes = {name.removeprefix("targets."): x for name, x in searched.items() if name.startswith("targets.")}
+    return MapSettings.model_validate(override(arm.targets.map_settings, changes))
 
 
 def list_possible_settings(study: Study) -> Iterator[tuple[Place, Setting]]:
@@ -116,4 +124,6 @@ def read_params(recipe: Mapping[str, Any], names: Iterable[str]) -> dict[str, Sc
     values = recipe["params"]
     if any("." in name for name in names):
         values = values | list_settings(recipe)
+        maps = (recipe.get("maps") or {}).get("settings") or {}
+        values |= {f"targets.{name}": value for name, value in maps.items()}
     return {name: values[name] for name in names if name in values}

@@ -186,7 +186,7 @@ class Search(Frozen):
         None,
         validate_default=True,
         description="A range for each parameter of the method, or setting with a dot: training.lr, attack.eps (of the"
-        " attack in training), model.OPTION, data.train_limit.",
+        " attack in training), model.OPTION, data.train_limit, targets.sigma (each trial then has maps of its own).",
     )
     maximize: Annotated[Selectable | None, BeforeValidator(_check_maximize)] = Field(
         None, description="The validation metric to maximize."

@@ -48,7 +48,7 @@ def find_setting_problems(
         if "." not in key:
             continue
         at, options = (*place, "search", *at), _list_options(study, arm)
-        problem = _find_name_problem(key, options)
+        problem = _find_name_problem(key, arm, options)
         if problem:
             yield at, problem
             continue
@@ -122,7 +122,7 @@ def _list_options(study: Mapping[str, Any], arm: Mapping[str, Any]) -> Mapping[s
         return {}
 
 
-def _find_name_problem(key: str, options: Mapping[str, Option]) -> str | None:
+def _find_name_problem(key: str, arm: Mapping[str, Any], options: Mapping[str, Option]) -> str | None:
     names = [f"model.{option}" for option in options]
     for section, kind in FIELDS.items():
         fields = kind.model_fields.items()
@@ -131,8 +131,8 @@ def _find_name_problem(key: str, options: Mapping[str, Option]) -> str | None:
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
         return f"unknown setting; {hint}"
-    if key.startswith("targets."):
-        return "is not searched, because all trials of an arm share the teacher's maps; write an arm for each value"
+    if key.startswith("targets.") and arm.get("targets") is None:
+        return "the arm has no targets; add targets, or drop it"
     return None
 
 
