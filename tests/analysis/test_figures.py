@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysis.figures import accuracies, curves, draw, gradients, maps, matching
+from analysis.figures import accuracies, association, curves, draw, gradients, maps, matching
 from analysis.figures.canvas import looks, spread
 from analysis.figures.draw import FIGURES
 from analysis.results.results import Results
@@ -150,6 +150,12 @@ def test_captions_name_the_arms_with_fewer_seeds(results, store, figure):
     single = without(results, *((arm, 1) for arm in results.study.arms))
     for draw_figure in (figure, curves.radius_figure, matching.figure):
         assert "over n = 1 of 2 seeds" in draw_figure(single, store)[1]
+
+
+def test_the_association_says_how_many_trials_lack_the_measures(results):
+    """The study may ask for them after its searches; their trials are not judged again."""
+    assert association._describe_trials(3, results) == "trials on validation images, 3"
+    assert "1 of 3 (the others were trained before" in association._describe_trials(1, results)
 
 
 # ------------------------------------------------------------------------------ files
