@@ -45,11 +45,10 @@ class Kept:
         paths = [*self.store.rglob("*.part"), *(self.store / "checkpoints").glob("*"), self.store / ".tune"]
         return [path for path in [*paths, self.store / "damaged"] if path.exists()]
 
-    def difference(self, other: Kept, *, in_order: bool) -> list[str]:
-        """Return where the two differ. Out of order, a search may have proposed other trials: compare common names."""
+    def difference(self, other: Kept) -> list[str]:
+        """Return where the two differ."""
         mine, others = (self.records | self.made), (other.records | other.made)
-        names = mine.keys() | others.keys() if in_order else mine.keys() & others.keys()
-        return sorted(name for name in names if mine.get(name) != others.get(name))
+        return sorted(name for name in mine.keys() | others.keys() if mine.get(name) != others.get(name))
 
     def trainings(self) -> list[dict[str, Any]]:
         """Return the records of trainings, without copies."""

@@ -44,7 +44,7 @@ arms:
       trials: 2
   jacobian:
     method: jacobian
-    search: {{space: {{lambda_j: {{log_uniform: [0.001, 1.0]}}}}, match_loss_of: robust, trials: 3}}
+    search: {{space: {{lambda_j: {{log_uniform: [0.001, 1.0]}}}}, match_loss_of: robust, trials: 6, parallel: 2}}
 """
 #: Fifteen victims. Each is killed at one of these moments.
 VICTIMS = ("driver",) * 5 + ("worker",) * 8 + ("raylet",) * 2
@@ -94,12 +94,16 @@ def kill(pid: int) -> bool:
 class Round:
     """One study from its first run to its end, and the kills in between, as (victim, moment)."""
 
-    def __init__(self, folder: Path, cpus: int, rng: random.Random):
+    def __init__(self, folder: Path, cpus: float, rng: random.Random, study: str = STUDY, site: Path | None = None):
+        """site: a folder of plugins that the study needs."""
         self.folder, self.store, self.rng = folder, folder / "store", rng
+        paths = filter(None, [str(site or ""), os.environ.get("PYTHONPATH")])
+        self.environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}
         self.kills: list[tuple[str, str]] = []
+        self.patience = PATIENCE
         self._ledger: dict[Path, tuple[int, int]] = {}
         folder.mkdir(parents=True)
-        (folder / "study.yaml").write_text(STUDY.replace("CPUS", str(cpus)))
+        (folder / "study.yaml").write_text(study.replace("CPUS", str(cpus)))
 
     def finish(self, deck: list[tuple[str, str]], *options: str) -> None:
         """Run, kill and run again, until the study is finished. Takes the kills from the end of ``deck``."""
@@ -112,7 +116,7 @@ class Round:
         words = ["run", str(self.folder / "study.yaml"), "--store", str(self.store), *options]
         with (self.folder / "log").open("a") as log:
             command = [sys.executable, "-m", "tune_interpreg", *words]
-            driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
+            driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=self.environment)
         try:
             while driver.poll() is None and deck:
                 if self._try_to_kill(driver, *deck[-1]):
@@ -131,7 +135,7 @@ class Round:
             moment = "epoch"
         if moment != "start-up" and not self._wait(lambda: bool(find_processes(driver.pid, "worker")), driver):
             return False
-        has_come, deadline = self._moment(moment), time.monotonic() + PATIENCE
+        has_come, deadline = self._moment(moment), time.monotonic() + self.patience
         if not self._wait(lambda: has_come() or time.monotonic() > deadline, driver):
             return False
         pid, log_size = next(iter(find_processes(driver.pid, victim)), None), (self.folder / "log").stat().st_size
@@ -208,10 +212,10 @@ class Round:
         assert trained == {record["key"][:6] for record in Kept(self.store).trainings()}
         return repeated
 
-    def check(self, reference: Kept, *, in_order: bool) -> None:
+    def check(self, reference: Kept) -> None:
         """Check that the store equals the reference's, and that no worker started a training that had a record."""
         content = Kept(self.store)
-        assert content.difference(reference, in_order=in_order) == []
+        assert content.difference(reference) == []
         assert content.shape() == reference.shape()
         assert content.leftovers() == []
         for record in content.trainings():
@@ -221,11 +225,10 @@ class Round:
             assert max(starts) <= path.stat().st_mtime + 1, path
 
 
-def run_rounds(folder: Path, in_order: bool, seed: int) -> list[Round]:
+def run_rounds(folder: Path, at_once: int, seed: int) -> list[Round]:
     """Finish studies until all ``VICTIMS`` were killed, and compare each with a run without kills in one process.
 
-    in_order: a trial takes the whole machine, so that a search proposes its trials in one order. Otherwise two trials
-    run at once, and records with equal keys are compared: a key names everything that determines a result.
+    at_once: number of trials that run at once.
     """
     rng, cores = random.Random(seed), os.cpu_count() or 1
     untouched = Round(folder / "reference", 1, rng)
@@ -234,7 +237,7 @@ def run_rounds(folder: Path, in_order: bool, seed: int) -> list[Round]:
     moments = MOMENTS * (len(VICTIMS) // len(MOMENTS))
     deck = list(zip(rng.sample(VICTIMS, len(VICTIMS)), moments, strict=True))
     while deck:
-        rounds.append(Round(folder / f"round-{len(rounds)}", cores if in_order else max(1, cores // 2), rng))
+        rounds.append(Round(folder / f"round-{len(rounds)}", max(1, cores // at_once), rng))
         rounds[-1].finish(deck)
-        rounds[-1].check(reference, in_order=in_order)
+        rounds[-1].check(reference)
     return rounds

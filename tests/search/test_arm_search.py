@@ -11,6 +11,7 @@ from helpers.trials import BEST, MATCH, MEDIAN, SPACE, TARGET, adv_accuracy, jou
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
 from tune_interpreg import seeding
 from tune_interpreg.search.arm_search import ArmSearch
@@ -164,6 +165,15 @@ def test_a_lost_trial_gets_the_parameters_that_it_had(search: Search) -> None:
     for number in (0, 2, 6, 8):
         rest = [record for record in records if record["number"] != number]
         assert open_search(search, rest).propose(number) == records[number]["recipe"]["params"]
+
+
+def test_a_gaussian_process_proposes_the_same_with_any_number_of_threads() -> None:
+    search = BEST.model_copy(update={"sampler": "gp"})
+    records, proposed = extend(BEST.model_copy(update={"trials": 60}), 60, []), []
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            proposed.append(open_search(search, records).propose(60))
+    assert proposed[0] == proposed[1] == proposed[2]
 
 
 def test_tpe_proposes_what_a_plain_optuna_study_proposes() -> None:

@@ -6,6 +6,7 @@ The ledger is the truth. The study in the journal is made again from it by each 
 import itertools
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
 
 from tune_interpreg import seeding
 from tune_interpreg.search.bounds import Bounds
@@ -185,7 +187,10 @@ class ArmSearch:
         study.sampler = optuna.samplers.RandomSampler() if is_fixed else self._make_sampler(number)
         if fixed:
             study.enqueue_trial(dict(fixed))
-        trial = study.ask(self._distributions | self._widen_strength(number, fixed))
+        distributions = self._distributions | self._widen_strength(number, fixed)
+        # The last digits of a Gaussian process depend on the number of threads.
+        with threadpool_limits(1) if self.search.sampler == "gp" else nullcontext():
+            trial = study.ask(distributions)
         trial.set_user_attr("number", number)
         return trial
 

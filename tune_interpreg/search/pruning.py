@@ -46,7 +46,7 @@ class Pruning:
         goal = str(self._search.maximize)
         if goal not in metrics:
             return False
-        for other in range(self._told, number - self._search.parallel + 1):
+        for other in range(self._told, self._search.known_trials(number)):
             self._tell(other)
         return self._report(number, epoch, metrics[goal])
 
@@ -75,7 +75,7 @@ class Pruning:
         if epoch in self._reports[number]:
             return False
         self._reports[number][epoch] = value
-        self._storage.last, self._storage.current = number - self._search.parallel, number
+        self._storage.last, self._storage.current = self._search.known_trials(number) - 1, number
         trial = self._trials[number]
         trial.report(value, epoch)
         return trial.should_prune()

@@ -237,8 +237,8 @@ class Search(Frozen):
         4,
         ge=1,
         description="Trials under way at once, at most. Trial n starts once trials 0 … n − parallel are settled, and is"
-        " proposed from exactly their results, so that the number of workers changes no result. A match proposes"
-        " its trials in rounds of so many.",
+        " proposed from exactly their results, so that the number of workers changes no result. The trials of a match"
+        " go in rounds of so many: each round knows all earlier ones.",
     )
     seeds: Integer = Field(
         1,

@@ -1,0 +1,122 @@
+"""Measure what reproducible searches cost: a trial waits for the trials that it is proposed from.
+
+Simulates the shipped study ``digits`` on workers that only count time, with random times of all tasks, in three ways:
+by the rule; with as many trials of a search at once, but the next one starts whenever any of them ends; and with all
+trials of a search at once. The result next to this file is made by
+
+    python tests/benchmarks/bench_waiting.py > tests/benchmarks/waiting.md
+
+Exit codes: 0 the goal is met, 1 it is not.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from unittest.mock import patch
+
+import numpy as np
+
+from tune_interpreg import seeding
+from tune_interpreg.planning.forecast import simulate
+from tune_interpreg.schedule import graph
+from tune_interpreg.schedule.graph import State, Task
+from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.read import read_study_file
+
+WORKERS = (1, 2, 4, 16)
+SPREADS = (0.25, 0.5, 1.0)  # standard deviation of the logarithm of a task's time
+MEDIANS = {"search": 1.0, "repeats": 1.5, "maps": 0.3, "judgments": 0.2}  # of a task's time, in units of a trial's
+
+#: Most wall time of the whole study by the rule, relative to searches that wait for no straggler, in the mean.
+GOAL = 1.05
+
+EXPLANATION = """
+**Simulated**: the whole study `digits`, by the same graph and the same order of tasks as a run, on workers that only
+count time. The time of each task is log-normal; its median depends on the stage (a repeat takes 1.5 trials, as it is
+judged on test data, too), its spread is the standard deviation of its logarithm. At a spread of 1, one trial in ten
+takes more than 3.6 times the median. The three runs of a draw have the same times. A match takes all of its trials.
+
+**Waiting**: wall time by the rule, divided by the wall time if the next trial starts whenever one of `search.parallel`
+ends. The rule: a trial waits for the trials that it is proposed from; a match goes in rounds. Without it, results
+depend on the workers. **All at once**: the same, divided by the wall time if all trials of a search start at once.
+Then no trial is proposed from a result. With more workers than `parallel` times the open searches, raise `parallel`.
+"""
+
+
+def start_at_any_end(study: Study, state: State, name: str) -> Iterator[Task]:
+    """Yield the next trial of an arm's search while fewer than ``parallel`` run."""
+    search, trials = study.arms[name].search, state.searches[name]
+    assert search is not None
+    started = trials.settled | trials.running
+    number = next((number for number in range(search.trials) if number not in started), None)
+    if number is not None and len(trials.running) < search.parallel:
+        yield Task(name, "search", (number,))
+
+
+def start_at_once(study: Study) -> Study:
+    """Return the study with searches that start all trials at once."""
+    arms = {}
+    for name, arm in study.arms.items():
+        search = arm.search and arm.search.model_copy(update={"parallel": arm.search.trials})
+        arms[name] = arm.model_copy(update={"search": search})
+    return study.model_copy(update={"arms": arms})
+
+
+def measure(study: Study, workers: int, spread: float, repeat: int) -> tuple[float, float]:
+    """Return the wall time by the rule relative to that without waiting, and with all trials at once."""
+
+    def seconds(task: Task, state: State) -> float:
+        rng = np.random.default_rng(seeding.number(repeat, task.arm, task.stage, str(task.parts)))
+        return MEDIANS[task.stage] * float(rng.lognormal(sigma=spread))
+
+    def end(of: Study) -> float:
+        return simulate(of, State.empty(of), seconds, workers).end
+
+    with patch.object(graph, "_search_tasks", start_at_any_end):
+        without = end(study)
+    return end(study) / without, end(study) / end(start_at_once(study))
+
+
+def table(ratios: Mapping[tuple[float, int], Sequence[tuple[float, float]]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table of ratios."""
+    yield "| spread | workers | waiting, mean | standard error | 90th percentile | all at once, mean |"
+    yield "|---:|---:|---:|---:|---:|---:|"
+    for (spread, workers), pairs in ratios.items():
+        waiting, at_once = zip(*pairs, strict=True)
+        error = statistics.stdev(waiting) / len(waiting) ** 0.5
+        figures = f"{statistics.fmean(waiting):.3f} | {error:.3f} | {np.quantile(waiting, 0.9):.3f}"
+        yield f"| {spread} | {workers} | {figures} | {statistics.fmean(at_once):.3f} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--study", default="digits")
+    options = parser.parse_args()
+    study = read_study_file(options.study).study
+    ratios = {
+        (spread, workers): [measure(study, workers, spread, repeat) for repeat in range(options.repeats)]
+        for spread in SPREADS
+        for workers in WORKERS
+    }
+    means = {key: statistics.fmean(waiting for waiting, _ in pairs) for key, pairs in ratios.items()}
+    worst = {workers: max(means[spread, workers] for spread in SPREADS) for workers in WORKERS}
+    print(
+        f"# What reproducible searches cost\n\n{date.today()}, tune-interpreg {version('tune-interpreg')}, study",
+        end=" ",
+    )
+    print(f"{options.study}, {options.repeats} draws of all times per row.\n")
+    for workers, ratio in worst.items():
+        verdict = "PASS" if ratio <= GOAL else "MISSED"
+        print(f"- **{verdict}** waiting with {workers} workers: at most {GOAL} times the wall time: {ratio:.3f} times")
+    print()
+    print("\n".join(table(ratios)))
+    print(EXPLANATION, end="")
+    return 0 if all(ratio <= GOAL for ratio in worst.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
