@@ -12,6 +12,7 @@ from analysis.results.results import Results
 from tune_interpreg.store.files import StoreError
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Attack, Study
+from tune_interpreg.study.fields import format_value
 
 DATA = "compare studies of the same data, with the same splits"
 ATTACK = "compare studies under one attack"
@@ -46,7 +47,7 @@ def read_stores(paths: Sequence[str | Path]) -> dict[str, Results]:
     by_name = {name: Results.from_store(Store(folder)) for name, folder in zip(names, folders, strict=True)}
     first, *others = by_name.items()
     problems = [
-        f"{name}: cannot be compared with {first[0]}: {place} is {theirs} here and {ours} there; {remedy}"
+        f"{name}: cannot be compared with {first[0]}: {place} is {write_value(theirs)} here and {write_value(ours)} there; {remedy}"
         for name, results in others
         for place, ours, theirs, remedy in find_differences(first[1], results)
     ]
@@ -89,8 +90,13 @@ def _find_other_entries(stores: Mapping[str, Results]) -> Iterator[str]:
             for key, value in settings.items():
                 if value != expected[key]:
                     place = f"{key} of {entry} in evaluation.attacks"
-                    values = f"{value} here and {expected[key]} there"
+                    values = f"{write_value(value)} here and {write_value(expected[key])} there"
                     yield f"{name}: cannot be compared with {other}: {place} is {values}; {EVALUATION}"
+
+
+def write_value(value: Any) -> str:
+    """Return a value as a study file would write it, text without quotes."""
+    return value if isinstance(value, str) else format_value(value)
 
 
 def _data(study: Study) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from analysis.results import rows
 from analysis.results.results import Results
-from analysis.results.stores import ComparedArm, list_arms
+from analysis.results.stores import ComparedArm, list_arms, write_value
 from analysis.statistics.pairs import Comparison, holm
 from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, list_attacks
 from analysis.tables.cells import ABSENT, Cell, Estimate, Probability, Table
@@ -105,7 +105,7 @@ def _setting_notes(stores: Mapping[str, Results]) -> list[str]:
     for place in places:
         values = {name: of_store.get(place) for name, of_store in settings.items()}
         if len(set(map(repr, values.values()))) > 1:
-            lines.append(f"{place}: " + ", ".join(f"{value} ({name})" for name, value in values.items()))
+            lines.append(f"{place}: " + ", ".join(f"{write_value(value)} ({name})" for name, value in values.items()))
     return [f"Settings of the trainings that differ: {'; '.join(lines)}."] if lines else []
 
 

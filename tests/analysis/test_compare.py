@@ -87,7 +87,7 @@ def test_settings_of_trainings_that_differ_are_named(digits, tmp_path):
     notes = accuracy_table(read_stores([digits, other(tmp_path / "wide", of)])).notes
     (line,) = [note for note in notes if note.startswith("Settings of the trainings that differ")]
     assert "training.lr: 0.01 (digits), 0.5 (wide)" in line
-    assert "model.width: None (digits), 8 (wide)" in line
+    assert "model.width: null (digits), 8 (wide)" in line
     assert "epochs" not in line
 
 
@@ -107,8 +107,8 @@ def test_stores_in_folders_of_one_name_are_named_by_their_paths(digits, tmp_path
     ("sections", "place", "here", "there"),
     [
         ({"data": "mnist", "model": "mnist_cnn"}, "data.name", "mnist", "digits"),
-        ({"data": {"name": "digits", "validation": 30}}, "data.validation", "30", "None"),
-        ({"data": {"name": "digits", "test_limit": 10}}, "data.test_limit", "10", "None"),
+        ({"data": {"name": "digits", "validation": 30}}, "data.validation", "30", "null"),
+        ({"data": {"name": "digits", "test_limit": 10}}, "data.test_limit", "10", "null"),
         ({"attack": {"eps": 0.3}}, "attack.eps", "0.3", "0.5"),
         ({"attack": {"norm": "linf", "eps": 0.5}}, "attack.norm", "linf", "l2"),
         ({"attack": {"eps": 0.5, "start": "ball"}}, "attack.start", "ball", "sphere"),
