@@ -47,7 +47,8 @@ def read_stores(paths: Sequence[str | Path]) -> dict[str, Results]:
     by_name = {name: Results.from_store(Store(folder)) for name, folder in zip(names, folders, strict=True)}
     first, *others = by_name.items()
     problems = [
-        f"{name}: cannot be compared with {first[0]}: {place} is {write_value(theirs)} here and {write_value(ours)} there; {remedy}"
+        f"{name}: cannot be compared with {first[0]}: {place} is {write_value(theirs)} here"
+        f" and {write_value(ours)} there; {remedy}"
         for name, results in others
         for place, ours, theirs, remedy in find_differences(first[1], results)
     ]
