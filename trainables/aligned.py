@@ -41,7 +41,7 @@ class AlignedTrainable(MethodTrainable):
         self._pool_MCHW, self._pool_M = to_pixels(pool.x_NCHW), pool.y_N
         if short := [k for k in classes if int((pool.y_N == k).sum()) < 2]:
             raise ValueError(f"aligned: needs 2 training images of each class; raise data.train_limit for {short}")
-        self._means_KCHW = torch.stack([to_pixels(train.x_NCHW[train.y_N == k]).mean(0) for k in classes])
+        self.means_KCHW = torch.stack([to_pixels(train.x_NCHW[train.y_N == k]).mean(0) for k in classes])
 
     def terms(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         z_BK, adjoint = batch.linearize(model)
@@ -62,7 +62,7 @@ class AlignedTrainable(MethodTrainable):
     def _images_of(self, class_PB: Tensor, x_BCHW: Tensor) -> Tensor:
         """Return t_PBCHW, the image that stands for each class."""
         if self.params["towards"] == "mean":
-            return self._means_KCHW[class_PB].to(x_BCHW.dtype)
+            return self.means_KCHW[class_PB].to(x_BCHW.dtype)
         # Exact distances, because x itself may be in the pool, at distance 0, and is no neighbour.
         exact = "donot_use_mm_for_euclid_dist"
         d_BM = torch.cdist(x_BCHW.flatten(1).float(), self._pool_MCHW.flatten(1), compute_mode=exact)

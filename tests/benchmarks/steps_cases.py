@@ -12,7 +12,7 @@ import torch
 from steps_floor import Row, count_operations
 from torch import Tensor, nn
 
-from trainables import MethodTrainable
+from trainables import AlignedTrainable, MethodTrainable
 from trainables.stages.partial_maps import BLOCK
 from tune_interpreg import registry, seeding
 from tune_interpreg.attacks import balls, pgd
@@ -55,6 +55,10 @@ class Case:
         return build(self.setting.model, self.shape, CLASSES, 0)
 
     @cached_property
+    def teacher(self) -> nn.Module:
+        return build(self.setting.model, self.shape, CLASSES, 1).eval().requires_grad_(False)
+
+    @cached_property
     def plain(self) -> nn.Module:
         """The same layers and weights in PyTorch's Sequential."""
         return nn.Sequential(*self.net.layers)
@@ -89,8 +93,15 @@ class Case:
         defaults = {key: parameter.default for key, parameter in kind.parameters.items()}
         method.params = {key: STRENGTH if default is None else default for key, default in defaults.items()}
         method.recipe = Recipe.from_study(self.setting, method=name).model_copy(update={"attack": self.attack(FEW)})
+        if isinstance(method, AlignedTrainable):
+            method.means_KCHW = self.images(CLASSES)[0]
         x_BCHW, y_B = self.images(self.batch)
-        return lambda model: sum(method.terms(model, Batch(x_BCHW, y_B, self.target, self.noise())).values())
+
+        def loss(model: nn.Module) -> Tensor:
+            batch = Batch(x_BCHW, y_B, self.target, self.noise(), teacher=self.teacher)
+            return torch.stack(list(method.terms(model, batch).values())).sum()
+
+        return loss
 
     def rivals(self, name: str) -> dict[str, Loss]:
         """Return the method's loss in textbook PyTorch."""
@@ -126,6 +137,10 @@ class Case:
         F, f1 = self.forward
         gradient = 6 * F - f1
         operations = {
+            "trades": (2 * FEW + 7) * F - 2 * f1,
+            "curvature": 15 * F - 3 * f1,
+            "distill": 4 * F - f1,
+            "gradient_match": 8 * F - f1,
             "jacobian": (3 * CLASSES + 3) * F - f1,
             "adversarial": (2 * FEW + 3) * F - f1,
             "fast_adversarial": 5 * F - f1,

@@ -16,6 +16,7 @@ from tune_interpreg.attacks import balls, pgd
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.layers import set_dropout_generator
 from tune_interpreg.study.config import MapSettings
+from tune_interpreg.study.file.step_costs import STEP_COSTS
 
 sys.path.append(str(Path(__file__).parent))
 import steps_cases
@@ -47,7 +48,7 @@ def gradients(model: nn.Module, loss: steps_cases.Loss) -> list[Tensor]:
 
 
 #: Methods without a textbook form. Their formulas are tested in ``trainables/test_field_methods``.
-ALONE = {"aligned", "gaussian", "gradient_align", "mart"}
+ALONE = {"aligned", "curvature", "distill", "gaussian", "gradient_align", "gradient_match", "mart", "trades"}
 
 
 @pytest.mark.parametrize("name", sorted({*registry.names("methods")} - ALONE))
@@ -84,6 +85,21 @@ def test_rivals_attacks_and_maps_equal_ours(case: Small) -> None:
 @pytest.mark.parametrize(("net", "forward", "first"), [("mnist_cnn", 27.8e6, 1.25e6), ("cifar_cnn", 113.4e6, 3.1e6)])
 def test_operations_are_those_of_the_papers_networks(net: str, forward: float, first: float) -> None:
     assert steps_cases.CASES[net].forward == pytest.approx((forward, first), rel=0.01)
+
+
+@pytest.mark.parametrize("name", sorted(ALONE))
+def test_methods_without_a_textbook_form_can_be_timed(case: Small, name: str) -> None:
+    """And their floor is that of standard training at least."""
+    assert all(tensor.isfinite().all() for tensor in gradients(case.net, case.method(name)))
+    assert case.work(name) >= case.work("standard")
+
+
+def test_the_options_guide_states_the_cost_of_every_method() -> None:
+    assert STEP_COSTS.keys() == {*registry.names("methods")}
+    for name, cost in STEP_COSTS.items():
+        case = steps_cases.CASES["mnist_cnn"]
+        assert cost.floor == pytest.approx(case.work(name) / case.work("standard"), abs=0.05)
+        assert cost.measured >= 0.9 * cost.floor, "a step cannot take less than its operations"
 
 
 def test_rivals_take_turns_after_a_round_that_does_not_count() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tune_interpreg.attacks import autoattack, pgd, strict
 from tune_interpreg.data.dataset import Split, load_dataset, split_stratified
 from tune_interpreg.evaluation import honesty
+from tune_interpreg.evaluation.interpretability import measure_interpretability
 from tune_interpreg.evaluation.measures import measure_adversarial_accuracy
 from tune_interpreg.evaluation.subject import Check, Subject, count_tolerated
 from tune_interpreg.networks.build import build
@@ -25,6 +26,7 @@ from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.study.config import Attack, Data, Model
 
 ATTACK = Attack(norm="l2", eps=0.5, steps=40)
+COSINE = "alignment_cosine"
 IMAGES = 40
 
 
@@ -303,6 +305,36 @@ def test_the_ensemble_breaks_images_that_pgd_cannot(net: nn.Module, sound: Subje
     assert_warns(result, "AutoAttack breaks")
     assert result.n == 5
     assert result.values["together"] < result.values["own"]
+
+
+class Lookalike(nn.Module):
+    """A network with the outputs of ``net`` and gradients that show the image: ∂z_k/∂x = c_k·x with c_k > 0."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        energy_B1 = x_BCHW.square().flatten(1).sum(1, keepdim=True) / 2
+        drawn_BK = energy_B1 * torch.linspace(1, 2, 10)
+        z_BK: Tensor = self.net(x_BCHW.detach()) + drawn_BK - drawn_BK.detach()
+        return z_BK
+
+
+@pytest.mark.skipif(not autoattack.is_installed(), reason="needs the extra autoattack")
+def test_a_fragile_model_with_gradients_that_look_perfect_is_warned_of(net: nn.Module, sound: Subject) -> None:
+    """Its alignment is the largest possible and PGD breaks almost nothing, but AutoAttack breaks every image."""
+    model = Lookalike(net).eval()
+    fooled = replace(sound, model=model, attack=Attack(norm="l2", eps=1.2, steps=20), ensemble=8)
+    settings: dict[str, Any] = {"maps": {}, "with_deletion": False, "seed": 0, "batch_size": 500}
+    alignment = [float(measure_interpretability(m, sound.images, **settings)[COSINE].mean()) for m in (net, model)]
+    assert alignment == [pytest.approx(0.4, abs=0.2), pytest.approx(1.0)]
+    ensemble = honesty.check_ensemble(fooled)
+    assert (ensemble.values["own"], ensemble.values["autoattack"]) == (pytest.approx(1.0, abs=0.2), 0.0)
+    assert_warns(ensemble, "AutoAttack breaks")
+    warned = {check for check in honesty.list_checks(None) if check(fooled).state == "WARN"}
+    asked = {honesty.check_radius, honesty.check_order, honesty.check_transfer, honesty.check_randomization}
+    assert asked <= warned, "without AutoAttack, four checks warn"
 
 
 def test_a_check_that_cannot_run_says_why_and_passes_nothing(sound: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

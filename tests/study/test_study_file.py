@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.studies import parse_study
 
+from tune_interpreg import registry
 from tune_interpreg.study.config import Attack, Data, Model, Study, Training
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.problems import StudyError
@@ -284,7 +285,11 @@ def test_mistakes_of_overrides_and_file_are_reported_together() -> None:
 
 
 # ---------------------------------------------------------------- shipped studies
-@pytest.mark.parametrize("name", list_shipped_studies())
+#: Studies of the field's methods, not of the paper's tables.
+FIELD = ("baselines", "digits-baselines", "digits-smooth")
+
+
+@pytest.mark.parametrize("name", [name for name in list_shipped_studies() if name not in FIELD])
 def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) -> None:
     study = read_study_file(name).study
     assert study.name == name
@@ -293,6 +298,29 @@ def test_every_shipped_study_is_valid_and_compares_the_papers_arms(name: str) ->
     for arm, teacher in {"interp_robust": "adversarial", "interp_nonrobust": "standard"}.items():
         assert arm not in study.arms or study.arms[arm].teacher == teacher
     assert study.arms["jacobian"].needs == ("interp_robust",)
+
+
+def test_the_baselines_compare_every_method_at_equal_clean_accuracy() -> None:
+    """On digits and on MNIST, with AutoAttack under both norms."""
+    studies = [read_study_file(name).study for name in ("baselines", "digits-baselines")]
+    for study in studies:
+        methods = {part for arm in study.arms.values() for part in arm.method.split(" + ")}
+        assert methods == {*registry.names("methods")}
+        searches = [arm.search for arm in study.arms.values() if arm.search]
+        assert all(search.maximize == "val/adv_accuracy" for search in searches)
+        assert {(c.within, c.of) for search in searches for c in search.where.values()} == {(0.01, "standard")}
+        norms = {study.ball_of(entry).norm: entry.autoattack for entry in study.evaluation.attacks}
+        assert norms == {"l2": 200, "linf": 200}
+    assert studies[0].arms.keys() == studies[1].arms.keys()
+
+
+def test_smooth_activations_are_compared_at_equal_clean_accuracy() -> None:
+    arms = read_study_file("digits-smooth").study.arms
+    networks = {name: (arm.model or Model()).options.get("activation", "relu") for name, arm in arms.items()}
+    for method in ("standard", "input_gradient", "jacobian"):
+        names = [name for name, arm in arms.items() if arm.method == method]
+        assert [networks[name] for name in names] == ["relu", "gelu", "softplus"]
+        assert len({str(arms[name].search) for name in names}) == 1
 
 
 def test_the_cifar_study_holds_the_papers_settings() -> None:

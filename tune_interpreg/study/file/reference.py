@@ -23,6 +23,7 @@ from tune_interpreg.study.config import (
 from tune_interpreg.study.fields import Frozen
 from tune_interpreg.study.file.messages import inner_sections
 from tune_interpreg.study.file.options import Option, describe_type, list_options
+from tune_interpreg.study.file.step_costs import MEASURED, STEP_COSTS
 from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.space import Condition, Range, Search
@@ -62,8 +63,12 @@ def options_table() -> str:
         lines += [f"## {heading}", *_describe(section)]
     for group, title in (("datasets", "Data sets"), ("models", "Models"), ("methods", "Training methods")):
         lines += [f"## {title}", ""]
+        lines += [MEASURED, ""] if group == "methods" else []
         for name, documented in load_registered(group):
             lines += [f"### {name}", *_describe(documented)]
+            if group == "methods" and name in STEP_COSTS:
+                cost = STEP_COSTS[name]
+                lines += [f"Cost of a step: {cost.measured:g} standard steps (floor {cost.floor:g}).", ""]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
 
 
