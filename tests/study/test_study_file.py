@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for source, message in (
         (str(tmp_path), "Is a directory"),
         ("mnits", "did you mean mnist?"),
-        ("x" * 5000, "there are: cifar10, "),
+        ("x" * 5000, "there are: baselines, "),
     ):
         with pytest.raises(StudyError, match=re.escape(message)) as error:
             read_study_file(source)
