@@ -1,4 +1,4 @@
-"""Training loss by strength for each search that matches a loss: trials, target and match."""
+"""Training loss, or another metric, by strength for each search that matches it: trials, target and match."""
 
 import math
 import statistics
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analysis.figures import canvas
 from analysis.figures.canvas import Look, NothingToDraw, Options
 from analysis.results.results import Results
+from analysis.tables.settings import TRAINING_LOSS, name_matched
 from analysis.tables.symbols import SYMBOLS, to_mathtext
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Search
@@ -23,15 +24,17 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class MatchingSearch:
-    """A search that matches a loss. Points are (strength, training loss).
+    """A search that matches a metric. Points are (strength, metric).
 
-    reference: the arm with the target loss. trials: those with the chosen values of the other parameters; other_trials:
-    the rest. diverged: strengths. target, error: mean and standard error of the reference's n repeats. match, interval:
-    the matched point and the 90% interval of its strength, if the search has ended. reason: why nothing matches.
+    metric: in words. reference: the arm with the target. trials: those with the chosen values of the other parameters;
+    other_trials: the rest. diverged: strengths. target, error: mean and standard error of the reference's n repeats.
+    match, interval: the matched point and the 90% interval of its strength, if the search has ended.
+    reason: why nothing matches.
     """
 
     arm: str
     symbol: str
+    metric: str
     reference: str
     trials: Points
     other_trials: Points
@@ -46,9 +49,9 @@ class MatchingSearch:
 
 
 def matching_searches(results: Results) -> list[MatchingSearch]:
-    """Return every search that matches a loss, has a target, and has a finished trial."""
+    """Return every search that matches a metric, has a target, and has a finished trial."""
     searches = {name: arm.search for name, arm in results.study.arms.items() if arm.search}
-    collected = (_collect(results, name, search) for name, search in searches.items() if search.match_loss_of)
+    collected = (_collect(results, name, search) for name, search in searches.items() if search.matching)
     return [search for search in collected if search]
 
 
@@ -56,16 +59,18 @@ def figure(results: Results, store: Store) -> tuple[Figure, str]:
     """Draw one panel per search."""
     searches = matching_searches(results)
     if not searches:
-        raise NothingToDraw("no search has matched a training loss yet")
+        raise NothingToDraw("no search has matched a metric yet")
     look = canvas.looks(results)
     drawing, axes = canvas.panels(len(searches), height=2.55)
     for search, panel in zip(searches, axes, strict=True):
         draw_search(panel, search, look[search.arm], look[search.reference].name)
         panel.set_title(look[search.arm].name)
     seeds = canvas.describe_trials(results, [search.arm for search in searches])
+    shown = dict.fromkeys(search.metric for search in searches)
+    names = " or ".join(f"{name} (mean over the last epoch)" if name == TRAINING_LOSS else name for name in shown)
     n_by_arm = {search.reference: search.n for search in searches}
     caption = (
-        f"Training loss (mean over the last epoch) of every search trial, {seeds}, by strength. Dashed: the loss"
+        f"{names[0].upper()}{names[1:]} of every search trial, {seeds}, by strength. Dashed: the value"
         f" to match, the mean over {canvas.describe_n(n_by_arm, results)} of the reference, in a band of its standard"
         " error. Cross: the matched strength, with its 90% interval. Rings: the repeats at their strength. Paler:"
         " trials with other parameters than the chosen ones. Ticks at the top: trials that diverged."
@@ -88,7 +93,13 @@ def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) 
     axes.axhspan(low, high, color=canvas.MUTED, alpha=0.25, linewidth=0)
     axes.axhline(search.target, **canvas.DASHED)
     spot: Options = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "right"}
-    name = canvas.annotate(axes, f"loss of {reference}", (0.99, search.target), (0, -4), **spot)
+    name = canvas.annotate(
+        axes,
+        f"{'loss' if search.metric == TRAINING_LOSS else search.metric} of {reference}",
+        (0.99, search.target),
+        (0, -4),
+        **spot,
+    )
     name.set_in_layout(False)
     if search.match:
         low, high = search.match[0] - search.interval[0], search.interval[1] - search.match[0]
@@ -99,12 +110,12 @@ def draw_search(axes: Axes, search: MatchingSearch, look: Look, reference: str) 
         canvas.annotate(axes, "no match", (0.99, 0.02), (0, 0), xycoords="axes fraction", **bold)
     canvas.log_if_wide(axes, [loss for _, loss in search.trials + search.other_trials + search.repeats])
     canvas.log_ticks(axes, "x")
-    axes.set_ylabel("training loss")
+    axes.set_ylabel(search.metric)
     axes.set_xlabel(to_mathtext(search.symbol), parse_math=True)
 
 
 def _collect(results: Results, arm: str, search: Search) -> MatchingSearch | None:
-    choice, reference = results.current.choices.get(arm, {}), search.match_loss_of or ""
+    choice, reference = results.current.choices.get(arm, {}), search.matching.arm if search.matching else ""
     losses = list(results.values(reference, search.matched_metric).values())
     target = choice.get("target") or (statistics.fmean(losses) if losses else None)
     records = results.current.list_trials(arm)
@@ -115,6 +126,7 @@ def _collect(results: Results, arm: str, search: Search) -> MatchingSearch | Non
     return MatchingSearch(
         arm,
         SYMBOLS.get(search.strength_name, search.strength_name),
+        name_matched(search.matched_metric),
         reference,
         trials=trials,
         other_trials=other_trials,

@@ -11,7 +11,7 @@ from analysis.statistics.pairs import Comparison, holm
 from analysis.tables.accuracy import CLEAN, COMPAT, STRICT, list_attacks
 from analysis.tables.cells import ABSENT, Cell, Probability, Table
 from analysis.tables.notes import missing_notes, teacher_notes
-from analysis.tables.settings import judge_match
+from analysis.tables.settings import TRAINING_LOSS, judge_match, name_matched
 from tune_interpreg.study.metric_names import TEST_ACCURACY, TEST_COMPAT, TEST_STRICT
 
 #: Two clean accuracies count as equal if the 95% interval of their difference is within this many points.
@@ -36,9 +36,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class MatchedPair:
-    """One arm minus the arm with the training loss that it matches.
+    """One arm minus the arm with the metric that it matches.
 
-    permuted: the arm's targets are the reference's, permuted. residual: of training losses. compat, strict: points.
+    permuted: the arm's targets are the reference's, permuted. residual: of the metric. compat, strict: points.
     """
 
     arm: str
@@ -70,12 +70,12 @@ def compute_gains(results: Results) -> list[Gain]:
 
 
 def compute_matches(results: Results) -> list[MatchedPair]:
-    """Return every arm that matches another arm's training loss, minus that arm."""
+    """Return every arm that matches another arm's training loss or other metric, minus that arm."""
     pairs = []
     for name, arm in results.study.arms.items():
-        if arm.search is None or arm.search.match_loss_of is None:
+        if arm.search is None or arm.search.matching is None:
             continue
-        reference, metric = arm.search.match_loss_of, arm.search.matched_metric
+        reference, metric = arm.search.matching.arm, arm.search.matched_metric
         compat, strict = (results.compare(name, reference, metric, 100) for metric in (TEST_COMPAT, TEST_STRICT))
         residual = results.compare(name, reference, metric).difference
         permuted, verdict = _permutes(results, name, reference), judge_match(results, name)
@@ -163,16 +163,17 @@ def match_table(results: Results) -> Table:
                 "p, strict": Probability(pair.strict.p),
             }
         )
+    names = " or ".join(dict.fromkeys(name_matched(pair.metric) for pair in pairs)) or TRAINING_LOSS
     note = (
         "Arm − reference, paired by seed: mean ± half-width of the 95% Student t interval. Residual: difference of the"
-        " training losses. Match: as in the settings table. Adv. Acc.: difference in points; at equal training loss if"
-        " Match is PASS, at different losses if MISSED, undecided if NOT SHOWN. p: two-sided paired t test, not"
+        f" {names}. Match: as in the settings table. Adv. Acc.: difference in points; at equal {names} if"
+        " Match is PASS, at different values if MISSED, undecided if NOT SHOWN. p: two-sided paired t test, not"
         " corrected."
     )
     named = {arm for pair in pairs for arm in (pair.arm, pair.reference)}
     metrics = dict.fromkeys([*(pair.metric for pair in pairs), TEST_COMPAT, TEST_STRICT])
     notes = [note, *missing_notes(results, metrics, named)]
-    return Table.from_rows("Differences at matched training loss", rows, notes, "answer")
+    return Table.from_rows(f"Differences at matched {names}", rows, notes, "answer")
 
 
 def _equal(clean: Interval | None) -> Cell:

@@ -7,6 +7,7 @@ from analysis.statistics.intervals import Interval
 from analysis.tables.answer import MARGIN, Gain, MatchedPair, compat_excess, compute_gains, compute_matches
 from analysis.tables.association import describe_association
 from analysis.tables.cells import Estimate
+from analysis.tables.settings import TRAINING_LOSS, name_matched
 
 #: A gain is shown if its 95% interval excludes 0. A sentence adds if the corrected p-value is above this level.
 ALPHA = 0.05
@@ -65,17 +66,19 @@ def _clean(clean: Interval | None) -> str:
 # ---------------------------------------------------------------------- at matched training loss
 def _match(results: Results, pair: MatchedPair, gains: list[Gain]) -> str:
     ours, theirs = results.title(pair.arm), results.title(pair.reference)
-    strict = pair.strict.difference
+    strict, name = pair.strict.difference, name_matched(pair.metric)
     if pair.residual is None or strict is None:
-        return f"{ours} matches the training loss of {theirs}, but no seed has results of both yet."
+        return f"{ours} matches the {name} of {theirs}, but no seed has results of both yet."
     residual = f"residual {_number(pair.residual)}, {pair.verdict}; {_count(pair.residual, results)}"
     if pair.verdict.startswith("MISSED"):
-        return f"{ours} misses the training loss of {theirs} ({residual}), so they are not compared at equal loss."
-    loss = "At training losses that are not shown to be equal or different"
+        equal = "loss" if name == TRAINING_LOSS else name
+        return f"{ours} misses the {name} of {theirs} ({residual}), so they are not compared at equal {equal}."
+    values = "training losses" if name == TRAINING_LOSS else f"values of {name}"
+    condition = f"At {values} that are not shown to be equal or different"
     if pair.verdict.startswith("PASS"):
-        loss = "At matched training loss"
+        condition = f"At matched {name}"
     permuted = " (the same maps, permuted)" if pair.permuted else ""
-    sentence = f"{loss} ({residual}), {_compare(ours + permuted, theirs, strict)}."
+    sentence = f"{condition} ({residual}), {_compare(ours + permuted, theirs, strict)}."
     by_arm = {gain.arm: gain.strict.difference for gain in gains}
     gain, unpermuted = by_arm.get(pair.arm), by_arm.get(pair.reference)
     if pair.permuted and gain and unpermuted:

@@ -12,40 +12,43 @@ from analysis.tables.notes import mean_notes
 from analysis.tables.symbols import SYMBOLS
 from tune_interpreg.study.config import Search
 from tune_interpreg.study.fields import format_param
-from tune_interpreg.study.metric_names import TRAIN_LOSS
+from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS
 from tune_interpreg.study.setting import read_params
+
+TRAINING_LOSS = "training loss"
 
 
 def settings_table(results: Results) -> Table:
-    """Return the chosen settings of each searched arm, and its match of a training loss.
+    """Return the chosen settings of each searched arm, and its match of another arm's metric.
 
-    Residual: this arm's training loss − the reference arm's, paired by seed.
+    Residual: this arm's metric − the reference arm's, paired by seed.
     """
     searches = {name: arm.search for name, arm in results.study.arms.items() if arm.search}
     printed = paper.SETTINGS.get(results.study.data.name)
     rows: list[dict[str, Cell]] = []
     for name, search in searches.items():
-        metric, reference = search.matched_metric, search.match_loss_of
+        metric, reference = search.matched_metric, search.matching.arm if search.matching else None
         ended = [record for record in results.current.list_trials(name) if record["state"] != "failed"]
         row: dict[str, Cell] = {"Arm": results.title(name), "Search": _goal(search)}
         row |= {"Trials": f"{len(ended)} of {search.trials}", "Chosen": _chosen(results, name, search)}
         if printed:
             values = printed.get(name, {}) if paper.corresponds(name, results.study.arms[name]) else {}
             row["Paper"] = ", ".join(f"{SYMBOLS[key]} {value:g}" for key, value in values.items()) or ABSENT
-        row |= {"Loss": results.estimate(name, metric, decimals=None), "Residual": ABSENT, "Match": ABSENT}
+        loss = TRAIN_LOSS if search.matching and search.matching.is_judged else metric
+        row |= {"Loss": results.estimate(name, loss, decimals=None), "Residual": ABSENT, "Match": ABSENT}
         if reference:
             residual = results.compare(name, reference, metric).difference
             row["Residual"] = results.cell(residual, (name, reference), metric, scale=1)
             row["Match"] = judge_match(results, name)
         rows.append(row)
-    references = {search.match_loss_of for search in searches.values()}
+    references = {search.matching.arm for search in searches.values() if search.matching}
     named = [name for name in results.study.arms if name in searches or name in references]
     note = (
         "Settings are those of the repeats. Loss: training loss with its penalty (cross-entropy only if the search says"
-        " ce), mean over the last epoch and over the repeats' seeds. Residual: the arm's loss − its reference's, paired"
-        " by seed. Match: PASS if the mean residual is within the tolerance (±), or within three tolerances and the"
-        " residual's interval contains 0; MISSED if the interval excludes 0; otherwise NOT SHOWN, neither equal nor"
-        " different."
+        " ce), mean over the last epoch and over the repeats' seeds. Residual: the arm's loss, or the metric in"
+        " brackets, − its reference's, paired by seed. Match: PASS if the mean residual is within the tolerance (±), or"
+        " within three tolerances and the residual's interval contains 0; MISSED if the interval excludes 0; otherwise"
+        " NOT SHOWN, neither equal nor different."
     )
     notes = [*mean_notes(results, [TRAIN_LOSS], named), note]
     notes += [*_option_notes(results, searches), *_fidelity_notes(results, searches)]
@@ -53,8 +56,13 @@ def settings_table(results: Results) -> Table:
     return Table.from_rows("Chosen settings and matched training losses", rows, notes, "settings")
 
 
+def name_matched(metric: str) -> str:
+    """Return the words for a matched metric: "training loss", also of the cross-entropy, or the metric's name."""
+    return TRAINING_LOSS if metric in (TRAIN_LOSS, TRAIN_CE) else metric
+
+
 def judge_match(results: Results, name: str) -> str:
-    """Return if an arm's repeats have their reference's training loss, and the tolerance; – without common seeds.
+    """Return if an arm's repeats have their reference's metric, and the tolerance; – without common seeds.
 
     PASS: the mean residual is within the tolerance, or its 95% interval contains 0 and the mean is within three
     tolerances. If the tolerance is the reference's standard error, 97% of exact matches pass. MISSED: the interval
@@ -62,8 +70,8 @@ def judge_match(results: Results, name: str) -> str:
     """
     search = results.study.arms[name].search
     assert search
-    assert search.match_loss_of
-    residual = results.compare(name, search.match_loss_of, search.matched_metric).difference
+    assert search.matching
+    residual = results.compare(name, search.matching.arm, search.matched_metric).difference
     if residual is None:
         return ABSENT
     tolerance = _tolerance(results, name, search)
@@ -83,13 +91,15 @@ def _tolerance(results: Results, name: str, search: Search) -> float:
         return float(chosen)
     if search.tolerance is not None:
         return search.tolerance
-    losses = list(results.values(search.match_loss_of or "", search.matched_metric).values())
+    reference = search.matching.arm if search.matching else ""
+    losses = list(results.values(reference, search.matched_metric).values())
     return standard_deviation(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
 
 
 def _goal(search: Search) -> str:
-    if search.match_loss_of:
-        return f"match {search.match_loss_of}" + (" (ce)" if search.loss == "ce" else "")
+    if search.matching:
+        metric = search.matched_metric.removeprefix("train/")
+        return f"match {search.matching.arm}" + ("" if metric == "loss" else f" ({metric})")
     return f"max {search.maximize}"
 
 

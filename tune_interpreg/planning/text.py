@@ -14,6 +14,7 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.graph import Stage, parents, stages_of
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import StageName
+from tune_interpreg.study.metric_names import TRAIN_LOSS
 
 #: Name of a part by stage.
 PARTS: dict[StageName, str] = {"search": "trial", "repeats": "seed", "maps": "set", "judgments": "model"}
@@ -41,7 +42,8 @@ def _arm_line(study: Study, name: str) -> str:
     """Return the arm's name, its method, what it waits for, and what its trials do not share with its repeats."""
     arm = study.arms[name]
     edges = [f"{'maps of' if arm.targets else 'teacher'} {arm.teacher}"] if arm.teacher else []
-    edges += [f"loss of {arm.search.match_loss_of}"] if arm.search and arm.search.match_loss_of else []
+    matching = arm.search.matching if arm.search else None
+    edges += [f"{'loss' if matching.metric == TRAIN_LOSS else matching.metric} of {matching.arm}"] if matching else []
     fidelity = arm.search.fidelity if arm.search else {}
     edges += [f"trials with {key} {value}" for key, value in fidelity.items()]
     return f"{name}: {', '.join([arm.method, *edges])}"
@@ -97,7 +99,7 @@ def _may_end_early(plan: Plan) -> bool:
     """Return whether the run may end earlier: a match ends once it is found, and a pruner ends trials."""
     arms = {task.arm for task, _ in plan.schedule.tasks if task.stage == "search"}
     searches = [search for name in arms if (search := plan.study.arms[name].search)]
-    return any(search.match_loss_of or search.pruner != "none" for search in searches)
+    return any(search.matching or search.pruner != "none" for search in searches)
 
 
 def _count(count: int, noun: str) -> str:

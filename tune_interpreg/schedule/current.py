@@ -460,14 +460,15 @@ class Current:
         return {seed: repeats[seed] for seed in self.study.seeds if self.model_key(name, seed)}
 
     def target(self, name: str) -> Target | None:
-        """Return the loss that the arm's search matches, once its reference and its anchor are over."""
+        """Return the metric that the arm's search matches, once its reference and its anchor are over, and judged."""
         search = self.study.arms[name].search
-        if search is None or search.match_loss_of is None:
+        if search is None or search.matching is None:
             return None
-        needed = [arm for arm in (search.match_loss_of, search.anchor) if arm]
-        if not all(graph.is_arm_over(self.study, self.state, arm) for arm in needed):
+        if not all(graph.is_arm_over(self.study, self.state, arm) for arm in search.matching_arms):
             return None
-        done = [*self.finished_repeats(search.match_loss_of).values()]
+        if not all(graph.is_judged(self.state, arm) for arm in search.judged_arms):
+            return None
+        done = [*self.finished_repeats(search.matching.arm).values()]
         anchors = [*self.finished_repeats(search.anchor).values()] if search.anchor else []
         target = Target.from_repeats(done, search.matched_metric, anchors) if done else None
         return target and replace(target, noise=target.noise / math.sqrt(search.seeds))  # of a trial's mean
@@ -493,7 +494,7 @@ class Current:
             references = {metric: condition.of for metric, condition in search.where.items() if condition.of}
             repeats = {metric: self.finished_repeats(other) for metric, other in references.items()}
             return {m: next(iter(done.values()))["recipe_key"] for m, done in repeats.items() if done} or None
-        done = self.finished_repeats(search.match_loss_of) if search.match_loss_of else {}
+        done = self.finished_repeats(search.matching.arm) if search.matching else {}
         return next((record["recipe_key"] for record in done.values()), None)
 
     def _update_match(self, name: str) -> None:

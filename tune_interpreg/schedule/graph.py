@@ -1,7 +1,7 @@
 """The graph of arms: from a study and its state to the work that can start now. Pure: no files, no Ray.
 
 An arm has up to four stages: a search, repeats, maps for the arms that it teaches, and judgments of its repeats'
-models. ``teacher``, ``match_loss_of`` and ``where`` are the edges. Maps, and arms that train with the teacher's model,
+models. ``teacher``, ``match`` and ``where`` are the edges. Maps, and arms that train with the teacher's model,
 wait for one seed of the teacher. A matched loss waits for all seeds of its arm, a bound for their judgments, too.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tune_interpreg.study.config import Arm, MapSettings, Study
 from tune_interpreg.study.items import Job, Maps, StageName
+from tune_interpreg.study.metric_names import TRAIN_LOSS
 
 #: The teacher's arm and the settings of its maps. There is one set of raw maps per key and seed of the teacher.
 MapsKey = tuple[str, MapSettings]
@@ -275,8 +276,9 @@ def blocked_arms(study: Study, state: State) -> dict[str, str]:
             seeds = f" for seed {', '.join(map(str, untaught))}" if _has_teacher_per_seed(arm) else ""
             missing = "target maps" if arm.targets else "model to learn from"
             blocked[name] = f"has no {missing}{seeds}: the teacher {arm.teacher} gave none"
-        elif search and search.match_loss_of and not state.repeats[search.match_loss_of].done:
-            blocked[name] = f"has no loss to match: no seed of {search.match_loss_of} finished"
+        elif search and search.matching and not state.repeats[search.matching.arm].done:
+            value = "loss" if search.matched_metric == TRAIN_LOSS else search.matched_metric
+            blocked[name] = f"has no {value} to match: no seed of {search.matching.arm} finished"
         elif search and (lost := [other for other in search.bounding_arms if not state.repeats[other].done]):
             blocked[name] = f"has no bound for where: no seed of {lost[0]} finished"
         elif search and not state.searches[name].done:
@@ -344,11 +346,11 @@ def _has_references(study: Study, state: State, arm: Arm) -> bool:
     search = arm.search
     if search is None:
         return True
-    if search.match_loss_of and not state.repeats[search.match_loss_of].done:
+    if search.matching and not state.repeats[search.matching.arm].done:
         return False
     if not all(is_arm_over(study, state, other) for other in search.needs):
         return False
-    return all(state.repeats[other].done and is_judged(state, other) for other in search.bounding_arms)
+    return all(state.repeats[other].done and is_judged(state, other) for other in search.judged_arms)
 
 
 def _is_unreachable(study: Study, state: State, name: str, seed: int) -> bool:

@@ -215,7 +215,7 @@ class Progress(Current):
         if choice is not None or search is None or not graph.is_search_over(self.study, self.state, name):
             return choice
         target, bounds = self.target(name), self.bounds(name)
-        if (search.match_loss_of and target is None) or bounds is None:
+        if (search.matching and target is None) or bounds is None:
             return None
         new = choose(search, self.list_trials(name), target, bounds)
         if new is None:

@@ -43,7 +43,7 @@ class ArmSearch:
     have no value. The shortfalls of ``where`` are Optuna's constraints.
 
     Args:
-        target: the loss to match, for a search with ``match_loss_of``.
+        target: the metric to match, for a search that matches one.
         bounds: the least values of other metrics, for a search with ``where``.
         trials: number → the settled trial, with the metrics of its judgments. It may grow.
         epochs: of a trial.
@@ -228,6 +228,7 @@ class ArmSearch:
                 self.target.loss,
                 noise=self.target.noise,
                 anchor=self.target.anchor,
+                direction=self.search.matching.direction if self.search.matching else None,
                 parallel=math.ceil(self.search.parallel / len(self.search.combinations())),
                 seed=self.seed,
                 among=self.search.fixed_params(number),

@@ -1,6 +1,6 @@
-"""The parameters that a search chooses for the repeats: of its best trial, or the strength that matches a loss.
+"""The parameters that a search chooses for the repeats: of its best trial, or the strength that matches a metric.
 
-A search that matches a loss estimates one strength per combination of its other parameters, which are choices. Trials
+A search that matches a metric estimates one strength per combination of its other parameters, which are choices. Trials
 take the combinations in turn (``Search.fixed_params``). A search without other parameters has one combination, the
 empty one.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -40,11 +40,11 @@ class Choice(Frozen):
     found: bool = Field(False, description="a match that needs no further trials")
     least: dict[str, float] = Field(default_factory=dict, description="the least values that ``where`` asks for")
     parameter: str | None = Field(None, description="the matched strength; this and the following: of a match")
-    target: float | None = Field(None, description="the loss to match")
-    tolerance: float | None = Field(None, description="largest difference of a loss that matches")
+    target: float | None = Field(None, description="the value to match")
+    tolerance: float | None = Field(None, description="largest difference that matches")
     low: float | None = Field(None, description="low end of the strength's 90% interval")
     high: float | None = Field(None, description="high end of the strength's 90% interval")
-    expected_residual: float | None = Field(None, description="expected loss − target loss at the chosen strength")
+    expected_residual: float | None = Field(None, description="expected value − target at the chosen strength")
     feasible: bool = Field(True, description="whether the target lies within reach, or a trial satisfies ``where``")
     reason: str | None = Field(None, description="why not")
 
@@ -59,7 +59,7 @@ def choose(
 
     Args:
         records: the settled trials.
-        target: the loss to match, for a search with ``match_loss_of``.
+        target: the metric to match, for a search that matches one.
         bounds: the least values of other metrics, for a search with ``where``.
     """
     done = [record for record in records if record["state"] == "done"]
@@ -82,9 +82,9 @@ def choose(
 def digest_trials(search: Search, records: Sequence[Record], reference: str | Mapping[str, str] | None) -> str:
     """Return the digest of what a choice depends on: the goal, the settled trials as judged, the references' recipes.
 
-    The references' seeds are left out: another seed moves the loss to match, or a bound, within its noise only.
+    The references' seeds are left out: another seed moves the value to match, or a bound, within its noise only.
     """
-    settings = {"space", "grid", "maximize", "where", "loss", "anchor", "tolerance"}
+    settings = {"space", "grid", "maximize", "where", "match", "loss", "anchor", "tolerance"}
     goal = search.model_dump(mode="json", include=settings, exclude_defaults=True)
     trials = [[record["number"], record["key"], record["state"], record["judged"]] for record in records]
     return digest([goal, reference, trials])
@@ -135,7 +135,7 @@ def proposal_bounds(search: Search, records: Iterable[Record], target: Target, n
 
 @dataclass(frozen=True)
 class Combination:
-    """One combination of choices in a search that matches a loss.
+    """One combination of choices in a search that matches a metric.
 
     Attributes:
         fixed: the choices.
@@ -161,7 +161,8 @@ class Combination:
         noise, anchor = self.target.noise, self.target.anchor_residual
         from tune_interpreg.search.matching.signs import widen  # loads numpy, which `status` does without
 
-        return widen(self.file_bounds, strengths, residuals, noise=noise, anchor_residual=anchor) or self.file_bounds
+        settings: dict[str, Any] = {"noise": noise, "anchor_residual": anchor, "direction": self.direction}
+        return widen(self.file_bounds, strengths, residuals, **settings) or self.file_bounds
 
     @cached_property
     def match(self) -> Match | None:
@@ -178,11 +179,17 @@ class Combination:
             noise=self.target.noise,
             target=self.target.loss,
             anchor_residual=self.target.anchor_residual,
+            direction=self.direction,
         )
 
     @property
+    def direction(self) -> Literal["rising", "falling"] | None:
+        """The direction of the metric in the study file."""
+        return self.search.matching.direction if self.search.matching else None
+
+    @property
     def tolerance(self) -> float:
-        """The largest difference from the target loss that still matches."""
+        """The largest difference from the target that still matches."""
         return self.search.tolerance or self.target.error
 
     def is_settled(self) -> bool:

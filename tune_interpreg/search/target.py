@@ -1,4 +1,4 @@
-"""The training loss that a search matches."""
+"""The metric of another arm that a search matches, mostly its training loss."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LEAST_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class Target:
-    """The training loss to match.
+    """The metric to match.
 
     Attributes:
-        loss: mean over the reference's seeds.
-        noise: standard deviation of the loss of one seed, > 0.
+        loss: mean over the reference's seeds; a loss, or another metric.
+        noise: standard deviation of one seed, > 0.
         error: standard error of the mean.
         reference: key of the recipe that the reference's repeats trained.
-        metric: name of the loss (``Search.matched_metric``).
-        anchor: mean loss of the arm that trains at strength 0, if the search names one.
+        metric: name of the metric (``Search.matched_metric``).
+        anchor: mean of the arm that trains at strength 0, if the search names one.
     """
 
     loss: float
@@ -39,22 +39,25 @@ class Target:
     @classmethod
     def from_repeats(
         cls, references: Sequence[Record], metric: str = TRAIN_LOSS, anchors: Sequence[Record] = ()
-    ) -> Target:
-        """Compute the target from the finished repeats of the reference and of the anchor."""
-        losses = _losses(references, metric)
+    ) -> Target | None:
+        """Compute the target from the finished repeats of the reference and of the anchor; None without a value."""
+        losses = _values(references, metric)
+        if not losses:
+            return None
         loss = statistics.fmean(losses)
         spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
         noise = max(spread, LEAST_NOISE * abs(loss), 1e-12)
-        anchor = statistics.fmean(_losses(anchors, metric)) if anchors else None
+        limits = _values(anchors, metric)
+        anchor = statistics.fmean(limits) if limits else None
         return cls(loss, noise, noise / math.sqrt(len(losses)), references[0]["recipe_key"], metric, anchor)
 
     @property
     def anchor_residual(self) -> float | None:
-        """Loss − target loss of the anchor, if there is one."""
+        """Value − target of the anchor, if there is one."""
         return None if self.anchor is None else self.anchor - self.loss
 
     def residual(self, record: Record) -> float | None:
-        """Return the trial's loss − target loss: +inf for a diverged trial, None for a trial without this loss."""
+        """Return the trial's value − target: +inf for a diverged trial, None for a trial without this metric."""
         if record["state"] == "diverged":
             return math.inf
         loss = record["metrics"].get(self.metric)
@@ -76,15 +79,15 @@ def check_loss(study: Study, record: Record) -> None:
     """
     for name, arm in study.arms.items():
         search = arm.search
-        if record["state"] != "done" or search is None or search.match_loss_of is None:
+        if record["state"] != "done" or search is None or search.matching is None or search.matching.is_judged:
             continue
-        readers = (name, search.match_loss_of, search.anchor)
-        if record["arm"] in readers and search.matched_metric not in record["metrics"]:
+        if record["arm"] in (name, *search.matching_arms) and search.matched_metric not in record["metrics"]:
             rule = (
                 f"{record['arm']} trains without {search.matched_metric}: {record['recipe']['method']} has no such term"
             )
-            raise MissingLoss(study.name, ("arms", name, "search", "loss"), f"{rule}; match loss: total")
+            key, remedy = (("match", "metric"), TRAIN_LOSS) if search.match else (("loss",), "loss: total")
+            raise MissingLoss(study.name, ("arms", name, "search", *key), f"{rule}; match {remedy}")
 
 
-def _losses(records: Sequence[Record], metric: str) -> list[float]:
-    return [record["metrics"][metric] for record in records]
+def _values(records: Sequence[Record], metric: str) -> list[float]:
+    return [record["metrics"][metric] for record in records if metric in record["metrics"]]

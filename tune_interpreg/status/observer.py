@@ -198,7 +198,7 @@ class _Snapshot:
     def _match(self, name: str) -> MatchStatus | None:
         """Return the match of the arm's search, or what is known while the search runs."""
         search = self.study.arms[name].search
-        if search is None or search.match_loss_of is None:
+        if search is None or search.matching is None:
             return None
         choice, target = self.current.choice(name), self.current.target(name)
         fields: dict[str, Any] = {}
@@ -206,7 +206,7 @@ class _Snapshot:
             fields = {"residual": choice["expected_residual"]} | {field: choice[field] for field in CHOICE_FIELDS}
         elif target is not None:
             fields = {"target": target.loss} | self._nearest(name, search, target)
-        return MatchStatus(search.match_loss_of, search.matched_metric, search.strength_name, **fields)
+        return MatchStatus(search.matching.arm, search.matched_metric, search.strength_name, **fields)
 
     def _nearest(self, name: str, search: Search, target: Target) -> dict[str, TriedStrength]:
         """Return the tried strengths ``below`` and ``above`` the match; {} if each combination has a match."""

@@ -10,8 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tune_interpreg.study.config import Attack, MapSettings, Study
+from tune_interpreg.study.config import Attack, GradientNorms, Interpretability, MapSettings, Study
 from tune_interpreg.study.fields import Frozen
+from tune_interpreg.study.metric_names import (
+    DELETION,
+    GRAD_NORM_LABEL,
+    GRAD_NORM_OTHER,
+    VAL_ACCURACY,
+    VAL_ADV_ACCURACY,
+)
 from tune_interpreg.study.space import Search
 
 #: The images of a judgment. Only judgments on the test split read test data.
@@ -130,9 +137,8 @@ def observe(study: Study, search: Search | None = None) -> Observation:
 
 def list_trial_questions(study: Study, search: Search) -> list[Question]:
     """Return what a search asks about each trial's model. A match by the loss alone asks nothing."""
-    if not search.attacks_trials:
-        return []
-    return [Question(AccuracyMeasure(), "validation"), Question(_strict(study), "validation")]
+    attacked = [Question(AccuracyMeasure(), "validation"), Question(_strict(study), "validation")]
+    return _add_missing(attacked if search.attacks_trials else [], _ask_matched(study, search))
 
 
 def list_trial_extras(study: Study, search: Search) -> list[Question]:
@@ -161,7 +167,8 @@ def list_repeat_questions(study: Study) -> list[Question]:
             questions.append(Question(ensemble, "test", name))
     if evaluation.gradient_norms:
         questions.append(Question(GradientNormsMeasure(images=evaluation.gradient_norms.images), "train"))
-    return questions
+    matched = [question for arm in study.arms.values() if arm.search for question in _ask_matched(study, arm.search)]
+    return _add_missing(questions, matched)
 
 
 def list_dependent_questions(study: Study, sources: dict[str, str], maps: dict[str, str]) -> list[Question]:
@@ -181,6 +188,29 @@ def list_dependent_questions(study: Study, sources: dict[str, str], maps: dict[s
         measure = ChecksMeasure(images=checks.images, autoattack=checks.autoattack, **shared)
         questions.append(Question(measure, "validation"))
     return questions
+
+
+def _add_missing(questions: list[Question], others: list[Question]) -> list[Question]:
+    """Return the questions, then those of the others that are not among them."""
+    asked = list(questions)
+    asked += [other for number, other in enumerate(others) if other not in [*questions, *others[:number]]]
+    return asked
+
+
+def _ask_matched(study: Study, search: Search) -> list[Question]:
+    """Return the question about the metric that a search matches, the same for its trials and for all repeats."""
+    if search.matching is None or not search.matching.is_judged:
+        return []
+    metric, evaluation = search.matching.metric, study.evaluation
+    if metric == VAL_ACCURACY:
+        return [Question(AccuracyMeasure(), "validation")]
+    if metric == VAL_ADV_ACCURACY:
+        return [Question(_strict(study), "validation")]
+    if metric in (GRAD_NORM_LABEL, GRAD_NORM_OTHER):
+        return [Question(GradientNormsMeasure(images=(evaluation.gradient_norms or GradientNorms()).images), "train")]
+    images = (evaluation.interpretability or Interpretability()).images
+    measure = InterpretabilityMeasure(images=images, deletion=metric == f"val/{DELETION}")
+    return [Question(measure, "validation")]
 
 
 def _ask_pgd(study: Study, attack: Attack, restarts: int, name: str = "") -> list[Question]:

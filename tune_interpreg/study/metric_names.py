@@ -43,6 +43,18 @@ DELETION = "deletion"
 Selectable = Literal["val/accuracy", "val/adv_accuracy"]
 
 
+#: Measures of interpretability that need no other model's maps.
+OWN_MEASURES = (
+    *(ZERO_GRADIENT, ALIGNMENT, ALIGNMENT_CENTERED, ALIGNMENT_COSINE, ALIGNMENT_COSINE_CENTERED, SPARSITY),
+    *(NORM_LOG_PROBABILITY, NORM_CENTERED_LOGIT, STABILITY, STABILITY_PER_LOGITS, DELETION),
+)
+
+#: Metrics of judgments that a search may match. Terms of the training loss, ``train/TERM``, may be matched, too.
+MATCHABLE = (
+    *(VAL_ACCURACY, VAL_ADV_ACCURACY, GRAD_NORM_LABEL, GRAD_NORM_OTHER),
+    *(f"val/{measure}" for measure in OWN_MEASURES),
+)
+
 #: First part of a metric's name, by split.
 PREFIXES = {"train": "train", "validation": "val", "test": "test"}
 

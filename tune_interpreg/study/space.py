@@ -11,7 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, field_validator, model_validator
 
 from tune_interpreg.study.fields import Frozen, Integer, Number, Scalar, check_distinct, format_value, is_number
-from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ADV_ACCURACY, Selectable
+from tune_interpreg.study.metric_names import (
+    LEARNING_RATE,
+    MATCHABLE,
+    SAMPLES_PER_SECOND,
+    TRAIN_CE,
+    TRAIN_LOSS,
+    VAL_ADV_ACCURACY,
+    Selectable,
+)
 from tune_interpreg.study.notation import suggest_number
 
 
@@ -154,6 +162,33 @@ class Condition(Frozen):
         return self
 
 
+def _check_matchable(metric: str) -> str:
+    is_term = metric.startswith("train/") and metric not in ("train/", LEARNING_RATE, SAMPLES_PER_SECOND)
+    if not is_term and metric not in MATCHABLE:
+        terms = f"{TRAIN_LOSS}, {TRAIN_CE} or another term of the training loss"
+        raise ValueError(f"takes {terms}, or one of {', '.join(MATCHABLE)}; got {format_value(metric)}")
+    return metric
+
+
+class Matching(Frozen):
+    """The metric of another arm that a search matches."""
+
+    arm: str = Field(description="The arm to match.")
+    metric: Annotated[str, AfterValidator(_check_matchable)] = Field(
+        description="The metric, a mean over that arm's seeds: train/loss, train/ce or another term of the training"
+        " loss (means over the last epoch), grad_norm/label, grad_norm/other, val/accuracy, val/adv_accuracy, or a"
+        " measure of interpretability such as val/alignment."
+    )
+    direction: Literal["rising", "falling"] | None = Field(
+        None, description="Whether the metric rises or falls with the strength. null: as the first trials show."
+    )
+
+    @property
+    def is_judged(self) -> bool:
+        """True for a metric that a judgment measures, not the training itself."""
+        return not self.metric.startswith("train/")
+
+
 def _check_maximize(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
@@ -197,21 +232,26 @@ class Search(Frozen):
         " one with the least violation is chosen, and the tables say so.",
     )
     pick: Annotated[None, BeforeValidator(_check_pick)] = Field(None, exclude=True)  # null in stores of 0.1.0
-    match_loss_of: str | None = Field(
+    match: Matching | None = Field(
         None,
-        validate_default=True,
-        description="The arm with the training loss to match. The search finds one parameter over log_uniform, for each"
+        description="The metric of another arm to match. The search finds one parameter over log_uniform, for each"
         " combination of the other parameters' choices. The repeats use the match with the best adversarial accuracy on"
         " validation data.",
     )
+    match_loss_of: str | None = Field(
+        None,
+        validate_default=True,
+        description="Short for match with this arm's training loss, which rises with the strength.",
+    )
     loss: Literal["total", "ce"] = Field(
-        "total", description="The loss to match, a mean over the last epoch: all terms, or only the cross-entropy."
+        "total",
+        description="The loss that match_loss_of matches: train/loss (total), or only the cross-entropy train/ce.",
     )
     tolerance: Annotated[float, Strict()] | None = Field(
         None,
         gt=0,
-        description="Largest difference of the losses that counts as a match. null: the standard error of the other"
-        " arm's loss over its seeds.",
+        description="Largest difference that counts as a match. null: the standard error of the other arm's metric over"
+        " its seeds.",
     )
     anchor: str | None = Field(
         None, description="An arm that trains as this one does at strength 0; its loss is the limit λ → 0. null: none."
@@ -270,12 +310,31 @@ class Search(Frozen):
     @property
     def needs(self) -> tuple[str, ...]:
         """The arms that must finish before the search starts."""
-        return (*(name for name in (self.match_loss_of, self.anchor) if name), *self.bounding_arms)
+        return (*self.matching_arms, *self.bounding_arms)
+
+    @property
+    def judged_arms(self) -> tuple[str, ...]:
+        """The arms of these with judgments that the search waits for."""
+        is_judged = self.matching is not None and self.matching.is_judged
+        return (*(self.matching_arms if is_judged else ()), *self.bounding_arms)
+
+    @property
+    def matching(self) -> Matching | None:
+        """The metric to match, in whichever form the study file has it; None for a search that maximizes."""
+        if self.match_loss_of is None:
+            return self.match
+        metric = {"total": TRAIN_LOSS, "ce": TRAIN_CE}[self.loss]
+        return Matching(arm=self.match_loss_of, metric=metric, direction="rising")
+
+    @property
+    def matching_arms(self) -> tuple[str, ...]:
+        """The arms with the metric that a match reads: the matched arm and the anchor."""
+        return (*([self.matching.arm] if self.matching else []), *([self.anchor] if self.anchor else []))
 
     @property
     def matched_metric(self) -> str:
-        """The metric that ``match_loss_of`` matches."""
-        return {"total": TRAIN_LOSS, "ce": TRAIN_CE}[self.loss]
+        """The metric that the search matches; the training loss of a search that maximizes."""
+        return self.matching.metric if self.matching else TRAIN_LOSS
 
     @property
     def strength_name(self) -> str:
@@ -285,7 +344,7 @@ class Search(Frozen):
     @property
     def attacks_trials(self) -> bool:
         """True if the validation of a trial includes an attack. A match by the loss alone needs none."""
-        return not self.match_loss_of or len(self.combinations()) > 1
+        return self.maximize is not None or len(self.combinations()) > 1
 
     def combinations(self) -> list[dict[str, Scalar]]:
         """Return every combination of the values of all choices; the last parameter changes fastest."""
@@ -294,7 +353,7 @@ class Search(Frozen):
 
     def fixed_params(self, number: int) -> dict[str, Scalar]:
         """Return the parameters of trial ``number`` that a grid or a match takes from its combinations, in turn."""
-        combinations = self.combinations() if self.grid or self.match_loss_of else [{}]
+        combinations = self.combinations() if self.grid or self.matching else [{}]
         return combinations[number % len(combinations)]
 
     def known_trials(self, number: int) -> int:
@@ -303,7 +362,7 @@ class Search(Frozen):
         A match goes in rounds: with results that are ``parallel`` trials old, it would miss cliffs by 3 to 5 times as
         much after 12 trials.
         """
-        if self.match_loss_of:
+        if self.matching:
             return number - number % self.parallel
         return max(0, number - self.parallel + 1)
 
@@ -314,22 +373,24 @@ class Search(Frozen):
         """
         fixed = {} if number is None else self.fixed_params(number)
         return fixed.items() <= params.items() and all(
-            name in params and span.contains(params[name], widened=self.match_loss_of is not None)
+            name in params and span.contains(params[name], widened=self.matching is not None)
             for name, span in self.ranges.items()
         )
 
     @field_validator("space", "match_loss_of")
     @classmethod
     def _check_exactly_one(cls, value: Any, info: ValidationInfo) -> Any:
-        other = {"space": "grid", "match_loss_of": "maximize"}[str(info.field_name)]
-        if other in info.data and (info.data[other] is None) == (value is None):
-            got = "neither" if value is None else "both"
-            raise ValueError(f"a search takes exactly one of {other} and {info.field_name}, got {got}")
+        names = {"space": ("grid",), "match_loss_of": ("maximize", "match")}[str(info.field_name)]
+        values = {name: info.data.get(name) for name in names} | {str(info.field_name): value}
+        got = [name for name, other in values.items() if other is not None]
+        if len(got) != 1 and info.data.keys() >= set(names):  # others were refused already
+            kinds = f"{', '.join(names)} and {info.field_name}"
+            raise ValueError(f"a search takes exactly one of {kinds}, got {' and '.join(got) or 'neither'}")
         return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Search:
-        problems = list(self._match_problems() if self.match_loss_of else self._goal_problems())
+        problems = list(self._match_problems() if self.matching else self._goal_problems())
         if self.grid and self.trials != len(self.combinations()):
             problems.append(f"a grid has one trial per combination, {len(self.combinations())} here; drop trials")
         if problems:
@@ -345,6 +406,8 @@ class Search(Frozen):
         elif count > 1 and self.trials < 3 * count:
             yield f"a match is searched for each of {count} combinations of choices; give at least {3 * count} trials"
         yield from self._unused_keys(("where", "sampler", "pruner"), "belongs to a search that maximizes")
+        if self.match:
+            yield from self._unused_keys(("loss",), "belongs to match_loss_of, and match names its metric")
         rule = "would match the loss of another training: a shorter one, or one on fewer images, ends at another loss"
         yield from self._unused_keys(("epochs", "train_limit"), rule)
 
@@ -355,7 +418,7 @@ class Search(Frozen):
             yield "a pruner compares trials of equal length; drop pruner, or drop training.epochs from the space"
         for name in self.fidelity.keys() & self.ranges.keys():
             yield f"{name} is searched, and {name.partition('.')[2]} sets it for all trials; drop one of these"
-        yield from self._unused_keys(("loss", "tolerance", "anchor"), "belongs to a search with match_loss_of")
+        yield from self._unused_keys(("loss", "tolerance", "anchor"), "belongs to a search that matches")
 
     def _unused_keys(self, names: tuple[str, ...], rule: str) -> Iterator[str]:
         for name in names:

@@ -6,11 +6,13 @@ searched range is [0, 1].
 """
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from tune_interpreg.search.matching.posterior import RootPosterior
 from tune_interpreg.search.matching.signs import (
@@ -19,6 +21,7 @@ from tune_interpreg.search.matching.signs import (
     explain_infeasible,
     find_direction,
     nearer_end,
+    orient,
 )
 from tune_interpreg.search.matching.steps import Array
 
@@ -89,7 +92,7 @@ def estimate(
     sign = 1.0 if direction == "rising" else -1.0
     anchor_residual = None if anchor_residual is None else sign * anchor_residual
     r_N = orient(r_N, direction)
-    with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
+    with one_thread():
         posterior = RootPosterior(
             to_position(lambda_N, bounds), r_N, noise=noise, target=None if target is None else sign * target
         )
@@ -103,9 +106,14 @@ def estimate(
     return Match(lambda_hat, low, high, expected, residual_low, residual_high, reason is None, reason)
 
 
-def orient(r_N: Array, direction: Direction) -> Array:
-    """Return residuals that rise with λ. +inf, a diverged training, keeps its sign."""
-    return r_N if direction == "rising" else np.where(np.isfinite(r_N), -r_N, r_N)
+@cache
+def _find_libraries() -> ThreadpoolController:
+    return ThreadpoolController()  # takes 10 ms
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Run BLAS on one thread: with small matrices, threads only wait for each other while workers are busy."""
+    return _find_libraries().limit(limits=1, user_api="blas")
 
 
 def to_position(lambdas: Array, bounds: tuple[float, float]) -> Array:

@@ -12,18 +12,17 @@ import optuna
 from numpy.typing import ArrayLike
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
-from threadpoolctl import threadpool_limits
 
 from tune_interpreg.search.matching.estimate import (
     Match,
     estimate,
     from_position,
-    orient,
+    one_thread,
     raise_broken,
     to_position,
 )
 from tune_interpreg.search.matching.posterior import RootPosterior, choose_share
-from tune_interpreg.search.matching.signs import Direction, find_direction
+from tune_interpreg.search.matching.signs import Direction, find_direction, orient
 from tune_interpreg.search.matching.steps import Array
 
 
@@ -63,7 +62,7 @@ def propose(
     elif direction is None:
         u = choose_share(np.append(running_R, to_position(lambda_N, bounds)), max(parallel, r_N.size + 1), jitter)
     else:
-        with threadpool_limits(1, "blas"):  # small matrices: threads only wait for each other while workers are busy
+        with one_thread():
             oriented = target if direction == "rising" else -target
             posterior = RootPosterior(
                 to_position(lambda_N, bounds), orient(r_N, direction), noise=noise, target=oriented

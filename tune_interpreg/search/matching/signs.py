@@ -34,6 +34,11 @@ def find_direction(lambdas: ArrayLike, values: ArrayLike, noise: float) -> Direc
     return "falling" if votes_NN.sum() < 0 else "rising"
 
 
+def orient(r_N: Array, direction: Direction) -> Array:
+    """Return residuals that rise with λ. +inf, a diverged training, keeps its sign."""
+    return r_N if direction == "rising" else np.where(np.isfinite(r_N), -r_N, r_N)
+
+
 def widen(
     bounds: tuple[float, float],
     lambdas: ArrayLike,
@@ -41,23 +46,28 @@ def widen(
     *,
     noise: float = 0.0,
     anchor_residual: float | None = None,
+    direction: Direction | None = "rising",
 ) -> tuple[float, float] | None:
     """Return the range, longer by half its logarithmic length on the side to which the residuals point.
 
     A search widens its range once, after its first trials.
 
     Args:
+        lambdas, residuals, direction: as in ``estimate``.
         noise: a residual up to ``WITHIN_NOISE`` times the noise reaches the target.
-        anchor_residual: residual as λ → 0, if known. If it lies above the target, no smaller λ helps.
+        anchor_residual: residual as λ → 0, if known. If it lies beyond the target, no smaller λ helps.
 
     Returns:
         None if there is no residual, if the signs differ, or if one residual reaches the target.
     """
-    _, r_N = drop_collapsed(np.asarray(lambdas, float), np.asarray(residuals, float), noise)
+    lambda_N, r_N = np.asarray(lambdas, float), np.asarray(residuals, float)
+    direction = direction or find_direction(lambda_N, r_N, noise) or "rising"
+    anchor = (anchor_residual or 0.0) * (1 if direction == "rising" else -1)
+    _, r_N = drop_collapsed(lambda_N, orient(r_N, direction), noise)
     lowest, highest = widest_bounds(bounds)
     if r_N.size and (r_N < -WITHIN_NOISE * noise).all():
         return bounds[0], highest
-    if r_N.size and (r_N > WITHIN_NOISE * noise).all() and (anchor_residual or 0.0) <= WITHIN_NOISE * noise:
+    if r_N.size and (r_N > WITHIN_NOISE * noise).all() and anchor <= WITHIN_NOISE * noise:
         return lowest, bounds[1]
     return None
 

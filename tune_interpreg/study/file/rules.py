@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +27,7 @@ from tune_interpreg.study.fields import format_value, is_number
 from tune_interpreg.study.file.messages import suggest_sections
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.file.searched import find_setting_problems
+from tune_interpreg.study.metric_names import Selectable
 from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
@@ -49,6 +50,7 @@ def find_problems(raw: Section) -> list[Finding]:
         remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
         findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
     arms, whole_arms = _section(raw, "arms"), _section(complete_arms(raw), "arms")
+    findings += _check_matched(raw, arms)
     for name, arm in arms.items():
         if not _ARM_NAME.fullmatch(name):
             rule = (
@@ -79,6 +81,19 @@ def _check_evaluation(raw: Section) -> Iterator[Finding]:
         return  # reported with the section
     for number, problem in find_entry_problems(attacks, attack):
         yield ("evaluation", "attacks", number), problem
+
+
+def _check_matched(raw: Section, arms: Section) -> Iterator[Finding]:
+    """Check that no search matches a metric that the evaluation does not measure."""
+    evaluation = _section(raw, "evaluation")
+    for name in arms:
+        metric = _section(arms, name, "search", "match").get("metric")
+        if not isinstance(metric, str) or metric in get_args(Selectable):
+            continue
+        for key, prefix, default in (("gradient_norms", "grad_norm/", {}), ("interpretability", "val/", None)):
+            if metric.startswith(prefix) and evaluation.get(key, default) is None:
+                place = ("arms", name, "search", "match", "metric")
+                yield place, f"{metric} is measured with evaluation.{key}; give evaluation: {{{key}: {{}}}}"
 
 
 def _places_of_autoattack(raw: Section) -> Iterator[Place]:
@@ -255,6 +270,7 @@ def _check_edges(arms: Section) -> Iterator[Finding]:
         search = _section(arms, name, "search")
         edges = _teachers_of(_section(arms, name), ("arms", name))
         edges += [(("arms", name, "search", key), search.get(key)) for key in ("match_loss_of", "anchor")]
+        edges += [(("arms", name, "search", "match", "arm"), _section(search, "match").get("arm"))]
         conditions = ((metric, _section(search, "where", metric)) for metric in _section(search, "where"))
         edges += [(("arms", name, "search", "where", metric, "of"), of.get("of")) for metric, of in conditions]
         for written, other in edges:

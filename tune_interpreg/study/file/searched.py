@@ -42,7 +42,7 @@ def find_setting_problems(
     """
     search = arm.get("search")
     search = search if isinstance(search, Mapping) else {}
-    is_match = search.get("match_loss_of") is not None
+    is_match = any(search.get(key) is not None for key in ("match", "match_loss_of"))
     values: dict[str, list[Any]] = {}
     for key, at, span in _list_ranges(search):
         if "." not in key:
