@@ -54,7 +54,8 @@ s.yaml:11: arms.standard.method: unknown method "standrad"; did you mean standar
 s.yaml:14: arms.robust.targets.teacher: unknown arm "advers"; there are: jacobian, robust, standard
 s.yaml:15: arms.robust.phi: takes a finite number, got "high"
 s.yaml:18: arms.robust.search.space.lambda.log_uniform: low must lie below high, got [1.0, 0.001]
-s.yaml:20: arms.robust.search.match_loss_of: a search takes exactly one of maximize, match and match_loss_of, got maximize and match_loss_of
+s.yaml:20: arms.robust.search.match_loss_of: a search takes exactly one of maximize, match and match_loss_of, \
+got maximize and match_loss_of
 s.yaml:27: arms.jacobian: appears twice; drop one
 s.yaml:27: arms.jacobian.phi: unknown parameter; method standard takes none"""
 
