@@ -15,7 +15,7 @@ from analysis.results.results import Results
 from analysis.results.trials import TrialMetric, list_trial_metrics
 from analysis.tables.symbols import SYMBOLS, to_mathtext
 from tune_interpreg.store.store import Store
-from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.fields import Scalar, format_param
 from tune_interpreg.study.setting import read_params
 from tune_interpreg.study.space import Range
 
@@ -171,4 +171,4 @@ def _places(parameter: SearchedParameter, values: list[Scalar], place: int, *, s
 
 
 def _format(value: Scalar) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else format_param(value)

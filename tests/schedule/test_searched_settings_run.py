@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from helpers.cli import call
 from helpers.closed_form import drain, study, trainings, worker
 
 from analysis.results.frame import results
@@ -72,6 +73,7 @@ def test_readers_show_the_searched_settings(tmp_path: Path) -> None:
     (arm,) = (arm for arm in Observer(store).read_status().arms if arm.name == "tuned")
     assert arm.best is not None
     assert arm.best.params == params
+    assert f"training.nesterov {str(params['training.nesterov']).lower()}" in call("status", str(store.path)).output
     frame = results(store.path)
     of_repeats = frame[(frame["arm"] == "tuned") & (frame["metric"] == "train/loss")]["params"].tolist()
     assert [read["training.lr"] for read in of_repeats] == [params["training.lr"]] * 2

@@ -10,7 +10,7 @@ from rich.tree import Tree
 from tune_interpreg.display.account import format_duration
 from tune_interpreg.display.tree import draw_arms, one_line
 from tune_interpreg.status.facts import ArmStatus, DriverStatus, MatchStatus, RunningJob, Status
-from tune_interpreg.study.fields import Scalar
+from tune_interpreg.study.fields import Scalar, format_param
 
 STATES = {
     "finished": "finished",
@@ -108,4 +108,4 @@ def _match(match: MatchStatus) -> str:
 
 
 def _params(params: Mapping[str, Scalar]) -> str:
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in params.items())
+    return ", ".join(f"{name} {format_param(value)}" for name, value in params.items())
