@@ -110,3 +110,14 @@ def test_real_trials_of_two_seeds_give_the_models_of_two_trainings(tmp_path: Pat
     store = Store(tmp_path / "together")
     (jobs,) = {record["number"] for record in store.records() if record["arm"] == "arm" and record["kind"] == "train"}
     assert jobs == 0, "no repeat was trained"
+
+
+def test_how_a_search_runs_is_no_part_of_the_keys_of_its_trainings(tmp_path: Path) -> None:
+    """``parallel``, ``seeds``, ``where`` and ``pruner`` decide which trials run, and what is made of them."""
+    keys = []
+    for number, more in enumerate(("", "parallel: 1", "seeds: 2", "where: {val/accuracy: {at_least: 0.5}}")):
+        goal = f"maximize: val/adv_accuracy{', ' * bool(more)}{more}"
+        arm = f"{{method: jacobian, search: {{{goal}, trials: 1, {SPACE}}}}}"
+        ran = drain(study("standard", arm=arm, seeds="[3, 4]"), Store(tmp_path / str(number)))
+        keys.append(next(job.models[0].key for job in ran if job.stage == "search"))
+    assert len(set(keys)) == 1

@@ -65,7 +65,9 @@ def test_a_store_with_searches_of_an_earlier_version_continues_under_a_new_study
         "pick": {"best": "val/adv_accuracy", "within": {"val/accuracy": 0.003}},
     }
     store.write_text(store.study_file, text_with_checksum(dump(content)))
-    with pytest.raises(Damaged, match=r"write maximize: val/adv_accuracy"):
+    with pytest.raises(
+        Damaged, match=r"arms.jacobian.search.maximize: takes one metric.*; write maximize: val/adv_accuracy"
+    ):
         store.load_study()
     store.check_setting(study())
     with pytest.raises(StoreError, match=r"training.epochs is 3 there, 4 here"):

@@ -306,6 +306,10 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
+    """Return an error on one line: of a validation, its first problem with its place."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
     return " ".join(str(error).split())[:300]
 
 
