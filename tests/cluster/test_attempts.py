@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 Patch = pytest.MonkeyPatch
 
 MEDIAN = (
-    "{method: jacobian, search: {maximize: val/adv_accuracy, trials: 9, pruner: median,"
+    "{method: jacobian, search: {maximize: val/adv_accuracy, trials: 9, parallel: 1, pruner: median,"
     " space: {lambda_j: {log_uniform: [0.001, 1.0]}}}}"
 )
 EPOCH = {"epoch": 1, "train/loss": 1.0}

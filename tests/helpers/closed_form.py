@@ -38,7 +38,8 @@ Worker = Callable[[Job, Item], Record]
 
 def study(*names: str, seeds: str = "[0, 1]", gpus: int = 0, checks: str = "null", **arms: str) -> Study:
     lines = [f"  {name}: {text}" for name, text in ({name: ARMS[name] for name in names or ARMS} | arms).items()]
-    shared = f"resources: {{gpus: {gpus}}}\nevaluation: {{checks: {checks}}}"
+    every = int(any("pruner" in text for text in arms.values()))  # a pruner reads accuracies of epochs
+    shared = f"resources: {{gpus: {gpus}}}\nevaluation: {{checks: {checks}, adversarial_every: {every}}}"
     text = f"data: digits\nseeds: {seeds}\n{shared}\narms:\n"
     return parse_study(text + "\n".join(lines))
 

@@ -11,6 +11,7 @@ import pytest
 from helpers.closed_form import ARMS, TWINS, Worker, drain, failing, steps, study, worker
 from helpers.observed import arm, driving, finished, run_status
 
+from analysis.report import build
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.status import text
@@ -64,6 +65,27 @@ def test_a_changed_study_is_counted_as_the_dispatcher_counts_it(store: Store) ->
 
 
 # -------------------------------------------------------------------- arms and searches
+@pytest.mark.parametrize(("least", "is_satisfied"), [(0.95, False), (0.85, True)])
+def test_status_and_report_say_if_no_trial_satisfies_a_bound(store: Store, least: float, is_satisfied: bool) -> None:
+    """The closed form's clean accuracy is 0.9."""
+    bound = f"where: {{val/accuracy: {{at_least: {least}}}}}, trials: 3"
+    space = "space: {lambda_j: {log_uniform: [0.01, 1.0]}}"
+    search = f"{{maximize: val/adv_accuracy, {bound}, {space}}}"
+    status = finished(store, study("standard", arm=f"{{method: jacobian, search: {search}}}"))
+    best = arm(status, "arm").best
+    assert best is not None
+    assert best.metrics["val/accuracy"] == 0.9
+    sentence = (
+        f"no trial satisfies where; the nearest, trial {best.trial}, has val/accuracy 0.9000 of at least {least:.4f}"
+    )
+    assert best.violation == (None if is_satisfied else sentence)
+    assert any(sentence in line for line in text.lines(status)) != is_satisfied
+    report = build(store.path)
+    assert (f"arm: {sentence}." in report.status) != is_satisfied
+    notes = next(table.notes for table in report.tables if table.title.startswith("Chosen settings"))
+    assert any(f"val/accuracy ≥ {least:.4f}" in note and ("NOT SATISFIED" in note) != is_satisfied for note in notes)
+
+
 def test_a_finished_study_has_its_choices(store: Store) -> None:
     status = finished(store, study())
     assert (status.state, status.seconds_left, status.untimed, status.damaged) == ("finished", None, {}, ())

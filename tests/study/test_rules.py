@@ -227,3 +227,12 @@ def test_the_seeds_of_a_trial_are_seeds_of_the_study_with_one_teacher(
     found = dict(find_problems({"seeds": [7, 8], "arms": {"standard": STANDARD, "a": taught}}))
     assert list(found) == ([("arms", "a", "search", "seeds")] if message else [])
     assert all(message in text for text in found.values() if message)
+
+
+@pytest.mark.parametrize(
+    ("goal", "every", "is_right"), [("adv_accuracy", 0, False), ("adv_accuracy", 2, True), ("accuracy", 0, True)]
+)
+def test_a_pruner_reads_a_metric_that_epochs_measure(goal: str, every: int, is_right: bool) -> None:
+    search = {"space": {"lambda_j": LOG}, "maximize": f"val/{goal}", "pruner": "hyperband"}
+    raw = {"evaluation": {"adversarial_every": every}, "arms": {"a": {"method": "jacobian", "search": search}}}
+    assert [place for place, _ in find_problems(raw)] == ([] if is_right else [("arms", "a", "search", "pruner")])

@@ -228,8 +228,9 @@ class Search(Frozen):
     )
     where: dict[Selectable, Condition] = Field(
         default_factory=dict,
-        description="The least values of other metrics in the chosen trial, by metric. If no trial satisfies all, the"
-        " one with the least violation is chosen, and the tables say so.",
+        description="The least values of other metrics in the chosen trial, by metric, such as {val/accuracy: {within:"
+        " 0.005, of: standard}}. If no trial satisfies all, the one with the least violation is chosen, and the tables"
+        " say so.",
     )
     pick: Annotated[None, BeforeValidator(_check_pick)] = Field(None, exclude=True)  # null in stores of 0.1.0
     match: Matching | None = Field(

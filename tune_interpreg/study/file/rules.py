@@ -27,7 +27,7 @@ from tune_interpreg.study.fields import format_value, is_number
 from tune_interpreg.study.file.messages import suggest_sections
 from tune_interpreg.study.file.options import Option, list_options
 from tune_interpreg.study.file.searched import find_setting_problems
-from tune_interpreg.study.metric_names import Selectable
+from tune_interpreg.study.metric_names import VAL_ADV_ACCURACY, Selectable
 from tune_interpreg.study.overrides import complete_arms
 from tune_interpreg.study.parameters import Parameter
 from tune_interpreg.study.problems import Finding, Place
@@ -65,6 +65,7 @@ def find_problems(raw: Section) -> list[Finding]:
                 places = _check_builder("models", whole, "model", Model)
                 findings += [(("arms", name, *place), message) for place, message in places]
             findings += _check_trial_seeds(name, arm, raw.get("seeds"))
+            findings += _check_pruner(name, arm, _section(raw, "evaluation").get("adversarial_every", 0))
     return findings + list(_check_edges(arms))
 
 
@@ -208,6 +209,15 @@ def _check_trial_seeds(name: str, arm: Section, seeds: Any) -> Iterator[Finding]
         yield place, f"takes at most {most}, the number of the study's seeds, got {count}"
     if "per_seed" in (arm.get("teachers"), _section(arm, "targets").get("teachers")):
         yield place, "the seeds of a trial share one teacher; give seeds: 1, or teachers: shared"
+
+
+def _check_pruner(name: str, arm: Section, adversarial_every: Any) -> Iterator[Finding]:
+    """Check that epochs measure what the pruner of an arm's search reads."""
+    search = _section(arm, "search")
+    is_unmeasured = search.get("maximize") == VAL_ADV_ACCURACY and adversarial_every == 0
+    if is_unmeasured and search.get("pruner", "none") != "none":
+        rule = f"reads {VAL_ADV_ACCURACY} after epochs, but evaluation.adversarial_every is 0"
+        yield ("arms", name, "search", "pruner"), f"{rule}; set it to 1 or more, or drop pruner"
 
 
 def _find_range_problem(parameter: Parameter, span: Any) -> str | None:
