@@ -51,6 +51,17 @@ def test_options_of_the_network_are_replaced_and_another_network_has_its_own() -
     assert list_overrides(study("model: mnist_cnn"), "a") == {"model.name": "mnist_cnn"}
 
 
+def test_another_norm_takes_no_step_of_the_study() -> None:
+    """A length under l∞ is none under l2."""
+    of = parse_study(
+        f"{HEAD.replace('steps: 4', 'steps: 4, step_size: 0.05')}  a: {{method: adversarial, ATTACK}}\n".replace(
+            "ATTACK", "attack: {norm: l2, eps: 1.0}"
+        )
+    )
+    assert arm_setting(of, "a").attack == Attack(norm="l2", eps=1.0, steps=4)
+    assert of.attack.step_size == 0.05
+
+
 def test_another_optimizer_takes_no_momentum_of_the_study() -> None:
     assert study("training: {optimizer: adamw, lr: 0.001}").arms["a"].training == Training(
         epochs=3, lr=0.001, optimizer="adamw"
@@ -82,6 +93,7 @@ def test_a_study_in_python_is_completed_too() -> None:
         ("training: {momentum: 0}", "arms.a.training", "nesterov needs a momentum above 0"),
         ("training: 3", "arms.a.training", "takes a mapping"),
         ("attack: {eps: 0}", "arms.a.attack.eps", "takes a number above 0"),
+        ("attack: {norm: l2}", "arms.a.attack", "needs eps, because attack.eps is a radius under linf"),
         ("model: {width: 3}", "arms.a.model.width", "unknown option; model cifar_cnn takes"),
         ("model: mnist_cn", "arms.a.model", "did you mean mnist_cnn?"),
         ("data: {validation: 9}", "arms.a.data", "judged on the same images"),

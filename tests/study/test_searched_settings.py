@@ -7,6 +7,8 @@ from helpers.studies import parse_study
 from pydantic import ValidationError
 
 from tune_interpreg.study.config import Study
+from tune_interpreg.study.file.yaml_text import dump
+from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.problems import StudyError
 from tune_interpreg.study.setting import arm_setting
 from tune_interpreg.study.space import Range
@@ -107,6 +109,7 @@ def test_a_match_may_find_the_strength_of_a_setting() -> None:
         ("training.nesterov: {choice: [true, 2]}", "training.nesterov.choice.1", "takes true or false, got 2"),
         ("model.width: {choice: [4, wide]}", "model.width.choice.1", 'takes a whole number, got "wide"'),
         ("targets.sigma: {uniform: [0.1, 1]}", "targets.sigma", "no targets"),
+        ("attack.norm: {choice: [l2, linf]}", "attack.norm", "an arm for each norm"),
         ("data.train_limit: {int: [0, 9]}", "data.train_limit", "at least 1, got 0"),
     ],
 )
@@ -139,6 +142,18 @@ def test_a_match_must_fit_its_widest_range() -> None:
 def test_a_setting_is_given_or_searched() -> None:
     (problem,) = problems("training.lr: {uniform: [0.1, 1]}", arm=", training: {lr: 0.1}")
     assert problem.startswith("study.yaml:6: arms.a.training.lr: is searched too")
+
+
+def test_the_study_file_of_a_store_is_read_as_any_other() -> None:
+    """Its arms hold whole sections, next to the settings that they search."""
+    text = (
+        f"{HEAD}  a: {{method: interpretation, lambda: 0.1, teacher: standard, targets: {{samples: 4}}, phi: 1.0,"
+        " training: {optimizer: adamw}, attack: {steps: 3}, model: {norm: group}, search: {maximize: val/accuracy,"
+        " epochs: 2, space: {training.lr: {uniform: [0.1, 1]}, targets.sigma: {uniform: [0.1, 1]}}}}\n"
+    )
+    of = parse_study(text)
+    stored = dump(resolve_study(of).model_dump(mode="json"))
+    assert parse_study(stored) == resolve_study(of)
 
 
 def test_whole_numbers_of_a_method_are_searched_by_int() -> None:

@@ -32,7 +32,7 @@ def override(base: Any, changes: Any) -> Any:
     """Return a section with the keys in ``changes`` replaced.
 
     A network that is named takes none of the base's options. Another optimizer takes none of the base's settings of
-    momentum.
+    momentum, and another norm not the base's length of a step.
     """
     if isinstance(changes, str):
         return changes
@@ -42,6 +42,8 @@ def override(base: Any, changes: Any) -> Any:
     optimizer = base.get("optimizer", "sgd")
     if changes.get("optimizer", optimizer) != optimizer:
         base = {key: value for key, value in base.items() if key not in ("momentum", "nesterov")}
+    if changes.get("norm", base.get("norm", "l2")) != base.get("norm", "l2"):
+        base = {key: value for key, value in base.items() if key != "step_size"}
     return {**base, **changes}
 
 

@@ -60,6 +60,7 @@ def find_problems(raw: Section) -> list[Finding]:
         if isinstance(arm, Mapping):
             whole = whole_arms[name]
             findings += _check_method(name, arm)
+            findings += _check_norm(raw, name, arm)
             findings += find_setting_problems(raw, ("arms", name), arm, whole)
             if arm.get("model") is not None:
                 places = _check_builder("models", whole, "model", Model)
@@ -167,6 +168,13 @@ def _check_method(name: str, arm: Section) -> Iterator[Finding]:
     for key in ranges:
         if key in params:
             yield params[key][0], f"is searched too; drop it here, or drop {'.'.join(map(str, ranges[key][0][2:]))}"
+
+
+def _check_norm(raw: Section, name: str, arm: Section) -> Iterator[Finding]:
+    """Check that an arm's attack under another norm has a radius of its own."""
+    attack, norm = _section(arm, "attack"), _section(raw, "attack").get("norm", Attack().norm)
+    if attack.get("norm", norm) != norm and "eps" not in attack:
+        yield ("arms", name, "attack"), f"needs eps, because attack.eps is a radius under {norm}"
 
 
 def _check_teacher(place: Place, arm: Section, method: Any) -> Iterator[Finding]:

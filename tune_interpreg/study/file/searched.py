@@ -53,8 +53,7 @@ def find_setting_problems(
             yield at, problem
             continue
         section, _, name = key.partition(".")
-        inner = written.get(section)
-        if isinstance(inner, Mapping) and name in inner:
+        if _is_written(study, written, section, name):
             yield (*place, section, name), f"is searched too; drop it here, or drop {'.'.join(map(str, at[2:]))}"
         tested = list(_list_values(at, span))
         if is_match and span.log_uniform:
@@ -70,6 +69,18 @@ def find_setting_problems(
             values[key] = [value for _, value in tested]
     yield from _check_fidelity(study, place, arm, search, values)
     yield from _check_together(study, place, arm, values)
+
+
+def _is_written(study: Mapping[str, Any], arm: Mapping[str, Any], section: str, name: str) -> bool:
+    """Return whether an arm gives a key another value than it would have without. A stored study has whole sections."""
+    inner = arm.get(section)
+    if not isinstance(inner, Mapping) or name not in inner or section not in FIELDS:
+        return False
+    base = study.get(section) if section in ("training", "attack") else None
+    shared = (
+        base.get(name) if isinstance(base, Mapping) and name in base else FIELDS[section].model_fields[name].default
+    )
+    return bool(inner[name] != shared)
 
 
 def _check_fidelity(
@@ -131,6 +142,8 @@ def _find_name_problem(key: str, arm: Mapping[str, Any], options: Mapping[str, O
         near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
         return f"unknown setting; {hint}"
+    if key == "attack.norm":
+        return "is not searched, because a radius belongs to its norm; write an arm for each norm"
     if key.startswith("targets.") and arm.get("targets") is None:
         return "the arm has no targets; add targets, or drop it"
     return None
