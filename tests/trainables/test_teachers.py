@@ -21,6 +21,7 @@ from tune_interpreg.store.files import Damaged
 from tune_interpreg.store.store import Store
 
 STUDENT = "  learner: {method: distill, lambda_kd: 0.5, teacher: adversarial}\n"
+OTHER = STUDENT.replace("learner", "other").replace("teacher:", "model: {name: digits_cnn, activation: gelu}, teacher:")
 
 
 def constant(*logits: float) -> nn.Module:
@@ -143,23 +144,23 @@ def test_a_batch_without_a_teacher_says_what_the_method_lacks(make: Make) -> Non
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("taught") / "store")
-    run_study(store, TEACHER + STUDENT)
+    run_study(store, TEACHER + STUDENT + OTHER)
     return store
 
 
-def test_a_study_trains_a_student_with_its_teachers_model(finished: Store, make: Make) -> None:
-    """Its losses are those of a plain configuration with the file of the teacher's weights."""
+@pytest.mark.parametrize(("arm", "activation"), [("learner", "relu"), ("other", "gelu")])
+def test_a_study_trains_a_student_with_its_teachers_model(
+    finished: Store, make: Make, arm: str, activation: str
+) -> None:
+    """Its losses are those of a plain configuration with the teacher's weights, also with another network."""
     trained = {record["arm"]: record for record in finished.records() if record["kind"] == "train"}
-    record = trained["learner"]
-    assert record["recipe"]["teacher"] == {
-        "key": trained["adversarial"]["key"],
-        "seed": 0,
-        "model": {"name": "digits_cnn", "options": {}},
-    }
-    recipe = record["recipe"]
-    setting = {name: recipe[name] for name in ("training", "attack")} | {"data": recipe["data"], "model": "digits_cnn"}
+    record, recipe = trained[arm], trained[arm]["recipe"]
+    network = {"name": "digits_cnn", "options": {}}
+    assert recipe["teacher"] == {"key": trained["adversarial"]["key"], "seed": 0, "model": network}
+    setting = {name: recipe[name] for name in ("data", "training", "attack")}
+    setting["model"] = {"name": "digits_cnn", "activation": activation}
     file = finished.model_file(trained["adversarial"]["key"])
-    trainable = make("distill", lambda_kd=0.5, net="digits_cnn", **setting | {"teacher": str(file)})
+    trainable = make("distill", lambda_kd=0.5, **setting | {"teacher": str(file)})
     (again,) = json.loads(finish(trainable)[-1]["records"])
     assert {name: again["metrics"][name] for name in record["metrics"]} == record["metrics"]
 
