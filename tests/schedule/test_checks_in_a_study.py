@@ -166,3 +166,18 @@ def test_checks_are_on_by_default_and_null_ends_them() -> None:
     assert parse_study(text).evaluation.checks == Checks(images=100)
     assert parse_study(f"evaluation: {{checks: null}}\n{text}").evaluation.checks is None
     assert "checks" not in parse_study(text).setting()
+
+
+def test_a_bounded_search_waits_for_accuracies_and_not_for_checks(tmp_path: Path) -> None:
+    """Also after a resumption, when the checks could run at once."""
+    where = "where: {val/accuracy: {within: 0.1, of: standard}}"
+    search = f"{{maximize: val/adv_accuracy, trials: 2, {where}, space: {{lambda_j: {{log_uniform: [0.01, 1.0]}}}}}}"
+    of, store = study("standard", "adversarial", arm=f"{{method: jacobian, search: {search}}}"), Store(tmp_path)
+    drain(of, store)
+    for path in store.record_files():
+        if path.parent.name == "arm" or '"checks"' in path.read_text():
+            path.unlink()
+    dispatcher = Dispatcher(of, store, "f")
+    assert dispatcher.state.judgments["standard"].settled == set()
+    assert graph.is_judged(dispatcher.state, "standard")
+    assert next(steps(dispatcher)).stage == "search"

@@ -249,7 +249,7 @@ class Current:
                 made["judged"] = list(dict.fromkeys([*made["judged"], checks["key"]]))  # it may be of an earlier study
             if made["is_complete"] and dependent is not None:
                 (stage.lost if made["is_lost"] else stage.done).add(seed)
-            elif made["is_complete"]:
+            elif made["is_complete"] or self._with_judgments(training, self.repeat_questions)["is_complete"]:
                 self.state.waiting[name].add(seed)
 
     def _mark_running(self) -> None:
