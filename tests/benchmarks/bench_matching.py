@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from benchmarks.matching_families import DECADES, FAMILIES, HELD_OUT, Family, Problem, draw, recorded
+from matching_families import DECADES, FAMILIES, HELD_OUT, Family, Problem, draw, recorded
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 

@@ -222,7 +222,7 @@ def recorded(repeats: int, file: Path = CURVES) -> dict[str, list[Problem]]:
 
     A strength with fewer than two finite losses is left out, so a curve ends before its trainings diverge.
     """
-    frame = pd.read_csv(file, float_precision="round_trip")
+    frame = pd.read_csv(file)
     finite = frame[np.isfinite(frame["loss"])]
     return {str(name): _interpolate(rows, repeats) for name, rows in finite.groupby("curve", sort=False)}
 

@@ -2,12 +2,12 @@
 
 import doctest
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from benchmarks.bench_matching import find_error, match_loss, search_sections, search_tpe
-from benchmarks.matching_families import FAMILIES, draw
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -15,6 +15,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tune_interpreg.search.matching import sampler as matching
 from tune_interpreg.search.matching.estimate import Match, estimate, from_position, to_position
 from tune_interpreg.search.matching.sampler import LossMatchSampler, best_match, propose
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from bench_matching import find_error, match_loss, search_sections, search_tpe
+from matching_families import FAMILIES, draw
 
 LOW, HIGH = BOUNDS = (1e-4, 10.0)  # five decades
 LAMBDA = FloatDistribution(LOW, HIGH, log=True)

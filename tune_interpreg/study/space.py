@@ -360,7 +360,7 @@ class Search(Frozen):
     def known_trials(self, number: int) -> int:
         """Return how many of the first trials must be settled before trial ``number``, which is proposed from them.
 
-        A match goes in rounds: with results that are ``parallel`` trials old, it would miss cliffs by 3 to 5 times as
+        A match goes in rounds: with results that are ``parallel`` trials old, it misses a cliff by up to 6 times as
         much after 12 trials.
         """
         if self.matching:
