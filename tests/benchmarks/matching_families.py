@@ -1,7 +1,7 @@
 """Curves on which rivals look for the λ that matches a target: what trainings may do, one family per fault.
 
 A position u is log λ, scaled so that the searched range is [0, 1]: five decades. ``FAMILIES`` were looked at while the
-sampler was built; ``HELD_OUT`` were not.
+sampler was built. ``HELD_OUT`` were not, but for two (see matching.md).
 """
 
 import math
