@@ -172,6 +172,20 @@ def test_prune_keeps_what_an_open_search_reads(tmp_path: Path) -> None:
     assert not surplus & {store.model_file(key) for key in chosen}
 
 
+def test_pruned_maps_that_a_further_trial_reads_are_made_again(tmp_path: Path) -> None:
+    store, space = Store(tmp_path / "store"), "targets.samples: {choice: [2, 3]}, phi: {uniform: [0.1, 1.5]}"
+    few, many = (searched(space, trials=trials, targets="sigma: 0.2") for trials in (4, 8))
+    store.save_study(few)
+    leaving = Leaving(store)
+    drain(few, store, leaving)
+    for each in find_surplus(store):
+        for path in each.paths:
+            path.unlink()
+    again = drain(many, store, leaving)
+    assert {job.number for job in again if job.number is not None} == {4, 5, 6, 7}
+    assert {record["state"] for record in store.records()} == {"done"}
+
+
 def test_a_plan_counts_the_maps_of_each_trial() -> None:
     pieces = [piece for piece in all_pieces(searched()) if isinstance(piece.content, MapSettings)]
     assert len(pieces) == 5

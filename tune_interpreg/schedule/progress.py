@@ -12,7 +12,7 @@ from tune_interpreg.search.choice import choose, may_stop_early, read_choice
 from tune_interpreg.search.target import Target
 from tune_interpreg.store.store import Damaged, Record, Store
 from tune_interpreg.study import measures
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import Arm, MapSettings, Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Job, Judge, Maps, Train, judgments
 from tune_interpreg.study.measures import Question
@@ -87,7 +87,22 @@ class Progress(Current):
                 if arm.searches_maps or registry.load_method(arm.method).needs_teacher:
                     read += [self.teacher_for(arm, seed) for seed in self.study.seeds]
                 keys |= {item.key for item in read if item}
+                keys |= self._maps_of_trials(arm)
         return keys
+
+    def _maps_of_trials(self, arm: Arm) -> set[str]:
+        """Return the keys of the maps that trainings of an arm made for themselves. A later trial may read them."""
+        if not arm.searches_maps or arm.teacher is None:
+            return set()
+        shared = {settings for _, settings in self.state.maps}
+        teachers = {self.model_key(arm.teacher, graph.teacher_seed(self.study, arm, s)) for s in self.study.seeds}
+        return {
+            key
+            for key, record in self._others.items()
+            if record["kind"] == "maps"
+            and record["teacher"] in teachers
+            and MapSettings.model_validate(record["settings"]) not in shared
+        }
 
     def _models_with(self, name: str, seed: int) -> list[tuple[str, int]]:
         """Return arm and seed of the models that the judgments of an arm's model read, its own first."""
