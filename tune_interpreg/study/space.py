@@ -210,7 +210,7 @@ def _default_trials(section: dict[str, Any]) -> int:
 
 
 class Search(Frozen):
-    """A search before the repeats, over space or grid, that maximizes a metric or matches another arm's loss."""
+    """A search before the repeats, over space or grid, that maximizes a metric or matches another arm's."""
 
     grid: Annotated[dict[str, Values], Field(min_length=1)] | None = Field(
         None,

@@ -26,7 +26,7 @@ from tune_interpreg.study.file.options import Option, describe_type, list_option
 from tune_interpreg.study.file.step_costs import MEASURED, STEP_COSTS
 from tune_interpreg.study.file.yaml_text import dump
 from tune_interpreg.study.parameters import Parameter
-from tune_interpreg.study.space import Condition, Range, Search
+from tune_interpreg.study.space import Condition, Matching, Range, Search
 
 #: Heading → section of a study file, in the order of the reference.
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -41,6 +41,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data of an arm": ArmData,
     "targets": Targets,
     "search": Search,
+    "A metric in search.match": Matching,
     "A condition of search.where": Condition,
     "A range of search.space": Range,
 }
