@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (["ten"], ["tensorboard"]),
         (["run", ""], [*list_shipped_studies(), "mine.yaml"]),
-        (["validate", "mn"], ["mnist", "mnist-small"]),
+        (["validate", "mn"], ["mnist", "mnist-cpu", "mnist-small"]),
         (["report", ""], ["runs/digits", "runs/mine"]),
         (["tensorboard", "runs/d"], ["runs/digits"]),
         (["dashboard", "notes"], [""]),
