@@ -82,6 +82,7 @@ def _arms(raw: Mapping[str, Any]) -> list[str]:
         "targets",
         "search",
         "A range of search.space",
+        "A metric in search.match",
         "A condition of search.where",
     ):
         lines += _describe(title, SECTIONS[title])
