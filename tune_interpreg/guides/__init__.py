@@ -3,7 +3,7 @@
 from importlib import resources
 
 #: The guides, in the order in which to read them.
-NAMES = ("first-study", "tables", "own-method", "own-data", "resuming", "store", "cluster", "gpu", "paper")
+NAMES = ("first-study", "tables", "own-method", "own-data", "baselines", "resuming", "store", "cluster", "gpu", "paper")
 
 
 def text(name: str) -> str:
