@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check lint test test-slow test-oldest bench clean
+.PHONY: demo check lint test test-slow test-long test-oldest bench clean
 
 demo: .venv/installed
 	$(BIN)/tune-interpreg run digits
@@ -25,8 +25,12 @@ test: .venv/installed
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 test-slow: .venv/installed
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone"
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone and not long"
 	$(PYTEST) -m alone
+
+# Before a release: more kills, and more numbers of workers.
+test-long: .venv/installed
+	$(PYTEST) -m long
 
 # The fast tests with the oldest versions that are supported, in .venv-oldest.
 test-oldest:

@@ -13,7 +13,7 @@ from helpers.kept import Kept
 from helpers.kills import Round
 from helpers.plugins import install_plugin
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 DELAYED = """
 import random
