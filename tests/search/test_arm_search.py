@@ -1,7 +1,9 @@
 """One Optuna study per arm: the journal agrees with the ledger, and proposals depend on nothing else."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -14,7 +16,7 @@ from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
 from tune_interpreg import seeding
-from tune_interpreg.search.arm_search import ArmSearch
+from tune_interpreg.search.arm_search import ArmSearch, KnownSpaceSampler
 from tune_interpreg.search.bounds import Bounds
 from tune_interpreg.search.choice import best_trial, choose
 from tune_interpreg.search.journal import open_journal
@@ -245,3 +247,27 @@ def test_nothing_is_pruned_without_a_pruner_or_by_another_metric(search: Search,
     arm = open_search(search, extend(search, 9, []))
     arm.propose(9)
     assert not any(arm.should_prune(9, epoch, {metric: 0.0}) for epoch in (1, 2))
+
+
+def test_a_known_space_changes_no_proposal_of_tpe() -> None:
+    space = {
+        "lambda": FloatDistribution(0.001, 1.0, log=True),
+        "phi": CategoricalDistribution((0.0, 0.5, 1.0)),
+        "fixed": FloatDistribution(2.0, 2.0),
+    }
+
+    def propose(make: Callable[[int], optuna.samplers.BaseSampler]) -> list[dict[str, Any]]:
+        study, running = optuna.create_study(direction="maximize"), list[optuna.Trial]()
+        for number in range(40):
+            study.sampler = make(number)
+            running.append(study.ask(space))
+            if len(running) == 3:
+                trial = running.pop(0)
+                lost = trial.number % 11 == 3
+                value = None if lost else -trial.params["lambda"] - trial.params["phi"]
+                study.tell(trial, value, state=TrialState.FAIL if lost else None)
+        return [trial.params for trial in study.trials]
+
+    assert propose(lambda seed: KnownSpaceSampler(space, seed=seed, n_startup_trials=5)) == propose(
+        lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+    )

@@ -200,9 +200,11 @@ class ArmSearch:
         A Gaussian process may propose the same point for ever. Equal trials run only once, so all later ones would
         fail, too. TPE and random search draw with another seed per trial.
         """
+        if self.target is None and self.search.sampler != "gp":
+            return dict(fixed)
         before = (self._trials[other] for other in range(self._told))
         failed = [self._read_params(record) for record in before if record["state"] == "failed"]
-        if not failed or (self.target is None and self.search.sampler != "gp"):
+        if not failed:
             return dict(fixed)
         copy = optuna.create_study(direction=self._direction)
         copy.add_trials(self._study.get_trials(deepcopy=False))
@@ -239,7 +241,18 @@ class ArmSearch:
             return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
         if self.search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        return KnownSpaceSampler(self._distributions, seed=seed, n_startup_trials=startup)
+
+
+class KnownSpaceSampler(optuna.samplers.TPESampler):
+    """TPE with the search space that is known. Each new sampler would find it again in all trials of the study."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution], *, seed: int, n_startup_trials: int):
+        super().__init__(seed=seed, n_startup_trials=n_startup_trials)
+        self._known = {name: span for name, span in sorted(space.items()) if not span.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._known
 
 
 def to_distribution(span: Range) -> BaseDistribution:
