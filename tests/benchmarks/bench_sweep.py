@@ -46,12 +46,13 @@ Ray's: each takes about 3 s to start, and plain Tune replaces some on the way. S
 agents. Both sides propose with Optuna's TPE. Its time per proposal grows with the number of finished trials.
 
 **A trial** trains nothing, so that only the work around a training is measured. In a study, the driver notes the item
-in the store, starts a reused worker, reads its record, tells Optuna and its journal, prints a line and drops the
-note. The worker writes TensorBoard's events with two curves and the hyperparameters, an untrained network of digits
-as the model, and three records: of the training and of two judgments. The note and the records reach the disk before
-the driver continues: without them, a crash of the machine would lose a trial or its checkpoint. The journal is a view
-of the records and does not wait for the disk. Plain Tune uses OptunaSearch in memory, a class that returns one result, Tune's own CSV, JSON and
-TensorBoard loggers, its snapshots and its printed status. It waits for none of these files and writes no checksums.
+in the store, starts a reused worker, reads its record, tells Optuna and its journal, prints a line and drops the note.
+The worker writes TensorBoard's events with two curves and the hyperparameters, an untrained network of digits as the
+model, and three records: of the training and of two judgments. The note and the records reach the disk before the
+driver continues: without them, a crash of the machine would lose a trial or its checkpoint. The journal is a view of
+the records and does not wait for the disk. Plain Tune uses OptunaSearch in memory, a class that returns one result,
+Tune's own CSV, JSON and TensorBoard loggers, its snapshots and its printed status. It waits for none of these files and
+writes no checksums.
 
 **Not measured**: training, evaluation, checkpoints of epochs, TensorBoard's images, teachers and maps, matches of a
 loss, pruning, several arms, a GPU, a cluster of several machines, a network file system, the memory of workers.
