@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 demo: .venv/installed
 	$(BIN)/tune-interpreg run digits
 
-# Before each commit: style, types and the tests that do not start Ray. About a minute.
+# Before each commit: style, types and the tests that do not start Ray. Two to three minutes.
 check: lint
 	$(PYTEST) -n $(WORKERS) -q -m "not slow and not ray"
 
