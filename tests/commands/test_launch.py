@@ -119,35 +119,33 @@ def slurm(folder: Path) -> tuple[Path, dict[str, str]]:
     return script, job | {"PATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def test_slurm_job_ends_if_the_head_does_not_start(slurm: tuple[Path, dict[str, str]], folder: Path) -> None:
+def end_job(slurm: tuple[Path, dict[str, str]], folder: Path, stub: str, text: str) -> str:
+    """Run the job with another stub, which ends it with code 1 and no files, and return its errors."""
     script, environment = slurm
-    (folder / "bin" / "srun").write_text("#!/bin/bash\nexit 1\n")
+    (folder / "bin" / stub).write_text(f"#!/bin/bash\n{text}\n")
     ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
-    assert (ran.returncode, ran.stderr) == (1, "error: the head node on localhost did not start\n")
+    assert ran.returncode == 1
     assert list((folder / "shared").iterdir()) == []
+    return ran.stderr
+
+
+def test_slurm_job_ends_if_the_head_does_not_start(slurm: tuple[Path, dict[str, str]], folder: Path) -> None:
+    assert end_job(slurm, folder, "srun", "exit 1") == "error: the head node on localhost did not start\n"
 
 
 def test_slurm_job_ends_if_the_name_of_the_head_does_not_resolve(
     slurm: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
-    script, environment = slurm
-    (folder / "bin" / "scontrol").write_text("#!/bin/bash\necho no-such-host.invalid\n")
-    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
-    assert "no-such-host.invalid, does not resolve" in ran.stderr
-    assert list((folder / "shared").iterdir()) == []
+    errors = end_job(slurm, folder, "scontrol", "echo no-such-host.invalid")
+    assert "no-such-host.invalid, does not resolve" in errors
 
 
 def test_slurm_job_ends_if_the_port_of_the_head_does_not_answer(
     slurm: tuple[Path, dict[str, str]], folder: Path
 ) -> None:
-    script, environment = slurm
-    (folder / "bin" / "srun").write_text("#!/bin/bash\nexec sleep 60\n")
+    script, _ = slurm
     script.write_text(script.read_text().replace("patience=900", "patience=2"))
-    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
-    assert "has waited 2 s for port" in ran.stderr
-    assert list((folder / "shared").iterdir()) == []
+    assert "has waited 2 s for port" in end_job(slurm, folder, "srun", "exec sleep 60")
 
 
 @pytest.mark.ray

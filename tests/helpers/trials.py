@@ -30,7 +30,7 @@ EPOCHS = 2
 BEST = Search(space=SPACE, maximize=VAL_ADV_ACCURACY, trials=12)
 MEDIAN = BEST.model_copy(update={"pruner": "median"})
 MATCH = Search(space={"lambda": SPACE["lambda"]}, match_loss_of="robust", trials=8)
-TARGET = Target(loss=1.0, noise=0.01, error=0.005, reference="ab")  # λ = 0.25
+TARGET = Target(loss=1.0, noise=0.01, error=0.005)  # λ = 0.25
 
 
 def adv_accuracy(params: Mapping[str, Scalar]) -> float:

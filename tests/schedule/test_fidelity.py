@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from helpers.closed_form import ARMS, drain, study, trainings
 from helpers.measured import all_pieces
-from helpers.studies import parse_study
+from helpers.studies import list_problems, parse_study
 
 from analysis.results.results import Results
 from analysis.tables.settings import settings_table
@@ -101,9 +101,7 @@ HEAD = (
 )
 def test_a_fidelity_that_cannot_be_is_refused(search: str, place: str, words: str) -> None:
     text = f"{HEAD}  b: {{method: jacobian, search: {{space: {{lambda_j: {{log_uniform: [0.1, 1]}}}}, {search}}}}}\n"
-    with pytest.raises(StudyError) as caught:
-        parse_study(text)
-    (problem,) = map(str, caught.value.problems)
+    (problem,) = list_problems(text)
     assert f": {place}: " in problem
     assert words in problem
 

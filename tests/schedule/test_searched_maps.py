@@ -127,18 +127,20 @@ def test_a_search_that_starts_to_vary_the_maps_counts_equal_trials_of_before(tmp
     assert drain(after, store) == []
 
 
+def kill_trial_1(of: Study, store: Store, leaving: Leaving) -> Job:
+    """Return the job of trial 1. The driver died while it ran, after its worker had made the maps."""
+    killed = next(job for job in steps(Dispatcher(of, store, "f"), leaving) if job.number == 1)
+    assert killed.maps is not None
+    for item in killed.maps.items:
+        store.write_record(leaving(killed.maps, item))
+    return killed
+
+
 def test_a_killed_trial_goes_on_with_its_maps(tmp_path: Path) -> None:
     """Damaged maps of a trial under way are made again."""
     store, of = Store(tmp_path / "store"), searched(trials=3)
-    leaving, started = Leaving(store), []
-    for job in steps(Dispatcher(of, store, "f"), leaving):
-        started.append(job)
-        if job.number == 1:
-            break  # the driver dies while trial 1 runs
-    killed = started[-1]
-    assert killed.maps is not None
-    for item in killed.maps.items:  # its worker had made the maps
-        store.write_record(leaving(killed.maps, item))
+    leaving = Leaving(store)
+    killed = kill_trial_1(of, store, leaving)
     assert killed.recipe.maps is not None
     store.maps_file(killed.recipe.maps.key).write_bytes(b"spoilt")
     again = drain(of, store, leaving)
@@ -149,15 +151,8 @@ def test_a_killed_trial_goes_on_with_its_maps(tmp_path: Path) -> None:
 
 def test_maps_that_are_there_are_not_made_again(tmp_path: Path) -> None:
     store, of = Store(tmp_path / "store"), searched(trials=2)
-    leaving, started = Leaving(store), []
-    for job in steps(Dispatcher(of, store, "f"), leaving):
-        started.append(job)
-        if job.number == 1:
-            break
-    maps = started[-1].maps
-    assert maps is not None
-    for item in maps.items:
-        store.write_record(leaving(maps, item))
+    leaving = Leaving(store)
+    kill_trial_1(of, store, leaving)
     (first, *_) = drain(of, store, leaving)
     assert (first.number, first.maps) == (1, None)
 

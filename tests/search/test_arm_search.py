@@ -200,7 +200,7 @@ def test_a_search_finds_the_peak_of_the_closed_form() -> None:
 
 @pytest.mark.parametrize("root", [0.01, 0.07, 0.4])
 def test_a_match_finds_the_strength_of_the_closed_form_in_eight_trials(root: float) -> None:
-    target = Target(loss=2 * root**0.5, noise=0.001, error=0.0005, reference="ab")
+    target = Target(loss=2 * root**0.5, noise=0.001, error=0.0005)
     choice = choose(MATCH, extend(MATCH, 8, [], target=target), target)
     assert choice is not None
     assert choice.feasible

@@ -21,7 +21,7 @@ from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.study.space import Condition, Range, Search
 
 SPACE = MATCH.ranges
-TARGET = Target(loss=0.4, noise=0.01, error=0.005, reference="ab")
+TARGET = Target(loss=0.4, noise=0.01, error=0.005)
 STRENGTHS = (0.002, 0.01, 0.05, 0.3)
 TRIALS = [trial_record(number, {"lambda": strength}) for number, strength in enumerate(STRENGTHS)]
 RESIDUALS = [2 * strength**0.5 - 0.4 for strength in STRENGTHS]
@@ -112,7 +112,6 @@ def test_a_bound_is_the_mean_of_the_other_arms_judged_seeds_less_the_allowance()
     bounds = Bounds.from_repeats(search, {"robust": repeats})
     assert bounds is not None
     assert bounds.least == {VAL_ACCURACY: 0.75, VAL_ADV_ACCURACY: 0.5}
-    assert bounds.references == {VAL_ACCURACY: repeats[0]["recipe_key"]}
     assert bounds.violation({VAL_ACCURACY: 0.5, VAL_ADV_ACCURACY: 0.75}) == 0.25
     assert Bounds.from_repeats(search, {"robust": repeats[2:]}) is None
 
@@ -122,7 +121,7 @@ def test_a_matched_strength_is_the_estimated_root() -> None:
     match = estimate(STRENGTHS, RESIDUALS, bounds=(0.001, 1.0), noise=0.01, target=0.4)
     assert match.lambda_hat not in STRENGTHS
     search = MATCH.model_copy(update={"trials": len(TRIALS)})
-    assert choose(search, TRIALS, TARGET) == Choice(
+    assert choose(search, TRIALS, TARGET, reference="ab") == Choice(
         params={"lambda": match.lambda_hat},
         trials=digest_trials(search, TRIALS, "ab"),
         parameter="lambda",
@@ -175,7 +174,6 @@ def test_the_target_is_the_mean_loss_and_the_deviation_of_one_seed(
     target = Target.from_repeats(repeat_records(*losses))
     assert (target.loss, target.noise) == (pytest.approx(loss), pytest.approx(noise))
     assert target.error == pytest.approx(noise / math.sqrt(len(losses)))
-    assert target.reference == repeat_records(1.0)[0]["recipe_key"]
 
 
 def test_a_search_matches_the_total_loss_or_the_cross_entropy() -> None:

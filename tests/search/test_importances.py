@@ -57,7 +57,7 @@ def test_the_only_parameter_that_matters_has_the_whole_share() -> None:
 
 
 def test_equal_parameters_have_equal_shares() -> None:
-    """A full factorial design, whose metric is symmetric in both."""
+    """A full factorial design with a metric that is symmetric in both."""
     levels = [(i + 0.5) / 8 for i in range(8)]
     params: list[Values] = [{"lambda": 10 ** (3 * a - 3), "phi": b} for a in levels for b in levels]
     found = compute(("lambda", "phi"), params, lambda each: position(each) + float(each["phi"]))

@@ -3,12 +3,11 @@
 from typing import Any
 
 import pytest
-from helpers.studies import parse_study
+from helpers.studies import list_problems, parse_study
 from pydantic import ValidationError
 
 from tune_interpreg.study.config import Arm, Attack, Model, Study, Training
 from tune_interpreg.study.parameters import resolve_study
-from tune_interpreg.study.problems import StudyError
 from tune_interpreg.study.setting import arm_setting, list_overrides, list_settings, read_params
 
 HEAD = """
@@ -25,9 +24,7 @@ def study(arm: str) -> Study:
 
 
 def problems(arm: str, head: str = HEAD) -> list[str]:
-    with pytest.raises(StudyError) as caught:
-        parse_study(f"{head}  a: {{method: adversarial, {arm}}}\n")
-    return [str(problem) for problem in caught.value.problems]
+    return list_problems(f"{head}  a: {{method: adversarial, {arm}}}\n")
 
 
 def test_an_arm_replaces_single_keys() -> None:

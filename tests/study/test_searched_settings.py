@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from helpers.studies import parse_study
+from helpers.studies import list_problems, parse_study
 from pydantic import ValidationError
 
 from tune_interpreg.study.config import Study
@@ -21,14 +21,16 @@ arms:
 """
 
 
-def study(space: str, goal: str = "maximize: val/accuracy", arm: str = "", kind: str = "space") -> Study:
-    return parse_study(f"{HEAD}  a: {{method: adversarial{arm}, search: {{{kind}: {{{space}}}, {goal}}}}}\n")
+def text(space: str, goal: str = "maximize: val/accuracy", arm: str = "", kind: str = "space") -> str:
+    return f"{HEAD}  a: {{method: adversarial{arm}, search: {{{kind}: {{{space}}}, {goal}}}}}\n"
+
+
+def study(*args: str, **keys: str) -> Study:
+    return parse_study(text(*args, **keys))
 
 
 def problems(*args: str, **keys: str) -> list[str]:
-    with pytest.raises(StudyError) as caught:
-        study(*args, **keys)
-    return [str(problem) for problem in caught.value.problems]
+    return list_problems(text(*args, **keys))
 
 
 # ------------------------------------------------------------------------ ranges

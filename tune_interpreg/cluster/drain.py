@@ -161,7 +161,8 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
                 shutil.rmtree(dispatcher.store.tune_dir, ignore_errors=True)
             if searcher.failure:
                 raise searcher.failure
-            gc.collect()  # the controller and its trials refer to each other
+            if dispatcher.is_open():
+                gc.collect()  # the controller of this turn and its trials refer to each other
 
 
 def _make_tuner(searcher: GraphSearcher, stop: Stop) -> tune.Tuner:

@@ -76,7 +76,7 @@ class Live(Listener):
         self._finished.append(summarize(job, records))
 
     def __enter__(self) -> Live:
-        self._live.start()
+        self._open()
         self._thread.start()
         return self
 
@@ -84,6 +84,12 @@ class Live(Listener):
         self._stop.set()
         self._thread.join()
         self.draw()
+        self._close()
+
+    def _open(self) -> None:
+        self._live.start()
+
+    def _close(self) -> None:
         self._live.stop()
 
     def draw(self) -> None:
@@ -118,17 +124,13 @@ class NotebookTree(Live):
         )
         self._shown: Any = None
 
-    def __enter__(self) -> NotebookTree:
+    def _open(self) -> None:
         from IPython.display import display
 
         self._shown = display(self._content(), raw=True, display_id=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.draw()
+    def _close(self) -> None:
+        """The last drawing stays below the cell."""
 
     def draw(self) -> None:
         """Replace the tree. Finished jobs are in the store's log."""

@@ -222,9 +222,9 @@ def finish(study: Study, state: State, task: Task) -> None:
         state.waiting[task.arm].update(task.parts)
         if not (study.evaluation.checks or study.evaluation.interpretability):
             state.judgments[task.arm].done.update(task.parts)
-    shares_models = arm.search is not None and arm.search.maximize and not arm.search.fidelity
-    if task.stage == "search" and arm.search and shares_models and is_search_over(study, state, task.arm):
-        state.repeats[task.arm].done.update(study.seeds[: arm.search.seeds])
+    search = arm.search if task.stage == "search" else None
+    if search and search.maximize and not search.fidelity and is_search_over(study, state, task.arm):
+        state.repeats[task.arm].done.update(study.seeds[: search.seeds])
 
 
 def dependents(study: Study, name: str) -> set[str]:

@@ -232,7 +232,7 @@ class Progress(Current):
         target, bounds = self.target(name), self.bounds(name)
         if (search.matching and target is None) or bounds is None:
             return None
-        new = choose(search, self.list_trials(name), target, bounds)
+        new = choose(search, self.list_trials(name), target, bounds, self.reference_key(search))
         if new is None:
             return None
         content = new.model_dump(mode="json")

@@ -16,11 +16,9 @@ class Bounds:
 
     Attributes:
         least: metric → the least value that satisfies the search.
-        references: metric → key of the recipe that the arm of ``of`` repeats.
     """
 
     least: Mapping[str, float] = field(default_factory=dict)
-    references: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_repeats(cls, search: Search, repeats: Mapping[str, Sequence[Record]]) -> Bounds | None:
@@ -29,7 +27,6 @@ class Bounds:
         repeats: arm → its finished repeats. Return None if one of the arms has no value of its metric.
         """
         least: dict[str, float] = {}
-        references: dict[str, str] = {}
         for metric, condition in search.where.items():
             if condition.of is None:
                 least[metric] = float(condition.at_least or 0.0)
@@ -39,8 +36,7 @@ class Bounds:
                 return None
             mean = statistics.fmean(record["metrics"][metric] for record in judged)
             least[metric] = mean - float(condition.within or 0.0)
-            references[metric] = repeats[condition.of][0]["recipe_key"]
-        return cls(least, references)
+        return cls(least)
 
     def shortfalls(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return metric → least value − value: > 0 where a trial with these metrics violates its bound."""

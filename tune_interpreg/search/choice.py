@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 STARTUP = 4
 
 
+Reference = str | Mapping[str, str] | None
+
+
 class Choice(Frozen):
     """The outcome of a search, as the store holds it."""
 
@@ -50,7 +53,11 @@ class Choice(Frozen):
 
 
 def choose(
-    search: Search, records: Sequence[Record], target: Target | None = None, bounds: Bounds | None = None
+    search: Search,
+    records: Sequence[Record],
+    target: Target | None = None,
+    bounds: Bounds | None = None,
+    reference: Reference = None,
 ) -> Choice | None:
     """Return the choice of a search, or None if no trial is done.
 
@@ -61,10 +68,12 @@ def choose(
         records: the settled trials.
         target: the metric to match, for a search that matches one.
         bounds: the least values of other metrics, for a search with ``where``.
+        reference: for ``digest_trials``.
     """
+    trials = digest_trials(search, records, reference)
     done = [record for record in records if record["state"] == "done"]
     if target is not None:
-        return _choose_match(search, records, target) if done else None
+        return _choose_match(search, records, target, trials) if done else None
     bounds = bounds or Bounds()
     best = best_trial(search, done, bounds)
     if best is None:
@@ -72,17 +81,19 @@ def choose(
     reason = bounds.explain_violation(best["number"], best["metrics"])
     return Choice(
         params=read_params(best["recipe"], search.ranges),
-        trials=digest_trials(search, records, dict(bounds.references) or None),
+        trials=trials,
         least=dict(bounds.least),
         feasible=reason is None,
         reason=reason,
     )
 
 
-def digest_trials(search: Search, records: Sequence[Record], reference: str | Mapping[str, str] | None) -> str:
+def digest_trials(search: Search, records: Sequence[Record], reference: Reference) -> str:
     """Return the digest of what a choice depends on: the goal, the settled trials as judged, the references' recipes.
 
     The references' seeds are left out: another seed moves the value to match, or a bound, within its noise only.
+
+    reference: key of the matched arm's recipe, or of those behind ``where`` by metric (``Current.reference_key``).
     """
     settings = {"space", "grid", "maximize", "where", "match", "loss", "anchor", "tolerance"}
     goal = search.model_dump(mode="json", include=settings, exclude_defaults=True)
@@ -233,7 +244,7 @@ def _combinations(search: Search, records: Sequence[Record], target: Target) -> 
     return [Combination(search, target, fixed, group) for fixed, group in zip(choices, groups, strict=True)]
 
 
-def _choose_match(search: Search, records: Sequence[Record], target: Target) -> Choice | None:
+def _choose_match(search: Search, records: Sequence[Record], target: Target, trials: str) -> Choice | None:
     """Choose the combination with the best adversarial accuracy, or the nearest to the target if none matches."""
     combinations = _combinations(search, records, target)
     matches = [(combination, combination.match) for combination in combinations if combination.match]
@@ -246,7 +257,7 @@ def _choose_match(search: Search, records: Sequence[Record], target: Target) -> 
         combination, match = min(matches, key=lambda pair: abs(pair[1].expected_residual))
     return Choice(
         params={search.strength_name: match.lambda_hat, **combination.fixed},
-        trials=digest_trials(search, records, target.reference),
+        trials=trials,
         found=len(records) < search.trials or all(combination.is_settled() for combination in combinations),
         parameter=search.strength_name,
         target=target.loss,

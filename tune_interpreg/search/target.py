@@ -24,7 +24,6 @@ class Target:
         loss: mean over the reference's seeds; a loss, or another metric.
         noise: standard deviation of one seed, > 0.
         error: standard error of the mean.
-        reference: key of the recipe that the reference's repeats trained.
         metric: name of the metric (``Search.matched_metric``).
         anchor: mean of the arm that trains at strength 0, if the search names one.
     """
@@ -32,7 +31,6 @@ class Target:
     loss: float
     noise: float
     error: float
-    reference: str
     metric: str = TRAIN_LOSS
     anchor: float | None = None
 
@@ -49,7 +47,7 @@ class Target:
         noise = max(spread, LEAST_NOISE * abs(loss), 1e-12)
         limits = _values(anchors, metric)
         anchor = statistics.fmean(limits) if limits else None
-        return cls(loss, noise, noise / math.sqrt(len(losses)), references[0]["recipe_key"], metric, anchor)
+        return cls(loss, noise, noise / math.sqrt(len(losses)), metric, anchor)
 
     @property
     def anchor_residual(self) -> float | None:
