@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ from helpers.measured import all_pieces, round_seconds, tiny
 from helpers.studies import parse_study
 
 from tune_interpreg import registry
+from tune_interpreg.attacks import autoattack
 from tune_interpreg.cluster.worker import worker_config
 from tune_interpreg.planning.costs import training_job, unit_of
 from tune_interpreg.planning.measure import LONG, Bench, MeasurementError, load_of_others, measure, measure_here
 from tune_interpreg.schedule.graph import Task
 from tune_interpreg.store.store import Store
+from tune_interpreg.study.config import Attack
 from tune_interpreg.study.items import Job
-from tune_interpreg.study.measures import AccuracyMeasure
+from tune_interpreg.study.measures import AccuracyMeasure, AutoAttackMeasure
 
 STANDARD = Task("standard", "repeats", (0,))
 
@@ -49,6 +52,20 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
         real.step()
         epochs.append(time.thread_time() - started)
     assert 0.7 < estimate / min(epochs) < 1.4
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_part_of_autoattacks_iterations_tells_what_the_whole_takes(tmp_path: Path, one_thread: None) -> None:
+    """Compare with real runs, of a model that every attack breaks and of one that none breaks."""
+    bench = Bench(parse_study("data: digits\narms: {standard: {method: standard}}\n"), Store(tmp_path))
+    measure, network = AutoAttackMeasure(norm="linf", eps=0.05, images=100), bench.study.model
+    (seconds,) = bench.measure_judging(measure, network).values()
+    whole = partial(autoattack.measure_adversarial_accuracy, bench.probe(network), bench._rows(100))
+    real = bench._mean_of_extremes(
+        lambda attack: whole(attack=attack, seed=0, batch_size=100), Attack(norm="linf", eps=0.05)
+    )
+    assert 0.67 < 100 * seconds / real < 1.5
 
 
 @pytest.mark.parametrize(("before", "others", "seconds"), [(0.0, 0.0, 30.0), (0.2, 1.0, 60.0), (5.0, 0.5, 20.0)])

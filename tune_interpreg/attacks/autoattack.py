@@ -6,6 +6,7 @@ the process's global generators; their state is restored in any case.
 
 import importlib.util
 import logging
+import math
 import random
 import sys
 from collections.abc import Iterator
@@ -48,16 +49,23 @@ def find_problem(attack: Attack, shape: tuple[int, int, int]) -> str | None:
 
 
 def measure_adversarial_accuracy(
-    model: nn.Module, split: Split, *, attack: Attack, seed: int, batch_size: int
+    model: nn.Module, split: Split, *, attack: Attack, seed: int, batch_size: int, effort: float = 1.0
 ) -> float:
     """Return the fraction of the images, on the model's device, that the ensemble does not break; see `perturb`."""
-    x_NCHW = to_pixels(split.x_NCHW)
-    _, broken_N = perturb(model, x_NCHW, split.y_N, attack=attack, seed=seed, batch_size=batch_size)
+    x_NCHW, options = to_pixels(split.x_NCHW), {"seed": seed, "batch_size": batch_size, "effort": effort}
+    _, broken_N = perturb(model, x_NCHW, split.y_N, attack=attack, **options)
     return 1.0 - int(broken_N.sum()) / len(split)
 
 
 def perturb(
-    model: nn.Module, x_NCHW: Tensor, y_N: Tensor, *, attack: Attack, seed: int, batch_size: int
+    model: nn.Module,
+    x_NCHW: Tensor,
+    y_N: Tensor,
+    *,
+    attack: Attack,
+    seed: int,
+    batch_size: int,
+    effort: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the worst result of APGD-CE, APGD-T, FAB-T and Square; each attacks what the previous ones did not break.
 
@@ -70,6 +78,7 @@ def perturb(
         attack: norm and eps. The ensemble has its own steps, step sizes and starts.
         seed: only source of randomness.
         batch_size: images per forward.
+        effort: part of each attack's iterations that is run; less than 1 only to measure what the whole takes.
 
     Returns:
         x_NCHW, adversarial if an attack succeeded and unchanged otherwise; and bool_N, the misclassified ones.
@@ -82,6 +91,9 @@ def perturb(
         raise AutoAttackError(f"AutoAttack: {problem}")
     with _restore_state(model), eval_mode(model):
         ensemble = _make_ensemble(model, x_NCHW, attack, seeding.number(seed, "evaluation-autoattack"))
+        for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
+            part.n_iter = math.ceil(effort * part.n_iter)
+        ensemble.square.n_queries = math.ceil(effort * ensemble.square.n_queries)
         x_adv_NCHW, prediction_N = ensemble.run_standard_evaluation(x_NCHW, y_N, batch_size=batch_size)
     return x_adv_NCHW, prediction_N != y_N
 

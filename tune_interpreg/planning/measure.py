@@ -64,8 +64,11 @@ TRAINING = 0.4
 #: Batches that the probe learns, and the seconds that it has for that.
 BATCHES, PATIENCE = 16, 4.0
 
-#: Images per measurement: of PGD on a CPU, which takes this many at once; of AutoAttack; of maps, with COPIES each.
-PGD, AUTOATTACK, MAPS, COPIES = 128, 4, 256, 2
+#: Images per measurement: of PGD on a CPU, which takes this many at once; of maps, with COPIES each.
+PGD, MAPS, COPIES = 128, 256, 2
+
+#: Most images at which AutoAttack is timed, and the part of its iterations. Fewer images would not fill its batches.
+AUTOATTACK, EFFORT = 200, 0.03
 
 #: Parts of the checked images for which the checks are timed, if those of all would take WHOLE seconds or more.
 CHECKED, WHOLE = (0.2, 0.4), 6.0
@@ -253,9 +256,9 @@ class Bench:
         images = self._rows(size if self.device == "cuda" else min(PGD, size))
         work: Callable[[], object]
         if isinstance(measure, AutoAttackMeasure):
-            images, ball = self._rows(AUTOATTACK), Attack(norm=measure.norm, eps=measure.eps)
-            ensemble = partial(autoattack.measure_adversarial_accuracy, model, images, **settings)
-            return self._mean_of_extremes(lambda attack: ensemble(attack=attack), ball) / len(images)
+            images, ball = self._rows(min(AUTOATTACK, size, measure.images)), Attack(norm=measure.norm, eps=measure.eps)
+            ensemble = partial(autoattack.measure_adversarial_accuracy, model, images, effort=EFFORT, **settings)
+            return self._mean_of_extremes(lambda attack: ensemble(attack=attack), ball) / len(images) / EFFORT
         if isinstance(measure, StrictMeasure | CompatMeasure):
             pgd = partial(measure_adversarial_accuracy, model, images, form=measure.kind, **settings)
             attacked = partial(pgd, restarts=measure.restarts)
