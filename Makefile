@@ -5,14 +5,17 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+# Tests start hundreds of processes: none compiles the same modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check lint test test-slow test-long test-oldest bench clean
 
 demo: .venv/installed
 	$(BIN)/tune-interpreg run digits
 
-# Before each commit: style, types and the tests that do not start Ray. Two to three minutes.
+# Before each commit: style, types and the quick tests, which do not start Ray.
 check: lint
-	$(PYTEST) -n $(WORKERS) -q -m "not slow and not ray"
+	$(PYTEST) -n $(WORKERS) -q -m "not slow and not ray and not thorough"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

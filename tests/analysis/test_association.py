@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from analysis.statistics import association
 from analysis.statistics.association import partial_spearman, spearman
 
+pytestmark = pytest.mark.thorough
+
 SEEDS, ARMS = 5, 6
 
 

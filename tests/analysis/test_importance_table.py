@@ -14,6 +14,8 @@ from analysis.figures.draw import draw
 from analysis.results.results import Results
 from analysis.tables.importances import importance_table, list_shares
 
+pytestmark = pytest.mark.thorough
+
 SPACE = {"lambda": {"log_uniform": [0.001, 1]}, "phi": {"choice": [0.0, 2.0]}}
 STUDY = drawn.searching("interp_robust", {"space": SPACE, "maximize": "val/adv_accuracy", "trials": 12})
 #: Trial 11 diverged.

@@ -9,7 +9,7 @@ from analysis.figures import draw
 from analysis.report import build
 from analysis.results.results import Results
 
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 TABLE = "#results table"
 FIND = "document.querySelector(arguments[0])"

@@ -18,6 +18,8 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Judge
 from tune_interpreg.study.parameters import resolve_study
 
+pytestmark = pytest.mark.thorough
+
 FILES = ["tables.md", "tables.tex", "tables.csv", "tables.json", "rows.json"]
 
 

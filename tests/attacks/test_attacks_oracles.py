@@ -27,6 +27,8 @@ from tune_interpreg.evaluation.honesty import Scaled
 from tune_interpreg.networks.zoo import digits_cnn
 from tune_interpreg.study.config import Attack
 
+pytestmark = pytest.mark.thorough
+
 with warnings.catch_warnings():
     # foolbox imports it from a module that SciPy deprecates.
     warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)

@@ -22,7 +22,7 @@ _tune_interpreg_completion "$1"
 printf '%s\\n' "${COMPREPLY[@]}"
 """
 
-pytestmark = pytest.mark.skipif(BASH is None, reason="needs bash")
+pytestmark = [pytest.mark.thorough, pytest.mark.skipif(BASH is None, reason="needs bash")]
 
 
 @pytest.fixture(scope="module")

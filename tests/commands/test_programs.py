@@ -22,6 +22,8 @@ from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.items import Item, Job, Train
 from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY
 
+pytestmark = pytest.mark.thorough
+
 ARMS = ("adversarial", "robust", "jacobian")
 TRIALS, SECONDS = 300, 60
 

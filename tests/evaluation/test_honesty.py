@@ -25,6 +25,8 @@ from tune_interpreg.networks.layers import Adjoint
 from tune_interpreg.networks.linearize import linearize
 from tune_interpreg.study.config import Attack, Data, Model
 
+pytestmark = pytest.mark.thorough
+
 ATTACK = Attack(norm="l2", eps=0.5, steps=40)
 COSINE = "alignment_cosine"
 IMAGES = 40

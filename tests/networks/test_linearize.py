@@ -14,6 +14,8 @@ from tune_interpreg.networks import zoo
 from tune_interpreg.networks.chain import Chain
 from tune_interpreg.networks.linearize import linearize, through_softmax
 
+pytestmark = pytest.mark.thorough
+
 CLASSES = 4
 
 #: Hides the linearize method of the network inside.

@@ -12,6 +12,8 @@ from tune_interpreg import seeding
 from tune_interpreg.networks import zoo
 from tune_interpreg.networks.linearize import linearize
 
+pytestmark = pytest.mark.thorough
+
 CLASSES = 4
 
 

@@ -19,6 +19,8 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 from tune_interpreg.study.items import Job
 
+pytestmark = pytest.mark.thorough
+
 SHIPPED = list_shipped_studies()
 
 

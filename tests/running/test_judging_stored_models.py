@@ -12,6 +12,8 @@ from tune_interpreg import results
 from tune_interpreg.running.prune import find_surplus
 from tune_interpreg.store.store import Store
 
+pytestmark = pytest.mark.thorough
+
 STUDY = """
 data: {{name: digits, train_limit: 96, validation: 40, test_limit: 40}}
 training: {{epochs: 1, batch_size: 32, lr: 0.05}}

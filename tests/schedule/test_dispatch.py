@@ -72,6 +72,7 @@ def test_a_finished_study_runs_nothing_and_writes_nothing(store: Store) -> None:
     assert sorted((path, path.stat().st_mtime_ns) for path in store.path.rglob("*")) == files
 
 
+@pytest.mark.thorough
 def test_a_study_killed_anywhere_and_resumed_is_the_uninterrupted_study(store: Store, tmp_path: Path) -> None:
     twins = TWINS["one"].replace("trials: 8", "trials: 3").replace("standard", "adversarial")
     arms = {name: ARMS[name].replace("trials: 6", "trials: 4").replace("trials: 5", "trials: 4") for name in ARMS}
@@ -176,6 +177,7 @@ def test_another_measure_judges_the_models_and_trains_nothing(store: Store) -> N
     assert len([job for job in ran if job.stage == "search"]) == 6, "the search compares its trials again"
 
 
+@pytest.mark.thorough
 def test_digits_saves_the_repeats_that_its_searches_have_trained(store: Store) -> None:
     """Two of its arms maximize: the best trial of each is the repeat of seed 0."""
     digits = read_study_file("digits").study

@@ -18,6 +18,8 @@ from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item, Job
 
+pytestmark = pytest.mark.thorough
+
 DIVERGED_ONCE = failing(lambda job, _: job.number == 5, "diverged")
 
 

@@ -11,6 +11,8 @@ from tune_interpreg.store.store import Record
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.space import Search
 
+pytestmark = pytest.mark.thorough
+
 METRIC = "val/adv_accuracy"
 SPACE = {
     "lambda": {"log_uniform": [0.001, 1.0]},

@@ -77,6 +77,7 @@ def test_twelve_trials_match_a_smooth_curve_far_better_than_tpe(family: str, rel
 
 
 @pytest.mark.parametrize("family", ["staircase", "cliff", "15% collapse", "half diverge", "heavy tails"])
+@pytest.mark.thorough
 def test_twelve_trials_match_a_rough_curve_about_as_well_as_section_search(family: str) -> None:
     problems = [draw(FAMILIES[family], 0.01, repeat) for repeat in range(16)]
     outcomes = [match_loss(problem, 12, 4) for problem in problems]

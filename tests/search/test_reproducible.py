@@ -23,6 +23,8 @@ from tune_interpreg.study.items import Item, Job, Judge, Train
 from tune_interpreg.study.measures import AccuracyMeasure
 from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY, accuracy
 
+pytestmark = pytest.mark.thorough
+
 EPOCHS = 4
 STRENGTH = "space: {lambda_j: {log_uniform: [0.001, 1.0]}}"
 BOUND = "{val/accuracy: {within: 0.01, of: standard}}"

@@ -24,6 +24,8 @@ from tune_interpreg.study.items import Item, Job
 from tune_interpreg.study.metric_names import TRAIN_CE, TRAIN_LOSS, VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.problems import StudyError
 
+pytestmark = pytest.mark.thorough
+
 REFERENCE = "{method: jacobian, lambda_j: 0.1}"
 LAMBDA = "lambda_j: {log_uniform: [0.001, 1.0]}"
 

@@ -10,6 +10,8 @@ from helpers.closed_form import drain, study
 
 from tune_interpreg.store.store import Store
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

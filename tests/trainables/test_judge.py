@@ -22,6 +22,8 @@ from tune_interpreg.study.items import Job, Judge
 from tune_interpreg.study.measures import AccuracyMeasure, ChecksMeasure, StrictMeasure
 from tune_interpreg.study.recipe import Recipe
 
+pytestmark = pytest.mark.thorough
+
 ATTACK = Attack(eps=0.5, steps=3)
 RECIPE = Recipe(method="standard")
 (MODEL,) = training_job(RECIPE, "robust", seed=3).models

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from tune_interpreg.training.capture import Engine, Lane
 
+pytestmark = pytest.mark.thorough
+
 
 # --------------------------------------------------------------------- a step
 def test_a_lane_follows_its_order_and_sums_its_terms() -> None:

@@ -52,8 +52,8 @@ def measure_adversarial_accuracy(
     model: nn.Module, split: Split, *, attack: Attack, seed: int, batch_size: int, effort: float = 1.0
 ) -> float:
     """Return the fraction of the images, on the model's device, that the ensemble does not break; see `perturb`."""
-    x_NCHW, options = to_pixels(split.x_NCHW), {"seed": seed, "batch_size": batch_size, "effort": effort}
-    _, broken_N = perturb(model, x_NCHW, split.y_N, attack=attack, **options)
+    x_NCHW = to_pixels(split.x_NCHW)
+    _, broken_N = perturb(model, x_NCHW, split.y_N, attack=attack, seed=seed, batch_size=batch_size, effort=effort)
     return 1.0 - int(broken_N.sum()) / len(split)
 
 
