@@ -7,6 +7,7 @@ wait for one seed of the teacher. A matched loss waits for all seeds of its arm,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,20 +24,36 @@ SOURCES = ("standard", "adversarial")
 
 @dataclass
 class StageParts:
-    """The parts of one stage, by number or seed: those that run, are done, or were given up."""
+    """The parts of one stage, by number or seed: those that run, are done, or were given up.
+
+    ``done`` and ``lost`` only grow.
+    """
 
     running: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
+    _settled: set[int] = field(default_factory=set, repr=False, compare=False)
+    _sizes: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)  # of done and lost, in _settled
+    _first: int = field(default=0, repr=False, compare=False)  # all parts before it are settled
 
     @property
     def settled(self) -> set[int]:
-        """The parts that have a result, good or bad."""
-        return self.done | self.lost
+        """The parts that have a result, good or bad; not to be changed."""
+        sizes = len(self.done), len(self.lost)
+        if sizes != self._sizes:
+            self._settled, self._sizes = self.done | self.lost, sizes
+        return self._settled
 
     def is_open(self, part: int) -> bool:
         """Return whether ``part`` neither runs nor is settled."""
-        return part not in self.running | self.settled
+        return part not in self.running and part not in self.settled
+
+    def first_open(self) -> int:
+        """Return the first number that neither runs nor is settled."""
+        settled = self.settled
+        while self._first in settled:
+            self._first += 1
+        return next(part for part in itertools.count(self._first) if self.is_open(part))
 
 
 @dataclass(frozen=True)
@@ -315,10 +332,8 @@ def _search_tasks(study: Study, state: State, name: str) -> Iterator[Task]:
     """Yield the next trial, once the trials that it is proposed from are settled."""
     search, trials = study.arms[name].search, state.searches[name]
     assert search is not None
-    started = trials.settled | trials.running
-    numbers = range(state.matched.get(name, search.trials))
-    number = next((number for number in numbers if number not in started), None)
-    if number is not None and all(other >= search.known_trials(number) for other in trials.running):
+    number, end = trials.first_open(), state.matched.get(name, search.trials)
+    if number < end and all(other >= search.known_trials(number) for other in trials.running):
         yield Task(name, "search", (number,))
 
 

@@ -1,13 +1,14 @@
 """The file of Optuna's studies: a view of the ledger that optuna-dashboard opens."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from tune_interpreg.store.files import Damaged
 
@@ -29,6 +30,29 @@ class _Backend(BaseJournalBackend):
             file.writelines(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
 
 
+class _Storage(JournalStorage):
+    """Optuna's journal. ``Study.ask`` looks for enqueued trials among all trials; here, among those just enqueued."""
+
+    def __init__(self, backend: BaseJournalBackend):
+        super().__init__(backend)
+        self._enqueued: list[int] = []
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        trial_id = super().create_new_trial(study_id, template_trial)
+        if template_trial is not None and template_trial.state == TrialState.WAITING:
+            self._enqueued.append(trial_id)
+        return trial_id
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        trials = [self.get_trial(trial_id) for trial_id in self._enqueued]
+        self._enqueued.clear()  # each arm takes the trial that it enqueues before any other does
+        return trials
+
+
 def open_journal(path: Path) -> JournalStorage:
     """Open the journal and read it whole. Only the driver writes to it.
 
@@ -38,7 +62,7 @@ def open_journal(path: Path) -> JournalStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _check_last_line(path)
-        storage = JournalStorage(_Backend(path))
+        storage = _Storage(_Backend(path))
         for name in optuna.get_all_study_names(storage):
             optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     except OSError:
