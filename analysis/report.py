@@ -3,7 +3,7 @@
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from analysis.tables.interpretability import maps_tables
 from analysis.tables.sentences import write_sentences
 from analysis.tables.settings import settings_table
 from tune_interpreg.store.files import StoreError
-from tune_interpreg.store.store import Store
+from tune_interpreg.store.store import Record, Store
 
 #: Short headings of the summary, so that it fits 80 columns.
 SUMMARY_ACCURACIES = {"Arm": "Arm", CLEAN: "clean", COMPAT: "compat", STRICT: "strict"}
@@ -65,12 +65,14 @@ def print_tables(
     return report
 
 
-def print_summary(store: str | Path, console: Console | None = None) -> Report:
+def print_summary(store: str | Path, console: Console | None = None, records: Sequence[Record] | None = None) -> Report:
     """Build the report of a store and print what fits on one screen; arguments and errors as in ``print_tables``.
+
+    records: those of the store, if they are read already.
 
     Prints the accuracies, the chosen settings with their match, the answer in sentences, and one line per warning.
     """
-    report, results, problem = _build(store, pictures=False, output=None)
+    report, results, problem = _build(store, pictures=False, output=None, records=records)
     settings, warnings = settings_table(results), summarize_warnings(results)
     tables = [_short_accuracies(results)]
     if settings.rows:
@@ -81,12 +83,14 @@ def print_summary(store: str | Path, console: Console | None = None) -> Report:
     return report
 
 
-def _build(folder: str | Path, pictures: bool, output: str | Path | None) -> tuple[Report, Results, StoreError | None]:
+def _build(
+    folder: str | Path, pictures: bool, output: str | Path | None, records: Sequence[Record] | None = None
+) -> tuple[Report, Results, StoreError | None]:
     """Return the report, its results, and why it could not be written."""
     store, problem = Store(folder), None
     if output is not None:
         store.report_dir = Path(output).absolute()
-    results = Results.from_store(store)
+    results = Results.from_store(store, records=records)
     report = Report(results.study, _status(results), _tables(results), write_sentences(results))
     content = {"study": report.study.name, "status": report.status, "answer": report.answer}
     texts = {

@@ -5,7 +5,7 @@ Errors are raised: ``StudyError``, ``StoreError``, ``DataError`` or ``ClusterErr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.figures.canvas import Figure
     from tune_interpreg.planning.forecast import Plan
     from tune_interpreg.status.facts import Status
+    from tune_interpreg.store.store import Record
 
 #: A study, the name of a shipped one, or the path of a study file.
 AnyStudy = Study | str | Path
@@ -64,8 +65,8 @@ def run(
         console = Console(markup=False, emoji=False, highlight=False)
         place = Store(Path("runs") / file.study.name if store is None else store)
 
-        def show_results() -> None:
-            print_summary(place.path, console)
+        def show_results(records: Sequence[Record]) -> None:
+            print_summary(place.path, console, records)
 
         run_study(file, place, where=cluster, console=console, report=show_results, retry_failed=retry_failed)
         if stop.requested:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,19 +38,19 @@ class Results:
     damaged: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
-    def from_store(cls, store: Store, study: Study | None = None) -> Results:
-        """Read a store, finished or not; study: None for the store's own. Writes nothing.
+    def from_store(cls, store: Store, study: Study | None = None, records: Sequence[Record] | None = None) -> Results:
+        """Read a store, finished or not; study, records: None for the store's own. Writes nothing.
 
         Raises ``StoreError`` if study is None and the folder is no store or its study.yaml is damaged, or if a part of
         it cannot be read.
         """
         with raise_refused(store.path):
-            return cls._from_store(store, study)
+            return cls._from_store(store, study, records)
 
     @classmethod
-    def _from_store(cls, store: Store, study: Study | None) -> Results:
+    def _from_store(cls, store: Store, study: Study | None, records: Sequence[Record] | None) -> Results:
         study = store.load_study() if study is None else study
-        records, unreadable = store.read_ledger()
+        records, unreadable = store.read_ledger() if records is None else (records, [])
         damaged: defaultdict[str, list[str]] = defaultdict(list)
         choices: dict[str, Mapping[str, Any]] = {}
         for error in unreadable:
@@ -76,6 +76,11 @@ class Results:
     def missing(self) -> list[MissingSeed]:
         """The seeds without a result."""
         return rows.find_missing(self.current)
+
+    @cached_property
+    def outdated(self) -> Counter[str]:
+        """The number of finished repeats that do not count, per arm."""
+        return self.current.outdated
 
     def importances(self, arm: str, metric: str) -> Importances | None:
         """Return the importances of an arm's searched parameters for a metric of its trials, if there are enough."""

@@ -22,7 +22,7 @@ def missing_notes(results: Results, metrics: Iterable[str], arms: Collection[str
     """Return what is missing in a table: seeds without a result, and records that are left out; arms: None for all."""
     arms = results.study.arms if arms is None else arms
     notes = _missing_seeds(results, list(metrics), arms)
-    outdated = {arm: f"{count} done repeats under another recipe" for arm, count in results.current.outdated.items()}
+    outdated = {arm: f"{count} done repeats under another recipe" for arm, count in results.outdated.items()}
     notes += [f"{arm}: {count} are left out." for arm, count in outdated.items() if arm in arms]
     return notes + [f"{arm}: left out: {line}." for arm in arms for line in results.damaged.get(arm, ())]
 

@@ -209,7 +209,7 @@ def test_a_run_names_the_line_of_a_loss_that_no_training_has(tmp_path: Path, mon
     monkeypatch.setattr(cluster, "drain", lambda dispatcher, *_, **__: list(steps(dispatcher)))
     file, console = read_study_file(str(tmp_path / "own.yaml")), Console(file=StringIO())
     with pytest.raises(StudyError, match=r"own.yaml:6: arms\.arm\.search\.loss: ref trains without train/ce"):
-        run(file, Store(tmp_path / "store"), where="in-process", console=console, report=lambda: None)
+        run(file, Store(tmp_path / "store"), where="in-process", console=console, report=lambda records: None)
 
 
 def test_failed_trials_neither_stall_nor_mislead_a_match(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -60,15 +60,15 @@ def run(
         with pause_gc():
             from tune_interpreg.running.logs import log_to_stderr
             from tune_interpreg.running.run import run as run_study
-            from tune_interpreg.store.store import Store
+            from tune_interpreg.store.store import Record, Store
 
             file = read_study_file(study, overrides or (), data_root)
         folder, screen = Store(store or Path("runs") / file.study.name), console()
 
-        def report() -> None:
+        def report(records: Sequence[Record]) -> None:
             from analysis.report import print_summary
 
-            print_summary(folder.path, screen)
+            print_summary(folder.path, screen, records)
 
         with log_to_stderr(verbose):
             code = run_study(

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -24,7 +24,7 @@ from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import MissingLoss
 from tune_interpreg.store import lock
 from tune_interpreg.store.files import Damaged, raise_refused
-from tune_interpreg.store.store import Store
+from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import StudyFile
 from tune_interpreg.study.problems import StudyError
@@ -38,14 +38,15 @@ def run(
     *,
     where: str,
     console: Console,
-    report: Callable[[], object] = lambda: None,
+    report: Callable[[Sequence[Record]], object] = lambda records: None,
     retry_failed: bool = False,
     live: bool = True,
     debug: bool = False,
 ) -> int:
     """Run all open items of a study, then report. Returns the exit code.
 
-    where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item.
+    where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item, from the
+    records of the store.
     retry_failed: run failed items again. live: show a live tree if the console is a terminal. debug: see ``drain``.
 
     Raises ``StudyError`` or ``StoreError`` before anything is written, also if another driver holds the store;
@@ -89,7 +90,7 @@ def run(
             _say(console, f"{stopping.RUN_AGAIN}; tune-interpreg report {path} prints the tables so far")
             return stop.code
         with pause_gc():
-            report()
+            report(dispatcher.records)
         return _finish(dispatcher, account, console)
 
 

@@ -241,6 +241,7 @@ class Dispatcher:
 
     def _take(self, record: Record) -> None:
         """Take a record into the ledger of this process."""
+        self.records.append(record)
         self.progress.add(record)
         if record["kind"] == "train":
             check_loss(self.study, record)
@@ -262,6 +263,7 @@ class Dispatcher:
             self.say(f"{self.store.set_aside(error)}; its item runs again")
         dropped = {record["key"] for record in self._dropped}
         records = [record for record in records if record["key"] not in dropped]
+        self.records = records  # the whole ledger
         self._trainings: defaultdict[str, list[Record]] = defaultdict(list)  # by key
         self._files: dict[str, dict[Path, str]] = {}  # key of an item → its files and their checksums
         for record in records:
