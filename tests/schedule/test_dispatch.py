@@ -28,7 +28,7 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.search.journal import open_journal
 from tune_interpreg.store.store import Record, Store
-from tune_interpreg.study.config import AttackEntry, Study
+from tune_interpreg.study.config import AttackEntry, Resources, StageResources, Study
 from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.items import Item, Job
 
@@ -61,6 +61,13 @@ def test_a_study_drains_with_every_part_once_and_matched_losses(store: Store, wo
     assert [chosen[arm] for arm in ("permuted", "jacobian")] == pytest.approx([chosen["robust"]] * 2, rel=0.25)
     judged = {(job.arm, len(job.work)) for job in ran if job.stage == "search"}
     assert judged == {("robust", 2), ("permuted", 0), ("jacobian", 0)}, "a match by the loss alone judges no trial"
+
+
+def test_resources_are_part_of_no_key(store: Store) -> None:
+    of = study(**TWINS)
+    drain(of, store)
+    resources = Resources(cpus=9, judge=StageResources(cpus=1), maps=StageResources(cpus=2))
+    assert drain(of.model_copy(update={"resources": resources}), store) == []
 
 
 def test_a_finished_study_runs_nothing_and_writes_nothing(store: Store) -> None:

@@ -50,12 +50,20 @@ def problems(section: type[BaseModel], **keys: Any) -> str:
         (Training, "momentum", [0, 0.999], [1, -0.1]),
         (Training, "augment", [None, {}, {"flip": True, "crop": 4}], [True, {"crop": -1}, {"flip": 1}, {"pad": 4}]),
         (Resources, "gpus", [0, 0.25, 1, 2], [-1, 1.5]),
+        (Resources, "judge", [{}, {"cpus": 0.5}, {"gpus": 0}], [{"gpus": 0.5}, {"cpus": 0}, {"gpu": 0}]),
         (Targets, "permute", [True, False, None, "fixed", "redrawn"], [1, "yes"]),
     ],
 )
 def test_types_and_bounds_of_values(section: type[BaseModel], key: str, good: list[Any], bad: list[Any]) -> None:
     assert not any(problems(section, **{key: value}) for value in good)
     assert all(problems(section, **{key: value}) for value in bad)
+
+
+def test_stages_take_the_resources_of_trainings_unless_they_have_their_own() -> None:
+    resources = Resources.model_validate({"cpus": 4, "gpus": 1, "judge": {"gpus": 0.25}, "maps": {"cpus": 2}})
+    of = {stage: (resources.of(stage).cpus, resources.of(stage).gpus) for stage in ("train", "judge", "maps")}
+    assert of == {"train": (4, 1), "judge": (4, 0.25), "maps": (2, 1)}
+    assert "maps.gpus takes GPUs, too" in problems(Resources, gpus=1, maps={"gpus": 0})
 
 
 def test_a_name_alone_stands_for_its_section_and_additional_keys_are_options_or_parameters() -> None:

@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ from tune_interpreg.cluster.watchdog import watch_cluster
 from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
-from tune_interpreg.study.config import Study
+from tune_interpreg.study.config import Resources, Study
 from tune_interpreg.study.items import Job
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
     """
     slots = nodes.require_slots(nodes.living_nodes(), dispatcher.study.resources)
     logger.info("the nodes can run %d trials at once", slots)
+    if busy := nodes.describe_other_work(dispatcher.study.resources):
+        dispatcher.say(busy)
     searcher = GraphSearcher(dispatcher, device)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the dispatcher reports failures, once they are final
     with stop.polling(), watch_cluster(stop), ray_internals.survive_out_of_memory():
@@ -165,10 +168,16 @@ def _run_on_ray(dispatcher: Dispatcher, device: str, stop: Stop) -> None:
                 gc.collect()  # the controller of this turn and its trials refer to each other
 
 
+def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """Return Tune's request for the job of a worker's configuration."""
+    needed = resources.of(nodes.stage_of(Job.model_validate(config["job"])))
+    return tune.PlacementGroupFactory([{"CPU": needed.cpus, "GPU": needed.gpus}])
+
+
 def _make_tuner(searcher: GraphSearcher, stop: Stop) -> tune.Tuner:
-    dispatcher, resources = searcher.dispatcher, searcher.dispatcher.study.resources
+    dispatcher = searcher.dispatcher
     return tune.Tuner(
-        tune.with_resources(StudyTrainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(StudyTrainable, partial(_bundle, dispatcher.study.resources)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=GraphScheduler(searcher),

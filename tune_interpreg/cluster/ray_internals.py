@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
+import ray
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError
 
@@ -18,6 +19,7 @@ NAMES = {
     "ray._private.ray_constants.ENABLE_RAY_CLUSTER": "a local Ray listens to other machines",
     "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV": "a run under `uv run` uploads its working folder",
     "ray._private.node.wait_for_persisted_port": "a signal waits up to half a minute while Ray starts",
+    "ray._private.state.available_resources_per_node": "a full cluster is noticed only if its nodes are full together",
     "ray._private.services.find_node_ids": "a machine without a node waits for Ray's own, slower refusal",
     "ray._private.utils.get_num_cpus": "a plan may count more cores than a container has",
     "ray._private.accelerators.nvidia_gpu.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators": (
@@ -94,6 +96,12 @@ def is_node_here() -> bool:
     """Return whether a Ray node runs on this machine. Without the name: True, and ``ray.init`` finds out."""
     node_ids = find("ray._private.services.find_node_ids")
     return node_ids is None or bool(node_ids())
+
+
+def free_resources() -> list[Mapping[str, float]]:
+    """Return the resources of each node that no work holds. Without the name: their sums, as if of one node."""
+    per_node = find("ray._private.state.available_resources_per_node")
+    return list(per_node().values()) if per_node else [ray.available_resources()]
 
 
 def local_resources() -> Mapping[str, float]:

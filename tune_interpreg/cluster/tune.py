@@ -26,7 +26,7 @@ RETRIES, REVIVALS = 2, 8
 class GraphSearcher(Searcher):
     """Tune's searcher over the graph: the next ready job, None while all wait, FINISHED at the end.
 
-    It hands out no more jobs than the nodes have slots, and restarts failed jobs itself: Tune sees each attempt as
+    It hands out no more jobs than the nodes have room for, and restarts failed jobs itself: Tune sees each attempt as
     one trial. Tune only logs an exception of its searcher, so it is kept in ``failure``, which ends the run.
     """
 
@@ -49,7 +49,7 @@ class GraphSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.failure or self._left == 0:
             return Searcher.FINISHED
-        if len(self.jobs) >= self.slots.count():
+        if not self.slots.has_room(self.jobs.values()):
             return None
         try:
             job = self.next_job()

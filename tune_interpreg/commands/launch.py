@@ -33,6 +33,8 @@ launch = typer.Typer(
 )
 
 _FOLDER = r"/(?!\.{1,2}(?:/|$))[^\n:/]+"
+_WORD = r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?"
+_LABEL = rf"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?{_WORD}=({_WORD})?"
 _PATH = (f"({_FOLDER})+", "takes an absolute path without .., as the cluster has it")
 
 #: The rules of options: patterns of the whole text, each with the message for a text that does not match.
@@ -40,6 +42,8 @@ RULES = {
     "path": [_PATH],
     "store": [_PATH, (f"({_FOLDER}){{2,}}", "takes a folder in a shared one, such as /shared{}")],
     "word": [(r"[\w.,@:/-]+", "takes letters, digits and . , @ : / _ -")],
+    "name": [(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "takes lower-case letters, digits and hyphens")],
+    "labels": [(f"{_LABEL}(,{_LABEL})*", "takes KEY=VALUE,KEY=VALUE as Kubernetes does, such as team=vision")],
     "time": [(r"\d+|\d+(:\d\d){1,2}|\d+-\d+(:\d\d){0,2}", "takes a time as Slurm writes it, such as 8:00:00 or 1-0")],
 }
 
@@ -130,16 +134,21 @@ def _refuse(message: str, option: str | None = None) -> NoReturn:
     raise typer.BadParameter(message, param_hint=option)
 
 
-def _check_nodes(needed: Resources, cpus: int | None, gpus: int | None) -> str:
-    """Refuse nodes that are too small for a trial, or with GPUs that no trial uses. None is an unknown number."""
+def _check_nodes(resources: Resources, cpus: int | None, gpus: int | None) -> str:
+    """Refuse nodes that are too small for a job, or with GPUs that no trial uses. None is an unknown number."""
     problems = []
-    if cpus is not None and needed.cpus > cpus:
-        remedy = "raise --cpus-per-node, or lower resources.cpus"
-        problems.append(f"a trial needs {needed.cpus:g} CPUs, a node has {cpus}: {remedy}")
-    if gpus is not None and needed.gpus > gpus:
-        remedy = "raise --gpus-per-node, or lower resources.gpus"
-        problems.append(f"a trial needs {needed.gpus:g} GPUs, a node has {gpus}: {remedy}")
-    if gpus and not needed.gpus:
+    needs = {"a trial": ("resources", resources)}
+    for stage in ("judge", "maps"):
+        if (needed := resources.of(stage)) != resources.of("train"):
+            needs[f"a job of stage {stage}"] = (f"resources.{stage}", needed)
+    for who, (place, needed) in needs.items():
+        if cpus is not None and needed.cpus > cpus:
+            remedy = f"raise --cpus-per-node, or lower {place}.cpus"
+            problems.append(f"{who} needs {needed.cpus:g} CPUs, a node has {cpus}: {remedy}")
+        if gpus is not None and needed.gpus > gpus:
+            remedy = f"raise --gpus-per-node, or lower {place}.gpus"
+            problems.append(f"{who} needs {needed.gpus:g} GPUs, a node has {gpus}: {remedy}")
+    if gpus and not resources.gpus:
         remedy = "add --set resources.gpus=1, or drop --gpus-per-node"
         problems.append(f"a node has {gpus} GPUs, but trials use none: {remedy}")
     if problems:

@@ -301,18 +301,50 @@ class Evaluation(Frozen):
     checks: Checks | None = Field(Checks(), description="Tests of each repeat's adversarial accuracy. null: none.")
 
 
+def _check_gpus(gpus: float | None) -> float | None:
+    if gpus is not None and gpus > 1 and gpus % 1:
+        raise ValueError(f"takes a part of one GPU or whole ones, got {gpus:g}")
+    return gpus
+
+
+class StageResources(Frozen):
+    """The resources of jobs that train nothing. Keys that are not given are those of trainings."""
+
+    cpus: Number | None = Field(None, gt=0, description="CPU cores. null: as for a training.")
+    gpus: Annotated[Number | None, AfterValidator(_check_gpus)] = Field(
+        None, ge=0, description="GPUs: a part of one, such as 0.25, or a whole number. null: as for a training."
+    )
+
+
 class Resources(Frozen):
-    """The resources of one trial. With a GPU, all seeds of a repeat train in one trial."""
+    """The resources of one trial: a training and the judgments that follow it in the same worker.
+
+    With a GPU, all seeds of a repeat train in one trial. Resources are part of no key.
+    """
 
     cpus: Number = Field(1, gt=0, description="CPU cores.")
-    gpus: Number = Field(0, ge=0, description="GPUs: a part of one, such as 0.5, or a whole number.")
+    gpus: Annotated[Number, AfterValidator(_check_gpus)] = Field(
+        0, ge=0, description="GPUs: a part of one, such as 0.5, or a whole number."
+    )
+    judge: StageResources = Field(StageResources(), description="Of a job that only judges stored models.")
+    maps: StageResources = Field(StageResources(), description="Of a job that only makes target maps.")
 
-    @field_validator("gpus")
-    @classmethod
-    def _check_gpus(cls, gpus: float) -> float:
-        if gpus > 1 and gpus % 1:
-            raise ValueError(f"takes a part of one GPU or whole ones, got {gpus:g}")
-        return gpus
+    @model_validator(mode="after")
+    def _check_devices(self) -> Resources:
+        """Refuse a stage on another device than trainings: a judgment may follow its training in the same worker."""
+        for name in ("judge", "maps"):
+            gpus = getattr(self, name).gpus
+            if gpus is not None and bool(gpus) != bool(self.gpus):
+                rule = "takes GPUs, too, or a part of one" if self.gpus else "takes 0, or null"
+                raise ValueError(
+                    f"{name}.gpus {rule}: all jobs use the device of trainings (gpus: {self.gpus:g}), got {gpus:g}"
+                )
+        return self
+
+    def of(self, stage: Literal["train", "judge", "maps"]) -> Resources:
+        """Return the cores and GPUs of a job of this stage."""
+        changes = {} if stage == "train" else getattr(self, stage).model_dump(exclude_none=True)
+        return Resources(**({"cpus": self.cpus, "gpus": self.gpus} | changes))
 
 
 class MapSettings(Frozen):
@@ -432,7 +464,7 @@ class Study(Frozen):
     training: Training = Field(Training(), description="Settings of every training.")
     attack: Attack = Field(Attack(), description="Attack of adversarial training and of the evaluation.")
     evaluation: Evaluation = Field(Evaluation(), description="Measures of trained models.")
-    resources: Resources = Field(Resources(), description="Resources of one trial.")
+    resources: Resources = Field(Resources(), description="Resources of one trial, and of other jobs.")
     seeds: Annotated[tuple[Seed, ...], AfterValidator(check_distinct)] = Field(
         DEFAULT_SEEDS, min_length=1, description="Seeds of the repeats; every arm is trained once per seed."
     )
