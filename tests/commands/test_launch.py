@@ -1,13 +1,9 @@
-"""Check the files that `launch` prints for Slurm, KubeRay and `ray up`, and run the sbatch script on two Ray nodes."""
+"""Check the files that `launch` prints for Slurm, KubeRay and `ray up`."""
 
-import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,39 +12,19 @@ import jsonschema
 import pytest
 import yaml
 from helpers.cli import call, output, refusal
-from helpers.kept import epochs
 from helpers.kuberay import RAYJOB
+from typer.main import get_command
 
-EPOCHS = 150
-TINY = f"""\
-data: {{name: digits, train_limit: 160, validation: 60, test_limit: 60}}
-training: {{epochs: {EPOCHS}, batch_size: 32, lr: 0.05}}
-attack: {{norm: l2, eps: 0.5, steps: 2}}
-seeds: [0, 1, 2]
-checks: null
+from tune_interpreg.cli import app
+
+TINY = """\
+data: {name: digits, train_limit: 160}
 arms:
-  standard: {{method: standard}}
+  standard: {method: standard}
 """
 
 #: Nodes with GPUs are refused for trials that use none.
 GPU = ("--set", "resources.gpus=1")
-
-#: Two hosts on this machine. Like Slurm, the stub starts a session per step and sends SIGTERM to all of it.
-SRUN = """\
-#!/bin/bash
-echo "srun $*" >> "$STUB_LOG"
-while [[ $1 == --* ]]; do [[ $1 == --nodelist=* ]] && export SLURMD_NODENAME=${1#*=}; shift; done
-setsid "$@" &
-step=$!
-trap 'kill -TERM -- -$step' TERM
-wait $step; wait $step
-"""
-SCONTROL = """\
-#!/bin/bash
-echo "scontrol $*" >> "$STUB_LOG"
-[ "$1 $2" = "show hostnames" ] && printf '%s\\n' localhost node-b
-exit 0
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -106,110 +82,6 @@ def test_slurm_script_runs_ray_and_the_study_in_the_image(folder: Path) -> None:
     assert "export PATH" not in script
 
 
-@pytest.fixture
-def slurm(folder: Path) -> tuple[Path, dict[str, str]]:
-    """Return the script for two hosts of one core each, and the environment of a job with stubs for Slurm."""
-    (folder / "tiny.yaml").write_text(TINY)
-    (folder / "bin").mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (folder / "bin" / name).write_text(text)
-        (folder / "bin" / name).chmod(0o755)
-    script = folder / "job.sh"
-    store = str(folder / "shared" / "store")
-    script.write_text(printed("slurm", "tiny.yaml", "--nodes", "2", "--cpus-per-node", "1", "--store", store))
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node-[a-b]", "STUB_LOG": str(folder / "stub.log")}
-    path = f"{folder / 'bin'}:/usr/bin:/bin"
-    return script, job | {"PATH": path, "HOME": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
-def end_job(slurm: tuple[Path, dict[str, str]], folder: Path, stub: str, text: str) -> str:
-    """Run the job with another stub, which ends it with code 1 and no files, and return its errors."""
-    script, environment = slurm
-    (folder / "bin" / stub).write_text(f"#!/bin/bash\n{text}\n")
-    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
-    assert list((folder / "shared").iterdir()) == []
-    return ran.stderr
-
-
-def test_slurm_job_ends_if_the_head_does_not_start(slurm: tuple[Path, dict[str, str]], folder: Path) -> None:
-    assert end_job(slurm, folder, "srun", "exit 1") == "error: the head node on localhost did not start\n"
-
-
-def test_slurm_job_ends_if_the_name_of_the_head_does_not_resolve(
-    slurm: tuple[Path, dict[str, str]], folder: Path
-) -> None:
-    errors = end_job(slurm, folder, "scontrol", "echo no-such-host.invalid")
-    assert "no-such-host.invalid, does not resolve" in errors
-
-
-def test_slurm_job_ends_if_the_port_of_the_head_does_not_answer(
-    slurm: tuple[Path, dict[str, str]], folder: Path
-) -> None:
-    script, _ = slurm
-    script.write_text(script.read_text().replace("patience=900", "patience=2"))
-    assert "has waited 2 s for port" in end_job(slurm, folder, "srun", "exec sleep 60")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_slurm_job_runs_the_study_on_two_nodes_and_resumes_after_its_time_limit(
-    slurm: tuple[Path, dict[str, str]], folder: Path
-) -> None:
-    """Run two real Ray nodes that ask for the job's token. Slurm's warning ends the job, which is queued again."""
-    script, environment = slurm
-    shared = folder / "shared"
-    with (folder / "first.log").open("w") as log:
-        job = subprocess.Popen(["bash", str(script)], env=environment, stdout=log, stderr=log)
-        # Two nodes train, each in a process of its own. One may have finished a training before the other starts.
-        wait(
-            lambda: len(workers(shared)) >= 2 <= len(list(shared.glob("store/checkpoints/*/epoch.*"))),
-            job,
-            folder / "first.log",
-        )
-        (token,) = shared.glob("store.job-*/auth_token")
-        assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-        assert re.fullmatch(r"[0-9a-f]{64}", token.read_text())
-        job.send_signal(signal.SIGUSR1)
-        assert job.wait(timeout=90) == 143, (folder / "first.log").read_text()
-    assert f"scontrol requeue {environment['SLURM_JOB_ID']}\n" in (folder / "stub.log").read_text()
-    first, interrupted = workers(shared), unfinished_trainings(shared / "store")
-    assert interrupted
-    ran = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, timeout=240)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "3 of 3 repeats done" in ran.stdout
-    assert workers(shared) > first
-    for trial in shared.glob("store/tensorboard/*/*/"):
-        trained = epochs(trial)
-        assert len(trained) == 1 + (trial.name in interrupted)
-        assert {epoch for worker in trained for epoch in worker} == set(range(1, EPOCHS + 1))
-        assert sum(map(len, trained)) <= EPOCHS + (trial.name in interrupted)  # the epoch under way at the warning
-    steps = re.findall(r"^srun .*--nodelist=(\S+) .* ray start (--\w+)", (folder / "stub.log").read_text(), flags=re.M)
-    assert steps == 2 * [("localhost", "--head"), ("node-b", "--address")]
-    assert [path.name for path in shared.iterdir()] == ["store"]
-    assert not Path(f"/tmp/ray-{environment['SLURM_JOB_ID']}").exists()
-
-
-def workers(shared: Path) -> set[str]:
-    """Return the pids of the processes that have written TensorBoard events."""
-    return {file.suffix for file in shared.glob("store/tensorboard/*/*/events.*")}
-
-
-def unfinished_trainings(store: Path) -> set[str]:
-    """Return the TensorBoard runs of the trainings with an epoch and without a record."""
-    records = [json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")]
-    finished = {record["run"] for record in records if record["kind"] == "train"}
-    return {trial.name for trial in store.glob("tensorboard/*/*/") if epochs(trial)} - finished
-
-
-def wait(condition: Any, job: subprocess.Popen[bytes], log: Path, seconds: float = 180) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert job.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.05)
-
-
 # ------------------------------------------------------------------------- kuberay
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_rayjob_follows_kuberays_documentation(gpus: int) -> None:
@@ -255,6 +127,19 @@ def test_rayjob_carries_the_file_of_the_study() -> None:
         volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
         assert volumes["shared"] == {"persistentVolumeClaim": {"claimName": "mine"}}
         assert volumes["study"] == {"configMap": {"name": "my-study-s"}}
+
+
+def test_rayjob_waits_in_a_queue_of_kueue_and_carries_labels() -> None:
+    labels = {"team": "vision", "example.org/cost-center": "42", "empty": ""}
+    pairs = ",".join(f"{key}={value}" for key, value in labels.items())
+    manifest = yaml.safe_load(printed("kuberay", "mnist", "--image", "a", "--queue", "night", "--labels", pairs))
+    jsonschema.validate(manifest, RAYJOB)
+    assert manifest["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "night"} | labels
+    assert manifest["spec"]["shutdownAfterJobFinishes"] is True  # Kueue admits no other RayJob
+    cluster = manifest["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["metadata"]["labels"] == labels
+    assert "labels" not in printed("kuberay", "mnist", "--image", "a")
 
 
 # -------------------------------------------------------------------------- ray up
@@ -342,10 +227,22 @@ KUBERAY = ("kuberay", "mnist", "--image", "a")
         (("slurm", "mnist", "--partition", "a;b"), "'a;b'"),
         (("slurm", "mnist", "--nodes", "0"), "--nodes"),
         (("kuberay", "mnist"), "--image"),
+        ((*KUBERAY, "--queue", "Night"), "lower-case letters, digits and hyphens, got 'Night'"),
+        ((*KUBERAY, "--labels", "team"), "KEY=VALUE,KEY=VALUE as Kubernetes does, such as team=vision, got 'team'"),
+        ((*KUBERAY, "--labels", "a=-b"), "'a=-b'"),
+        ((*KUBERAY, "--set", "resources.judge.cpus=9"), "or lower resources.judge.cpus"),
     ],
 )
 def test_bad_options_are_refused_with_their_remedy(arguments: tuple[str, ...], named: str) -> None:
     assert named in refused(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("slurm", "mnist"), KUBERAY, HOSTS])
+def test_run_takes_the_printed_command(arguments: tuple[str, ...]) -> None:
+    text = printed(*arguments, "--data-root", "/data")
+    (command,) = re.findall(r"tune-interpreg (run mnist [^'\"&]*)", text)
+    parsed = get_command(app).commands["run"].make_context("run", shlex.split(command)[1:])  # type: ignore[attr-defined]
+    assert (parsed.params["study"], str(parsed.params["data_root"])) == ("mnist", "/data")
 
 
 @pytest.mark.parametrize("kind", ["slurm", "kuberay", "ray-cluster"])

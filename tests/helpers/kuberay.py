@@ -25,8 +25,14 @@ CONTAINER = fields(
     resources=fields(limits=TEXTS, requests=TEXTS),
     volumeMounts={"type": "array", "items": fields("name", "mountPath", name=TEXT, mountPath=TEXT)},
 )
+LABELS: Schema = {
+    "type": "object",
+    "propertyNames": {"pattern": r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?$"},
+    "additionalProperties": {"type": "string", "pattern": r"^([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?$"},
+}
 POD = fields(
     "spec",
+    metadata=fields("labels", labels=LABELS),
     spec=fields(
         "containers",
         containers={"type": "array", "minItems": 1, "items": CONTAINER},
@@ -53,7 +59,7 @@ RAYJOB = fields(
     *("apiVersion", "kind", "metadata", "spec"),
     apiVersion={"const": "ray.io/v1"},
     kind={"const": "RayJob"},
-    metadata=fields(name=name(46)),
+    metadata=fields(name=name(46), labels=LABELS),
     spec=fields(
         entrypoint=TEXT,
         shutdownAfterJobFinishes={"type": "boolean"},
