@@ -72,6 +72,8 @@ getent hosts "$head" > /dev/null || {
     exit 1
 }
 
+# Not by `ray symmetric-run`: it passes no signal to the run, ends with code 0 if the head does not start, and its
+# `ray stop` ends the Ray of other jobs on a shared machine.
 steps=()
 # Start a node: HOST, then options of `ray start`. No port is Ray's default, because other jobs may share the machine.
 node() {
@@ -106,8 +108,8 @@ done
 requeue=
 {{ prefix }}{{ command | shell }} &
 run=$!
-trap 'requeue=1; kill -TERM "$run"' USR1
-trap 'kill -TERM "$run"' TERM INT
+trap 'requeue=1; kill -TERM "$run" 2> /dev/null' USR1
+trap 'kill -TERM "$run" 2> /dev/null' TERM INT
 wait "$run"
 code=$?
 while ((code > 128)) && kill -0 "$run" 2> /dev/null; do  # a signal ended `wait`, not the run

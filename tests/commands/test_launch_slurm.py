@@ -1,0 +1,137 @@
+"""Run the sbatch script that `launch slurm` prints: on a real Slurm of two nodes, and on stand-ins for its programs."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.cli import output
+from helpers.kept import epochs
+from helpers.slurm import Slurm, StandIns, wait
+
+EPOCHS = 150
+STUDY = f"""\
+data: {{name: digits, train_limit: 160, validation: 60, test_limit: 60}}
+training: {{epochs: {EPOCHS}, batch_size: 32, lr: 0.05}}
+attack: {{norm: l2, eps: 0.5, steps: 2}}
+seeds: [0, 1, 2]
+checks: null
+arms:
+  standard: {{method: standard}}
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the script for two nodes of one core each."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    sizes = ("--nodes", "2", "--cpus-per-node", "1", "--store", str(tmp_path / "shared" / "store"))
+    (tmp_path / "job.sh").write_text(output("launch", "slurm", "tiny.yaml", *sizes))
+    return tmp_path / "job.sh"
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Iterator[StandIns]:
+    queue = StandIns(tmp_path)
+    yield queue
+    queue.stop()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Slurm]:
+    if reason := Slurm.explain_absence():
+        pytest.skip(reason)
+    queue = Slurm(tmp_path)
+    try:
+        queue.start()
+        yield queue
+    finally:
+        queue.stop()
+
+
+def end(queue: StandIns | Slurm, script: Path, *options: str) -> str:
+    """Run a job that ends with code 1 and leaves no files. Return its output."""
+    queue.submit(script, *options)
+    assert queue.wait(60) == 1
+    assert list((script.parent / "shared").iterdir()) == []
+    return queue.log.read_text()
+
+
+NO_NAME = "error: the name of the head node, {}, does not resolve on "
+NO_ANSWER = "has waited {} s for port"
+
+
+def test_job_ends_if_the_head_does_not_start(stand_ins: StandIns, script: Path) -> None:
+    stand_ins.replace("srun", "#!/bin/bash\nexit 1\n")
+    assert end(stand_ins, script) == "error: the head node on localhost did not start\n"
+
+
+def test_job_ends_if_the_name_of_the_head_does_not_resolve(stand_ins: StandIns, script: Path) -> None:
+    stand_ins.replace("scontrol", "#!/bin/bash\necho no-such-host.invalid\n")
+    assert NO_NAME.format("no-such-host.invalid") in end(stand_ins, script)
+
+
+def test_job_ends_if_the_port_of_the_head_does_not_answer(stand_ins: StandIns, script: Path) -> None:
+    stand_ins.replace("srun", "#!/bin/bash\nexec sleep 60\n")
+    script.write_text(script.read_text().replace("patience=900", "patience=2"))
+    assert NO_ANSWER.format(2) in end(stand_ins, script)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("slurm")
+def test_real_job_ends_if_its_head_cannot_be_reached(slurm: Slurm, script: Path) -> None:
+    """The second node has no name in DNS. Without patience, the port of the first one is not open in time."""
+    assert NO_NAME.format("node-b") in end(slurm, script, "--nodes=1", "--nodelist=node-b")
+    script.write_text(script.read_text().replace("patience=900", "patience=0"))
+    assert NO_ANSWER.format(0) in end(slurm, script)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.xdist_group("slurm")
+@pytest.mark.parametrize("queue", ["stand_ins", "slurm"])
+def test_job_runs_the_study_on_two_nodes_and_resumes_after_its_time_limit(
+    queue: str, script: Path, request: pytest.FixtureRequest
+) -> None:
+    """Run two Ray nodes that ask for the job's token. The warning of the time limit ends the job, which is requeued."""
+    job: StandIns | Slurm = request.getfixturevalue(queue)
+    shared = script.parent / "shared"
+    store = shared / "store"
+
+    def two_nodes_train() -> bool:
+        assert not job.is_over(), job.log.read_text()
+        return len(workers(store)) >= 2 <= len(list(store.glob("checkpoints/*/epoch.*")))
+
+    job.submit(script)
+    wait(two_nodes_train, 180, lambda: job.log.read_text())  # one may have trained before the other started
+    (token,) = shared.glob("store.job-*/auth_token")
+    assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert re.fullmatch(r"[0-9a-f]{64}", token.read_text())
+    job.warn()
+    first, interrupted = workers(store), unfinished_trainings(store)
+    assert interrupted
+    assert job.wait(240) == 0, job.log.read_text()
+    assert "3 of 3 repeats done" in job.log.read_text()
+    assert workers(store) > first
+    for trial in store.glob("tensorboard/*/*/"):
+        trained = epochs(trial)
+        assert len(trained) == 1 + (trial.name in interrupted)
+        assert {epoch for worker in trained for epoch in worker} == set(range(1, EPOCHS + 1))
+        assert sum(map(len, trained)) <= EPOCHS + (trial.name in interrupted)  # the epoch under way at the warning
+    assert [path.name for path in shared.iterdir()] == ["store"]
+    assert not Path(f"/tmp/ray-{job.job}").exists()
+
+
+def workers(store: Path) -> set[str]:
+    """Return the pids of the processes that have written TensorBoard events."""
+    return {file.suffix for file in store.glob("tensorboard/*/*/events.*")}
+
+
+def unfinished_trainings(store: Path) -> set[str]:
+    """Return the TensorBoard runs of the trainings with an epoch and without a record."""
+    records = [json.loads(path.read_text()) for path in store.glob("ledger/*/*.json")]
+    finished = {record["run"] for record in records if record["kind"] == "train"}
+    return {trial.name for trial in store.glob("tensorboard/*/*/") if epochs(trial)} - finished
