@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from helpers.clusters import Cluster
@@ -37,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 class Run:
-    """A run of the study on the cluster."""
+    """A run of the study on the cluster. It ends with the block."""
 
     def __init__(self, folder: Path, cluster: Cluster, store: str, *overrides: str):
         (folder / "study.yaml").write_text(STUDY)
@@ -45,10 +46,18 @@ class Run:
         words = [sys.executable, "-m", "tune_interpreg", "run", "study.yaml", "--cluster", "auto", "--store", store]
         for override in overrides:
             words += ["--set", override]
-        environment = os.environ | cluster.access | {"RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}
+        variables = {"RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        environment = os.environ | cluster.access | variables
         with self.log.open("w") as log:
-            out = {"stdout": log, "stderr": subprocess.STDOUT}
-            self.driver = subprocess.Popen(words, cwd=folder, env=environment | {"COLUMNS": "200"}, **out)  # type: ignore[call-overload]
+            options: dict[str, Any] = {"cwd": folder, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
+            self.driver = subprocess.Popen(words, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.driver.kill()
+        self.driver.wait()
 
     def output(self) -> str:
         return self.log.read_text()
@@ -68,26 +77,26 @@ WAITING = "waiting: a trial asks for 1 CPUs and 0 GPUs, which other work on the 
 def test_a_study_on_a_full_cluster_says_so_at_once_and_runs_when_the_other_has_ended(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    first = Run(tmp_path, cluster, "first", "training.epochs=100000")
-    wait(lambda: bool(list(first.store.glob("checkpoints/*/epoch.*"))), 120, first.output)
-    second = Run(tmp_path, cluster, "second")
-    wait(lambda: WAITING in second.output(), 60, second.output)
-    assert first.driver.poll() is None
-    assert second.workers() == set()
-    first.driver.send_signal(signal.SIGINT)
-    assert first.end() == 130
-    assert WAITING not in first.output()
-    assert second.end() == 0, second.output()
-    assert "2 of 2 repeats done" in second.output()
+    with Run(tmp_path, cluster, "first", "training.epochs=100000") as first:
+        wait(lambda: bool(list(first.store.glob("checkpoints/*/epoch.*"))), 240, first.output)
+        with Run(tmp_path, cluster, "second") as second:
+            wait(lambda: WAITING in second.output(), 120, second.output)
+            assert first.driver.poll() is None
+            assert second.workers() == set()
+            first.driver.send_signal(signal.SIGINT)
+            assert first.end() == 130
+            assert WAITING not in first.output()
+            assert second.end() == 0, second.output()
+            assert "2 of 2 repeats done" in second.output()
 
 
 def test_judgments_of_stored_models_take_their_own_part_of_a_node(tmp_path: Path, cluster: Cluster) -> None:
     """One training fills the node. Two judgments run at once, each in a worker of its own."""
-    trained = Run(tmp_path, cluster, "store")
-    assert trained.end() == 0, trained.output()
+    with Run(tmp_path, cluster, "store") as trained:
+        assert trained.end() == 0, trained.output()
     before = trained.workers()
     assert len(before) == 1
-    judged = Run(tmp_path, cluster, "store", "evaluation.attacks=[{norm: linf, eps: 0.1, steps: 500}]")
-    assert judged.end() == 0, judged.output()
+    with Run(tmp_path, cluster, "store", "evaluation.attacks=[{norm: linf, eps: 0.1, steps: 500}]") as judged:
+        assert judged.end() == 0, judged.output()
     assert "waiting" not in judged.output()
     assert len(judged.workers() - before) == 2

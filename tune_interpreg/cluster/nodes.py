@@ -102,6 +102,8 @@ def describe_other_work(resources: Resources) -> str | None:
         if any(_has(node, resources.of(stage)) for node in free for stage in stages):
             return None
         if time.monotonic() > deadline:
+            if not free:  # no node has reported yet
+                return None
             request = f"{_describe_request('train', resources)}, which other work on the cluster holds"
             return f"waiting: {request} (free: {_describe_nodes(free)}); the study starts when they are free"
         time.sleep(0.1)
