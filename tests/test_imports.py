@@ -32,14 +32,15 @@ MAY_IMPORT = {
     "display": "schedule store study",
     "cluster": "schedule store study data stopping registry packages",
     "status": "display schedule search store study",
-    "running": "cluster display schedule search.target store data networks attacks study seeding stopping",
+    "running": "cluster display schedule search.target store data networks attacks study seeding stopping trackers",
+    "trackers": "schedule store study registry packages analysis",
     "planning": "running cluster display schedule store study training evaluation attacks gradients networks data"
     " seeding registry",
-    "commands": "planning running cluster.environment status data store study registry stopping guides launching"
-    " analysis",
+    "commands": "planning running trackers cluster.environment status data store study registry stopping guides"
+    " launching analysis",
     "cli": "commands __init__",
     "__main__": "cli packages",
-    "notebook": "planning running status store study stopping packages analysis",
+    "notebook": "planning running trackers status store study stopping packages analysis",
     "__init__": "analysis packages notebook study",
     "trainables": "training evaluation attacks gradients networks data display.trial_log store study seeding registry",
     "analysis": "study store schedule.current search.importances",
@@ -50,6 +51,8 @@ ONLY_IN = {
     "ray": ("tune_interpreg.cluster", "trainables"),
     "optuna": ("tune_interpreg.search",),
     "matplotlib": ("analysis.figures",),
+    "mlflow": ("tune_interpreg.trackers",),
+    "wandb": ("tune_interpreg.trackers",),
 }
 
 #: Modules that are imported without torch, Ray and Optuna, because they answer in a terminal at once.

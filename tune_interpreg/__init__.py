@@ -10,12 +10,13 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from tune_interpreg.notebook import compare, figure, plan, read_status, read_study, report, run, write_study
+    from tune_interpreg.notebook import compare, export, figure, plan, read_status, read_study, report, run, write_study
     from tune_interpreg.study.config import Study
 
 __all__ = [
     "Study",
     "compare",
+    "export",
     "figure",
     "plan",
     "read_status",

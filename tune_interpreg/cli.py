@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from tune_interpreg import __version__
 from tune_interpreg.commands.compare import compare
 from tune_interpreg.commands.dashboard import dashboard
+from tune_interpreg.commands.export import export
 from tune_interpreg.commands.guide import guide
 from tune_interpreg.commands.init import init
 from tune_interpreg.commands.launch import launch
@@ -64,7 +65,7 @@ app = typer.Typer(
 
 
 app.command(epilog=EPILOG)(run)
-for command in (plan, validate, status, report, compare, tensorboard, dashboard, prune, spaces, init, guide):
+for command in (plan, validate, status, report, compare, export, tensorboard, dashboard, prune, spaces, init, guide):
     app.command(epilog=CHECKED)(command)
 app.add_typer(launch)
 

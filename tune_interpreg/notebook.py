@@ -1,6 +1,7 @@
 """The commands as functions for notebooks and scripts, with the same checks. ``tune_interpreg`` offers them by name.
 
-Errors are raised: ``StudyError``, ``StoreError``, ``DataError`` or ``ClusterError``, with the message of the command.
+Errors are raised: ``StudyError``, ``StoreError``, ``DataError``, ``ClusterError`` or ``TrackerError``, with the message
+of the command.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def run(
     data_root: str | Path | None = None,
     cluster: str = "local",
     retry_failed: bool = False,
+    track: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Run everything of a study that its store does not hold yet, print the results and return them.
 
@@ -51,6 +53,7 @@ def run(
         data_root: the folder of the data set's files; None for the study's.
         cluster: ``local`` (Ray on this machine), ``in-process``, or a Ray cluster: ``auto`` or HOST:PORT.
         retry_failed: run failed items again.
+        track: trackers that receive what this run adds, such as ``mlflow``; see ``export``.
 
     Returns:
         The rows of ``tune_interpreg.results``; the column ``state`` says what failed.
@@ -68,7 +71,15 @@ def run(
         def show_results(records: Sequence[Record]) -> None:
             print_summary(place.path, console, records)
 
-        run_study(file, place, where=cluster, console=console, report=show_results, retry_failed=retry_failed)
+        run_study(
+            file,
+            place,
+            where=cluster,
+            console=console,
+            report=show_results,
+            retry_failed=retry_failed,
+            track=tuple(track),
+        )
         if stop.requested:
             raise KeyboardInterrupt(stopping.RUN_AGAIN)
         return frame.results(place.path)
@@ -120,6 +131,15 @@ def report(store: str | Path, output: str | Path | None = None) -> dict[str, pd.
         from analysis.report import build
 
         return {table.title: to_frame(table) for table in build(store, pictures=True, output=output).tables}
+
+
+def export(store: str | Path, to: str, output: str | Path | None = None) -> str:
+    """Send a store to the tracker ``to``, or write it to a file; see ``tune_interpreg.trackers.export.export``."""
+    with packages.visible():
+        from tune_interpreg.store.store import Store
+        from tune_interpreg.trackers.export import export
+
+        return export(Store(store), to, None if output is None else Path(output))
 
 
 def compare(*stores: str | Path, output: str | Path | None = None) -> StoreComparison:

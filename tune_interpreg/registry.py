@@ -1,6 +1,7 @@
 """Names in a study file → Python objects, through entry points: any installed package can add its own.
 
-Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``.
+Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``, ``.datasets``,
+``.trackers``.
 """
 
 import difflib

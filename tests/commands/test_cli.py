@@ -60,7 +60,7 @@ def test_help_is_quick_because_it_loads_no_library_of_training() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom tune_interpreg.cli import app\n"
         "for command in ([], ['run'], ['status'], ['report'], ['compare'], ['validate'], ['spaces'], ['init'], "
-        "['tensorboard'], ['dashboard'], ['launch', 'slurm']):\n"
+        "['export'], ['tensorboard'], ['dashboard'], ['launch', 'slurm']):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "print(*{'torch', 'ray', 'optuna', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules))"
     )

@@ -1,5 +1,6 @@
 """Run small studies in this process, as ``tune-interpreg run --cluster in-process`` does."""
 
+from collections.abc import Sequence
 from io import StringIO
 from tempfile import NamedTemporaryFile
 
@@ -21,14 +22,17 @@ arms:
 """
 
 
-def run_study(store: Store, text: str, output: StringIO | None = None, *, ends: bool = True) -> str:
+def run_study(
+    store: Store, text: str, output: StringIO | None = None, *, ends: bool = True, track: Sequence[str] = ()
+) -> str:
     """Run the study in ``text``, to its end if it ``ends``, and return what it prints."""
     output = output or StringIO()
     console = Console(file=output, width=250)
     with NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(text)
         file.flush()
-        code = run.run(read_study_file(file.name, ["name=small"]), store, where="in-process", console=console)
+        study = read_study_file(file.name, ["name=small"])
+        code = run.run(study, store, where="in-process", console=console, track=track)
     printed = output.getvalue()
     assert (code == 0) == ends, printed
     return printed

@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 from tune_interpreg import stopping
-from tune_interpreg.commands.shared import RootOption, SetOption, StudyArgument, console, exit_stopped, report_errors
+from tune_interpreg.commands.shared import (
+    RootOption,
+    SetOption,
+    StudyArgument,
+    complete_tracker,
+    console,
+    exit_stopped,
+    report_errors,
+)
 from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.study.file.read import read_study_file
 
@@ -22,6 +30,11 @@ CLUSTER = (
     "after another in this process). Anyone who can reach a cluster can run code there: protect it with a token. "
     "`ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every node, and set RAY_AUTH_MODE=token "
     "wherever Ray is started or used."
+)
+TRACK = (
+    "Send each training, once it is judged, and the tables at the end to mlflow or wandb; may be repeated. A process "
+    "of its own does that: a server that is away costs the study nothing but a warning, and `tune-interpreg export` "
+    "sends the rest later. See `tune-interpreg guide trackers`."
 )
 DEBUG = (
     "Run in this process, without retries. An exception ends the run with its traceback; in a terminal, the debugger "
@@ -44,6 +57,9 @@ def run(
     data_root: RootOption = None,
     cluster: Annotated[str, typer.Option(callback=check_place, help=CLUSTER)] = "local",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed items again.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(metavar="TRACKER", help=TRACK, autocompletion=complete_tracker)
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help=DEBUG)] = False,
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help=VERBOSE)] = 0,
 ) -> None:
@@ -78,6 +94,7 @@ def run(
                 console=screen,
                 report=report,
                 retry_failed=retry_failed,
+                track=track or (),
                 live=not verbose,
                 debug=debug,
             )

@@ -20,7 +20,7 @@ from tune_interpreg.cluster.environment import drop_tune_variables, find_bad_var
 from tune_interpreg.study.file.read import list_shipped_studies
 
 EPILOG = "Exit codes: 0 done, 1 with failed items, 2 bad input; run again after 130 (Ctrl-C) or 143 (SIGTERM)."
-INPUT_ERRORS = {"StudyError", "StoreError", "DataError", "ClusterError"}
+INPUT_ERRORS = {"StudyError", "StoreError", "DataError", "ClusterError", "TrackerError"}
 CHECKED = "Exit codes: 0 done, 2 bad input."
 
 
@@ -51,6 +51,10 @@ def complete_store(start: str) -> list[str]:
     """Return the stores that begin with ``start``, and those in folders that do, such as ``runs``."""
     pattern = f"{glob.escape(start)}*"
     return sorted(os.path.dirname(path) for depth in ("", "*/") for path in glob.glob(f"{pattern}/{depth}study.yaml"))
+
+
+def complete_tracker(start: str) -> list[str]:
+    return [name for name in registry.names("trackers") if name.startswith(start)]
 
 
 def complete_dataset(start: str) -> list[str]:

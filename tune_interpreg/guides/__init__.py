@@ -3,7 +3,10 @@
 from importlib import resources
 
 #: The guides, in the order in which to read them.
-NAMES = ("first-study", "tables", "own-method", "own-data", "baselines", "resuming", "store", "cluster", "gpu", "paper")
+NAMES = (
+    *("first-study", "tables", "own-method", "own-data", "baselines", "resuming", "store", "trackers"),
+    *("cluster", "gpu", "paper"),
+)
 
 
 def text(name: str) -> str:

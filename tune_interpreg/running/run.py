@@ -28,6 +28,8 @@ from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import StudyFile
 from tune_interpreg.study.problems import StudyError
+from tune_interpreg.trackers.processes import TrackerProcesses
+from tune_interpreg.trackers.tracker import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +42,21 @@ def run(
     console: Console,
     report: Callable[[Sequence[Record]], object] = lambda records: None,
     retry_failed: bool = False,
+    track: Sequence[str] = (),
     live: bool = True,
     debug: bool = False,
 ) -> int:
     """Run all open items of a study, then report. Returns the exit code.
 
     where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item, from the
-    records of the store.
-    retry_failed: run failed items again. live: show a live tree if the console is a terminal. debug: see ``drain``.
+    records of the store. retry_failed: run failed items again. track: names of trackers, which receive what this run
+    adds to the store. live: show a live tree if the console is a terminal. debug: see ``drain``.
 
-    Raises ``StudyError`` or ``StoreError`` before anything is written, also if another driver holds the store;
-    ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to match;
-    ``Refused`` if the disk is full or another driver took over.
+    Raises ``StudyError``, ``StoreError`` or ``TrackerError`` before anything is written, also if another driver holds
+    the store; ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to
+    match; ``Refused`` if the disk is full or another driver took over.
     """
+    check_trackers(track)
     with raise_refused(store.path), suppress(Damaged):  # which is repaired below
         store.check_setting(file.study)
     with pause_gc():
@@ -63,6 +67,7 @@ def run(
         try:
             dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
             stop, account = None, Account()
+            trackers = TrackerProcesses(track, store, partial(_say, console))
             if dispatcher.is_open():
                 if images.description:
                     _say(console, images.description, logging.INFO)
@@ -76,8 +81,8 @@ def run(
                 with pause_gc():  # a finished study does without these imports, which take a second
                     from tune_interpreg.cluster.drain import drain
                 tree = make_live(console, file.study, lambda: dispatcher.state) if live and not debug else None
-                dispatcher.listeners = [JobLog(), account, tree or Lines(console)]
-                with tree or nullcontext():
+                dispatcher.listeners = [JobLog(), account, tree or Lines(console), trackers]
+                with tree or nullcontext(), trackers:
                     stop = drain(dispatcher, where, debug=debug)
                 store.remove_leftovers()  # of workers that died in this run
         except MissingLoss as error:
@@ -91,6 +96,8 @@ def run(
             return stop.code
         with pause_gc():
             report(dispatcher.records)
+        for line in trackers.wait():
+            _say(console, line, logging.INFO)
         return _finish(dispatcher, account, console)
 
 

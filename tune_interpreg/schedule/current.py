@@ -142,6 +142,17 @@ class Current:
         for repeat in self.repeats[name].values():
             yield from (("judgments", self._others[key]) for key in repeat["judged"])
 
+    def judged_trainings(self, name: str) -> Iterator[tuple[StageName, Record]]:
+        """Yield the trainings of an arm that count, each with its stage and the metrics of its model's judgments.
+
+        A training may be of two stages.
+        """
+        search = self.study.arms[name].search
+        for trial in self.list_trials(name):
+            assert search is not None
+            yield from (("search", self._trial_of_seed(training, search)) for training in trial["trainings"])
+        yield from (("repeats", repeat) for _, repeat in sorted(self.repeats[name].items()))
+
     def counting_records(self) -> list[Record]:
         """Return all records that count."""
         records = (record for name in self.study.arms for _, record in self.records_by_stage(name))

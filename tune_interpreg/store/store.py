@@ -147,7 +147,7 @@ class Store(Layout):
             if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
             return
-        there, here = _flatten(self.load_study(searches=False).setting()), _flatten(study.setting())
+        there, here = flatten(self.load_study(searches=False).setting()), flatten(study.setting())
         differing = [key for key in sorted(there | here) if there.get(key) != here.get(key)]
         if differing:
             pairs = "; ".join(f"{key} is {there.get(key)!r} there, {here.get(key)!r} here" for key in differing)
@@ -313,8 +313,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values of nested dictionaries under dotted names: ``training.lr``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+        flat |= flatten(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
     return flat
