@@ -51,7 +51,7 @@ def curved(job: Job, item: Item, answer: Worker = worker) -> Record:
     if not isinstance(item, Train) or record["state"] != "done":
         return record
     loss = record["metrics"][TRAIN_LOSS]
-    curve = [{TRAIN_LOSS: loss + EPOCHS - epoch, VAL_ACCURACY: epoch / 10} for epoch in range(1, EPOCHS + 1)]
+    curve = [{TRAIN_LOSS: loss + (EPOCHS - epoch), VAL_ACCURACY: epoch / 10} for epoch in range(1, EPOCHS + 1)]
     return record | {"curve": curve}
 
 

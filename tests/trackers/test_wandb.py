@@ -66,15 +66,14 @@ def test_the_tables_are_an_artifact(runs: list[OfflineRun]) -> None:
 
 
 def test_a_later_export_has_the_same_ids_and_the_results_of_failed_trainings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: list[OfflineRun], folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     failed = failing(lambda job, item: isinstance(item, Train) and item.seed == 1)
     store = store_of(tmp_path / "store", study("standard"), failed)
     export(store, "wandb")
-    first = read_offline_runs(tmp_path)
+    first = read_offline_runs(folder)[len(runs) :]
     export(store, "wandb")
-    both = read_offline_runs(tmp_path)
-    assert [run.fields for run in both] == [run.fields for run in first] * 2
+    second = read_offline_runs(folder)[len(runs) + len(first) :]
+    assert [run.fields for run in second] == [run.fields for run in first]
     assert [(run.exit_code, TEST_STRICT in run.summary) for run in first] == [(0, True), (1, False), (0, False)]
     assert first[1].config["error"] == "as asked"

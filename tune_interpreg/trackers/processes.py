@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import IO
 
 from tune_interpreg.schedule.listener import Listener
@@ -47,8 +48,8 @@ class TrackerProcesses(Listener):
                 self._say(f"warning: the process for {name} cannot be started ({error}); {self._remedy(name)}")
 
     def _start(self, name: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-        output = tempfile.TemporaryFile()
-        with tempfile.TemporaryFile() as before:
+        with ExitStack() as stack, tempfile.TemporaryFile() as before:
+            output = stack.enter_context(tempfile.TemporaryFile())
             before.write("\n".join(map(os.fspath, self._store.record_files())).encode())
             before.seek(0)
             process = subprocess.Popen(
@@ -59,6 +60,7 @@ class TrackerProcesses(Listener):
                 pass_fds=[before.fileno()],
                 start_new_session=True,  # Ctrl-C in the terminal is for the driver
             )
+            stack.pop_all()  # the output stays open
         return process, output
 
     def __exit__(self, *exception: object) -> None:

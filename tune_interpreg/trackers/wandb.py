@@ -45,7 +45,7 @@ class WandbTracker:
             first = opened.step  # a resumed run has the epochs before this one
             for epoch, metrics in enumerate(run.epochs, start=1):
                 if epoch >= first and metrics:
-                    opened.log(dict(metrics), step=epoch)
+                    opened.log(dict(metrics), step=epoch, commit=True)  # before the results, which count
             opened.summary.update(dict(run.metrics))
 
     def write_tables(self, files: Sequence[Path]) -> None:
