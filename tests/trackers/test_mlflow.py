@@ -12,6 +12,7 @@ from tune_interpreg.store.store import Store
 from tune_interpreg.study.items import Train
 from tune_interpreg.study.metric_names import TEST_STRICT, TRAIN_LOSS, VAL_ACCURACY
 from tune_interpreg.trackers.export import export
+from tune_interpreg.trackers.tracker import TrackerError
 
 mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
@@ -103,7 +104,7 @@ def test_an_interrupted_export_is_completed_without_points_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_tag", lose_connection)
-        with pytest.raises(ValueError, match=r"mlflow: ConnectionError: gone .*export again once it is repaired"):
+        with pytest.raises(TrackerError, match=r"mlflow: ConnectionError: gone .*export again once it is repaired"):
             export(store, "mlflow")
     export(store, "mlflow")
     _, completed = read_runs(client, "interrupted")
@@ -160,3 +161,12 @@ def test_states_are_mlflows(client: mlflow.MlflowClient, tmp_path: Path, monkeyp
     _, held = read_runs(client, "states")
     states = {training["run"].data.params["seed"]: training["status"] for training in held.values()}
     assert states == {"0": "FINISHED", "1": "FAILED"}
+
+
+def test_a_server_that_is_away_is_one_message(
+    client: mlflow.MlflowClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackerError, match=r"^mlflow: .*127\.0\.0\.1:9.*; export again once it is repaired$"):
+        export(store, "mlflow")

@@ -1,5 +1,8 @@
 """Weights & Biases, offline, read back from the files that it would send."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,18 @@ def test_a_later_export_has_the_same_ids_and_the_results_of_failed_trainings(
     assert [run.fields for run in second] == [run.fields for run in first]
     assert [(run.exit_code, TEST_STRICT in run.summary) for run in first] == [(0, True), (1, False), (0, False)]
     assert first[1].config["error"] == "as asked"
+
+
+def test_without_a_key_the_remedies_are_named(store: Store, tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tune_interpreg", "export", "wandb", str(store.path)],
+        env=variables | {"HOME": str(tmp_path)},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error: wandb: PermissionError: no key for https://")
+    assert "`wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline" in ran.stderr

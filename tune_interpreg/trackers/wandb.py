@@ -26,6 +26,8 @@ class WandbTracker:
         self._study, self._project = study, os.environ.get("WANDB_PROJECT") or study
         mode, host = wandb.setup().settings.mode, wandb.setup().settings.base_url
         self.place = f"project {self._project}, {mode}" + (f" at {host}" if mode == "online" else "")
+        if mode == "online" and not wandb.login(prompt=False):
+            raise PermissionError(f"no key for {host}; `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline")
         # Of this process there is nothing to see: neither its output and load, nor the code in the working folder.
         self._settings = wandb.Settings(
             silent=True,
