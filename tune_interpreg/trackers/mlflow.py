@@ -33,6 +33,7 @@ class MlflowTracker:
     """
 
     def __init__(self, study: str):
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or study
         experiment = self._client.get_experiment_by_name(name)
