@@ -16,8 +16,6 @@ from tune_interpreg.trackers.tracker import TrackerError
 
 mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
-pytestmark = pytest.mark.filterwarnings("default:::mlflow", "default:::sqlalchemy", "default:::alembic")
-
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow.MlflowClient]:
