@@ -27,7 +27,9 @@ lint: .venv/installed
 test: .venv/installed
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
+# An S3 server for the tests. It needs an old version of dateutil, so it gets a folder of its own; without it, tests skip.
 test-slow: .venv/installed
+	@test -d .venv/moto || $(BIN)/python -m pip install --quiet --target .venv/moto "moto[s3]>=5.1" flask flask-cors || true
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone and not long"
 	$(PYTEST) -m alone
 

@@ -53,6 +53,7 @@ ONLY_IN = {
     "matplotlib": ("analysis.figures",),
     "mlflow": ("tune_interpreg.trackers",),
     "wandb": ("tune_interpreg.trackers",),
+    "obstore": ("tune_interpreg.store.bucket",),
 }
 
 #: Modules that are imported without torch, Ray and Optuna, because they answer in a terminal at once.

@@ -40,6 +40,7 @@ def run(
     cluster: str = "local",
     retry_failed: bool = False,
     track: Iterable[str] = (),
+    mirror: str | None = None,
 ) -> pd.DataFrame:
     """Run everything of a study that its store does not hold yet, print the results and return them.
 
@@ -54,6 +55,7 @@ def run(
         cluster: ``local`` (Ray on this machine), ``in-process``, or a Ray cluster: ``auto`` or HOST:PORT.
         retry_failed: run failed items again.
         track: trackers that receive what this run adds, such as ``mlflow``; see ``export``.
+        mirror: URL of a copy of the store, which is kept up to date and supplies what the store lacks.
 
     Returns:
         The rows of ``tune_interpreg.results``; the column ``state`` says what failed.
@@ -79,6 +81,7 @@ def run(
             report=show_results,
             retry_failed=retry_failed,
             track=tuple(track),
+            mirror=mirror,
         )
         if stop.requested:
             raise KeyboardInterrupt(stopping.RUN_AGAIN)

@@ -23,7 +23,13 @@ arms:
 
 
 def run_study(
-    store: Store, text: str, output: StringIO | None = None, *, ends: bool = True, track: Sequence[str] = ()
+    store: Store,
+    text: str,
+    output: StringIO | None = None,
+    *,
+    ends: bool = True,
+    track: Sequence[str] = (),
+    mirror: str | None = None,
 ) -> str:
     """Run the study in ``text``, to its end if it ``ends``, and return what it prints."""
     output = output or StringIO()
@@ -32,7 +38,7 @@ def run_study(
         file.write(text)
         file.flush()
         study = read_study_file(file.name, ["name=small"])
-        code = run.run(study, store, where="in-process", console=console, track=track)
+        code = run.run(study, store, where="in-process", console=console, track=track, mirror=mirror)
     printed = output.getvalue()
     assert (code == 0) == ends, printed
     return printed

@@ -13,6 +13,8 @@ def prune(
 ) -> None:
     """Delete what no table and no judgment of STORE needs: models of trials that were not chosen, used maps.
 
+    Files of its mirror are deleted, too.
+
     It lists the files by kind first, and asks. Records stay, so a later run does not train again what is done.
 
     Example:  tune-interpreg prune runs/mnist
@@ -22,11 +24,12 @@ def prune(
 
         from tune_interpreg.running.prune import find_surplus
         from tune_interpreg.store import lock
+        from tune_interpreg.store.mirror import reattach
         from tune_interpreg.store.store import Store
 
         opened = Store(store)
         opened.load_study()
-        with lock.hold(opened):
+        with lock.hold(opened), reattach(opened, typer.echo) as mirror:
             surplus = find_surplus(opened)
             if not surplus:
                 typer.echo("nothing to delete: every model and map is needed")
@@ -37,7 +40,9 @@ def prune(
             if not yes and not typer.confirm("Delete them?"):
                 typer.echo("nothing deleted")
                 return
-            for kind in surplus:
-                for path in kind.paths:
-                    path.unlink(missing_ok=True)
+            paths = [path for kind in surplus for path in kind.paths]
+            if mirror:  # first, because a file that the mirror alone has comes back
+                mirror.delete(path.relative_to(opened.path).as_posix() for path in paths)
+            for path in paths:
+                path.unlink(missing_ok=True)
             typer.echo(f"deleted {decimal(freed)}")

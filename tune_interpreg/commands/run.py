@@ -36,6 +36,10 @@ TRACK = (
     "of its own does that: a server that is away costs the study nothing but a warning, and `tune-interpreg export` "
     "sends the rest later. See `tune-interpreg guide trackers`."
 )
+MIRROR = (
+    "URL of a copy of the store, which the run keeps up to date and restores missing files from: s3://BUCKET/FOLDER, "
+    "gs://, az://, abfs:// or file:///FOLDER. For machines that may vanish with their disks."
+)
 DEBUG = (
     "Run in this process, without retries. An exception ends the run with its traceback; in a terminal, the debugger "
     "opens where it was raised."
@@ -56,6 +60,7 @@ def run(
     overrides: SetOption = None,
     data_root: RootOption = None,
     cluster: Annotated[str, typer.Option(callback=check_place, help=CLUSTER)] = "local",
+    mirror: Annotated[str | None, typer.Option(metavar="URL", help=MIRROR)] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed items again.")] = False,
     track: Annotated[
         list[str] | None, typer.Option(metavar="TRACKER", help=TRACK, autocompletion=complete_tracker)
@@ -97,6 +102,7 @@ def run(
                 track=track or (),
                 live=not verbose,
                 debug=debug,
+                mirror=mirror,
             )
         if stop.requested:
             exit_stopped(code)

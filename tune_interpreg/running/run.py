@@ -23,7 +23,9 @@ from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
 from tune_interpreg.search.target import MissingLoss
 from tune_interpreg.store import lock
+from tune_interpreg.store.bucket import connect
 from tune_interpreg.store.files import Damaged, raise_refused
+from tune_interpreg.store.mirror import check_study, mirrored
 from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.file.read import StudyFile
@@ -45,25 +47,31 @@ def run(
     track: Sequence[str] = (),
     live: bool = True,
     debug: bool = False,
+    mirror: str | None = None,
 ) -> int:
     """Run all open items of a study, then report. Returns the exit code.
 
     where: a place to run (see ``cluster.drain``). report: prints the results of a study that has no open item, from the
     records of the store. retry_failed: run failed items again. track: names of trackers, which receive what this run
-    adds to the store. live: show a live tree if the console is a terminal. debug: see ``drain``.
+    adds to the store. live: show a live tree if the console is a terminal. debug: see ``drain``. mirror: URL of a copy
+    of the store, which is kept up to date and supplies what the store lacks.
 
     Raises ``StudyError``, ``StoreError`` or ``TrackerError`` before anything is written, also if another driver holds
-    the store; ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a loss to
-    match; ``Refused`` if the disk is full or another driver took over.
+    the store or the mirror; ``ClusterError`` before anything runs; ``StudyError`` after the first training that lacks a
+    loss to match; ``Refused`` if the disk is full, another driver took over, or the mirror lacks files in the end.
     """
     check_trackers(track)
     with raise_refused(store.path), suppress(Damaged):  # which is repaired below
         store.check_setting(file.study)
+    bucket = connect(mirror) if mirror else None
+    if bucket:
+        check_study(bucket, file.study)
     with pause_gc():
         images = check_data(file)
         networks = check_networks(file, images)
     path = shlex.quote(str(store.path))
-    with raise_refused(store.path), lock.hold(store), log_to_file(store.log_file):
+    mirroring = mirrored(store, bucket, partial(_say, console))
+    with raise_refused(store.path), lock.hold(store), mirroring, log_to_file(store.log_file):
         try:
             dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
             stop, account = None, Account()

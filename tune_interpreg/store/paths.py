@@ -3,6 +3,7 @@
 <store>/study.yaml                         the study with all defaults
 <store>/driver.json                        the process that runs the study, or ran it last
 <store>/driver.lock                        locked by this process
+<store>/mirror.jsonl                       with a mirror: its URL, and which files are there
 <store>/run.log                            log of all runs
 <store>/ledger/<arm>/<key>.json            one record per finished item
 <store>/ledger/<arm>/<key>-<number>.json   record of a later trial with the same parameters
@@ -33,6 +34,7 @@ class Layout:
         self.study_file = self.path / "study.yaml"
         self.driver_file = self.path / "driver.json"
         self.lock_file = self.path / "driver.lock"
+        self.mirror_file = self.path / "mirror.jsonl"
         self.log_file = self.path / "run.log"
         self.journal = self.path / "optuna.journal"
         self.tune_dir = self.path / ".tune"

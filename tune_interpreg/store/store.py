@@ -144,7 +144,8 @@ class Store(Layout):
         """
         self.check_format()
         if not self.study_file.exists():
-            if self.path.exists() and not self.driver_file.exists() and not self.is_unused():
+            is_begun = self.driver_file.exists() or self.mirror_file.exists()
+            if self.path.exists() and not is_begun and not self.is_unused():
                 raise StoreError(f"{self.path}: is no store and not empty; name an empty folder with --store")
             return
         there, here = flatten(self.load_study(searches=False).setting()), flatten(study.setting())
