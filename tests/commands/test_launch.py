@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,9 +14,11 @@ import pytest
 import yaml
 from helpers.cli import call, output, refusal
 from helpers.kuberay import RAYJOB
+from helpers.skypilot import TASK
 from typer.main import get_command
 
 from tune_interpreg.cli import app
+from tune_interpreg.stopping import Stop
 
 TINY = """\
 data: {name: digits, train_limit: 160}
@@ -142,6 +145,33 @@ def test_rayjob_waits_in_a_queue_of_kueue_and_carries_labels() -> None:
     assert "labels" not in printed("kuberay", "mnist", "--image", "a")
 
 
+# ------------------------------------------------------------------------- skypilot
+SKYPILOT = ("skypilot", "mnist", "--image", "me/study:1", "--mirror", "s3://mine/mnist")
+
+
+def test_task_follows_skypilots_schema_and_keeps_its_results_in_the_bucket(folder: Path) -> None:
+    options = ("--gpus-per-node", "2", "--gpu", "A10G", "--infra", "aws/us-east-1", *GPU, "--data-root", "/data")
+    task = yaml.safe_load(printed("skypilot", "My study's.yaml", *SKYPILOT[2:], *options))
+    jsonschema.validate(task, TASK)
+    assert task["resources"].items() >= {"infra": "aws/us-east-1", "accelerators": "A10G:2", "cpus": "8+"}.items()
+    study = "/study/my-study-s.yaml"
+    assert task["file_mounts"] == {study: str(folder / "My study's.yaml")}
+    words = shlex.split(task["run"])
+    place = ["--cluster", "local", "--store", "/tmp/tune-interpreg/My study's", "--mirror", "s3://mine/mnist"]
+    assert words == ["tune-interpreg", "run", study, *place, "--data-root", "/data", *GPU]
+
+
+def test_a_preempted_spot_machine_is_replaced_and_resumes() -> None:
+    task = yaml.safe_load(printed(*SKYPILOT))
+    jsonschema.validate(task, TASK)
+    assert task["resources"]["use_spot"] is True
+    stop = Stop()
+    stop.request(signal.SIGTERM)
+    assert task["resources"]["job_recovery"] == {"recover_on_exit_codes": [stop.code]}
+    assert not {"accelerators", "infra"} & task["resources"].keys()
+    assert "file_mounts" not in task
+
+
 # -------------------------------------------------------------------------- ray up
 def validated(text: str) -> dict[str, Any]:
     """Return the configuration as `ray up` reads it, after Ray's own validation."""
@@ -230,22 +260,26 @@ KUBERAY = ("kuberay", "mnist", "--image", "a")
         ((*KUBERAY, "--queue", "Night"), "lower-case letters, digits and hyphens, got 'Night'"),
         ((*KUBERAY, "--labels", "team"), "KEY=VALUE,KEY=VALUE as Kubernetes does, such as team=vision, got 'team'"),
         ((*KUBERAY, "--labels", "a=-b"), "'a=-b'"),
-        ((*KUBERAY, "--set", "resources.judge.cpus=9"), "or lower resources.judge.cpus"),
+        (SKYPILOT[:4], "--mirror"),
+        ((*SKYPILOT[:4], "--mirror", "mine"), "s3://BUCKET/FOLDER, or gs://, az:// or abfs://, got 'mine'"),
+        ((*SKYPILOT[:4], "--mirror", "s3://mine"), "s3://BUCKET/FOLDER"),
+        ((*SKYPILOT, "--set", "resources.judge.cpus=9"), "or lower resources.judge.cpus"),
     ],
 )
 def test_bad_options_are_refused_with_their_remedy(arguments: tuple[str, ...], named: str) -> None:
     assert named in refused(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [("slurm", "mnist"), KUBERAY, HOSTS])
+@pytest.mark.parametrize("arguments", [("slurm", "mnist"), KUBERAY, HOSTS, SKYPILOT])
 def test_run_takes_the_printed_command(arguments: tuple[str, ...]) -> None:
     text = printed(*arguments, "--data-root", "/data")
     (command,) = re.findall(r"tune-interpreg (run mnist [^'\"&]*)", text)
     parsed = get_command(app).commands["run"].make_context("run", shlex.split(command)[1:])  # type: ignore[attr-defined]
     assert (parsed.params["study"], str(parsed.params["data_root"])) == ("mnist", "/data")
+    assert parsed.params.get("mirror") == (SKYPILOT[-1] if arguments == SKYPILOT else None)
 
 
-@pytest.mark.parametrize("kind", ["slurm", "kuberay", "ray-cluster"])
+@pytest.mark.parametrize("kind", ["slurm", "kuberay", "ray-cluster", "skypilot"])
 def test_help_shows_an_example_that_works(kind: str) -> None:
     text = re.sub(r"[\s│]+", " ", call("launch", kind, "--help").stdout)
     example = text.partition(f"Example: tune-interpreg launch {kind} ")[2].partition(" ╭")[0]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 launch = typer.Typer(
     name="launch",
-    help="Print a file that starts a study on a cluster: `slurm`, `kuberay`, or `ray-cluster` for `ray up`.\n\n"
+    help="Print a file that starts a study on a cluster: `slurm`, `kuberay`, `skypilot` for a spot machine, or "
+    "`ray-cluster` for `ray up`.\n\n"
     "The study is checked first. The file's comments say what the cluster needs, and how to submit it.\n\n"
     "Example:  tune-interpreg launch slurm mnist --nodes 4 > job.sh",
     no_args_is_help=True,
@@ -44,6 +45,7 @@ RULES = {
     "word": [(r"[\w.,@:/-]+", "takes letters, digits and . , @ : / _ -")],
     "name": [(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "takes lower-case letters, digits and hyphens")],
     "labels": [(f"{_LABEL}(,{_LABEL})*", "takes KEY=VALUE,KEY=VALUE as Kubernetes does, such as team=vision")],
+    "bucket": [(r"(s3|gs|az|abfs)://[\w.-]+(/[\w.=-]+)+", "takes s3://BUCKET/FOLDER, or gs://, az:// or abfs://")],
     "time": [(r"\d+|\d+(:\d\d){1,2}|\d+-\d+(:\d\d){0,2}", "takes a time as Slurm writes it, such as 8:00:00 or 1-0")],
 }
 
@@ -109,8 +111,10 @@ def _variables(head: Mapping[str, Any], source: str, overrides: list[str], optio
         path = f"{head['study_folder']}/{label}.yaml"
     store = options["store"] or str(Path(head["store"].format(study=study.name, **options)).absolute())
     data_root = options["data_root"]
-    command = ["tune-interpreg", "run", path, "--cluster", "auto", "--store", store]
-    command += ["--data-root", data_root] if data_root else []
+    command = ["tune-interpreg", "run", path, "--cluster", head.get("cluster", "auto"), "--store", store]
+    for option in ("mirror", "data_root"):
+        if value := options.get(option):
+            command += [f"--{option.replace('_', '-')}", value]
     for override in overrides:
         command += ["--set", override]
     folders = [str(PurePosixPath(store).parent), *([data_root] if data_root else [])]

@@ -1,1 +1,1 @@
-"""Templates of the files that start a study on a cluster: Slurm, KubeRay and `ray up`."""
+"""Templates of the files that start a study on a cluster: Slurm, KubeRay, SkyPilot and `ray up`."""
