@@ -71,7 +71,7 @@ def start(x: Tensor, attack: Attack, seed: int = 0) -> Tensor:
 
 
 @given(
-    st.lists(st.floats(-8, 8), min_size=CLASSES, max_size=CLASSES),
+    st.lists(st.integers(-8000, 8000).map(lambda number: number / 1000), min_size=CLASSES, max_size=CLASSES),
     st.integers(0, CLASSES - 1),
     st.floats(-30, 30),
     st.floats(-5, 5),
