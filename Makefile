@@ -27,14 +27,13 @@ lint: .venv/installed
 test: .venv/installed
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-# An S3 server for the tests. It needs an old version of dateutil, so it gets a folder of its own; without it, tests skip.
-test-slow: .venv/installed
-	@test -d .venv/moto || $(BIN)/python -m pip install --quiet --target .venv/moto "moto[s3]>=5.1" flask flask-cors || true
+# Whole studies, kills, clusters, the guides.
+test-slow: .venv/moto
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone and not long"
 	$(PYTEST) -m alone
 
-# Before a release: more kills, and more numbers of workers.
-test-long: .venv/installed
+# Before a release: more kills, also beside a mirror, and more numbers of workers.
+test-long: .venv/moto
 	$(PYTEST) -m long
 
 # The fast tests with the oldest versions that are supported, in .venv-oldest.
@@ -48,6 +47,10 @@ test-oldest:
 bench: .venv/installed
 	@test -d .venv/torchattacks || $(BIN)/python -m pip install --quiet --no-deps --target .venv/torchattacks torchattacks || true
 	$(BIN)/python tests/benchmarks/bench_steps.py --torchattacks .venv/torchattacks > tests/benchmarks/steps.md
+
+# An S3 server for tests, which needs an old version of dateutil, in a folder of its own. Without it, they are skipped.
+.venv/moto: | .venv/installed
+	@$(BIN)/python -m pip install --quiet --target $@ "moto[s3]>=5.1" flask flask-cors || true
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

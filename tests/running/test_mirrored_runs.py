@@ -156,6 +156,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Proxy]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_kills_while_files_are_copied_lose_nothing_that_was_copied(tmp_path: Path, proxy: s3.Proxy) -> None:
     """In the same folder while the connection is slow; then on Ray in another folder, where the server goes away."""
