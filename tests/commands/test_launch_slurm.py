@@ -45,7 +45,10 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
         pytest.skip(reason)
     queue = Slurm(tmp_path)
     try:
-        queue.start()
+        try:
+            queue.start()
+        except AssertionError as error:  # a container may lack what slurmd needs
+            pytest.skip(f"Slurm's daemons do not start on this machine: {error}")
         yield queue
     finally:
         queue.stop()
