@@ -18,6 +18,8 @@ from tune_interpreg.gradients import saliency
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Study
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

@@ -24,6 +24,8 @@ import steps_textbook
 from steps_floor import SIDES, Row, Timed, machine_rate, pool_processes, time_rows
 from steps_report import goals, page
 
+pytestmark = pytest.mark.thorough
+
 
 class Small(steps_cases.Case):
     batch = 2

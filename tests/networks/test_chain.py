@@ -20,6 +20,8 @@ from tune_interpreg.networks import activations, layers
 from tune_interpreg.networks.chain import Chain, Residual, find_problems, to_chain
 from tune_interpreg.networks.linearize import linearize
 
+pytestmark = pytest.mark.thorough
+
 SHAPE, CLASSES = (2, 6, 5), 3
 
 Draw = st.DrawFn

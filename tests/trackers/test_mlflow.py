@@ -14,6 +14,8 @@ from tune_interpreg.study.metric_names import TEST_STRICT, TRAIN_LOSS, VAL_ACCUR
 from tune_interpreg.trackers.export import export
 from tune_interpreg.trackers.tracker import TrackerError
 
+pytestmark = pytest.mark.thorough
+
 mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
 
 

@@ -22,6 +22,8 @@ from tune_interpreg.trackers.export import follow
 from tune_interpreg.trackers.processes import TrackerProcesses
 from tune_interpreg.trackers.runs import list_runs
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

@@ -16,6 +16,8 @@ from tune_interpreg.study.items import Train
 from tune_interpreg.study.metric_names import TEST_STRICT, TRAIN_LOSS
 from tune_interpreg.trackers.export import export
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("wandb", reason="needs the extra wandb")
 
 
