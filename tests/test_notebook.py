@@ -14,6 +14,8 @@ from tune_interpreg.store.files import StoreError
 from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.problems import StudyError
 
+pytestmark = pytest.mark.thorough
+
 NOTEBOOK = Path(tune_interpreg.__file__).parent / "guides" / "notebook.ipynb"
 
 TINY = {

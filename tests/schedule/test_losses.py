@@ -22,6 +22,8 @@ from tune_interpreg.study.measures import observe
 from tune_interpreg.study.recipe import Recipe
 from tune_interpreg.training.trainer import Batch
 
+pytestmark = pytest.mark.thorough
+
 # ------------------------------------------------------------------------ lost trials
 SPACE = "space: {lambda_j: {log_uniform: [0.001, 1.0]}, norm: {choice: [batch, sample]}}"
 WHERE = "maximize: val/adv_accuracy, where: {val/accuracy: {within: 0.1, of: reference}}"

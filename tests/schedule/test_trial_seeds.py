@@ -12,6 +12,8 @@ from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Job, Train
 
+pytestmark = pytest.mark.thorough
+
 SPACE = "space: {lambda_j: {log_uniform: [0.01, 1.0]}}"
 
 

@@ -18,6 +18,8 @@ from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.metric_names import VAL_ACCURACY, VAL_ADV_ACCURACY
 from tune_interpreg.study.space import Condition, Search
 
+pytestmark = pytest.mark.thorough
+
 EDGE = 0.1
 BEST = BEST.model_copy(update={"parallel": 1})
 BOTH = BEST.model_copy(update={"where": {VAL_ACCURACY: Condition(at_least=0.9)}})

@@ -21,6 +21,8 @@ from tune_interpreg.store.store import Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.items import Item, Job, Train
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
