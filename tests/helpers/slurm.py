@@ -194,7 +194,7 @@ class Slurm:
         return "\n".join([self.call("scontrol", "show", "job"), *ends])
 
     def _state(self) -> dict[str, str]:
-        """Return what Slurm tells about the job, such as JobState, Restarts and ExitCode."""
+        """Return the fields of the job in Slurm's report, such as JobState, Restarts and ExitCode."""
         words = self.call("scontrol", "show", "job", self.job).split()
         return {name: value for name, _, value in (word.partition("=") for word in words)}
 

@@ -106,7 +106,7 @@ class Machine:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_run_continues_in_an_empty_folder(tmp_path: Path) -> None:
-    """What the mirror had does not run again, and every record is that of a run without a mirror."""
+    """Nothing that was copied runs again, and every record equals that of a run without a mirror."""
     url, reference = f"file://{tmp_path}/bucket", Machine(tmp_path / "reference")
     reference.run()
     first, second = (Machine(tmp_path / name, url) for name in ("first", "second"))

@@ -52,7 +52,7 @@ def test_an_empty_folder_becomes_the_mirrored_store(tmp_path: Path, url: str, bu
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_missing_files_come_back_from_either_side(tmp_path: Path, url: str, bucket: Path, seed: int) -> None:
-    """Also of a folder whose notes are lost. What both lack stays away."""
+    """Also if the notes of the folder are lost."""
     store = make_store(tmp_path / "store", seeds=range(4))
     mirror(store, url)
     whole, choose = contents(store.path), random.Random(seed)

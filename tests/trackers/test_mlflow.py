@@ -52,6 +52,11 @@ def read_runs(client: mlflow.MlflowClient, experiment: str = "study") -> tuple[m
     return parent, held
 
 
+def read_points(client: mlflow.MlflowClient, experiment: str = "study") -> dict[str, dict]:
+    """Return key → metric → its points (step, value)."""
+    return {key: training["points"] for key, training in read_runs(client, experiment)[1].items()}
+
+
 def test_runs_have_the_results_parameters_and_arms_of_the_data_frame(client: mlflow.MlflowClient, store: Store) -> None:
     frame = tune_interpreg.results(store.path)
     _, held = read_runs(client)
@@ -85,12 +90,9 @@ def test_the_tables_are_artifacts_of_the_studys_run(client: mlflow.MlflowClient,
 
 
 def test_a_second_export_changes_nothing(client: mlflow.MlflowClient, store: Store) -> None:
-    _, before = read_runs(client)
+    before = read_points(client)
     export(store, "mlflow")
-    _, after = read_runs(client)
-    assert {key: training["points"] for key, training in after.items()} == {
-        key: training["points"] for key, training in before.items()
-    }
+    assert read_points(client) == before
 
 
 def test_an_interrupted_export_is_completed_without_points_twice(
@@ -107,11 +109,7 @@ def test_an_interrupted_export_is_completed_without_points_twice(
         with pytest.raises(TrackerError, match=r"mlflow: ConnectionError: gone .*export again once it is repaired"):
             export(store, "mlflow")
     export(store, "mlflow")
-    _, completed = read_runs(client, "interrupted")
-    _, whole = read_runs(client)
-    assert {key: training["points"] for key, training in completed.items()} == {
-        key: training["points"] for key, training in whole.items()
-    }
+    assert read_points(client, "interrupted") == read_points(client)
 
 
 def test_later_judgments_go_to_the_run_of_their_training(

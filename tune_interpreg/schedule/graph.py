@@ -32,9 +32,11 @@ class StageParts:
     running: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
-    _settled: set[int] = field(default_factory=set, repr=False, compare=False)
-    _sizes: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)  # of done and lost, in _settled
-    _first: int = field(default=0, repr=False, compare=False)  # all parts before it are settled
+    _settled: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    _sizes: tuple[int, int] = field(
+        default=(0, 0), init=False, repr=False, compare=False
+    )  # of done and lost, in _settled
+    _first: int = field(default=0, init=False, repr=False, compare=False)  # all parts before it are settled
 
     @property
     def settled(self) -> set[int]:
