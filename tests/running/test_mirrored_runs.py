@@ -70,7 +70,7 @@ class Machine:
     def __init__(self, folder: Path, url: str = "", where: str = "in-process"):
         folder.mkdir(parents=True)
         self.store, self._log = folder / "store", folder / "log"
-        (folder / "study.yaml").write_text(STUDY.replace("EPOCHS", "6"))
+        (folder / "study.yaml").write_text(STUDY.replace("EPOCHS", "40"))  # files are copied every 3 s
         options = ["--store", str(self.store), "--cluster", where, *(["--mirror", url] if url else [])]
         self._command = [sys.executable, "-m", "tune_interpreg", "run", str(folder / "study.yaml"), *options]
 
@@ -110,7 +110,7 @@ def test_a_killed_run_continues_in_an_empty_folder(tmp_path: Path) -> None:
     url, reference = f"file://{tmp_path}/bucket", Machine(tmp_path / "reference")
     reference.run()
     first, second = (Machine(tmp_path / name, url) for name in ("first", "second"))
-    there = first.run_until(4, url)
+    there = first.run_until(2, url)
     ended = {path: path.stat().st_mtime_ns for path in (tmp_path / "bucket").glob("ledger/*/*")}
     printed = second.run()
     assert "may still use it; waiting up to" in printed
