@@ -66,8 +66,7 @@ class TrackerProcesses(Listener):
     def __exit__(self, *exception: object) -> None:
         """Let the processes send the rest and end."""
         for process, _ in self._running.values():
-            if process.stdin:
-                process.stdin.close()
+            _close_input(process)
 
     def wait(self) -> list[str]:
         """Return a line about each tracker that has received everything; a line about any other goes to ``say``."""
@@ -90,11 +89,17 @@ class TrackerProcesses(Listener):
         for name, (process, output) in list(self._running.items()):
             if process.poll():
                 del self._running[name]
+                _close_input(process)
                 reason = _last_line(output).removeprefix("error: ") or f"{name} ended with {process.returncode}"
                 self._say(f"warning: tracking stopped, the study continues: {reason}; {self._remedy(name)}")
 
     def _remedy(self, name: str) -> str:
         return f"tune-interpreg export {name} {shlex.quote(str(self._store.path))} sends what it lacks"
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
 
 
 def _last_line(output: IO[bytes]) -> str:
