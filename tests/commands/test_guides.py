@@ -1,5 +1,6 @@
 """Run the guides as they are written: write their files, execute their commands, compare the output."""
 
+import io
 import json
 import os
 import re
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from helpers.cli import output, refusal
+from rich.console import Console
 
 from tune_interpreg import guides
+from tune_interpreg.guides.terminal import print_guide
 
 #: A fenced block: its language, the name of its file if it is one, and its text.
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -74,6 +77,15 @@ def test_all_guides_are_listed_and_printed() -> None:
     for name in guides.NAMES:
         assert output("guide", name) == guides.text(name)
     assert json.loads(output("guide", "notebook"))["nbformat"] == 4
+
+
+@pytest.mark.parametrize("name", guides.NAMES)
+def test_code_can_be_copied_from_a_terminal_from_below_the_name_of_its_file(name: str) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=40)
+    print_guide(guides.text(name), screen)
+    printed = screen.file.getvalue()  # type: ignore[attr-defined]
+    for _, file, text in BLOCK.findall(guides.text(name)):
+        assert (f"\nFile {file}:\n" if file else "\n") + text in printed
 
 
 def test_guide_to_the_options_describes_sections_methods_and_networks() -> None:

@@ -27,10 +27,12 @@ def guide(
         typer.Argument(metavar="[GUIDE]", callback=_check, help="Name of a guide. Default: list them."),
     ] = None,
 ) -> None:
-    """Print a guide. Every guide but `options` is a short tutorial that runs as it is written.
+    """Print a guide. Every guide but `options` is a short tutorial that runs as it is written, in an empty folder.
+
+    A block below the name of a file is the content of this file.
 
     `options` describes every key of a study file and every parameter of the methods. `notebook` is a Jupyter notebook:
-    write it to a file with `tune-interpreg guide notebook > notebook.ipynb`.
+    write it to a file with `tune-interpreg guide notebook > notebook.ipynb`, and open that with Jupyter.
 
     Example:  tune-interpreg guide first-study
     """
@@ -45,9 +47,9 @@ def guide(
     if name == NOTEBOOK and screen.is_terminal:
         screen.print("It is a Jupyter notebook; write it to a file: tune-interpreg guide notebook > notebook.ipynb")
     elif screen.is_terminal:
-        from rich.markdown import Markdown
+        from tune_interpreg.guides.terminal import print_guide
 
-        screen.print(Markdown(text))
+        print_guide(text, screen)
     else:
         typer.echo(text, nl=False)
 
