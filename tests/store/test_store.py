@@ -191,6 +191,16 @@ def test_a_folder_of_something_else_is_refused(store: Store) -> None:
         store.load_study()
 
 
+@pytest.mark.parametrize("path", ["digits", "digits.yaml", "runs/digts"])
+def test_a_path_that_is_no_store_is_refused_with_a_store_of_a_similar_name(path: str, tmp_path: Path) -> None:
+    for name in ("digits", "mnist"):
+        Store(tmp_path / "runs" / name).save_study(study())
+    with pytest.raises(StoreError, match=rf"is no store .*; did you mean {tmp_path}/runs/digits\?"):
+        Store(tmp_path / path).load_study()
+    with pytest.raises(StoreError, match="`run` makes one"):
+        Store(tmp_path / "cifar").load_study()
+
+
 # -------------------------------------------------------------------- ledger
 def test_records_are_sorted_and_found_by_their_items(store: Store) -> None:
     jobs = [trial(number, arm) for number in (2, 10, 1) for arm in ("b", "a")]

@@ -4,6 +4,7 @@
 checksums of the files that its item made. The start of a run sets damaged files aside and makes them again.
 """
 
+import difflib
 import json
 import os
 import shutil
@@ -184,7 +185,7 @@ class Store(Layout):
         with files.raise_refused(self.path):
             self.check_format()
             if not self.study_file.exists():
-                raise StoreError(f"{self.path}: is no store (it has no study.yaml); `run` makes one")
+                raise StoreError(f"{self.path}: is no store (it has no study.yaml); {self._suggest_store()}")
             try:
                 content = yaml.safe_load(files.read_checked_text(self.study_file))
                 for arm in () if searches else content["arms"].values():
@@ -193,6 +194,13 @@ class Store(Layout):
             except (Damaged, yaml.YAMLError, ValidationError) as error:
                 reason = error.reason if isinstance(error, Damaged) else _one_line(error)
                 raise Damaged(self.study_file, f"cannot be read as a study: {reason}") from None
+
+    def _suggest_store(self) -> str:
+        """Return the remedy for a path that is no store: a store next to it or in runs with a name like its own."""
+        folders = (self.path.parent, self.path.parent / "runs")
+        stores = [file.parent for folder in folders for file in folder.glob("*/study.yaml")]
+        near = difflib.get_close_matches(self.path.stem, [store.name for store in stores], n=1)
+        return next((f"did you mean {store}?" for store in stores if [store.name] == near), "`run` makes one")
 
     # ------------------------------------------------------------------ ledger
     def write_record(self, record: Record) -> None:
