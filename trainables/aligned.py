@@ -31,7 +31,7 @@ class AlignedTrainable(MethodTrainable):
             default="mean",
             choices=("mean", "nearest"),
         ),
-        "classes": Parameter(help="classes drawn for each image in each step; 0: all", default=0, low=0),
+        "classes": Parameter(help="classes drawn for each image in each step; 0: all", default=0, low=0, integer=True),
     }
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -161,6 +161,7 @@ def test_all_problems_of_a_configuration_are_reported_at_once(make: Make) -> Non
         ["lambda_j", "lambda_jj", "maps", "model", "norm", "seed", "training.epochs", "trianing"]
     )
     assert "lambda_jj: unknown key; did you mean lambda_j?" in problems
+    assert "training.epochs: takes a number of at least 1, got 0" in problems  # as a study file says it
 
 
 @pytest.mark.parametrize("maps", [None, "nowhere.npy"])

@@ -16,6 +16,7 @@ from tune_interpreg.registry import suggest
 from tune_interpreg.store.store import Store
 from tune_interpreg.study.config import Data, Seed, Study
 from tune_interpreg.study.fields import Frozen, check_distinct, format_value
+from tune_interpreg.study.file.messages import describe_error
 from tune_interpreg.study.items import Job, Train, judgments
 from tune_interpreg.study.measures import list_repeat_questions, observe
 from tune_interpreg.study.parameters import Parameter
@@ -156,7 +157,5 @@ def _validate(section: type[Section], values: Mapping[str, Any], problems: list[
         return section.model_validate(values)
     except ValidationError as error:
         for detail in error.errors():
-            place = ".".join(map(str, detail["loc"]))
-            message = detail["msg"].removeprefix("Value error, ")
-            problems.append(f"{place}: {message}, got {format_value(detail['input'])}")
+            problems.append(f"{'.'.join(map(str, detail['loc']))}: {describe_error(detail)}")
         return None
