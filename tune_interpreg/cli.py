@@ -57,7 +57,7 @@ app = typer.Typer(
     name="tune-interpreg",
     help="Which regularizer, at which strength, over how many seeds: trains and searches every arm of a study "
     "on Ray Tune and Optuna, and ends with tables of means and 95% intervals.\n\n"
-    "Start with:  tune-interpreg run digits",
+    "Start with:  tune-interpreg run digits, and:  tune-interpreg guide first-study",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -71,7 +71,9 @@ app.add_typer(launch)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", metavar="", help="Print the version and stop.")] = False,
+) -> None:
     if version:
         typer.echo(f"tune-interpreg {__version__}")
         raise typer.Exit()

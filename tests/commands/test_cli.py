@@ -92,6 +92,12 @@ def test_a_study_that_does_not_exist_is_refused() -> None:
     assert "Is a directory" in refusal("validate", ".")
 
 
+@pytest.mark.parametrize("command", ["run", "status", "init", "prune"])
+def test_help_shows_that_flags_take_no_value(command: str) -> None:
+    rows = [line for line in cli.output(command, "--help").splitlines() if "<bool>" in line]
+    assert all("--help" in row for row in rows)  # which is not ours
+
+
 @pytest.mark.parametrize("arguments", [["run"], ["run", "digits", "--bogus"], ["walk"], ["report"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
     assert "Usage: " in refusal(*arguments)

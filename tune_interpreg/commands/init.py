@@ -22,7 +22,7 @@ def init(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="File to write. Default: DATASET.yaml.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a study file for DATASET to start from. It lists every key with its default and its meaning.
 
@@ -43,4 +43,5 @@ def init(
             message = f"cannot be written ({error.strerror}); name another file with --output"
             raise StudyError([Problem(str(path), "", message)]) from None
     name = shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
-    typer.echo(f"{name}  (check it: tune-interpreg validate {name}; run it: tune-interpreg run {name})")
+    root = " --data-root FOLDER" if dataset == "image_folder" else ""
+    typer.echo(f"{name}  (check it: tune-interpreg validate {name}{root}; run it: tune-interpreg run {name}{root})")

@@ -9,7 +9,7 @@ from tune_interpreg.commands.shared import StoreArgument, report_errors
 
 def prune(
     store: StoreArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Delete without a question.")] = False,
 ) -> None:
     """Delete what no table and no judgment of STORE needs: models of trials that were not chosen, used maps.
 

@@ -61,12 +61,12 @@ def run(
     data_root: RootOption = None,
     cluster: Annotated[str, typer.Option(callback=check_place, help=CLUSTER)] = "local",
     mirror: Annotated[str | None, typer.Option(metavar="URL", help=MIRROR)] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed items again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", metavar="", help="Run failed items again.")] = False,
     track: Annotated[
         list[str] | None, typer.Option(metavar="TRACKER", help=TRACK, autocompletion=complete_tracker)
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help=DEBUG)] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help=VERBOSE)] = 0,
+    debug: Annotated[bool, typer.Option("--debug", metavar="", help=DEBUG)] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, metavar="", help=VERBOSE)] = 0,
 ) -> None:
     """Run everything of STUDY that its store does not hold yet, then print the results.
 

@@ -81,7 +81,8 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--data-root",
-        help="Folder with the data set's files (MNIST/raw/…, train/CLASS/…); without it they are downloaded.",
+        help="Folder with the data set's files (MNIST/raw/…, train/CLASS/…). Without it, published data sets are "
+        "downloaded into ~/.cache/tune-interpreg.",
     ),
 ]
 StoreArgument = Annotated[

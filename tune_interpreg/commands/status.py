@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def status(
     store: StoreArgument,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Update until the study is finished. Leave with Ctrl-C.")
+        bool, typer.Option("--watch", metavar="", help="Update until the study is finished. Leave with Ctrl-C.")
     ] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates of --watch.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print as JSON.")] = False,
 ) -> None:
     """Show the progress of the study in STORE: finished, running and failed items, best trials, matches, time left.
 
