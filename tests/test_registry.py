@@ -37,6 +37,19 @@ def test_an_unknown_name_is_reported_with_a_similar_one() -> None:
         registry.resolve("methods", "standrd")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("epsilon", "did you mean eps?"),  # not precision, which resembles it more
+        ("steps_size", "did you mean step_size?"),
+        ("prcision", "did you mean precision?"),
+        ("colour", "there are: eps, precision, step_size, steps"),
+    ],
+)
+def test_a_remedy_is_a_similar_name_or_the_start_of_the_name_or_all_names(name: str, remedy: str) -> None:
+    assert registry.suggest(name, ["steps", "precision", "eps", "step_size"]) == remedy
+
+
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize(
     ("method", "message"),

@@ -35,8 +35,14 @@ def names(group: str) -> list[str]:
 
 
 def suggest(name: str, candidates: Collection[str]) -> str:
-    """Return a remedy for an unknown name: the candidate that is close to it, or all candidates."""
-    close = difflib.get_close_matches(name.lower(), candidates, n=1)
+    """Return a remedy for an unknown name: the candidate that is close to it, or all candidates.
+
+    A candidate that the name begins with is preferred to a vague resemblance: ``eps`` for ``epsilon``.
+    """
+    close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.8)
+    starts = [candidate for candidate in candidates if len(candidate) > 2 and name.lower().startswith(candidate)]
+    close += sorted(starts, key=len, reverse=True)
+    close += difflib.get_close_matches(name.lower(), candidates, n=1)
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(candidates))}"
 
 

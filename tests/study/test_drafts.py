@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.cli import call, refusal
+from helpers.cli import call, output, refusal
 from helpers.plugins import install_plugin, installed
 from helpers.studies import parse_study
 
@@ -82,11 +82,16 @@ def test_the_reference_has_every_key_option_and_parameter() -> None:
     for name in registry.names("methods"):
         assert f"### {name}" in lines
     for row in (
-        "| `fc_relu` | true or false | `true` |  |",
+        "| `fc_relu` | true or false | `true` |",
         "| `momentum` | a number ≥ 0, < 1 or null | `0.9` | Momentum of sgd. null, and the only value, with adamw. |",
         "| `lambda_j` | a finite number of at least 0 | required | strength λ_J of the penalty |",
     ):
         assert row in lines
+
+
+def test_the_printed_commands_pass_the_folder_that_the_data_set_needs(folder: Path) -> None:
+    assert "run image_folder.yaml --data-root FOLDER)" in output("init", "image_folder")
+    assert "--data-root" not in output("init", "digits")
 
 
 def test_an_existing_file_is_overwritten_only_with_force(folder: Path) -> None:

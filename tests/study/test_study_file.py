@@ -82,7 +82,7 @@ SEARCH = "search: {space: {lambda: {log_uniform: [0.1, 1]}}, maximize: %s}\n"
 #: A text, and its problem; * stands for anything.
 BAD = [
     ("", "s.yaml: a study is a mapping *got null"),
-    ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*"),
+    ("data: digits\n\tmodel: x\n", "s.yaml:2: not valid YAML: *'\\t'*; indent with spaces"),
     ("data: 1\nmodel: a\0b\n", "s.yaml:2: not valid YAML: unacceptable character #x0000"),
     ("data: &a [*a]\n" + ARMS, "s.yaml:1: nested too deeply*"),
     ("seeds:\n- !!int x\n", "s.yaml:2: the tag !!int is not allowed; drop it"),
@@ -103,7 +103,19 @@ BAD = [
     ("epochs: 3\n" + ARMS, "s.yaml:1: epochs: unknown key; did you mean training.epochs?"),
     ("seeds:\n  - 0\n  - x\n" + ARMS, 's.yaml:3: seeds.1: takes a whole number, got "x"'),
     ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
-    (ARMS + ARM + "lambda: 1\n    search: {}\n", "*space: * got neither*match_loss_of: * got neither"),
+    ("attack: {epsilon: 1}\n" + ARMS, "s.yaml:1: attack.epsilon: unknown key; did you mean eps?"),
+    ("attack: {eps: 8/255}\n" + ARMS, '*attack.eps: takes a number, got "8/255"; write a decimal number, 0.031372549'),
+    ("method: standard\n" + ARMS, "s.yaml:1: method: unknown key; did you mean arms.ARM.method?"),
+    ("trials: 3\n" + ARMS, "s.yaml:1: trials: unknown key; did you mean arms.ARM.search.trials?"),
+    ("lambda_j: 3\n" + ARMS, "s.yaml:1: lambda_j: unknown key; *; parameters of a method belong to an arm"),
+    ("arms:\n  a: {my_method: standard}\n", "s.yaml:2: arms.a.method: is required; rename my_method"),
+    ("arms:\n  a: {params: 3}\n", "s.yaml:2: arms.a.method: is required. A training method, *"),
+    ("arm:\n  a: {method: standard}\n", "s.yaml: arms: is required; rename arm\n*did you mean arms?"),
+    ("evaluation: {attacks: {eps: 1}}\n" + ARMS, '*evaluation.attacks: takes a list, got {"eps": 1}; put it in [ ]'),
+    ("evaluation: {checks: false}\n" + ARMS, "*evaluation.checks: *, got false; write null for none"),
+    ("evaluation: {interpretability: true}\n" + ARMS, "*interpretability: *, got true; write {} for its defaults"),
+    ("attack: false\n" + ARMS, "s.yaml:1: attack: takes a mapping such as {norm: …}, got false"),
+    (ARMS + ARM + "lambda: 1\n    search: {}\n", "*space: * got none*match_loss_of: * got none"),
     (
         ARMS + ARM + SEARCH % "[val/adv_accuracy, val/accuracy], pick: {best: val/adv_accuracy}",
         "s.yaml:6: arms.i.search.maximize: takes one metric, got *; write maximize: val/adv_accuracy, and bound the"
@@ -231,12 +243,33 @@ def test_a_study_is_named_after_its_file_or_by_its_key(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for source, message in (
         (str(tmp_path), "Is a directory"),
-        ("mnits", "did you mean mnist?"),
         ("x" * 5000, "there are: baselines, "),
     ):
         with pytest.raises(StudyError, match=re.escape(message)) as error:
             read_study_file(source)
         assert str(error.value).startswith(f"{source}: cannot be read (")
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("mnits", "did you mean mnist?"),
+        ("fist.yaml", "did you mean first.yaml?"),
+        ("first", "did you mean first.yaml?"),
+        ("sub/fist.yml", "did you mean sub/first.yml?"),
+        ("nothing/like-it", "there are: baselines, "),
+    ],
+)
+def test_a_missing_file_is_named_with_a_similar_study(
+    source: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("first.yaml", "other.yaml", "sub/first.yml"):
+        (tmp_path / name).touch()
+    with pytest.raises(StudyError) as error:
+        read_study_file(source)
+    assert str(error.value).startswith(f"{source}: there is no such file or shipped study; {remedy}")
 
 
 # ---------------------------------------------------------------------- overrides

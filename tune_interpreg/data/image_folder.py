@@ -50,13 +50,13 @@ def image_folder(root: Path | None, *, size: int | None = None) -> Source:
     """The images in <root>/train/CLASS and <root>/test/CLASS, 3×H×W; a tenth of the training images validates.
 
     A folder's name is its class, in the order of text (10 before 2). Images of nested folders belong to the class. See
-    ``tune-interpreg guide own-data`` for the files that are left out, and ``image_decoding.decode`` for the pixels.
-    Decoded images are cached in ~/.cache/tune-interpreg/image_folder under the checksum of their files. Later runs map
-    them, and all processes of a machine share them.
+    ``tune-interpreg guide own-data`` for the files that are left out and for the pixels. Decoded images are cached in
+    ~/.cache/tune-interpreg/image_folder under the checksum of their files. Later runs map them, and all processes of a
+    machine share them.
 
     Args:
         root: the folder that holds train and test.
-        size: H and W in pixels. The central square of each image is resized to it. None: all images must have one
+        size: H and W in pixels. The central square of each image is resized to it. null: all images must have one
             size, which is kept.
 
     Raises:

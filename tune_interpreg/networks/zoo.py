@@ -20,7 +20,7 @@ NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 
 
 def digits_cnn(shape: tuple[int, int, int], classes: int, *, activation: Activation = "relu") -> Chain:
-    """Return a small network for 8×8 digits, H and W ≥ 4: 3×3 convolutions of 16 and 32 channels, 64 hidden units."""
+    """A small network for 8×8 digits, H and W ≥ 4: 3×3 convolutions of 16 and 32 channels, 64 hidden units."""
     channels, height, width = shape
     return Chain(
         [
@@ -33,7 +33,7 @@ def digits_cnn(shape: tuple[int, int, int], classes: int, *, activation: Activat
 
 
 def mnist_cnn(shape: tuple[int, int, int], classes: int, *, activation: Activation = "relu") -> Chain:
-    """Return the paper's network for MNIST: two padded 5×5 convolutions of 32 and 64 channels, 1024 hidden units.
+    """The paper's network for MNIST: two padded 5×5 convolutions of 32 and 64 channels, 1024 hidden units.
 
     H and W are at least 4. activation: the paper's is relu.
     """
@@ -51,7 +51,7 @@ def mnist_cnn(shape: tuple[int, int, int], classes: int, *, activation: Activati
 def cifar_cnn(
     shape: tuple[int, int, int], classes: int, *, fc_relu: bool = True, activation: Activation = "relu"
 ) -> Chain:
-    """Return the paper's network for CIFAR-10: unpadded 3×3 convolutions of 64, 64, 128, 128 channels, then 256, 256.
+    """The paper's network for CIFAR-10: unpadded 3×3 convolutions of 64, 64, 128, 128 channels, then 256, 256.
 
     H and W are at least 16. activation: the paper's is relu. With fc_relu, it follows each hidden fully connected layer
     as well; the authors' code has none there.
@@ -73,7 +73,7 @@ def cifar_cnn(
 def resnet18(
     shape: tuple[int, int, int], classes: int, *, norm: Norm = "batch", activation: Activation = "relu", width: int = 64
 ) -> Chain:
-    """Return ResNet-18 (He et al., 2016) for small images: its first convolution is 3×3 with stride 1, without pooling.
+    """ResNet-18 (He et al., 2016) for small images: its first convolution is 3×3 with stride 1, without pooling.
 
     Eight blocks of two 3×3 convolutions, with width, 2, 4 and 8 times width channels; a 1×1 convolution on each
     shortcut that changes the size. norm: batch, or group with up to 32 groups.

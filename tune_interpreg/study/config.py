@@ -261,7 +261,7 @@ class GradientNorms(Frozen):
 
 
 class Interpretability(Frozen):
-    """The measures of interpretability of the models' input gradients (see the guide paper)."""
+    """The measures of interpretability of the models' input gradients (see the guide tables)."""
 
     images: Integer = Field(1000, ge=1, description="Test images, a stratified subset; trials use validation images.")
     deletion: Boolean = Field(True, description="Measure deletion too, which takes 38 forwards per image.")

@@ -386,7 +386,7 @@ class Search(Frozen):
         got = [name for name, other in values.items() if other is not None]
         if len(got) != 1 and info.data.keys() >= set(names):  # others were refused already
             kinds = f"{', '.join(names)} and {info.field_name}"
-            raise ValueError(f"a search takes exactly one of {kinds}, got {' and '.join(got) or 'neither'}")
+            raise ValueError(f"a search takes exactly one of {kinds}, got {' and '.join(got) or 'none'}")
         return value
 
     @model_validator(mode="after")

@@ -79,8 +79,8 @@ def _arms(raw: Mapping[str, Any]) -> list[str]:
     for title in (
         "An arm",
         "data of an arm",
-        "targets",
-        "search",
+        "targets of an arm",
+        "search of an arm",
         "A range of search.space",
         "A metric in search.match",
         "A condition of search.where",

@@ -1,8 +1,12 @@
 """Errors of pydantic in a user's words: rule, value and remedy."""
 
+import difflib
+import re
+from fractions import Fraction
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from tune_interpreg import registry
 from tune_interpreg.study.config import Arm, Study
@@ -28,6 +32,9 @@ _RULES = {
     "too_short": "takes at least one value",
 }
 
+#: A number as papers write a radius: 8/255.
+_FRACTION = re.compile(r"[0-9]{1,6}/[1-9][0-9]{0,5}")
+
 
 def describe_error(error: Any) -> str:
     """Return the message of an error of a ``ValidationError``; its ``loc`` is the place in the study."""
@@ -36,24 +43,52 @@ def describe_error(error: Any) -> str:
         return str(error["msg"]).removeprefix("Value error, ")
     section = _section_at(place[:-1])
     if kind == "extra_forbidden":
-        homes = suggest_sections(place[-1], section)
-        hint = f"did you mean {homes[0]}?" if homes else registry.suggest(place[-1], section.model_fields)
-        return f"unknown key; {hint}"
+        return f"unknown key; {_suggest_key(place[-1], section)}"
     if kind == "missing":
-        return f"is required. {section.model_fields[place[-1]].description}"
+        return f"is required{_suggest_missing(place[-1], value, section)}"
+    if kind == "tuple_type" and isinstance(value, dict):
+        return f"takes a list, got {format_value(value)}; put it in [ ]"
     if kind == "model_type":
         fields = _section_at(place).model_fields
         example = next((name for name, field in fields.items() if field.is_required()), next(iter(fields)))
         rule = f"takes a mapping such as {{{example}: …}}"
+        remedy = _suggest_mapping(value, section.model_fields.get(str(place[-1])))
     else:
-        rule = _RULES.get(kind, error["msg"]).format(**error.get("ctx", {}))
-    return f"{rule}, got {format_value(value)}{_remedy(kind, value)}"
+        rule, remedy = _RULES.get(kind, error["msg"]).format(**error.get("ctx", {})), ""
+    return f"{rule}, got {format_value(value)}{remedy or _remedy(kind, value)}"
+
+
+def _suggest_key(key: str, section: type[BaseModel]) -> str:
+    """Return the remedy for an unknown key of a section."""
+    homes = suggest_sections(key, section)
+    if section is Study and not homes:
+        homes = [f"arms.ARM.{home}" for home in ([key] if key in Arm.model_fields else suggest_sections(key, Arm))]
+    hint = f"did you mean {homes[0]}?" if homes else registry.suggest(key, section.model_fields)
+    is_listed = section is Study and hint.startswith("there are")
+    return f"{hint}; parameters of a method belong to an arm" if is_listed else hint
+
+
+def _suggest_missing(key: str, content: Any, section: type[BaseModel]) -> str:
+    """Return the remedy for a required key that a section lacks: its misspelled form, or its meaning."""
+    extra = content.get(getattr(section, "ADDITIONAL", ""))
+    written = {*content, *(extra if isinstance(extra, dict) else ())} - section.model_fields.keys()
+    misspelled = difflib.get_close_matches(key, written, n=1)
+    return f"; rename {misspelled[0]}" if misspelled else f". {section.model_fields[key].description}"
+
+
+def _suggest_mapping(value: Any, field: FieldInfo | None) -> str:
+    """Return the remedy for true or false at the place of a section that may be null."""
+    if field is None or not isinstance(value, bool) or type(None) not in get_args(field.annotation):
+        return ""
+    return "; write {} for its defaults" if value else "; write null for none"
 
 
 def _remedy(kind: str, value: Any) -> str:
     """Return what to write instead of ``value``, as the end of a message; empty if that is not known."""
     if value is None:
         return "; give it a value, or drop it"
+    if kind == "float_type" and isinstance(value, str) and _FRACTION.fullmatch(value):
+        return f"; write a decimal number, {float(Fraction(value)):.8g}"
     if kind in ("int_type", "float_type"):
         return suggest_number(value)
     if kind == "string_type" and isinstance(value, (bool, int, float)):

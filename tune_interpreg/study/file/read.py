@@ -1,5 +1,6 @@
 """A study file → a checked ``Study``. All problems are reported at once, each with file and line."""
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,10 @@ def read_study_file(source: str, overrides: Iterable[str] = (), data_root: Path 
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise StudyError([Problem(f"{source}:{line}", "", f"is not UTF-8 ({error}); save it as UTF-8")]) from None
+    except FileNotFoundError:
+        similar = difflib.get_close_matches(source, map(str, path.parent.glob("*.y*ml")))
+        remedy = registry.suggest(source, [*shipped, *similar])
+        raise StudyError([Problem(source, "", f"there is no such file or shipped study; {remedy}")]) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         remedy = f"give a YAML file, or the name of a shipped study; {registry.suggest(source, shipped)}"
         raise StudyError([Problem(source or "STUDY", "", f"cannot be read ({error}); {remedy}")]) from None

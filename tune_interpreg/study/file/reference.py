@@ -39,8 +39,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "evaluation.checks": Checks,
     "An arm": Arm,
     "data of an arm": ArmData,
-    "targets": Targets,
-    "search": Search,
+    "targets of an arm": Targets,
+    "search of an arm": Search,
     "A metric in search.match": Matching,
     "A condition of search.where": Condition,
     "A range of search.space": Range,
@@ -123,7 +123,8 @@ def _describe(documented: Any) -> list[str]:
         for key, takes, default, meaning in list_entries(documented)
     ]
     table = [("key", "takes", "default", "meaning"), ("---",) * 4, *rows] if rows else []
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    columns = 4 if any(meaning for *_, meaning in rows) else 3  # a builder's docstring describes its options
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row[:columns]) + " |" for row in table]
     return ["", doc_text(documented), "", *lines, ""]
 
 

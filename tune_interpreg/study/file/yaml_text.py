@@ -43,6 +43,7 @@ class YamlText:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             reason = ", ".join(filter(None, (error.context, error.problem)))
+            reason += "; indent with spaces" if "'\\t'" in reason else ""
             raise UnreadableText(f"not valid YAML: {reason}", mark.line + 1 if mark else None) from None
         except RecursionError:
             raise UnreadableText("nested too deeply", loader.line + 1) from None
