@@ -145,8 +145,9 @@ def _short_accuracies(results: Results) -> Table:
     )
     if results.study.data.name in paper.ACCURACIES:
         note += " The paper's numbers: in the full tables."
+    brackets = [other for other in table.notes if "Wilson" in other]  # a cell of one seed has no t interval
     further = {attack.heading: attack.heading for attack in list_attacks(results.study)}
-    return replace(table.select(table.title, SUMMARY_ACCURACIES | further), notes=(note,))
+    return replace(table.select(table.title, SUMMARY_ACCURACIES | further), notes=(note, *brackets))
 
 
 def _print(report: Report, console: Console | None, tables: Iterable[Table], last: Iterable[str]) -> None:

@@ -134,6 +134,12 @@ def test_the_summary_fits_one_screen(tmp_path):
     assert sum(line.startswith("WARN") for line in lines) == 1
 
 
+def test_the_summary_explains_the_interval_of_a_single_seed(tmp_path, store):
+    single = store_with(tmp_path / "single", STANDARD[:1])
+    assert "[low, high]" in printed(print_summary, single)
+    assert "[low, high]" not in printed(print_summary, store)
+
+
 @pytest.mark.slow
 def test_five_thousand_records_take_seconds_and_little_memory(tmp_path):
     """Each with the curves of 30 epochs. Processor time, because other work may share the machine."""
