@@ -45,6 +45,19 @@ def test_an_address_where_nothing_listens() -> None:
     assert f"{free} does not answer ([Errno 111] Connection refused)" in refusal(free)
 
 
+def test_auto_where_the_ray_of_this_machine_answers_to_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the local Ray of another study, whose address is this machine's, but which listens on loopback."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setattr("tune_interpreg.cluster.ray_internals.address_here", lambda: free)
+    assert f"{free} does not answer (" in refusal("auto")
+
+
+def test_a_place_that_does_not_exist() -> None:
+    assert "inprocess has no port" in refusal("inprocess")
+
+
 def test_a_host_that_does_not_exist() -> None:
     assert "no-such-host.invalid:6379 does not answer (" in refusal("no-such-host.invalid:6379")
 

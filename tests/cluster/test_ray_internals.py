@@ -49,6 +49,11 @@ def test_a_name_has_another_value_inside_the_block_only() -> None:
     assert ray_internals.find(LOOPBACK) is usual
 
 
+def test_the_address_here_is_the_one_that_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:41235")
+    assert ray_internals.address_here() == "10.0.0.7:41235"
+
+
 def test_a_signal_is_handled_while_ray_waits_for_its_heads_port(tmp_path: Path) -> None:
     """Ray itself waits in foreign code that holds Python's lock."""
     place, start = (str(tmp_path), "0" * 56, "gcs_server"), time.monotonic()

@@ -38,7 +38,7 @@ NO_TOKEN = (
     "RAY_AUTH_TOKEN_PATH), and set RAY_AUTH_MODE=token"
 )
 NO_NODE = "this machine is no node of it: run this on one of its nodes, or join it with `ray start --address=HOST:PORT`"
-NO_CLUSTER = "start a cluster with `ray start --head`, give its address as HOST:PORT, or use --cluster local"
+NO_CLUSTER = "start a cluster with `ray start --head`, give its address as HOST:PORT, or use local or in-process"
 
 #: Beginning of Ray's own message → remedy. The rest of a message may hold anything, such as the user's paths.
 REMEDIES = {
@@ -64,7 +64,7 @@ def join(where: str, runtime_env: Mapping[str, Any]) -> None:
     where: HOST:PORT of its head, or ``auto``: RAY_ADDRESS if set, else the cluster on this machine.
     runtime_env: Ray's ``runtime_env`` for all workers of this run.
     """
-    _require_ray(where, os.environ.get("RAY_ADDRESS", "") if where == "auto" else where)
+    _require_ray(where, (os.environ.get("RAY_ADDRESS") or ray_internals.address_here()) if where == "auto" else where)
     with explain(where, NO_CLUSTER), ray_internals.ignore_uv_run():
         ray.init(address=where, runtime_env=dict(runtime_env), **QUIET)
 
@@ -93,7 +93,9 @@ def _require_ray(where: str, address: str) -> None:
     try:
         with open_address(address, PATIENCE) as connection:
             is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
-    except (OSError, ValueError) as error:
+    except ValueError:
+        raise ClusterError(f"--cluster {where}: {address} has no port; {NO_CLUSTER}") from None
+    except OSError as error:
         raise ClusterError(f"--cluster {where}: {address} does not answer ({error}); {NO_CLUSTER}") from None
     if not is_ray:
         raise ClusterError(f"--cluster {where}: the server at {address} is not Ray; {NO_CLUSTER}")

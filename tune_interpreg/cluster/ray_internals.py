@@ -6,7 +6,7 @@ A name that a later Ray lacks is not used. After an upgrade, ``tests/cluster/tes
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pkgutil import resolve_name
 from typing import Any
 
@@ -21,6 +21,7 @@ NAMES = {
     "ray._private.node.wait_for_persisted_port": "a signal waits up to half a minute while Ray starts",
     "ray._private.state.available_resources_per_node": "a full cluster is noticed only if its nodes are full together",
     "ray._private.services.find_node_ids": "a machine without a node waits for Ray's own, slower refusal",
+    "ray._private.services.canonicalize_bootstrap_address": "`auto` waits a minute for a Ray that does not answer",
     "ray._private.utils.get_num_cpus": "a plan may count more cores than a container has",
     "ray._private.accelerators.nvidia_gpu.NvidiaGPUAcceleratorManager.get_current_node_num_accelerators": (
         "a plan counts GPUs by PyTorch"
@@ -96,6 +97,14 @@ def is_node_here() -> bool:
     """Return whether a Ray node runs on this machine. Without the name: True, and ``ray.init`` finds out."""
     node_ids = find("ray._private.services.find_node_ids")
     return node_ids is None or bool(node_ids())
+
+
+def address_here() -> str:
+    """Return the address of the Ray that ``auto`` stands for. Without one, or the name: empty; ``ray.init`` looks."""
+    resolve = find("ray._private.services.canonicalize_bootstrap_address")
+    with suppress(ConnectionError):
+        return (resolve and resolve("auto")) or ""
+    return ""
 
 
 def free_resources() -> list[Mapping[str, float]]:
