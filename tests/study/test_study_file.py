@@ -105,6 +105,16 @@ BAD = [
     ("attack: {norm: L2}\n" + ARMS, "s.yaml:1: attack.norm: takes one of 'l2' or 'linf', got \"L2\""),
     ("attack: {epsilon: 1}\n" + ARMS, "s.yaml:1: attack.epsilon: unknown key; did you mean eps?"),
     ("attack: {eps: 8/255}\n" + ARMS, '*attack.eps: takes a number, got "8/255"; write a decimal number, 0.031372549'),
+    ("attack: {norm: linf}\n" + ARMS, "s.yaml:1: attack: needs eps, because its default 1.5 is a radius under l2"),
+    ("attack: {norm: linf, eps: 8}\n" + ARMS, "s.yaml:1: attack.eps: takes at most 1 under linf, *, got 8; 8/255 is *"),
+    (
+        "attack: {norm: linf, eps: 0.1}\narms:\n  a: {method: adversarial, attack: {eps: 2}}\n",
+        "s.yaml:3: arms.a.attack.eps: takes at most 1 under linf, *, got 2; *",
+    ),
+    (
+        "evaluation: {attacks: [{norm: l2, eps: 2}, {norm: linf, eps: 2}]}\n" + ARMS,
+        "s.yaml:1: evaluation.attacks.1.eps: takes at most 1 under linf, *, got 2; *",
+    ),
     ("method: standard\n" + ARMS, "s.yaml:1: method: unknown key; did you mean arms.ARM.method?"),
     ("trials: 3\n" + ARMS, "s.yaml:1: trials: unknown key; did you mean arms.ARM.search.trials?"),
     ("lambda_j: 3\n" + ARMS, "s.yaml:1: lambda_j: unknown key; *; parameters of a method belong to an arm"),

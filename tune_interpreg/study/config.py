@@ -172,7 +172,9 @@ class Attack(Frozen):
     """
 
     norm: Literal["l2", "linf"] = Field("l2", description="Norm of the ball of allowed perturbations.")
-    eps: Number = Field(1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1].")
+    eps: Number = Field(
+        1.5, gt=0, description="Radius ε of the ball, for pixels in [0, 1]. The default is for l2; linf takes up to 1."
+    )
     steps: Integer = Field(40, ge=1, description="Number of steps.")
     step_size: Number | None = Field(None, gt=0, description="Length of a step, in norm. null: 2.5 · eps / steps.")
     direction: Literal["l2", "sign"] | None = Field(

@@ -45,7 +45,7 @@ _ARM_NAME = re.compile(r"(?!(?:null|Null|NULL)$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 def find_problems(raw: Section) -> list[Finding]:
     """Return all problems of names, parameters and edges in ``raw``, the content of a study file."""
     findings = [*_check_builder("datasets", raw, "data", Data), *_check_builder("models", raw, "model", Model)]
-    findings += _check_evaluation(raw)
+    findings += [*_check_evaluation(raw), *_check_radii(raw)]
     if find_spec("pyautoattack") is None:
         remedy = 'install it with pip install "tune-interpreg[autoattack]", or drop autoattack'
         findings += [(place, f"needs the package pyautoattack; {remedy}") for place in _places_of_autoattack(raw)]
@@ -83,6 +83,24 @@ def _check_evaluation(raw: Section) -> Iterator[Finding]:
         return  # reported with the section
     for number, problem in find_entry_problems(attacks, attack):
         yield ("evaluation", "attacks", number), problem
+
+
+def _check_radii(raw: Section) -> Iterator[Finding]:
+    """Check the radii under linf of the attack, of arms' attacks and of further attacks, for pixels in [0, 1]."""
+    attack = _section(raw, "attack")
+    norm = attack.get("norm", Attack().norm)
+    if norm == "linf" and "eps" not in attack and attack.keys() <= Attack.model_fields.keys():  # else misspelled
+        yield ("attack",), f"needs eps, because its default {Attack().eps:g} is a radius under l2"
+    balls: list[tuple[Place, Section]] = [(("attack",), attack)]
+    balls += [(("arms", name, "attack"), _section(raw, "arms", name, "attack")) for name in _section(raw, "arms")]
+    entries = _section(raw, "evaluation").get("attacks")
+    listed = entries if isinstance(entries, list | tuple) else ()
+    balls += [(("evaluation", "attacks", number), entry) for number, entry in enumerate(listed)]
+    for place, ball in balls:
+        eps = ball.get("eps") if isinstance(ball, Mapping) else None
+        if isinstance(eps, (int, float)) and eps > 1 and (ball.get("norm") or norm) == "linf":
+            rule = "takes at most 1 under linf, because pixels are in [0, 1]"
+            yield (*place, "eps"), f"{rule}, got {eps:g}; 8/255 is 0.031372549"
 
 
 def _check_matched(raw: Section, arms: Section) -> Iterator[Finding]:
