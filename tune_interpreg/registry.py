@@ -5,10 +5,14 @@ Groups: ``tune_interpreg.methods`` (Trainable classes), ``.stages``, ``.models``
 """
 
 import difflib
+import hashlib
+import importlib.util
 import traceback
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 
@@ -79,6 +83,23 @@ def plugin_versions(*registered: tuple[str, str]) -> Mapping[str, str]:
     points = [point for group, name in registered for point in _entry_points(group).get(name, ())]
     packages = {(point.dist.name, point.dist.version) for point in points if point.dist}
     return {name: version for name, version in sorted(packages) if name != "tune-interpreg"}
+
+
+def plugin_code(*registered: tuple[str, str]) -> dict[str, str]:
+    """Return module → ``module_checksum``, for those of the (group, name) pairs that other packages register."""
+    points = [point for group, name in registered for point in _entry_points(group).get(name, ())]
+    modules = {point.module for point in points if point.dist and point.dist.name != "tune-interpreg"}
+    return {module: checksum for module in sorted(modules) if (checksum := module_checksum(module))}
+
+
+@cache
+def module_checksum(module: str) -> str | None:
+    """Return a checksum of the module's file. None: there is no such file."""
+    with suppress(ImportError, OSError):
+        spec = importlib.util.find_spec(module)
+        if spec and spec.origin:
+            return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+    return None
 
 
 def plugin_modules(*registered: tuple[str, str]) -> list[str]:

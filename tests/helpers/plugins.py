@@ -30,5 +30,6 @@ def installed(folder: Path) -> Iterator[None]:
 
 
 def _clear_caches() -> None:
-    for cached in (registry._entry_points, registry.resolve, registry.plugin_versions, registry.load_method):
+    caches = (registry._entry_points, registry.resolve, registry.plugin_versions, registry.module_checksum)
+    for cached in (*caches, registry.load_method):
         cached.cache_clear()

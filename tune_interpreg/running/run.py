@@ -21,6 +21,7 @@ from tune_interpreg.running.startup import pause_gc
 from tune_interpreg.running.versions import list_untested
 from tune_interpreg.schedule import graph
 from tune_interpreg.schedule.dispatch import Dispatcher
+from tune_interpreg.schedule.plugins import list_changed_code
 from tune_interpreg.search.target import MissingLoss
 from tune_interpreg.store import lock
 from tune_interpreg.store.bucket import connect
@@ -74,6 +75,8 @@ def run(
     with raise_refused(store.path), lock.hold(store), mirroring, log_to_file(store.log_file):
         try:
             dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
+            for line in list_changed_code(dispatcher.progress.counting_records()):
+                _say(console, line)
             stop, account = None, Account()
             trackers = TrackerProcesses(track, store, partial(_say, console))
             if dispatcher.is_open():

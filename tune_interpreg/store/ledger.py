@@ -51,6 +51,8 @@ def make_record(
     if isinstance(item, Train):
         content["recipe"]["data"].pop("root")
         content |= {"recipe_key": item.recipe.key, "number": job.number, "observation": _dump(job.observation)}
+        if code := item.recipe.code:
+            content["code"] = code
     return {
         "format": FORMAT,
         "key": item.key,

@@ -63,8 +63,16 @@ class Recipe(Frozen):
     @property
     def registered(self) -> list[tuple[str, str]]:
         """Group and name of everything that the recipe names in the registry."""
-        methods = [("methods", part.strip()) for part in self.method.split("+")]
-        return [("datasets", self.data.name), ("models", self.model.name), *methods]
+        return [("datasets", self.data.name), *self._computing]
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Module → checksum of its file, for a network and methods of other packages (images have their own)."""
+        return registry.plugin_code(*self._computing)
+
+    @property
+    def _computing(self) -> list[tuple[str, str]]:
+        return [("models", self.model.name), *(("methods", part.strip()) for part in self.method.split("+"))]
 
     @property
     def key(self) -> str:

@@ -1,0 +1,25 @@
+"""A plugin whose code changed, but not its version: its results are kept, and `run` says so."""
+
+from pathlib import Path
+
+import pytest
+from helpers.in_process import TEACHER, run_study
+from helpers.plugins import install_plugin, installed
+
+from tune_interpreg.store.store import Store
+
+
+@pytest.mark.thorough
+def test_results_of_a_plugin_whose_file_changed_are_kept_and_named(tmp_path: Path) -> None:
+    source = "from tune_interpreg.networks.zoo import digits_cnn as net\n"
+    site = install_plugin(tmp_path / "site", "lab", source, "[tune_interpreg.models]\nlab_net = lab:net\n")
+    store, study = Store(tmp_path / "store"), TEACHER + "model: lab_net\n"
+    with installed(site):
+        assert "has changed" not in run_study(store, study)
+        assert "has changed" not in run_study(store, study)
+    records = store.records()
+    (site / "lab.py").write_text(source + "# another file\n")
+    with installed(site):
+        printed = run_study(store, study)
+    assert "warning: lab has changed since 1 trainings; if that changes numbers, raise its package's version" in printed
+    assert store.records() == records
