@@ -117,6 +117,8 @@ def test_prune_deletes_what_no_judgment_needs(store: Store) -> None:
     surplus = {kind.kind: kind for kind in find_surplus(store)}
     assert len(surplus["models"].paths) == 2, "one of 3 trials is the repeat"
     assert "nothing deleted" in cli.output("prune", str(store.path), answer="n\n")
+    unanswered = cli.call("prune", str(store.path))
+    assert (unanswered.exit_code, "--yes deletes without a question" in unanswered.output) == (2, True)
     assert all(path.exists() for path in surplus["models"].paths)
     frame = results(store.path)
     cli.output("prune", str(store.path), "--yes")

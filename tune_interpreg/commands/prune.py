@@ -37,7 +37,7 @@ def prune(
             freed = sum(kind.size for kind in surplus)
             for kind in surplus:
                 typer.echo(f"{len(kind.paths):>6} {kind.kind}, {decimal(kind.size)}, {kind.reason}")
-            if not yes and not typer.confirm("Delete them?"):
+            if not yes and not _ask():
                 typer.echo("nothing deleted")
                 return
             paths = [path for kind in surplus for path in kind.paths]
@@ -46,3 +46,10 @@ def prune(
             for path in paths:
                 path.unlink(missing_ok=True)
             typer.echo(f"deleted {decimal(freed)}")
+
+
+def _ask() -> bool:
+    try:
+        return typer.confirm("Delete them?")
+    except typer.Abort:
+        raise typer.BadParameter("no answer, so nothing is deleted; --yes deletes without a question") from None
