@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.slow
 
 ARMS = ("standard", "adversarial", "interp_robust", "interp_permuted", "interp_nonrobust", "jacobian")
 
@@ -28,6 +28,7 @@ def means(folder: Path, column: str) -> dict[str, float]:
     return {line["row"]: float(line["mean"]) for line in lines if line["column"] == column}
 
 
+@pytest.mark.timeout(3600)
 def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: Path) -> None:
     """Six arms, five seeds, at most 6 minutes. The attack is neither too weak nor too strong for the standard model."""
     started = time.monotonic()
@@ -42,6 +43,7 @@ def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: P
     assert norms["Interp. Reg. R."] < norms["Std. Training"] / 2
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif("TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder with MNIST")
 def test_the_mnist_study_runs_at_a_tenth_of_its_size(tmp_path: Path) -> None:
     """mnist-small with fewer images, seeds and steps: every arm, on real images."""
