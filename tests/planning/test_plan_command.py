@@ -104,7 +104,8 @@ def test_a_study_that_cannot_be_planned_is_refused(folder: Path, arguments: tupl
 @pytest.mark.slow
 def test_a_small_study_takes_about_as_long_as_planned(tmp_path: Path) -> None:
     """Compare processor times in one process, because this test shares its machine."""
-    options = ("--set", "training.epochs=4", "--set", "seeds=[0, 1]", "--set", "checks.images=40")
+    smaller = ("data.train_limit=600", "training.epochs=4", "seeds=[0, 1]", "checks.images=20")
+    options = [word for setting in smaller for word in ("--set", setting)]
 
     def call(command: str) -> str:
         words = [sys.executable, "-m", "tune_interpreg", command, "digits", "--cluster", "in-process", *options]
