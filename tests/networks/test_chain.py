@@ -68,10 +68,12 @@ def draw_chain(draw: Draw, x: Tensor, depth: int) -> tuple[nn.Sequential, Tensor
     for _ in range(draw(st.integers(0, 4))):
         layer = draw_layer(draw, x, depth)
         try:
-            x = layer.eval()(x)
+            y = layer.eval()(x)
         except RuntimeError:
             continue
-        chain.append(layer)
+        if y.numel() > 0:  # PyTorch 2.11 does not refuse a convolution with an empty result
+            x = y
+            chain.append(layer)
     return nn.Sequential(*chain), x
 
 

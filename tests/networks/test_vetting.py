@@ -309,7 +309,7 @@ def refusal(make: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Netw
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_it_is_refused_with_its_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line, with all global generators as before."""
     make, words = REFUSED[name]
