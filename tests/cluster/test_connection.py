@@ -46,7 +46,7 @@ def test_an_address_where_nothing_listens() -> None:
 
 
 def test_auto_where_the_ray_of_this_machine_answers_to_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as the local Ray of another study, whose address is this machine's, but which listens on loopback."""
+    """Such as the local Ray of another study: its address is this machine's, but it listens on loopback only."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = f"127.0.0.1:{server.getsockname()[1]}"

@@ -75,8 +75,6 @@ def run(
     with raise_refused(store.path), lock.hold(store), mirroring, log_to_file(store.log_file):
         try:
             dispatcher = _open_study(file.study, store, where, images.fingerprint, retry_failed, console)
-            for line in list_changed_code(dispatcher.progress.counting_records()):
-                _say(console, line)
             stop, account = None, Account()
             trackers = TrackerProcesses(track, store, partial(_say, console))
             if dispatcher.is_open():
@@ -131,6 +129,8 @@ def _open_study(
         say(f"{store.delete_failures()} failed items run again")
     with pause_gc():
         dispatcher = Dispatcher(study, store, fingerprint, say)
+    for line in list_changed_code(dispatcher.progress.counting_records()):
+        say(line)
     store.save_study(study)
     return dispatcher
 
