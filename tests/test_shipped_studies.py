@@ -28,6 +28,7 @@ def means(folder: Path, column: str) -> dict[str, float]:
     return {line["row"]: float(line["mean"]) for line in lines if line["column"] == column}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(3600)
 def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: Path) -> None:
     """Six arms, five seeds, at most 6 minutes. The attack is neither too weak nor too strong for the standard model."""
