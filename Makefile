@@ -27,9 +27,9 @@ lint: .venv/installed
 test: .venv/installed
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
-# Whole studies, kills, clusters, the guides.
+# Whole studies, kills, clusters, the guides. They wait often, so one process more runs them.
 test-slow: .venv/moto
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone and not long"
+	$(PYTEST) -n $$(($(WORKERS) + 1)) --dist loadgroup -m "slow and not alone and not long"
 	$(PYTEST) -m alone
 
 # Before a release: more kills, also beside a mirror, and more numbers of workers.
@@ -57,7 +57,7 @@ bench: .venv/installed
 		|| { echo "Python 3.11 or newer is needed; name one with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	@echo "installing into .venv: some gigabytes, most of them PyTorch; this takes minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 clean:

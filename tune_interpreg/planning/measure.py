@@ -55,7 +55,7 @@ from tune_interpreg.study.measures import (
 )
 from tune_interpreg.training.device import read_peak_memory
 
-#: Repeat a measurement for SECONDS and at least twice, but only once if it takes longer than LONG seconds.
+#: Repeat a measurement for SECONDS after a first run, but not at all if that takes longer than LONG seconds.
 SECONDS, LONG = 0.5, 1.5
 
 #: Seconds of training per repetition: a single step may be too short for the clock.
@@ -320,7 +320,7 @@ class Bench:
         first = self._time(work)
         if first > LONG:
             return first
-        times = [self._time(work), self._time(work)]
+        times: list[float] = []
         while sum(times) < SECONDS:
             times.append(self._time(work))
         return min(times)
