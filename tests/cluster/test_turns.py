@@ -21,6 +21,7 @@ main()
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_turns_of_two_trials_finish_a_study(tmp_path: Path) -> None:
     study, store = tmp_path / "small.yaml", Store(tmp_path / "store")
     study.write_text(TEACHER.replace("[0]", str(list(range(SEEDS)))))
