@@ -112,6 +112,11 @@ BAD = [
         "s.yaml:3: arms.a.attack.eps: takes at most 1 under linf, *, got 2; *",
     ),
     (
+        "attack: {norm: linf, eps: 0.1}\narms: {a: {method: adversarial, search:"
+        " {space: {attack.eps: {uniform: [0.1, 8]}}, maximize: val/accuracy}}}\n",
+        "s.yaml:2: arms.a.search.space.'attack.eps': takes at most 1 under linf, *, got 8; *",
+    ),
+    (
         "evaluation: {attacks: [{norm: l2, eps: 2}, {norm: linf, eps: 2}]}\n" + ARMS,
         "s.yaml:1: evaluation.attacks.1.eps: takes at most 1 under linf, *, got 2; *",
     ),

@@ -86,7 +86,7 @@ def _check_evaluation(raw: Section) -> Iterator[Finding]:
 
 
 def _check_radii(raw: Section) -> Iterator[Finding]:
-    """Check the radii under linf of the attack, of arms' attacks and of further attacks, for pixels in [0, 1]."""
+    """Check the radii under linf of the attack, of arms, their searches and further attacks, for pixels in [0, 1]."""
     attack = _section(raw, "attack")
     norm = attack.get("norm", Attack().norm)
     if norm == "linf" and "eps" not in attack and attack.keys() <= Attack.model_fields.keys():  # else misspelled
@@ -96,11 +96,20 @@ def _check_radii(raw: Section) -> Iterator[Finding]:
     entries = _section(raw, "evaluation").get("attacks")
     listed = entries if isinstance(entries, list | tuple) else ()
     balls += [(("evaluation", "attacks", number), entry) for number, entry in enumerate(listed)]
-    for place, ball in balls:
-        eps = ball.get("eps") if isinstance(ball, Mapping) else None
-        if isinstance(eps, (int, float)) and eps > 1 and (ball.get("norm") or norm) == "linf":
+    radii: list[tuple[Place, Any, Any]] = [
+        ((*place, "eps"), ball.get("eps"), ball.get("norm")) for place, ball in balls if isinstance(ball, Mapping)
+    ]
+    for name in _section(raw, "arms"):
+        searched = _section(raw, "arms", name, "search", "space", "attack.eps").values()
+        values = [value for bounds in searched if isinstance(bounds, list) for value in bounds]
+        radii += [
+            (("arms", name, "search", "space", "attack.eps"), value, _section(raw, "arms", name, "attack").get("norm"))
+            for value in values
+        ]
+    for place, eps, ball_norm in radii:
+        if isinstance(eps, (int, float)) and eps > 1 and (ball_norm or norm) == "linf":
             rule = "takes at most 1 under linf, because pixels are in [0, 1]"
-            yield (*place, "eps"), f"{rule}, got {eps:g}; 8/255 is 0.031372549"
+            yield place, f"{rule}, got {eps:g}; 8/255 is 0.031372549"
 
 
 def _check_matched(raw: Section, arms: Section) -> Iterator[Finding]:
