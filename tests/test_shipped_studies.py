@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,9 +15,9 @@ pytestmark = pytest.mark.slow
 ARMS = ("standard", "adversarial", "interp_robust", "interp_permuted", "interp_nonrobust", "jacobian")
 
 
-def run(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "tune_interpreg", "run", *arguments, "--store", "store"]
-    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+def run(folder: Path, *arguments: str, command: str = "run") -> str:
+    words = [sys.executable, "-m", "tune_interpreg", command, *arguments, "--store", "store"]
+    ran = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
@@ -31,10 +32,17 @@ def means(folder: Path, column: str) -> dict[str, float]:
 @pytest.mark.alone
 @pytest.mark.timeout(3600)
 def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: Path) -> None:
-    """Six arms, five seeds, at most 6 minutes. The attack is neither too weak nor too strong for the standard model."""
+    """Six arms, five seeds, at most 6 minutes and about as long as planned.
+
+    The attack is neither too weak nor too strong for the standard model.
+    """
+    planned = re.search(r"time +at most (?:(\d+) min )?([\d.]+) s on", run(tmp_path, "digits", command="plan"))
+    assert planned
     started = time.monotonic()
     printed = run(tmp_path, "digits")
-    assert time.monotonic() - started < 360
+    seconds = time.monotonic() - started
+    assert seconds < 360
+    assert 0.6 < (60 * int(planned[1] or 0) + float(planned[2])) / seconds < 1.7
     assert "30 of 30 repeats done" in printed
     strict = means(tmp_path, "Adv. Acc. (strict)")
     assert len(strict) == len(ARMS)
