@@ -72,6 +72,7 @@ def perturb(
     attack: Attack,
     generator: torch.Generator,
     form: Form = "plain",
+    batch: int | None = None,
 ) -> Tensor:
     """Return the last iterate of PGD from one random start.
 
@@ -84,20 +85,28 @@ def perturb(
         attack: norm, eps, steps, step size, direction, start and precision.
         generator: draws the start; on x's device.
         form: "plain" or "compat".
+        batch: images per batch, which compat depends on, if not those of x.
 
     Returns:
         x_BCHW, pixels in [0, 1], within eps of x, without graph.
     """
     start_BCHW = balls.draw_start(x_BCHW, attack, generator)
     with constant_statistics(model):
-        return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form)
+        return perturb_from(model, x_BCHW, y_B, start_BCHW, attack=attack, form=form, batch=batch)
 
 
 def perturb_from(
-    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, start_BCHW: Tensor, *, attack: Attack, form: Form
+    model: nn.Module,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    start_BCHW: Tensor,
+    *,
+    attack: Attack,
+    form: Form,
+    batch: int | None = None,
 ) -> Tensor:
     """Return the last iterate of PGD from this start, with pixels in [0, 1] and within eps of x; see `perturb`."""
-    return _ascend(model, x_BCHW, start_BCHW, y_B, ASCENTS[form], FLOORS[form](len(y_B)), attack)
+    return _ascend(model, x_BCHW, start_BCHW, y_B, ASCENTS[form], FLOORS[form](batch or len(y_B)), attack)
 
 
 def perturb_output(model: nn.Module, x_BCHW: Tensor, *, attack: Attack, generator: torch.Generator) -> Tensor:

@@ -113,13 +113,20 @@ def check_batch_size(subject: Subject) -> Check:
 
     Finds: compat at its floor (see `check_gradient`), a network that mixes the images of a batch.
     """
+
+    def compat(size: int) -> Tensor:
+        generator = seeding.generator(subject.seed, "honesty-batch", subject.y_N.device)
+        settings: dict[str, Any] = {"attack": subject.attack, "generator": generator, "form": "compat", "batch": size}
+        return subject.misclassified(subject.map_batches(partial(pgd.perturb, subject.model, **settings)))
+
     large = min(subject.n, subject.batch_size)
+    half, few = max(1, large // 2), max(1, large // 20)  # compat changes only with the logarithm of the batch size
     values: dict[str, float] = {}
     changed: dict[str, Tensor] = {}
-    for form, divisor in (("strict", 2), ("compat", 20)):  # compat changes only with the logarithm of the batch size
-        small = max(1, large // divisor)
-        small_N = subject.broken(subject.attack, form=form, batch_size=small)
-        large_N = subject.broken_N if form == "strict" else subject.broken(subject.attack, form=form)
+    for form, small, small_N, large_N in (
+        ("strict", half, subject.broken(subject.attack, batch_size=half), subject.broken_N),
+        ("compat", few, compat(few), compat(large)),
+    ):
         values |= {f"{form}/{size}": unbroken_fraction(N) for size, N in ((small, small_N), (large, large_N))}
         changed_N = small_N != large_N
         changed[f"{form}: {int(changed_N.sum())} images change between {small} and {large} per batch"] = changed_N
