@@ -70,8 +70,8 @@ PGD, MAPS, COPIES = 128, 256, 2
 #: Most images at which AutoAttack is timed, and the part of its iterations. Fewer images would not fill its batches.
 AUTOATTACK, EFFORT = 200, 0.03
 
-#: Parts of the checked images for which the checks are timed, if those of all would take WHOLE seconds or more.
-CHECKED, WHOLE = (0.2, 0.4), 6.0
+#: Parts of the checked images for which the checks are timed, if those of the first part take LONG seconds or more.
+CHECKED = (0.2, 0.4)
 
 #: The radius at which an attack breaks no image, relative to its own.
 HARMLESS = 1e-3
@@ -299,9 +299,9 @@ class Bench:
             for function in list_checks(measure.autoattack):
                 function(subject)
 
+        if self._time(partial(check, few, measure.attack)) < LONG:
+            return self._mean_of_extremes(partial(check, images), measure.attack, self._time)
         base = self._mean_of_extremes(partial(check, few), measure.attack)
-        if base * images / few < WHOLE:
-            return self._mean_of_extremes(partial(check, images), measure.attack)
         growth = self._mean_of_extremes(partial(check, more), measure.attack) - base
         return base + max(0.0, growth) * (images - few) / max(1, more - few)
 
@@ -310,10 +310,12 @@ class Bench:
         return self.train.at(rows_N)
 
     # ---------------------------------------------------------------------------- the clock
-    def _mean_of_extremes(self, work: Callable[[Attack], object], attack: Attack) -> float:
+    def _mean_of_extremes(
+        self, work: Callable[[Attack], object], attack: Attack, timed: Callable[..., float] | None = None
+    ) -> float:
         """Return the mean of the seconds of work with an attack, and with one that breaks nothing."""
         harmless = attack.model_copy(update={"eps": HARMLESS * attack.eps})
-        return (self._shortest(lambda: work(attack)) + self._shortest(lambda: work(harmless))) / 2
+        return fmean((timed or self._shortest)(partial(work, extreme)) for extreme in (attack, harmless))
 
     def _shortest(self, work: Callable[[], object]) -> float:
         """Return the least seconds of several runs, after a first one that fills caches."""
