@@ -6,6 +6,7 @@ Ctrl-C in a terminal signals the whole foreground process group, Ray's processes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -103,6 +104,32 @@ def check_that_no_other_machine_reaches(pids: set[int]) -> None:
     assert all(b"--disable-frontend" in command for command in commands.values() if b"dashboard.py" in command)
     for pid in servers:
         assert b"RAY_USAGE_STATS_ENABLED=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+SHUTTING_DOWN = """
+import os, signal, time
+from contextlib import contextmanager
+from tune_interpreg.cli import main
+from tune_interpreg.cluster import drain
+
+@contextmanager
+def connected(*of):
+    yield
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+drain._connected, drain._run_on_ray = connected, lambda *of: None
+main()
+"""
+
+
+def test_a_signal_while_ray_shuts_down_ends_the_run_as_stopped(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    words = [sys.executable, "-c", SHUTTING_DOWN, "run", "study.yaml", "--store", "store"]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 128 + signal.SIGTERM, ran.stderr
+    assert RUN_AGAIN in ran.stdout + ran.stderr
+    assert "stopped by SIGTERM" in (tmp_path / "store" / "run.log").read_text()
 
 
 @pytest.mark.slow

@@ -54,8 +54,12 @@ def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
         with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
             _run_in_process(dispatcher, device, stop)
         return stop
-    # Ray installs its own signal handlers as it starts: ours follow.
-    with _connected(dispatcher.study, where), stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
+    with (
+        stopping.listen_for_stops() as stop,
+        suppress(KeyboardInterrupt),
+        _connected(dispatcher.study, where),
+        stopping.listen_for_stops(),  # again, because Ray installs its own signal handlers as it starts
+    ):
         _run_on_ray(dispatcher, device, stop)
     return stop
 
