@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests run in this many processes, each with one thread. Some tests wait, so three keep two cores busy.
 WORKERS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# Files with a mark: imports of the others take ten seconds.
+# The files that have a mark: to import all files takes ten seconds more.
 marked = $$(grep -rl --include='*.py' $(1) tests)
 
 # Tests start hundreds of processes: none compiles the same modules again.

@@ -94,7 +94,7 @@ def test_the_first_run_and_slow_runs_do_not_count(tmp_path: Path) -> None:
 def test_all_work_is_measured_in_processes_of_its_own() -> None:
     study = tiny("evaluation.attacks=[{autoattack: 2}]", "checks.autoattack=2")
     pieces = all_pieces(study)
-    measurement = measure(study, pieces, workers=1)
+    measurement = measure(study, pieces, workers=2)
     assert measurement.seconds.keys() == round_seconds(pieces).keys()
     assert all(0 <= seconds < 10 for seconds in measurement.seconds.values())
     assert all(seconds > 0 for unit, seconds in measurement.seconds.items() if "/" not in unit)

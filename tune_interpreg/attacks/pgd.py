@@ -85,7 +85,7 @@ def perturb(
         attack: norm, eps, steps, step size, direction, start and precision.
         generator: draws the start; on x's device.
         form: "plain" or "compat".
-        batch: images per batch, which compat depends on, if not those of x.
+        batch: images of the batch that compat's floor is for; None: those of x.
 
     Returns:
         x_BCHW, pixels in [0, 1], within eps of x, without graph.

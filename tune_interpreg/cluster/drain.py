@@ -50,17 +50,12 @@ def drain(dispatcher: Dispatcher, where: str, *, debug: bool = False) -> Stop:
         stop = Stop()
         _run_in_process(dispatcher, device, stop, debug=True)
         return stop
-    if where == "in-process":
-        with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
+    with stopping.listen_for_stops() as stop, suppress(KeyboardInterrupt):
+        if where == "in-process":
             _run_in_process(dispatcher, device, stop)
-        return stop
-    with (
-        stopping.listen_for_stops() as stop,
-        suppress(KeyboardInterrupt),
-        _connected(dispatcher.study, where),
-        stopping.listen_for_stops(),  # again, because Ray installs its own signal handlers as it starts
-    ):
-        _run_on_ray(dispatcher, device, stop)
+        else:  # listen again, because Ray installs its own signal handlers as it starts
+            with _connected(dispatcher.study, where), stopping.listen_for_stops():
+                _run_on_ray(dispatcher, device, stop)
     return stop
 
 

@@ -114,7 +114,7 @@ def check_batch_size(subject: Subject) -> Check:
     Finds: compat at its floor (see `check_gradient`), a network that mixes the images of a batch.
     """
 
-    def compat(size: int) -> Tensor:
+    def compat(size: int) -> Tensor:  # depends on the size of its batch through the floor alone
         generator = seeding.generator(subject.seed, "honesty-batch", subject.y_N.device)
         settings: dict[str, Any] = {"attack": subject.attack, "generator": generator, "form": "compat", "batch": size}
         return subject.misclassified(subject.map_batches(partial(pgd.perturb, subject.model, **settings)))

@@ -313,7 +313,10 @@ class Bench:
     def _mean_of_extremes(
         self, work: Callable[[Attack], object], attack: Attack, timed: Callable[..., float] | None = None
     ) -> float:
-        """Return the mean of the seconds of work with an attack, and with one that breaks nothing."""
+        """Return the mean of the seconds of work with an attack, and with one that breaks nothing.
+
+        timed: takes the seconds of one of them; None: ``_shortest``.
+        """
         harmless = attack.model_copy(update={"eps": HARMLESS * attack.eps})
         return fmean((timed or self._shortest)(partial(work, extreme)) for extreme in (attack, harmless))
 

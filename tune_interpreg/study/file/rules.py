@@ -101,11 +101,9 @@ def _check_radii(raw: Section) -> Iterator[Finding]:
     ]
     for name in _section(raw, "arms"):
         searched = _section(raw, "arms", name, "search", "space", "attack.eps").values()
-        values = [value for bounds in searched if isinstance(bounds, list) for value in bounds]
-        radii += [
-            (("arms", name, "search", "space", "attack.eps"), value, _section(raw, "arms", name, "attack").get("norm"))
-            for value in values
-        ]
+        numbers = [x for bounds in searched if isinstance(bounds, list) for x in bounds if isinstance(x, (int, float))]
+        ball_norm = _section(raw, "arms", name, "attack").get("norm")
+        radii.append((("arms", name, "search", "space", "attack.eps"), max(numbers, default=None), ball_norm))
     for place, eps, ball_norm in radii:
         if isinstance(eps, (int, float)) and eps > 1 and (ball_norm or norm) == "linf":
             rule = "takes at most 1 under linf, because pixels are in [0, 1]"
