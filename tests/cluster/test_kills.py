@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("at_once", [pytest.param(1, marks=pytest.mark.long), 2])
-def test_fifteen_kills_leave_no_trace_in_the_results(tmp_path: Path, at_once: int) -> None:
+def test_kills_leave_no_trace_in_the_results(tmp_path: Path, at_once: int) -> None:
     """Kill drivers, workers and raylets, from start-up to a trial's last write. SEED chooses other moments."""
     rounds = run_rounds(tmp_path, at_once, seed=int(os.environ.get("SEED", "0")))
     kills = [kill for finished in rounds for kill in finished.kills]

@@ -46,8 +46,8 @@ arms:
     method: jacobian
     search: {{space: {{lambda_j: {{log_uniform: [0.001, 1.0]}}}}, match_loss_of: robust, trials: 6, parallel: 2}}
 """
-#: Fifteen victims. Each is killed at one of these moments.
-VICTIMS = ("driver",) * 5 + ("worker",) * 8 + ("raylet",) * 2
+#: Each is killed at one of these moments.
+VICTIMS = ("driver",) * 4 + ("worker",) * 4 + ("raylet",) * 2
 MOMENTS = ("start-up", "targets", "epoch", "ending", "any")
 
 #: Seconds that workers may outlive their driver, and a driver its raylet.

@@ -126,7 +126,6 @@ def test_report_prints_and_writes_all_tables(folder: Path) -> None:
     assert re.search(r"^\| ball \|( (PASS|WARN \d of 2), n = \d+ \|)+$", honesty, re.MULTILINE)
 
 
-@pytest.mark.slow
 def test_a_grown_study_runs_only_what_is_new_and_in_process_agrees(folder: Path) -> None:
     """With one more arm and without a cluster, old records stay, and both places give equal bits."""
     store, fresh = Store(folder / "store"), Store(folder / "fresh")

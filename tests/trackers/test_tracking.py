@@ -170,12 +170,13 @@ def test_a_process_that_cannot_be_started_is_one_warning(folder: Path, monkeypat
     assert line.startswith("warning: the process for lines cannot be started (")
 
 
-@pytest.mark.ray
-def test_a_study_on_ray_is_tracked_by_mlflow(folder: Path) -> None:
+@pytest.mark.ray  # it starts a command in a process of its own
+def test_a_study_is_tracked_by_mlflow(folder: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
     (folder / "small.yaml").write_text(SEEDS)
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/runs.db", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tune_interpreg", "run", "small.yaml", "--track", "mlflow"]
+    options = ["run", "small.yaml", "--track", "mlflow", "--cluster", "in-process"]
+    words = [sys.executable, "-m", "tune_interpreg", *options]
     ran = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "mlflow: 2 trainings in experiment small of sqlite:///" in ran.stdout

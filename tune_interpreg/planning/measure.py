@@ -56,10 +56,10 @@ from tune_interpreg.study.measures import (
 from tune_interpreg.training.device import read_peak_memory
 
 #: Repeat a measurement for SECONDS after a first run, but not at all if that takes longer than LONG seconds.
-SECONDS, LONG = 0.5, 1.5
+SECONDS, LONG = 0.2, 1.5
 
 #: Seconds of training per repetition: a single step may be too short for the clock.
-TRAINING = 0.4
+TRAINING = 0.2
 
 #: Batches that the probe learns, and the seconds that it has for that.
 BATCHES, PATIENCE = 16, 4.0
