@@ -17,7 +17,7 @@ SEARCH = f"{{method: jacobian, search: {{maximize: val/adv_accuracy, trials: 8, 
 def test_one_worker_never_waits_and_equal_times_cost_nothing() -> None:
     of = study("standard", arm=SEARCH)
     for repeat in range(3):
-        assert bench_waiting.measure(of, 1, 1.0, repeat) == (1.0, 1.0)
+        assert bench_waiting.measure(of, 1, 1.0, repeat) == (1.0, 1.0, 1.0)
     assert bench_waiting.measure(of, 2, 0.0, 0)[0] == pytest.approx(1.0)
 
 
