@@ -4,7 +4,7 @@ Shapes: N observations, G positions, R residuals, W places. A position u is log 
 [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -40,40 +40,18 @@ class RootPosterior:
 
     def __init__(self, u_N: Array, r_N: Array, *, noise: float, target: float | None = None) -> None:
         order_N = np.lexsort((r_N, u_N))
-        u_N, r_N = np.clip(u_N[order_N], 0.0, 1.0), r_N[order_N]
-        sizes_N = np.abs(r_N[np.isfinite(r_N)])
-        usual = max(30 * noise, float(np.median(sizes_N)) if sizes_N.size else 0.0)
-        r_N = np.where(np.abs(r_N) > SATURATED * usual, np.copysign(np.inf, r_N), r_N)
-        self._steps = steps = StepModel(u_N, r_N, noise)
-        step_u, step_below, step_jump = steps.distribution()
-        finite_N = np.isfinite(r_N)
-        u_N, r_N, step_log_N = u_N[finite_N], r_N[finite_N], np.log(steps.density_N[finite_N])
-        middle = int(np.searchsorted(u_N, np.interp(0.5, step_below, step_u)))
-        spans = [(0, u_N.size), *((max(middle - k, 0), min(middle + k, u_N.size)) for k in WINDOWS)]
-        self._smooth: list[SmoothModel] = []
-        log_weights = [0.0]
-        for first, last in dict.fromkeys(spans):
-            if last - first < 2 or (last - first < u_N.size and u_N[last - 1] - u_N[first] < 1e-6):
-                continue
-            part = slice(first, last)
-            model = SmoothModel(
-                u_N[part],
-                r_N[part],
-                noise,
-                bounds=(0.0, 1.0) if last - first == u_N.size else (float(u_N[first]), float(u_N[last - 1])),
-                stray_N=steps.stray_N[finite_N][part],
-                stray_density_N=steps.stray_density_N[finite_N][part],
-                target=target,
-            )
-            self._smooth.append(model)
-            log_weights.append(float((np.log(model.density_N) - step_log_N[part]).sum()))
+        u_N, r_N = np.clip(u_N[order_N], 0.0, 1.0), _reduce_to_signs(r_N[order_N], noise)
+        self._steps = StepModel(u_N, r_N, noise)
+        step_u, step_below, step_jump = self._steps.distribution()
+        fits = list(_fit_smooth(u_N, r_N, noise, self._steps, float(np.interp(0.5, step_below, step_u)), target))
+        self._smooth = [model for model, _ in fits]
         self._u_G = np.unique(np.concatenate([step_u, *(_positions(model) for model in self._smooth)]))
         below_G, jump_G = np.interp(self._u_G, step_u, step_below), np.interp(self._u_G, step_u, step_jump)
-        smooth = []
-        for k, model in enumerate(self._smooth, start=1):
+        smooth, log_weights = [], [0.0]
+        for model, log_density in fits:
             bounded_G, inside = _within_bracket(model.above(self._u_G), below_G)
             smooth.append(bounded_G)
-            log_weights[k] += np.log(max(inside, 1e-300))
+            log_weights.append(log_density + np.log(max(inside, 1e-300)))
         weights = np.exp(np.array(log_weights) - max(log_weights))
         self._weights = (1 - LEAST) * weights / weights.sum()
         self._weights[0] += LEAST
@@ -139,6 +117,41 @@ def choose_share(running_N: Array, parallel: int, jitter: float) -> float:
             widest = int(np.diff(edges).argmax())
             share = float(edges[widest] + edges[widest + 1]) / 2
     return share + 0.02 * jitter / (parallel + 1)
+
+
+def _reduce_to_signs(r_N: Array, noise: float) -> Array:
+    """Return the residuals with those above SATURATED as ±inf, of which the sign alone counts."""
+    sizes_N = np.abs(r_N[np.isfinite(r_N)])
+    usual = max(30 * noise, float(np.median(sizes_N)) if sizes_N.size else 0.0)
+    return np.where(np.abs(r_N) > SATURATED * usual, np.copysign(np.inf, r_N), r_N)
+
+
+def _fit_smooth(
+    u_N: Array, r_N: Array, noise: float, steps: StepModel, root: float, target: float | None
+) -> Iterator[tuple[SmoothModel, float]]:
+    """Yield smooth models of all finite residuals and of those around ``root``, each with its log density.
+
+    The density is that of the model's residuals, each predicted from the others, relative to the step model's.
+    """
+    finite_N = np.isfinite(r_N)
+    u_N, r_N, step_log_N = u_N[finite_N], r_N[finite_N], np.log(steps.density_N[finite_N])
+    middle = int(np.searchsorted(u_N, root))
+    spans = [(0, u_N.size), *((max(middle - k, 0), min(middle + k, u_N.size)) for k in WINDOWS)]
+    for first, last in dict.fromkeys(spans):
+        is_whole = last - first == u_N.size
+        if last - first < 2 or (not is_whole and u_N[last - 1] - u_N[first] < 1e-6):
+            continue
+        part = slice(first, last)
+        model = SmoothModel(
+            u_N[part],
+            r_N[part],
+            noise,
+            bounds=(0.0, 1.0) if is_whole else (float(u_N[first]), float(u_N[last - 1])),
+            stray_N=steps.stray_N[finite_N][part],
+            stray_density_N=steps.stray_density_N[finite_N][part],
+            target=target,
+        )
+        yield model, float((np.log(model.density_N) - step_log_N[part]).sum())
 
 
 def _positions(model: SmoothModel) -> Array:
