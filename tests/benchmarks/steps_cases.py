@@ -23,7 +23,8 @@ from tune_interpreg.networks.layers import set_dropout_generator
 from tune_interpreg.study.config import Attack, MapSettings, Study
 from tune_interpreg.study.file.read import read_study_file
 from tune_interpreg.study.recipe import Recipe
-from tune_interpreg.training.trainer import Batch, Trainer, build_optimizer
+from tune_interpreg.training.optimizer import Optimizer
+from tune_interpreg.training.trainer import Batch, Trainer
 
 CLASSES, STRENGTH = 10, 0.1
 
@@ -158,13 +159,13 @@ class Case:
     def step(self, name: str) -> Row:
         """Return a training step: the loss, its gradients, and SGD."""
         work, losses = self.work(name), {"ours": self.method(name)} | self.rivals(name)
-        ours = build_optimizer(self.net, self.setting.training.model_copy(update={"lr": 1e-5}))
+        ours = Optimizer(self.net, self.setting.training.model_copy(update={"lr": 1e-5}))
         theirs = torch.optim.SGD(self.plain.parameters(), lr=1e-5, momentum=0.9)
 
         def run(rival: str) -> None:
             model, sgd = (self.net, ours) if rival == "ours" else (self.plain, theirs)
             set_dropout_generator(self.net.train(), self.noise())
-            sgd.zero_grad(set_to_none=True)
+            sgd.zero_grad()
             losses[rival](model).backward()
             sgd.step()
 

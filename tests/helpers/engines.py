@@ -16,7 +16,7 @@ from tune_interpreg.data.dataset import Dataset, Split
 from tune_interpreg.gradients import saliency
 from tune_interpreg.networks.build import build
 from tune_interpreg.study.config import Augment, Model, Training
-from tune_interpreg.training.trainer import STREAMS, Batch, Guidance, Terms, Trainer, build_optimizer
+from tune_interpreg.training.trainer import STREAMS, Batch, Guidance, Terms, Trainer
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -61,7 +61,8 @@ def textbook(seed: int, epochs: int) -> tuple[nn.Module, list[dict[str, float]]]
     model = build(MODEL, SHAPE, 10, seed, DEVICE)
     batches = trainer(seed, capture=False)
     (replica,) = batches.replicas
-    sgd, means = build_optimizer(model, TRAINING), []
+    settings = {"momentum": TRAINING.momentum, "weight_decay": TRAINING.weight_decay, "nesterov": TRAINING.nesterov}
+    sgd, means = torch.optim.SGD(model.parameters(), lr=0.1, fused=True, **settings), []
     for epoch in range(epochs):
         streams = {name: seeding.generator(seed, name, DEVICE) for name in STREAMS}
         for name, stream in streams.items():

@@ -73,7 +73,7 @@ def test_all_tensors_of_a_step_keep_their_addresses() -> None:
 
     def addresses() -> list[int]:
         lanes = [tensor for lane in engine.engine.lanes for tensor in (lane.order_TB, *lane.sums.values())]
-        rates = [group["lr"] for replica in engine.replicas for group in replica.optimizer.param_groups]
+        rates = [replica.optimizer.lr for replica in engine.replicas]
         return [tensor.data_ptr() for tensor in [*engine.state().values(), *lanes, *rates]]
 
     before = addresses()

@@ -1,5 +1,7 @@
 """The optimizers and the warm-up against torch.optim step by step, and their state across an interruption."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -61,6 +63,23 @@ def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(name: str) -> N
     resumed.load_state(copy_state(whole), 2)
     assert train(whole, 2) == train(resumed, 2)
     assert_same_bits(resumed.state(), copy_state(whole))
+
+
+@pytest.mark.parametrize("settings", ["", "optimizer='adamw', momentum=None"])
+def test_a_step_does_not_load_pytorchs_compiler(settings: str) -> None:
+    """It would take each worker a second or more before its first step."""
+    code = f"""
+import sys, torch
+from tune_interpreg.study.config import Training
+from tune_interpreg.training.optimizer import Optimizer
+model = torch.nn.Linear(2, 1)
+optimizer = Optimizer(model, Training({settings}))
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+print(float(model.bias), "torch._dynamo" in sys.modules)
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.endswith(" False\n")
 
 
 def test_the_state_of_adamw_is_whole_before_the_first_step() -> None:

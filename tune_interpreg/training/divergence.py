@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_interpreg.networks.weights import named_tensors
+from tune_interpreg.training.optimizer import Optimizer
 
 
 def is_finite(tensors: Iterable[Tensor]) -> bool:
@@ -21,7 +22,7 @@ def is_finite(tensors: Iterable[Tensor]) -> bool:
 def find_first_fault(
     losses: Iterable[Mapping[str, Tensor]],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     *,
     except_for: Collection[str] = (),
 ) -> tuple[int, str] | None:
@@ -38,7 +39,7 @@ def find_first_fault(
         for name, term in terms.items():
             if not is_finite([term]):
                 return step, f"the term {name} was {_first_bad_value([term])}"
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward(retain_graph=True)
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not is_finite(gradients):

@@ -29,6 +29,7 @@ from tune_interpreg.study.config import Model, Training
 from tune_interpreg.training.capture import Engine, Lane
 from tune_interpreg.training.device import matmul_precision
 from tune_interpreg.training.divergence import find_first_fault, is_finite
+from tune_interpreg.training.optimizer import Optimizer
 
 
 class Diverged(ArithmeticError):
@@ -101,7 +102,7 @@ class Replica:
         self.model = model
         self.device = next(model.parameters()).device
         self.epoch = torch.zeros((), device=self.device)
-        self.optimizer = build_optimizer(model, training)
+        self.optimizer = Optimizer(model, training)
         #: Tensors that the builder gave values that are not finite, such as a mask of −inf.
         self.infinite = {name for name, tensor in weights.named_tensors(model) if not is_finite([tensor])}
         self.reset_generators()
@@ -114,8 +115,7 @@ class Replica:
         """Set train mode and the learning rate, and seed the random streams for ``epoch``."""
         self.model.train()
         self.epoch.fill_(epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(lr)
+        self.optimizer.lr.fill_(lr)
         for purpose, generator in self.streams.items():
             generator.manual_seed(seeding.number(self.seed, purpose, epoch))
 
@@ -124,7 +124,7 @@ class Replica:
         for name, tensor in weights.named_tensors(self.model):
             yield f"{self.seed}/model/{name}", tensor
             if tensor.requires_grad:
-                for kind, state in optimizer_state(self.optimizer, tensor).items():
+                for kind, state in self.optimizer.state[tensor].items():
                     yield f"{self.seed}/{kind}/{name}", state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -132,41 +132,6 @@ class Replica:
         with torch.no_grad():
             for name, tensor in self.named_tensors():
                 tensor.copy_(state[name])
-
-
-def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters that require a gradient.
-
-    It is one fused kernel that reads the learning rate from a tensor, so that a captured step follows it.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-    lr = torch.tensor(training.lr, dtype=torch.float32, device=device)
-    if training.optimizer == "adamw":
-        on_gpu = device.type == "cuda"
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, fused=True, capturable=on_gpu)
-    return torch.optim.SGD(
-        parameters,
-        lr=lr,
-        momentum=training.momentum or 0.0,
-        weight_decay=training.weight_decay,
-        nesterov=training.nesterov,
-        fused=True,
-    )
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """Return the optimizer's tensors of a parameter by name. Before the first step they are made, as zeros.
-
-    PyTorch would make them in the first step. A checkpoint is loaded before that.
-    """
-    state = optimizer.state[parameter]
-    if isinstance(optimizer, torch.optim.SGD):
-        return {"momentum": state.setdefault("momentum_buffer", torch.zeros_like(parameter))}
-    if not state:
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    return {name: state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
 
 
 class Trainer:
@@ -284,7 +249,7 @@ class Trainer:
 
     def _step(self, replica: Replica, index_B: Tensor) -> Mapping[str, Tensor]:
         terms = self.terms(replica.model, self.make_batch(replica, index_B))
-        replica.optimizer.zero_grad(set_to_none=True)
+        replica.optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         replica.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
