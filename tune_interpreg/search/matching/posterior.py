@@ -120,7 +120,7 @@ def choose_share(running_N: Array, parallel: int, jitter: float) -> float:
 
 
 def _reduce_to_signs(r_N: Array, noise: float) -> Array:
-    """Return the residuals with those above SATURATED as ±inf, of which the sign alone counts."""
+    """Return the residuals with those above SATURATED as ±inf: only their signs count."""
     sizes_N = np.abs(r_N[np.isfinite(r_N)])
     usual = max(30 * noise, float(np.median(sizes_N)) if sizes_N.size else 0.0)
     return np.where(np.abs(r_N) > SATURATED * usual, np.copysign(np.inf, r_N), r_N)
