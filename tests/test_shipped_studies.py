@@ -55,12 +55,13 @@ def test_the_digits_study_is_complete_fast_and_separates_the_methods(tmp_path: P
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif("TUNE_INTERPREG_DATA" not in os.environ, reason="TUNE_INTERPREG_DATA names no folder with MNIST")
 def test_the_mnist_study_runs_on_few_images(tmp_path: Path) -> None:
-    """mnist-small with fewer images, seeds and steps: every arm, on real images."""
+    """mnist-small with fewer images, seeds, steps and trials: every arm, on real images."""
     smaller = (
         "data.train_limit=160 data.validation=60 data.test_limit=30 training.epochs=1 seeds=[0,1] evaluation.steps=10"
         " evaluation.checks=null evaluation.gradient_norms.images=30 evaluation.interpretability.images=15"
         " arms.interp_robust.targets.samples=5 arms.interp_permuted.targets.samples=5"
-        " arms.interp_nonrobust.targets.samples=5"
+        " arms.interp_nonrobust.targets.samples=5 arms.interp_robust.search.trials=2"
+        " arms.interp_permuted.search.trials=2 arms.interp_nonrobust.search.trials=2 arms.jacobian.search.trials=2"
     )
     overrides = [word for setting in smaller.split() for word in ("--set", setting)]
     printed = run(tmp_path, "mnist-small", "--data-root", os.environ["TUNE_INTERPREG_DATA"], *overrides)
