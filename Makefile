@@ -34,7 +34,7 @@ test-slow: .venv/moto
 	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not alone and not long" $(call marked,mark.slow)
 	$(PYTEST) -m alone $(call marked,mark.alone)
 
-# Before a release: more kills, also beside a mirror, and more numbers of workers.
+# Before a release: more kills, also beside a mirror, more numbers of workers, large ledgers.
 test-long: .venv/moto
 	$(PYTEST) -m long $(call marked,mark.long)
 

@@ -141,6 +141,7 @@ def test_the_summary_explains_the_interval_of_a_single_seed(tmp_path, store):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_five_thousand_records_take_seconds_and_little_memory(tmp_path):
     """Each with the curves of 30 epochs. Processor time, because other work may share the machine."""
     search = {"space": {"lambda_j": {"log_uniform": [0.001, 1]}}, "maximize": "val/adv_accuracy", "trials": 5000}

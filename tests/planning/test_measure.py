@@ -56,6 +56,7 @@ def test_steps_and_validations_add_up_to_a_real_epoch(tmp_path: Path, one_thread
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_part_of_autoattacks_iterations_tells_what_the_whole_takes(tmp_path: Path, one_thread: None) -> None:
     """Compare with real runs, of a model that every attack breaks and of one that none breaks."""
     bench = Bench(parse_study("data: digits\narms: {standard: {method: standard}}\n"), Store(tmp_path))

@@ -66,6 +66,7 @@ def test_opening_a_study_takes_a_fixed_number_of_calls_per_record(store: Store) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_study_of_five_thousand_records_is_answered_in_seconds(tmp_path: Path) -> None:
     """Processor time of the whole command with its tables, because other work may share the machine."""
     file, store = tmp_path / "sweep.yaml", Store(tmp_path / "store")
