@@ -43,9 +43,9 @@ takes more than 3.6 times the median. The four runs of a draw have the same time
 **Waiting**: wall time by the rule, divided by the wall time if the next trial starts whenever one of `search.parallel`
 ends. The rule: a trial waits for the trials that it is proposed from; a match goes in rounds. Without it, results
 depend on the workers. **No rounds**: trial n of a match, too, waits for the trials 0 … n − parallel alone, the least
-that reproducible proposals have to wait for. With 16 workers, that misses the goal as well. **All at once**: the wall
-time by the rule, divided by that if all trials of a search start at once. Then no trial is proposed from a result. With
-more workers than `parallel` times the open searches, raise `parallel`.
+that reproducible proposals have to wait for. **All at once**: the wall time by the rule, divided by that if all trials
+of a search start at once. Then no trial is proposed from a result. With more workers than `parallel` times the open
+searches, raise `parallel`.
 """
 
 #: Workers of a large cluster.
@@ -100,7 +100,8 @@ def measure(study: Study, workers: int, spread: float, repeat: int) -> tuple[flo
         without = end(study)
     with patch.object(Search, "known_trials", count_without_rounds):
         no_rounds = end(study)
-    return end(study) / without, no_rounds / without, end(study) / end(start_at_once(study))
+    by_rule = end(study)
+    return by_rule / without, no_rounds / without, by_rule / end(start_at_once(study))
 
 
 def table(ratios: Mapping[tuple[float, int], Sequence[tuple[float, float, float]]]) -> Iterator[str]:

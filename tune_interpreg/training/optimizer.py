@@ -1,8 +1,8 @@
 """PyTorch's SGD and AdamW as functions of tensors, which all exist before the first step.
 
 One fused kernel changes all parameters. It reads the learning rate from a tensor, so that a captured step follows it.
-A class of ``torch.optim`` loads PyTorch's compiler as soon as there is an instance, which takes each process one to
-three seconds. The functions that these classes call do not.
+The first optimizer that is made from a class of ``torch.optim`` loads PyTorch's compiler, which takes each process one
+to three seconds. The functions that these classes call do not.
 """
 
 from collections.abc import Callable

@@ -123,9 +123,8 @@ class Replica:
         """Yield weights, buffers and the optimizer's state under names that are unique among the seeds."""
         for name, tensor in weights.named_tensors(self.model):
             yield f"{self.seed}/model/{name}", tensor
-            if tensor.requires_grad:
-                for kind, state in self.optimizer.state[tensor].items():
-                    yield f"{self.seed}/{kind}/{name}", state
+            for kind, state in self.optimizer.state.get(tensor, {}).items():
+                yield f"{self.seed}/{kind}/{name}", state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy the tensors' values from ``state``; raises ``KeyError`` if one is missing."""
