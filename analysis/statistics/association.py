@@ -1,6 +1,6 @@
 """The association of two measures over the models of a study: Spearman's ρ, and its partial form.
 
-Shapes: M models. Models of one seed share their start, so intervals resample seeds, not models.
+Shapes: M models, R samples of them, S seeds. Models of one seed share their start, so intervals resample seeds, not models.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,24 @@ from analysis.statistics.intervals import LEVEL, Interval
 RESAMPLES, LARGEST = 2000, 1 - 1e-6
 
 
-def spearman(x_M: np.ndarray, y_M: np.ndarray) -> float:
-    """Return Spearman's ρ, the correlation of ranks; equal values share the mean of theirs. 0 if x or y is constant."""
-    return _correlation(_ranks(x_M), _ranks(y_M))
+def spearman(x_M: np.ndarray, y_M: np.ndarray, count_RM: np.ndarray) -> np.ndarray:
+    """Return Spearman's ρ_R, the correlation of ranks, of R samples that hold model m count_RM[r, m] times.
+
+    Equal values share the mean of their ranks. ρ is 0 if x or y is constant.
+    """
+    x_RM, y_RM = (_centered_ranks(values_M, count_RM) for values_M in (x_M, y_M))
+    size_R = ((count_RM * x_RM**2).sum(1) * (count_RM * y_RM**2).sum(1)) ** 0.5
+    return np.divide((count_RM * x_RM * y_RM).sum(1), size_R, out=np.zeros_like(size_R), where=size_R > 0)
 
 
-def partial_spearman(x_M: np.ndarray, y_M: np.ndarray, z_M: np.ndarray) -> float:
-    """Return the partial correlation of the ranks of x and y given those of z.
+def partial_spearman(x_M: np.ndarray, y_M: np.ndarray, z_M: np.ndarray, count_RM: np.ndarray) -> np.ndarray:
+    """Return the partial correlation of the ranks of x and y given those of z, of R samples.
 
     ρ_xy·z = (ρ_xy − ρ_xz·ρ_yz) / √((1 − ρ_xz²)(1 − ρ_yz²)); 0 if z determines the ranks of x or y.
     """
-    xy, xz, yz = spearman(x_M, y_M), spearman(x_M, z_M), spearman(y_M, z_M)
-    rest = (1 - xz**2) * (1 - yz**2)
-    return (xy - xz * yz) / rest**0.5 if rest > 1e-12 else 0.0
+    xy_R, xz_R, yz_R = (spearman(*pair, count_RM) for pair in ((x_M, y_M), (x_M, z_M), (y_M, z_M)))
+    rest_R = (1 - xz_R**2) * (1 - yz_R**2)
+    return np.divide(xy_R - xz_R * yz_R, np.abs(rest_R) ** 0.5, out=np.zeros_like(rest_R), where=rest_R > 1e-12)
 
 
 def association(
@@ -50,31 +55,28 @@ def association(
     data_DM = np.asarray([x_M, y_M, *([given] if given is not None else [])], dtype=float)
     if data_DM.shape[1] < 3:
         return None
-    function = spearman if given is None else partial_spearman
-    rho, models = function(*data_DM), data_DM.shape[1]
-    groups = [np.flatnonzero(np.asarray(seeds) == seed) for seed in dict.fromkeys(seeds)]
-    count = len(groups)
+    function, models = spearman if given is None else partial_spearman, data_DM.shape[1]
+    rho = function(*data_DM, np.ones((1, models)))[0]
+    numbers_S, seed_M = np.unique(seeds, return_inverse=True)
+    count = len(numbers_S)
     if count < 2:
-        return Interval(rho, None, models)
-    generator = np.random.default_rng(0)
-    draws = generator.integers(count, size=(RESAMPLES, count))
-    resampled = [function(*data_DM[:, np.concatenate([groups[s] for s in draw])]) for draw in draws]
-    error = float(np.std(_fisher(np.asarray(resampled)))) * (count / (count - 1)) ** 0.5
+        return Interval(float(rho), None, models)
+    drawn_RS = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    count_RS = np.stack([(drawn_RS == seed).sum(1) for seed in range(count)], 1)
+    resampled_R = function(*data_DM, count_RS[:, seed_M].astype(float))
+    error = float(np.std(_fisher(resampled_R))) * (count / (count - 1)) ** 0.5
     error = max(error, max(models - 3, 1) ** -0.5)
     reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    center = float(_fisher(np.asarray(rho)))
-    return Interval(rho, None, models, (float(np.tanh(center - reach)), float(np.tanh(center + reach))))
+    center = float(_fisher(rho))
+    return Interval(float(rho), None, models, (float(np.tanh(center - reach)), float(np.tanh(center + reach))))
 
 
 def _fisher(rho: np.ndarray) -> np.ndarray:
     return np.arctanh(np.clip(rho, -LARGEST, LARGEST))
 
 
-def _ranks(x_M: np.ndarray) -> np.ndarray:
-    return np.asarray(scipy.stats.rankdata(x_M))
-
-
-def _correlation(x_M: np.ndarray, y_M: np.ndarray) -> float:
-    x_M, y_M = x_M - x_M.mean(), y_M - y_M.mean()
-    size = float((x_M @ x_M) * (y_M @ y_M)) ** 0.5
-    return float(x_M @ y_M) / size if size else 0.0
+def _centered_ranks(values_M: np.ndarray, count_RM: np.ndarray) -> np.ndarray:
+    """Return the rank of each model in each sample, minus the sample's mean rank."""
+    below_MM, equal_MM = values_M[:, None] < values_M, values_M[:, None] == values_M
+    rank_RM = count_RM @ below_MM + (count_RM @ equal_MM + 1) / 2
+    return rank_RM - (count_RM * rank_RM).sum(1, keepdims=True) / count_RM.sum(1, keepdims=True)

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import warnings
-from functools import partial
+from functools import cache, partial
 from http.client import HTTPException
 from importlib.metadata import distribution
 from pathlib import Path
@@ -37,13 +37,18 @@ def digits(root: Path | None) -> Source:
 
 
 def _digits(*, test: bool) -> Split:
+    images = _read_digits()
+    test_M, train_M = split_stratified(images.y_N, 360, "digits test")
+    return images.at(test_M if test else train_M)
+
+
+@cache  # to read the text takes 20 ms, and each judgment reads its images
+def _read_digits() -> Split:
     # sklearn.datasets.load_digits reads the same file, but its import costs a second per process.
     table = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     x_ND, y_N = np.split(np.loadtxt(str(table), delimiter=","), [64], axis=1)
     x_NCHW = torch.from_numpy(x_ND / 16).to(torch.float32).reshape(-1, 1, 8, 8)
-    split = Split(x_NCHW, torch.from_numpy(y_N).to(torch.int64).squeeze(1))
-    test_M, train_M = split_stratified(split.y_N, 360, "digits test")
-    return split.at(test_M if test else train_M)
+    return Split(x_NCHW, torch.from_numpy(y_N).to(torch.int64).squeeze(1))
 
 
 def mnist(root: Path | None) -> Source:

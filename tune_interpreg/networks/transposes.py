@@ -39,13 +39,12 @@ class ConvTranspose(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], formula: ConvAdjoint) -> Tensor:
-        return formula(e, weight, size, geometry)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        e, weight, _, ctx.geometry, _ = inputs
+    def forward(
+        ctx: Any, e: Tensor, weight: Tensor, size: torch.Size, geometry: dict[str, Any], formula: ConvAdjoint
+    ) -> Tensor:
+        ctx.geometry = geometry
         ctx.save_for_backward(e, weight)
+        return formula(e, weight, size, geometry)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
@@ -128,16 +127,13 @@ class MaxPoolTranspose(torch.autograd.Function):
     """The adjoint of max pooling on a CPU: put each entry of e_LBChw where its window has its maximum."""
 
     @staticmethod
-    def forward(e: Tensor, index: Tensor, size: torch.Size, geometry: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, e: Tensor, index: Tensor, size: torch.Size, geometry: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(index)
         channels, *sides = size
         x = e.new_empty(*e.shape[:2], *sides, channels).movedim(-1, 2)
         for e_BChw, x_BCHW in zip(e, x, strict=True):
             torch.ops.aten.max_pool2d_with_indices_backward(e_BChw, x_BCHW, *geometry, index, grad_input=x_BCHW)
         return x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
