@@ -67,21 +67,24 @@ def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(name: str) -> N
     assert_same_bits(resumed.state(), copy_state(whole))
 
 
-def test_a_step_does_not_load_pytorchs_compiler() -> None:
+def test_vetting_and_training_do_not_load_pytorchs_compiler() -> None:
     """It would take each worker a second or more before its first step."""
     code = """
 import sys, torch
-from tune_interpreg.study.config import Training
+from tune_interpreg.networks.build import build
+from tune_interpreg.networks.vetting import vet
+from tune_interpreg.study.config import Model, Training
 from tune_interpreg.training.optimizer import Optimizer
 for training in (Training(), Training(optimizer="adamw", momentum=None)):
     model = torch.nn.Linear(2, 1)
     optimizer = Optimizer(model, training)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-print("torch._dynamo" in sys.modules)
+vet(lambda: build(Model(name="digits_cnn"), (1, 8, 8), 10, seed=0), torch.rand(4, 1, 8, 8), 10)
+print({"torch._dynamo", "sympy"} & sys.modules.keys())
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed == "False\n"
+    assert printed == "set()\n"
 
 
 def test_a_buffer_that_requires_a_gradient_has_no_state() -> None:

@@ -189,7 +189,8 @@ def _check_gradient(network: nn.Module, x_BCHW: Tensor) -> None:
     e_BK = torch.randn(z_BK.shape)
     gradient = None
     if z_BK.requires_grad:
-        (gradient,) = torch.autograd.grad(z_BK, leaf_BCHW, e_BK, retain_graph=True, allow_unused=True)
+        # Of a sum: for the argument grad_outputs, PyTorch imports its compiler, half a second in each process.
+        (gradient,) = torch.autograd.grad((z_BK * e_BK).sum(), leaf_BCHW, retain_graph=True, allow_unused=True)
     if gradient is None:
         raise NetworkError(
             f"passes no gradient to the images in {mode} mode, so that attacks and maps would be meaningless; do not "
@@ -239,7 +240,7 @@ def _check_adjoint(network: nn.Module, x_BCHW: Tensor) -> None:
     z_BK, adjoint = linearize(network, leaf_BCHW.detach().clone())
     expected_BK = _run(network, leaf_BCHW)
     e_BK = torch.randn(z_BK.shape)
-    gradient_BCHW, expected_BCHW = adjoint(e_BK), torch.autograd.grad(expected_BK, leaf_BCHW, e_BK)[0]
+    gradient_BCHW, expected_BCHW = adjoint(e_BK), torch.autograd.grad((expected_BK * e_BK).sum(), leaf_BCHW)[0]
     for name, value, expected in (("logits", z_BK, expected_BK), ("Jᵀe", gradient_BCHW, expected_BCHW)):
         difference = _differ(value, expected)
         if difference is not None:
