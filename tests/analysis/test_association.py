@@ -27,7 +27,7 @@ def test_spearman_is_scipys_with_ties_and_repeated_models(rows: list[tuple[int, 
     if len(set(x_M)) > 1 and len(set(y_M)) > 1:
         samples = ((x_M, y_M), (np.repeat(x_M, times_M), np.repeat(y_M, times_M)))
         expected = [scipy.stats.spearmanr(*sample).statistic for sample in samples]
-    assert spearman(x_M, y_M, np.stack([np.ones_like(times_M), times_M])) == pytest.approx(expected)
+    assert spearman(x_M, y_M, count_RM=np.stack([np.ones_like(times_M), times_M])) == pytest.approx(expected)
 
 
 def test_the_partial_form_is_the_correlation_of_residuals_of_ranks() -> None:
@@ -40,8 +40,8 @@ def test_the_partial_form_is_the_correlation_of_residuals_of_ranks() -> None:
         ranks_M = scipy.stats.rankdata(values_M)
         residuals.append(ranks_M - design_MD @ np.linalg.lstsq(design_MD, ranks_M, rcond=None)[0])
     once = np.ones((1, 30))
-    assert partial_spearman(x_M, y_M, z_M, once) == pytest.approx(np.corrcoef(*residuals)[0, 1])
-    assert partial_spearman(x_M, y_M, x_M, once) == 0
+    assert partial_spearman(x_M, y_M, z_M, count_RM=once) == pytest.approx(np.corrcoef(*residuals)[0, 1])
+    assert partial_spearman(x_M, y_M, x_M, count_RM=once) == 0
 
 
 def test_measures_of_one_order_have_a_correlation_of_one() -> None:
@@ -68,7 +68,7 @@ def test_the_interval_covers_the_correlation_over_all_seeds(partial: bool) -> No
     generator = np.random.default_rng(1)
     many_3M = np.concatenate([simulate(1, 500, generator)[0].reshape(-1, 2).T, generator.normal(size=(1, 500 * ARMS))])
     once = np.ones((1, 500 * ARMS))
-    truth = partial_spearman(*many_3M, once) if partial else spearman(*many_3M[:2], once)
+    truth = partial_spearman(*many_3M, count_RM=once) if partial else spearman(*many_3M[:2], count_RM=once)
     seeds, hits, studies = np.repeat(np.arange(SEEDS), ARMS).tolist(), 0, simulate(60, SEEDS, generator)
     for study in studies:
         third = generator.normal(size=SEEDS * ARMS).tolist() if partial else None

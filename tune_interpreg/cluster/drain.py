@@ -20,9 +20,10 @@ from tune_interpreg import stopping
 from tune_interpreg.cluster import connection, local, nodes, ray_internals, runtime_env
 from tune_interpreg.cluster.connection import SETTINGS
 from tune_interpreg.cluster.environment import drop_tune_variables
+from tune_interpreg.cluster.results import record_result
 from tune_interpreg.cluster.tune import RETRIES, GraphScheduler, GraphSearcher
 from tune_interpreg.cluster.watchdog import watch_cluster
-from tune_interpreg.cluster.worker import StudyTrainable, read_error, record_result, worker_config
+from tune_interpreg.cluster.worker import StudyTrainable, read_error, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.stopping import Stop
 from tune_interpreg.study.config import Resources, Study

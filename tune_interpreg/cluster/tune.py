@@ -13,7 +13,8 @@ from ray.tune.search import Searcher
 
 from tune_interpreg.cluster import nodes
 from tune_interpreg.cluster.connection import ClusterError
-from tune_interpreg.cluster.worker import KILLED, read_error, record_result, worker_config
+from tune_interpreg.cluster.results import record_result
+from tune_interpreg.cluster.worker import KILLED, read_error, worker_config
 from tune_interpreg.schedule.dispatch import Dispatcher, Pause
 from tune_interpreg.study.items import Job
 

@@ -1,4 +1,4 @@
-"""The worker's side of a run: the one Trainable that runs any job, and the results that it sends to the driver."""
+"""The worker's side of a run: the one Trainable that runs any job. `results.py` reads what it reports."""
 
 import atexit
 import gc
@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import traceback
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from ray import tune
 from tune_interpreg import packages, registry
 from tune_interpreg.cluster.ray_internals import storage_of
 from tune_interpreg.data.dataset import DataError
-from tune_interpreg.schedule.dispatch import FINAL, Dispatcher
 from tune_interpreg.store.files import Refused, as_refused, raise_refused
-from tune_interpreg.store.store import Record, Store
+from tune_interpreg.store.store import FINAL, Record, Store
 from tune_interpreg.study.items import Job, Judge, Maps
 from tune_interpreg.study.problems import describe_exception
 
@@ -182,37 +180,3 @@ def read_error(store: Store, job: Job) -> str:
     if not path.exists():
         return KILLED
     return path.read_text(encoding="utf-8", errors="replace").strip() or "no reason was written"
-
-
-# ------------------------------------------------------------ the driver's side of a result
-def record_result(dispatcher: Dispatcher, job: Job, result: Mapping[str, Any]) -> bool:
-    """Pass the result of a worker's step to the dispatcher. Raises ``Refused`` if the worker could not write.
-
-    Returns whether the job has ended: by its last record, or by its arm's pruner.
-    """
-    if "warning" in result:
-        dispatcher.say(result["warning"])
-    if "refused" in result:
-        raise Refused(result["refused"])
-    pruned = dispatcher.epoch(job, *_epoch_reports(result))
-    if pruned:
-        spent = json.loads(result.get("spent", "{}"))
-        dispatcher.prune(job, pruned, seconds=sum(spent.values()), spent=spent)
-        return True
-    if "records" in result:
-        dispatcher.take(job, json.loads(result["records"]))
-        if result["done"]:
-            dispatcher.end(job)
-    return "records" in result and bool(result["done"])
-
-
-def _epoch_reports(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Return the reports of epochs in a result, in order. A result with records reports no epoch of its own.
-
-    A report holds the metrics, which have a slash in their names, and counters. Tune adds ``config/``.
-    """
-    reports = json.loads(result.get("earlier", "[]"))
-    if "records" in result or "epoch" not in result:  # without an epoch, a part of the maps for a training
-        return reports
-    names = [name for name in result if "/" in name or name in ("epoch", "of", "maps")]
-    return [*reports, {name: result[name] for name in names if not name.startswith("config/")}]

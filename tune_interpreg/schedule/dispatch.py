@@ -21,14 +21,11 @@ from tune_interpreg.search.journal import open_journal
 from tune_interpreg.search.target import check_loss
 from tune_interpreg.store import ledger
 from tune_interpreg.store.files import verify_checksum
-from tune_interpreg.store.store import Damaged, Record, Store
+from tune_interpreg.store.store import FINAL, Damaged, Record, Store
 from tune_interpreg.study.config import Study
 from tune_interpreg.study.fields import Scalar
 from tune_interpreg.study.items import Item, Job, Train
 from tune_interpreg.study.setting import arm_setting, read_params
-
-#: States of a training that no repetition changes.
-FINAL = ("done", "diverged")
 
 
 class Pause(Enum):

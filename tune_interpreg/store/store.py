@@ -29,6 +29,10 @@ from tune_interpreg.study.parameters import resolve_study
 from tune_interpreg.study.recipe import FORMAT
 
 Record = dict[str, Any]
+
+#: States of a record that no repetition changes.
+FINAL = ("done", "diverged")
+
 T = TypeVar("T")
 
 #: Keys of every record.
