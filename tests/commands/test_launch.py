@@ -246,6 +246,7 @@ KUBERAY = ("kuberay", "mnist", "--image", "a")
         (("ray-cluster", "mnist"), "give --image and --nfs, or --hosts"),
         ((*HOSTS, "--nodes", "2", "--region", "r"), "--nodes and --region"),
         ((*HOSTS, "--gpus-per-node", "2", "--instance-type", "m"), "--gpus-per-node and --instance-type"),
+        (("slurm", "mnist", "--track", "mflow"), "unknown tracker 'mflow'; there are: mlflow, wandb"),
         (("slurm", "mnist", "--store", "runs/a"), "absolute path without .., as the cluster has it, got 'runs/a'"),
         (("slurm", "mnist", "--store", "/a/../b/c"), "absolute path without .."),
         ((*KUBERAY, "--store", "/shared/../b"), "absolute path without .."),
@@ -272,10 +273,11 @@ def test_bad_options_are_refused_with_their_remedy(arguments: tuple[str, ...], n
 
 @pytest.mark.parametrize("arguments", [("slurm", "mnist"), KUBERAY, HOSTS, SKYPILOT])
 def test_run_takes_the_printed_command(arguments: tuple[str, ...]) -> None:
-    text = printed(*arguments, "--data-root", "/data")
+    text = printed(*arguments, "--data-root", "/data", "--track", "mlflow", "--track", "wandb")
     (command,) = re.findall(r"tune-interpreg (run mnist [^'\"&]*)", text)
     parsed = get_command(app).commands["run"].make_context("run", shlex.split(command)[1:])  # type: ignore[attr-defined]
     assert (parsed.params["study"], str(parsed.params["data_root"])) == ("mnist", "/data")
+    assert parsed.params["track"] == ["mlflow", "wandb"]
     assert parsed.params.get("mirror") == (SKYPILOT[-1] if arguments == SKYPILOT else None)
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, report_errors
+from tune_interpreg import registry
+from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, TrackOption, report_errors
 from tune_interpreg.launching.render import Template, read_templates
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
 
@@ -53,15 +54,16 @@ RULES = {
 def _add_command(template: Template) -> None:
     """Add the command of a template, with the options of its head."""
 
-    def command(study: str, overrides: list[str] | None = None, **options: Any) -> None:
+    def command(study: str, overrides: list[str] | None = None, track: list[str] | None = None, **options: Any) -> None:
         with report_errors():
-            text = template.render(**_variables(template.head, study, overrides or [], options))
+            text = template.render(**_variables(template.head, study, overrides or [], track or [], options))
             # A script holds paths: its bytes do not depend on the terminal's encoding.
             typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
     parameters = {
         "study": (StudyArgument, inspect.Parameter.empty),
         "overrides": (SetOption, None),
+        "track": (TrackOption, None),
         **{name.replace("-", "_"): _option(name, **option) for name, option in template.head["options"].items()},
     }
     command.__annotations__ = {name: annotation for name, (annotation, _) in parameters.items()}
@@ -95,7 +97,9 @@ def _matching(rule: str) -> Callable[[str | None], str | None]:
     return check
 
 
-def _variables(head: Mapping[str, Any], source: str, overrides: list[str], options: dict[str, Any]) -> dict[str, Any]:
+def _variables(
+    head: Mapping[str, Any], source: str, overrides: list[str], track: list[str], options: dict[str, Any]
+) -> dict[str, Any]:
     """Return the variables of a template: its options and those that all templates share. Checks the study.
 
     study, label: name of the study; the same in lower case, digits and hyphens. file: path of its file, None for a
@@ -115,6 +119,10 @@ def _variables(head: Mapping[str, Any], source: str, overrides: list[str], optio
     for option in ("mirror", "data_root"):
         if value := options.get(option):
             command += [f"--{option.replace('_', '-')}", value]
+    for name in track:
+        if name not in registry.names("trackers"):
+            _refuse(f"unknown tracker {name!r}; there are: {', '.join(registry.names('trackers'))}", "--track")
+        command += ["--track", name]
     for override in overrides:
         command += ["--set", override]
     folders = [str(PurePosixPath(store).parent), *([data_root] if data_root else [])]

@@ -16,7 +16,7 @@ from tune_interpreg.commands.shared import (
     RootOption,
     SetOption,
     StudyArgument,
-    complete_tracker,
+    TrackOption,
     console,
     exit_stopped,
     report_errors,
@@ -30,11 +30,6 @@ CLUSTER = (
     "after another in this process). Anyone who can reach a cluster can run code there: protect it with a token. "
     "`ray get-auth-token --generate` writes ~/.ray/auth_token; copy it to every node, and set RAY_AUTH_MODE=token "
     "wherever Ray is started or used."
-)
-TRACK = (
-    "Send each training, once it is judged, and the tables at the end to mlflow or wandb; may be repeated. A process "
-    "of its own does that: a server that is away costs the study nothing but a warning, and `tune-interpreg export` "
-    "sends the rest later. See `tune-interpreg guide trackers`."
 )
 MIRROR = (
     "URL of a copy of the store, which the run keeps up to date and restores missing files from: s3://BUCKET/FOLDER, "
@@ -62,9 +57,7 @@ def run(
     cluster: Annotated[str, typer.Option(callback=check_place, help=CLUSTER)] = "local",
     mirror: Annotated[str | None, typer.Option(metavar="URL", help=MIRROR)] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", metavar="", help="Run failed items again.")] = False,
-    track: Annotated[
-        list[str] | None, typer.Option(metavar="TRACKER", help=TRACK, autocompletion=complete_tracker)
-    ] = None,
+    track: TrackOption = None,
     debug: Annotated[bool, typer.Option("--debug", metavar="", help=DEBUG)] = False,
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, metavar="", help=VERBOSE)] = 0,
 ) -> None:

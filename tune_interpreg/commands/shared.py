@@ -85,6 +85,16 @@ RootOption = Annotated[
         "downloaded into ~/.cache/tune-interpreg.",
     ),
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="Send each training, once it is judged, and the tables at the end to mlflow or wandb; may be repeated. A "
+        "process of its own does that: a server that is away costs the study nothing but a warning, and "
+        "`tune-interpreg export` sends the rest later. See `tune-interpreg guide trackers`.",
+        autocompletion=complete_tracker,
+    ),
+]
 StoreArgument = Annotated[
     Path,
     typer.Argument(metavar="STORE", help="A study's store, such as runs/digits.", autocompletion=complete_store),
