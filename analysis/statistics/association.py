@@ -7,7 +7,7 @@ models.
 from collections.abc import Sequence
 
 import numpy as np
-import scipy  # scipy.stats takes half a second to import, so it is loaded on first use
+from scipy import special  # scipy.stats takes half a second to import
 
 from analysis.statistics.intervals import LEVEL, Interval
 
@@ -18,9 +18,10 @@ RESAMPLES, LARGEST = 2000, 1 - 1e-6
 def spearman(x_M: np.ndarray, y_M: np.ndarray, *, count_RM: np.ndarray) -> np.ndarray:
     """Return Spearman's ρ_R, the correlation of ranks, of R samples that hold model m count_RM[r, m] times.
 
-    Equal values share the mean of their ranks. ρ is 0 if x or y is constant.
+    Equal values share the mean of their ranks, so Σ_j sign(x_m − x_j) over a sample is twice the rank of x_m minus the
+    sample's mean rank. ρ is 0 if x or y is constant.
     """
-    x_RM, y_RM = (_centered_ranks(values_M, count_RM) for values_M in (x_M, y_M))
+    x_RM, y_RM = (count_RM @ np.sign(values_M - values_M[:, None]) for values_M in (x_M, y_M))
     size_R = ((count_RM * x_RM**2).sum(1) * (count_RM * y_RM**2).sum(1)) ** 0.5
     return np.divide((count_RM * x_RM * y_RM).sum(1), size_R, out=np.zeros_like(size_R), where=size_R > 0)
 
@@ -67,17 +68,10 @@ def association(
     resampled_R = function(*data_DM, count_RM=count_RS[:, seed_M].astype(float))
     error = float(np.std(_fisher(resampled_R))) * (count / (count - 1)) ** 0.5
     error = max(error, max(models - 3, 1) ** -0.5)
-    reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
+    reach = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) * error
     center = float(_fisher(rho))
     return Interval(float(rho), None, models, (float(np.tanh(center - reach)), float(np.tanh(center + reach))))
 
 
 def _fisher(rho: np.ndarray) -> np.ndarray:
     return np.arctanh(np.clip(rho, -LARGEST, LARGEST))
-
-
-def _centered_ranks(values_M: np.ndarray, count_RM: np.ndarray) -> np.ndarray:
-    """Return the rank of each model in each sample, minus the sample's mean rank."""
-    below_MM, equal_MM = values_M[:, None] < values_M, values_M[:, None] == values_M
-    rank_RM = count_RM @ below_MM + (count_RM @ equal_MM + 1) / 2
-    return rank_RM - (count_RM * rank_RM).sum(1, keepdims=True) / count_RM.sum(1, keepdims=True)

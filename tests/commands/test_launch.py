@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from tune_interpreg.cli import app
 from tune_interpreg.stopping import Stop
+from tune_interpreg.trackers import tracker
 
 TINY = """\
 data: {name: digits, train_limit: 160}
@@ -246,7 +247,7 @@ KUBERAY = ("kuberay", "mnist", "--image", "a")
         (("ray-cluster", "mnist"), "give --image and --nfs, or --hosts"),
         ((*HOSTS, "--nodes", "2", "--region", "r"), "--nodes and --region"),
         ((*HOSTS, "--gpus-per-node", "2", "--instance-type", "m"), "--gpus-per-node and --instance-type"),
-        (("slurm", "mnist", "--track", "mflow"), "unknown tracker 'mflow'; there are: mlflow, wandb"),
+        (("slurm", "mnist", "--track", "mflow"), 'unknown tracker "mflow"; there are: mlflow, wandb'),
         (("slurm", "mnist", "--store", "runs/a"), "absolute path without .., as the cluster has it, got 'runs/a'"),
         (("slurm", "mnist", "--store", "/a/../b/c"), "absolute path without .."),
         ((*KUBERAY, "--store", "/shared/../b"), "absolute path without .."),
@@ -279,6 +280,12 @@ def test_run_takes_the_printed_command(arguments: tuple[str, ...]) -> None:
     assert (parsed.params["study"], str(parsed.params["data_root"])) == ("mnist", "/data")
     assert parsed.params["track"] == ["mlflow", "wandb"]
     assert parsed.params.get("mirror") == (SKYPILOT[-1] if arguments == SKYPILOT else None)
+
+
+def test_a_tracker_must_be_installed_here_unless_an_image_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracker, "_is_installed", lambda package: False)
+    assert "pip install 'tune-interpreg[mlflow]'" in refused("slurm", "mnist", "--track", "mlflow")
+    assert "--track mlflow" in printed(*KUBERAY, "--track", "mlflow")
 
 
 @pytest.mark.parametrize("kind", ["slurm", "kuberay", "ray-cluster", "skypilot"])

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tune_interpreg import registry
 from tune_interpreg.commands.shared import CHECKED, SetOption, StudyArgument, TrackOption, report_errors
 from tune_interpreg.launching.render import Template, read_templates
 from tune_interpreg.study.file.read import list_shipped_studies, read_study_file
+from tune_interpreg.trackers.tracker import check_trackers
 
 if TYPE_CHECKING:
     from tune_interpreg.study.config import Resources
@@ -119,9 +119,8 @@ def _variables(
     for option in ("mirror", "data_root"):
         if value := options.get(option):
             command += [f"--{option.replace('_', '-')}", value]
+    check_trackers(track, run_here=not options.get("image"))
     for name in track:
-        if name not in registry.names("trackers"):
-            _refuse(f"unknown tracker {name!r}; there are: {', '.join(registry.names('trackers'))}", "--track")
         command += ["--track", name]
     for override in overrides:
         command += ["--set", override]

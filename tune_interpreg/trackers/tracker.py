@@ -74,13 +74,16 @@ class Tracker(Protocol):
         """Write the files of the study's tables, which replace earlier ones."""
 
 
-def check_trackers(names: Iterable[str], others: Sequence[str] = ()) -> None:
-    """Raise ``TrackerError`` if a name is neither a usable tracker nor one of the others. Imports no tracker."""
+def check_trackers(names: Iterable[str], others: Sequence[str] = (), *, run_here: bool = True) -> None:
+    """Raise ``TrackerError`` if a name is neither a usable tracker nor one of the others. Imports no tracker.
+
+    run_here: whether this environment will run them, so that their packages must be installed in it.
+    """
     available = [*registry.names("trackers"), *others]
     for name in names:
         if name not in available:
             raise TrackerError(f'unknown tracker "{name}"; there are: {", ".join(sorted(available))}')
-        if name in SHIPPED and not _is_installed(name):
+        if run_here and name in SHIPPED and not _is_installed(name):
             raise TrackerError(f"{name}: is not installed; install it: pip install 'tune-interpreg[{name}]'")
 
 
