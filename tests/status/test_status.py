@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,17 @@ def test_an_arm_says_what_it_waits_for(store: Store) -> None:
     assert waits["jacobian"] == ["waits for robust", None]
 
 
+def test_a_bounded_arm_waits_for_judgments(store: Store) -> None:
+    search = "maximize: val/adv_accuracy, trials: 1, where: {val/accuracy: {within: 0.1, of: standard}}"
+    bounded = f"{{method: jacobian, search: {{{search}, space: {{lambda_j: {{log_uniform: [0.01, 1.0]}}}}}}}}"
+    with driving(store, of := study("standard", bounded=bounded)):
+        drain(of, store)
+        for path in store.record_files():
+            if path.parent.name == "bounded" or '"accuracy"' in path.read_text():
+                path.unlink()
+        assert arm(Observer(store).read_status(), "bounded").waits == "waits for the judgments of standard"
+
+
 def test_a_running_match_has_the_tried_strengths_on_both_sides(store: Store) -> None:
     with driving(store, study()) as dispatcher:
         for job in steps(dispatcher):
@@ -194,6 +206,18 @@ def test_time_left_is_the_mean_of_such_parts_at_the_pace_so_far(store: Store) ->
         assert [next(running).stage for _ in range(3)] == ["repeats"] * 3
         status = Observer(store).read_status()
         assert (status.seconds_left, status.untimed) == (pytest.approx(100, rel=0.05), {"judgments": 4})
+
+
+def test_judgments_count_before_those_that_wait_for_other_models(store: Store) -> None:
+    """Two models are trained and judged; only their checks, which wait for both arms, are left."""
+    with driving(store, study("standard", "adversarial", seeds="[0]", checks="{images: 10}")) as dispatcher:
+        stages = [
+            job.stage for job in takewhile(lambda job: job.stage == "repeats", steps(dispatcher, timed("none", 10.0)))
+        ]
+        assert stages == ["repeats"] * 2
+        status = Observer(store).read_status()
+        assert status.seconds_left is not None
+        assert status.untimed == {}
 
 
 # ------------------------------------------------------------------- running jobs

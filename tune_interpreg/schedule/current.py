@@ -159,13 +159,17 @@ class Current:
         return list({id(record): record for record in records}.values())
 
     def seconds_of_parts(self, name: str) -> dict[StageName, list[float]]:
-        """Return the seconds that each settled part of an arm took, by stage, without copies of other results."""
+        """Return the seconds that each settled part of an arm took, by stage, without copies of other results.
+
+        The judgments of a model count as soon as only those are missing that wait for other models.
+        """
         seconds: dict[StageName, list[float]] = {
             "search": [trial["seconds"] + self._seconds_of(trial["judged"]) for trial in self.list_trials(name)],
             "repeats": [repeat["seconds"] for repeat in self.repeats[name].values()],
             "maps": [record["seconds"] for record in self.maps[name]],
             "judgments": [
-                self._seconds_of(self.repeats[name][seed]["judged"]) for seed in self.state.judgments[name].settled
+                self._seconds_of(self.repeats[name][seed]["judged"])
+                for seed in self.state.judgments[name].settled | self.state.waiting[name]
             ],
         }
         return {stage: [length for length in lengths if length] for stage, lengths in seconds.items()}

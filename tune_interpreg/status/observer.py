@@ -182,6 +182,8 @@ class _Snapshot:
         for other in arm.search.needs if arm.search else ():
             if not graph.is_arm_over(self.study, self.state, other):
                 yield other
+            elif other in arm.search.judged_arms and not graph.is_judged(self.state, other):
+                yield f"the judgments of {other}"
 
     # ------------------------------------------------------------------- searches
     def _best(self, name: str) -> BestTrial | None:
