@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -78,15 +78,7 @@ def run(
             stop, account = None, Account()
             trackers = TrackerProcesses(track, store, partial(_say, console))
             if dispatcher.is_open():
-                if images.description:
-                    _say(console, images.description, logging.INFO)
-                for model, gradients in networks.items():
-                    if gradients != EXACT:
-                        _say(console, f"model {model}, gradients at the images: {gradients}")
-                progress = f"{dispatcher.settled()} of {dispatcher.total()} parts are in {path}"
-                _say(console, f"{file.study.name}: {progress}", logging.INFO)
-                for line in list_untested():
-                    _say(console, line)
+                _announce(dispatcher, images.description, networks, console)
                 with pause_gc():  # a finished study does without these imports, which take a second
                     from tune_interpreg.cluster.drain import drain
                 tree = make_live(console, file.study, lambda: dispatcher.state) if live and not debug else None
@@ -133,6 +125,19 @@ def _open_study(
         say(line)
     store.save_study(study)
     return dispatcher
+
+
+def _announce(dispatcher: Dispatcher, images: str, networks: Mapping[str, str], console: Console) -> None:
+    """Say what a run begins with: images, networks without exact gradients, settled parts, untested libraries."""
+    study, path = dispatcher.study, shlex.quote(str(dispatcher.store.path))
+    if images:
+        _say(console, images, logging.INFO)
+    for model, gradients in networks.items():
+        if gradients != EXACT:
+            _say(console, f"model {model}, gradients at the images: {gradients}")
+    _say(console, f"{study.name}: {dispatcher.settled()} of {dispatcher.total()} parts are in {path}", logging.INFO)
+    for line in list_untested():
+        _say(console, line)
 
 
 def _finish(dispatcher: Dispatcher, account: Account, console: Console) -> int:

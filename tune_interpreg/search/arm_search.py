@@ -282,9 +282,3 @@ def _shift(value: Scalar, distribution: BaseDistribution, share: float) -> Scala
         low, high, position = math.log(low), math.log(high), math.log(position)
     position += share * ((low if position > (low + high) / 2 else high) - position)
     return math.exp(position) if distribution.log else position
-
-
-def _summarize(trial: FrozenTrial) -> tuple[Any, ...]:
-    """Return what must agree between a trial in the journal and its record."""
-    attributes = [trial.user_attrs.get(name) for name in ("key", "number", "state", "residual")]
-    return *attributes, trial.state, trial.values, trial.params, trial.distributions
