@@ -179,10 +179,11 @@ class _Snapshot:
                 yield arm.teacher
             elif key and open_seeds & repeats.done:
                 yield f"the maps of {arm.teacher}"
-        for other in arm.search.needs if arm.search else ():
+        search = arm.search
+        for other in search.needs if search else ():
             if not graph.is_arm_over(self.study, self.state, other):
                 yield other
-            elif other in arm.search.judged_arms and not graph.is_judged(self.state, other):
+            elif search and other in search.judged_arms and not graph.is_judged(self.state, other):
                 yield f"the judgments of {other}"
 
     # ------------------------------------------------------------------- searches
