@@ -211,11 +211,13 @@ def test_time_left_is_the_mean_of_such_parts_at_the_pace_so_far(store: Store) ->
 def test_judgments_count_before_those_that_wait_for_other_models(store: Store) -> None:
     """Two models are trained and judged; only their checks, which wait for both arms, are left."""
     with driving(store, study("standard", "adversarial", seeds="[0]", checks="{images: 10}")) as dispatcher:
-        stages = [
-            job.stage for job in takewhile(lambda job: job.stage == "repeats", steps(dispatcher, timed("none", 10.0)))
-        ]
-        assert stages == ["repeats"] * 2
+        waits = list[str | None]()
+        for job in takewhile(lambda job: job.stage == "repeats", steps(dispatcher, timed("none", judgment=10.0))):
+            status = Observer(store).read_status()
+            waits += [arm(status, other).waits for other in ("standard", "adversarial") if other != job.arm]
+        assert waits == [None, "models with judgments that wait for other models: 1"]
         status = Observer(store).read_status()
+        assert not any(entry.waits for entry in status.arms)
         assert status.seconds_left is not None
         assert status.untimed == {}
 

@@ -91,7 +91,7 @@ class MatchStatus:
 
 @dataclass(frozen=True)
 class ArmStatus:
-    """An arm of the tree below its ``parent``; ``waits`` says why nothing of it can start, if it has parts left."""
+    """An arm of the tree below its ``parent``; ``waits`` says what its open parts wait for, unless one can start."""
 
     name: str
     parent: str | None

@@ -156,7 +156,7 @@ class _Snapshot:
             troubles=tuple(_troubles([*self.current.records_by_stage(name)])),
             best=self._best(name),
             match=self._match(name),
-            waits=self._waits(name),
+            waits=self._waits(name) or self._unjudged(name),
         )
 
     def _waits(self, name: str) -> str | None:
@@ -185,6 +185,12 @@ class _Snapshot:
                 yield other
             elif search and other in search.judged_arms and not graph.is_judged(self.state, other):
                 yield f"the judgments of {other}"
+
+    def _unjudged(self, name: str) -> str | None:
+        """Return how many models of the arm have all judgments but those that read models of other trainings."""
+        waiting = self.state.waiting[name] - self.state.judgments[name].settled
+        count = sum(not graph.has_other_models(self.study, self.state, seed) for seed in waiting)
+        return f"models with judgments that wait for other models: {count}" if count else None
 
     # ------------------------------------------------------------------- searches
     def _best(self, name: str) -> BestTrial | None:
