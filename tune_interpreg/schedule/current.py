@@ -163,16 +163,18 @@ class Current:
 
         The judgments of a model count as soon as only those are missing that wait for other models.
         """
+        judgments = self.seconds_of_judgments(name)
         seconds: dict[StageName, list[float]] = {
             "search": [trial["seconds"] + self._seconds_of(trial["judged"]) for trial in self.list_trials(name)],
             "repeats": [repeat["seconds"] for repeat in self.repeats[name].values()],
             "maps": [record["seconds"] for record in self.maps[name]],
-            "judgments": [
-                self._seconds_of(self.repeats[name][seed]["judged"])
-                for seed in self.state.judgments[name].settled | self.state.waiting[name]
-            ],
+            "judgments": [judgments[seed] for seed in self.state.judgments[name].settled | self.state.waiting[name]],
         }
         return {stage: [length for length in lengths if length] for stage, lengths in seconds.items()}
+
+    def seconds_of_judgments(self, name: str) -> dict[int, float]:
+        """Return by seed the seconds that the judgments of an arm's model have taken so far."""
+        return {seed: self._seconds_of(repeat["judged"]) for seed, repeat in self.repeats[name].items()}
 
     def _seconds_of(self, keys: Iterable[str]) -> float:
         return sum(self._others[key]["seconds"] for key in keys)

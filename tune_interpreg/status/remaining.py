@@ -21,8 +21,8 @@ def estimate_remaining(
     """Return the seconds until the rest is done, and the parts left per stage for stages without a time so far.
 
     The rest is what runs and what can still run. A part costs the mean of its arm and stage, else of its stage; a
-    running job costs what is left of that. The sum is divided by the pace so far: seconds of work per second, of all
-    workers together.
+    running job, and a model with some of its judgments, costs what is left of that. The sum is divided by the pace so
+    far: seconds of work per second, of all workers together.
 
     Returns:
         seconds: None if nothing is left, or no stage that is left has a time.
@@ -50,6 +50,10 @@ def estimate_remaining(
     if not lengths:
         return None, dict(untimed)
     done = sum(min(job.seconds, len(job.seeds) * (mean(job.arm, job.stage) or 0.0)) for job in running)
+    for arm, judgments in current.state.judgments.items():
+        usual = mean(arm, "judgments") or 0.0
+        for seed, seconds_of_model in current.seconds_of_judgments(arm).items():
+            done += 0.0 if seed in judgments.settled else min(seconds_of_model, usual)
     return round(max(0.0, sum(lengths) - done) / _pace(records, running, driver), 1), dict(untimed)
 
 
