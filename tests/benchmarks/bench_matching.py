@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options: Any = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(
-        f"# Matching a loss\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
+        f"# Matching a metric\n\n{date.today()}, Python {platform.python_version()}, optuna {optuna.__version__}, "
         f"{os.cpu_count()} cores. {options.trials} trials, {options.repeats} repeats. A proposal after 100 trials "
         f"takes {measure_proposal(100):.3f} s of processor time.\n"
     )
