@@ -76,6 +76,7 @@ def test_further_judgments_train_nothing_and_appear_everywhere(store: Store) -> 
     printed = cli.output("report", str(store.path))
     for part in ("linf_0.05", "weak", "What the maps are like", "Gains under every attack"):
         assert part in printed
+    assert "Deletion" not in printed, "it is not measured"
     page = (store.report_dir / "index.html").read_text()
     assert "Robustness and interpretability" in page
     assert "linf_0.05" in page
