@@ -18,8 +18,8 @@ RESAMPLES, LARGEST = 2000, 1 - 1e-6
 def spearman(x_M: np.ndarray, y_M: np.ndarray, *, count_RM: np.ndarray) -> np.ndarray:
     """Return Spearman's ρ_R, the correlation of ranks, of R samples that hold model m count_RM[r, m] times.
 
-    Equal values share the mean of their ranks, so Σ_j sign(x_m − x_j) over a sample is twice the rank of x_m minus the
-    sample's mean rank. ρ is 0 if x or y is constant.
+    Equal values share the mean of their ranks, so Σ_j sign(x_m − x_j) over a sample is 2·(rank of x_m − mean rank).
+    ρ is 0 if x or y is constant.
     """
     x_RM, y_RM = (count_RM @ np.sign(values_M - values_M[:, None]) for values_M in (x_M, y_M))
     size_R = ((count_RM * x_RM**2).sum(1) * (count_RM * y_RM**2).sum(1)) ** 0.5

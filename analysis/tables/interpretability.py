@@ -28,15 +28,18 @@ SIMILARITIES = tuple(
     f"test/{name}" for name in (names.SIMILARITY_COSINE, names.SIMILARITY_SPEARMAN, names.SIMILARITY_SSIM)
 )
 
-LEGEND = (
-    "g is the gradient of the label's logit by the pixels, |g| the map. Alignment: |⟨x, g⟩|/‖g‖; centered: without the"
-    " image's mean. Cosine, Spearman, SSIM to maps I: similarity of |g| and I, the SmoothGrad maps of the robust model"
-    " that teaches (teacher) and of one that teaches no arm (unseen). Gini: sparsity of |g|, 0 to 1. Instability: mean"
-    " relative change of g under noise of 0.05, per logits: relative to the change of the logits."
-)
-DELETION_LEGEND = (
-    "Deletion: area under p_y as the top pixels of |g| are deleted, minus the same in random order; negative is better."
-)
+#: Measure → what its column and those like it show.
+LEGENDS = {
+    names.ALIGNMENT: "g is the gradient of the label's logit by the pixels, |g| the map. Alignment: |⟨x, g⟩|/‖g‖;"
+    " centered: without the image's mean.",
+    names.SIMILARITY_COSINE: "Cosine, Spearman, SSIM to maps I: similarity of |g| and I, the SmoothGrad maps of the"
+    " robust model that teaches (teacher) and of one that teaches no arm (unseen).",
+    names.SPARSITY: "Gini: sparsity of |g|, 0 to 1.",
+    names.STABILITY: "Instability: mean relative change of g under noise of 0.05, per logits: relative to the change of"
+    " the logits.",
+    names.DELETION: "Deletion: area under p_y as the top pixels of |g| are deleted, minus the same in random order;"
+    " negative is better.",
+}
 
 
 def maps_tables(results: Results) -> tuple[Table, ...]:
@@ -68,8 +71,9 @@ def _measure_table(results: Results) -> Table:
         row |= {heading: results.estimate(arm, metric, decimals=None) for metric, heading in measures.items()}
         rows.append(row)
     complete = [metric for metric in measures if not metric.startswith(SIMILARITIES)]  # a model lacks those to itself
-    legend = [LEGEND, *([DELETION_LEGEND] if f"test/{names.DELETION}" in measures else [])]
-    notes = [*mean_notes(results, complete), *legend, *_zero_notes(results), *_similarity_notes(results, measures)]
+    legend = [text for measure, text in LEGENDS.items() if any(m.startswith(f"test/{measure}") for m in measures)]
+    notes = [*mean_notes(results, complete), " ".join(legend), *_zero_notes(results)]
+    notes += _similarity_notes(results, measures)
     return Table.from_rows("What the maps are like", rows, [*notes, *teacher_notes(results)], "interpretability")
 
 

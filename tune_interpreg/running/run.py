@@ -127,11 +127,14 @@ def _open_study(
     return dispatcher
 
 
-def _announce(dispatcher: Dispatcher, images: str, networks: Mapping[str, str], console: Console) -> None:
-    """Say what a run begins with: images, networks without exact gradients, settled parts, untested libraries."""
+def _announce(dispatcher: Dispatcher, description: str, networks: Mapping[str, str], console: Console) -> None:
+    """Say what a run begins with: images, networks without exact gradients, settled parts, untested libraries.
+
+    description: of the images. networks: as ``check_networks`` returns them.
+    """
     study, path = dispatcher.study, shlex.quote(str(dispatcher.store.path))
-    if images:
-        _say(console, images, logging.INFO)
+    if description:
+        _say(console, description, logging.INFO)
     for model, gradients in networks.items():
         if gradients != EXACT:
             _say(console, f"model {model}, gradients at the images: {gradients}")

@@ -91,7 +91,10 @@ class MatchStatus:
 
 @dataclass(frozen=True)
 class ArmStatus:
-    """An arm of the tree below its ``parent``; ``waits`` says what its open parts wait for, unless one can start."""
+    """An arm of the tree below its ``parent``.
+
+    waits: why nothing of it can start, or how many of its models have judgments that wait for other models.
+    """
 
     name: str
     parent: str | None

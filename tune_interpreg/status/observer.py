@@ -179,12 +179,12 @@ class _Snapshot:
                 yield arm.teacher
             elif key and open_seeds & repeats.done:
                 yield f"the maps of {arm.teacher}"
-        search = arm.search
-        for other in search.needs if search else ():
-            if not graph.is_arm_over(self.study, self.state, other):
-                yield other
-            elif search and other in search.judged_arms and not graph.is_judged(self.state, other):
-                yield f"the judgments of {other}"
+        if search := arm.search:
+            for other in search.needs:
+                if not graph.is_arm_over(self.study, self.state, other):
+                    yield other
+                elif other in search.judged_arms and not graph.is_judged(self.state, other):
+                    yield f"the judgments of {other}"
 
     def _unjudged(self, name: str) -> str | None:
         """Return how many models of the arm have all judgments but those that read models of other trainings."""

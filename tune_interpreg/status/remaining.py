@@ -52,8 +52,8 @@ def estimate_remaining(
     done = sum(min(job.seconds, len(job.seeds) * (mean(job.arm, job.stage) or 0.0)) for job in running)
     for arm, judgments in current.state.judgments.items():
         usual = mean(arm, "judgments") or 0.0
-        for seed, seconds_of_model in current.seconds_of_judgments(arm).items():
-            done += 0.0 if seed in judgments.settled else min(seconds_of_model, usual)
+        begun = current.seconds_of_judgments(arm).items()
+        done += sum(min(seconds_of_model, usual) for seed, seconds_of_model in begun if seed not in judgments.settled)
     return round(max(0.0, sum(lengths) - done) / _pace(records, running, driver), 1), dict(untimed)
 
 
