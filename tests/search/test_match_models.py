@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.stats import nbinom
 
 from tune_interpreg.search.matching.posterior import RootPosterior, choose_share
 from tune_interpreg.search.matching.smooth import SmoothModel
-from tune_interpreg.search.matching.steps import BEND, COLLAPSED, FREAK, NOISES, SHAPES, StepModel
+from tune_interpreg.search.matching.steps import BEND, COLLAPSED, FREAK, NOISES, SHAPES, Array, StepModel
 
 NOISE = 0.1
 
@@ -119,7 +120,41 @@ def test_a_collapsed_observation_hardly_moves_the_smooth_curve() -> None:
     assert np.interp(0.5, trusted.above(u_G), u_G) == pytest.approx(0.6, abs=0.02)
 
 
+@pytest.mark.parametrize(("power", "bend"), [(3.0, lambda u: u**3), (-3.0, lambda u: 1 - (1 - u) ** 3)])
+def test_a_power_bends_the_range(power: float, bend: Callable[[Array], Array]) -> None:
+    u_N, r_N, u_G = np.linspace(0.1, 0.9, 7), np.array([-0.9, -0.8, -0.4, 0.1, 0.3, 0.9, 1.0]), np.linspace(0, 1, 21)
+    bent, straight = smooth(u_N, r_N, power=power), smooth(bend(u_N), r_N)
+    assert bent.above(u_G) == pytest.approx(straight.above(bend(u_G)), rel=1e-9)
+    assert bent.density_N == pytest.approx(straight.density_N, rel=1e-9)
+
+
 # --------------------------------------------------------------------- mixture
+#: Twelve noisy trials of logistic curves: root, target, positions, residuals. Values are in units of the noise floor.
+FLAT_ROOTS = {
+    "lower": (
+        0.098,
+        1.1,
+        [0.117, 0.122, 0.124, 0.127, 0.129, 0.13, 0.134, 0.139, 0.14, 0.179, 0.29, 0.502],
+        [-1.2, -0.9, -0.8, 2.6, 0.3, 0.3, -0.4, -0.1, 1.8, 2.8, 6.7, 19.0],
+    ),
+    "upper": (
+        0.884,
+        24.6,
+        [0.496, 0.717, 0.772, 0.813, 0.824, 0.825, 0.831, 0.833, 0.836, 0.837, 0.837, 0.842],
+        [-20.1, -3.7, -2.2, -0.4, -1.0, -1.1, -0.2, -0.9, -0.2, 0.3, 1.3, 2.1],
+    ),
+}
+
+
+@pytest.mark.parametrize("asymptote", FLAT_ROOTS)
+def test_the_interval_holds_a_root_where_the_curve_is_flat(asymptote: str) -> None:
+    """The curve is much steeper elsewhere. An interval that takes the slope from there would miss the root."""
+    root, target, u_N, r_N = FLAT_ROOTS[asymptote]
+    low, high = RootPosterior(np.array(u_N), np.array(r_N), noise=1.0, target=target).interval()
+    assert low < root < high
+    assert high - low < 0.1
+
+
 def test_the_bracket_wins_over_the_smooth_curve() -> None:
     """A smooth curve through these residuals crosses near 0.5. The signs leave only 0.68 to 0.72."""
     u_N = np.array([0.1, 0.3, 0.5, 0.6, 0.66, 0.68, 0.72, 0.74, 0.8, 0.9])

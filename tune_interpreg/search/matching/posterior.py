@@ -1,10 +1,12 @@
 """The posterior of the root of a noisy rising curve: a mixture of smooth models and of one that may jump.
 
-Shapes: N observations, G positions, R residuals, W places. A position u is log λ, scaled so that the searched range is
-[0, 1].
+Shapes: M models, N observations, G positions, R residuals, W places. A position u is log λ, scaled so that the searched
+range is [0, 1].
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +19,7 @@ LEAST = 0.05  # least weight of the step model: a few residuals cannot prove tha
 OUTSIDE = 0.1  # prior odds of a root beyond an end of the range, relative to one inside
 WINDOWS = (2, 4)  # observations on either side of the root that a local smooth model takes
 SATURATED = 1e4  # times the larger of 30 noise floors and the median size; a larger residual counts as its sign only
+FLAT_ENDS = (3.0, -3.0)  # powers of the smooth models behind an interval
 COARSE = 101  # positions over the range of a smooth model
 FINE = 60  # positions over the part where it sees the root
 
@@ -42,33 +45,27 @@ class RootPosterior:
         order_N = np.lexsort((r_N, u_N))
         u_N, r_N = np.clip(u_N[order_N], 0.0, 1.0), _reduce_to_signs(r_N[order_N], noise)
         self._steps = StepModel(u_N, r_N, noise)
-        step_u, step_below, step_jump = self._steps.distribution()
-        fits = list(_fit_smooth(u_N, r_N, noise, self._steps, float(np.interp(0.5, step_below, step_u)), target))
-        self._smooth = [model for model, _ in fits]
-        self._u_G = np.unique(np.concatenate([step_u, *(_positions(model) for model in self._smooth)]))
-        below_G, jump_G = np.interp(self._u_G, step_u, step_below), np.interp(self._u_G, step_u, step_jump)
-        smooth, log_weights = [], [0.0]
-        for model, log_density in fits:
-            bounded_G, inside = _within_bracket(model.above(self._u_G), below_G)
-            smooth.append(bounded_G)
-            log_weights.append(log_density + np.log(max(inside, 1e-300)))
-        weights = np.exp(np.array(log_weights) - max(log_weights))
-        self._weights = (1 - LEAST) * weights / weights.sum()
-        self._weights[0] += LEAST
+        self._step_u, *self._step_below = self._steps.distribution()
+        root = float(np.interp(0.5, self._step_below[0], self._step_u))
+        self._fit = partial(_fit_smooth, u_N, r_N, noise, self._steps, root, target)
+        self._smooth, self._weights, self._u_G, (ramp_MG, jump_MG) = self._mix((1.0,))
         #: The probability that the root lies below each position, if the curve may rise along a gap.
-        self._below_G = _expect_inside(self._weights @ np.array([below_G, *smooth]))
-        #: The same, if it jumps somewhere in a gap.
-        self._jump_G = _expect_inside(self._weights @ np.array([jump_G, *smooth]))
-        #: The same, for proposals.
-        self._search_G = (1 - DOUBT) * self._jump_G + DOUBT * _expect_inside(jump_G)
+        self._below_G = _expect_inside(self._weights @ ramp_MG)
+        #: The same for proposals: the curve jumps somewhere in a gap.
+        self._search_G = (1 - DOUBT) * _expect_inside(self._weights @ jump_MG) + DOUBT * _expect_inside(jump_MG[0])
 
     def median(self) -> float:
         """Return the median of the root's position; 0 or 1 if it lies beyond the range."""
         return float(np.interp(0.5, self._below_G, self._u_G))
 
     def interval(self) -> tuple[float, float]:
-        """Return the central 90% of the root's position. It takes no credit for a straight rise within a gap."""
-        low, high = np.interp([0.05, 0.95], self._jump_G, self._u_G).tolist()
+        """Return the central 90% of the root's position.
+
+        It takes no credit for a straight rise within a gap. Nor does it believe that the curve is as steep at the root
+        as elsewhere: the smooth models of all observations are replaced by those that are flat at an end of the range.
+        """
+        _, weights, u_G, (_, jump_MG) = self._mix(FLAT_ENDS)
+        low, high = np.interp([0.05, 0.95], _expect_inside(weights @ jump_MG), u_G).tolist()
         return min(low, self.median()), max(high, self.median())
 
     def residuals(self, u: float, shares: Sequence[float]) -> Array:
@@ -91,6 +88,24 @@ class RootPosterior:
         inside = max(last - first, 1e-300)
         share = choose_share((np.interp(running_N, self._u_G, self._search_G) - first) / inside, parallel, jitter)
         return float(np.interp(first + share * inside, self._search_G, self._u_G))
+
+    def _mix(self, powers: Sequence[float]) -> tuple[list[SmoothModel], Array, Array, tuple[Array, Array]]:
+        """Return smooth models, the weights of all models, positions, and the probability of a root below each.
+
+        The probabilities have the shape (M, G), the step model first: once with, once without its ramps.
+        """
+        fits = list(self._fit(powers))
+        u_G = np.unique(np.concatenate([self._step_u, *(_positions(model) for model, _ in fits)]))
+        ramp_G, jump_G = (np.interp(u_G, self._step_u, below) for below in self._step_below)
+        smooth, log_weights = [], [0.0]
+        for model, log_weight in fits:
+            bounded_G, inside = _within_bracket(model.above(u_G), ramp_G)
+            smooth.append(bounded_G)
+            log_weights.append(log_weight + np.log(max(inside, 1e-300)))
+        weights = np.exp(np.array(log_weights) - max(log_weights))
+        weights = (1 - LEAST) * weights / weights.sum()
+        weights[0] += LEAST
+        return [model for model, _ in fits], weights, u_G, (np.array([ramp_G, *smooth]), np.array([jump_G, *smooth]))
 
 
 def choose_share(running_N: Array, parallel: int, jitter: float) -> float:
@@ -127,11 +142,12 @@ def _reduce_to_signs(r_N: Array, noise: float) -> Array:
 
 
 def _fit_smooth(
-    u_N: Array, r_N: Array, noise: float, steps: StepModel, root: float, target: float | None
+    u_N: Array, r_N: Array, noise: float, steps: StepModel, root: float, target: float | None, powers: Sequence[float]
 ) -> Iterator[tuple[SmoothModel, float]]:
-    """Yield smooth models of all finite residuals and of those around ``root``, each with its log density.
+    """Yield smooth models of all finite residuals, one per power, and of those around ``root``, each with a log weight.
 
-    The density is that of the model's residuals, each predicted from the others, relative to the step model's.
+    The weight is the density of the model's residuals, each predicted from the others, relative to the step model's.
+    The models of all residuals share it.
     """
     finite_N = np.isfinite(r_N)
     u_N, r_N, step_log_N = u_N[finite_N], r_N[finite_N], np.log(steps.density_N[finite_N])
@@ -142,16 +158,19 @@ def _fit_smooth(
         if last - first < 2 or (not is_whole and u_N[last - 1] - u_N[first] < 1e-6):
             continue
         part = slice(first, last)
-        model = SmoothModel(
-            u_N[part],
-            r_N[part],
-            noise,
-            bounds=(0.0, 1.0) if is_whole else (float(u_N[first]), float(u_N[last - 1])),
-            stray_N=steps.stray_N[finite_N][part],
-            stray_density_N=steps.stray_density_N[finite_N][part],
-            target=target,
-        )
-        yield model, float((np.log(model.density_N) - step_log_N[part]).sum())
+        for power in powers if is_whole else (1.0,):
+            model = SmoothModel(
+                u_N[part],
+                r_N[part],
+                noise,
+                bounds=(0.0, 1.0) if is_whole else (float(u_N[first]), float(u_N[last - 1])),
+                power=power,
+                stray_N=steps.stray_N[finite_N][part],
+                stray_density_N=steps.stray_density_N[finite_N][part],
+                target=target,
+            )
+            log_density = float((np.log(model.density_N) - step_log_N[part]).sum())
+            yield model, log_density - (math.log(len(powers)) if is_whole else 0.0)
 
 
 def _positions(model: SmoothModel) -> Array:

@@ -36,6 +36,8 @@ class SmoothModel:
         r_N: finite residuals.
         noise: smallest standard deviation of the residuals, > 0.
         bounds: the positions that the prior's range stands for.
+        power: p; the curve is smooth over u^p, so that its prior is flat where the range begins. A negative one makes
+            it flat where the range ends: 1 − (1 − u)^|p|.
         stray_N: probability that a training collapsed. Its residual counts with a variance larger by 1 / (1 − p).
         stray_density_N: density of the residual of a collapsed training.
         target: t, if known. Without it, residuals are compressed about 0, and less.
@@ -51,11 +53,12 @@ class SmoothModel:
         noise: float,
         *,
         bounds: tuple[float, float],
+        power: float = 1.0,
         stray_N: Array,
         stray_density_N: Array,
         target: float | None,
     ) -> None:
-        self.bounds = bounds
+        self.bounds, self._power = bounds, power
         usual = max(LINEAR_REACH * noise, float(np.median(np.abs(r_N))))
         self._bend, self._centre = (usual, 0.0) if target is None else (LINEAR_REACH * noise, target)
         self._u_N = self._scale_position(u_N)
@@ -110,7 +113,8 @@ class SmoothModel:
 
     def _scale_position(self, u: Array) -> Array:
         low, high = self.bounds
-        return np.asarray((np.clip(u, low, high) - low) / (high - low))
+        part = (np.clip(u, low, high) - low) / (high - low)
+        return np.asarray(part**self._power if self._power > 0 else 1 - (1 - part) ** -self._power)
 
     def _trend(self, u: Array) -> Array:
         return self._scale * (u - 0.5)
