@@ -121,6 +121,14 @@ def test_an_arm_says_what_it_waits_for(store: Store) -> None:
     assert waits["jacobian"] == ["waits for robust", None]
 
 
+def test_an_arm_waits_for_an_unfinished_arm_rather_than_for_its_maps(store: Store) -> None:
+    matched = "search: {match_loss_of: standard, trials: 1, space: {lambda: {log_uniform: [0.01, 1.0]}}}"
+    interpretation = f"{{method: interpretation, teacher: standard, targets: {{samples: 2}}, {matched}}}"
+    with driving(store, study("standard", interpretation=interpretation)) as dispatcher:
+        waits = {arm(Observer(store).read_status(), "interpretation").waits for _ in steps(dispatcher)}
+    assert waits == {"waits for standard", None}
+
+
 def test_a_bounded_arm_waits_for_judgments(store: Store) -> None:
     search = "maximize: val/adv_accuracy, trials: 1, where: {val/accuracy: {within: 0.1, of: standard}}"
     bounded = f"{{method: jacobian, search: {{{search}, space: {{lambda_j: {{log_uniform: [0.01, 1.0]}}}}}}}}"

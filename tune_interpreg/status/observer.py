@@ -171,20 +171,20 @@ class _Snapshot:
     def _expected(self, name: str) -> Iterator[str]:
         """Yield what the arm needs and can still get."""
         arm = self.study.arms[name]
+        needs, judged = (arm.search.needs, arm.search.judged_arms) if arm.search else ((), ())
+        unfinished = [other for other in needs if not graph.is_arm_over(self.study, self.state, other)]
         if arm.teacher:
             key, repeats = graph.maps_key(arm), self.state.repeats[arm.teacher]
             seeds = {graph.teacher_seed(self.study, arm, seed) for seed in self.study.seeds}
             open_seeds = seeds - self.state.maps[key].settled if key else seeds
             if not open_seeds <= repeats.settled and not graph.is_arm_over(self.study, self.state, arm.teacher):
                 yield arm.teacher
-            elif key and open_seeds & repeats.done:
+            elif key and open_seeds & repeats.done and arm.teacher not in unfinished:
                 yield f"the maps of {arm.teacher}"
-        if search := arm.search:
-            for other in search.needs:
-                if not graph.is_arm_over(self.study, self.state, other):
-                    yield other
-                elif other in search.judged_arms and not graph.is_judged(self.state, other):
-                    yield f"the judgments of {other}"
+        yield from unfinished
+        for other in needs:
+            if other not in unfinished and other in judged and not graph.is_judged(self.state, other):
+                yield f"the judgments of {other}"
 
     def _unjudged(self, name: str) -> str | None:
         """Return how many models of the arm have all judgments but those that read models of other trainings."""
