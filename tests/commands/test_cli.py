@@ -125,6 +125,11 @@ def test_settings_that_do_not_fit_the_data_are_refused(override: str, part: str)
     assert part in refusal("run", "tiny.yaml", "--set", override)
 
 
+@pytest.mark.parametrize("override", ["data.test_limit=999", "evaluation.attacks=[{autoattack: 999}]"])
+def test_validate_knows_the_number_of_test_images(override: str) -> None:
+    assert "test images, got 999; lower it or drop it" in refusal("validate", "tiny.yaml", "--set", override)
+
+
 @pytest.mark.parametrize("command", ["run", "plan", "validate"])
 def test_an_exception_of_a_users_network_is_one_line_with_its_place(command: str, tmp_path: Path) -> None:
     """``run --debug`` raises it."""

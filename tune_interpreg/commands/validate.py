@@ -31,7 +31,7 @@ def _check_data_and_network(file: StudyFile) -> list[str]:
     """
     from tune_interpreg.data.dataset import DataError, open_source
     from tune_interpreg.data.shipped import DOWNLOADED, cache_folder
-    from tune_interpreg.running.preflight import check_networks
+    from tune_interpreg.running.preflight import check_networks, check_sizes
     from tune_interpreg.study.problems import StudyError
 
     data, may_be_missing = file.study.data, False
@@ -44,6 +44,7 @@ def _check_data_and_network(file: StudyFile) -> list[str]:
             return []
         place = ("data", error.key) if error.key else ("data",)
         raise StudyError([file.locate(place, error.message)]) from error.__cause__
+    check_sizes(file, source)
     networks = check_networks(file, source).items()
     models = [f"model {name}, gradients at the images: {gradients}" for name, gradients in networks]
     return [source.description, *models] if source.description else models

@@ -118,8 +118,6 @@ def load_dataset(data: config.Data) -> Dataset:
     exception of the data set's code.
     """
     source = open_source(data)
-    if source.tests is not None:
-        _check_test_limit(data, source.tests)
     pool = _read_split(data, source, "training images", source.train)
     if absent := sorted(set(range(source.classes)) - set(pool.y_N.tolist())):
         labels = ", ".join(map(str, absent[:10]))
@@ -203,7 +201,10 @@ def apportion(sizes: Sequence[int], total: int) -> list[int]:
 
 
 def open_source(data: config.Data) -> Source:
-    """Call the data set's function. Raises ``DataError``: no such folder, missing files, or not a sound ``Source``."""
+    """Call the data set's function. Its ``tests``, if known, are those that ``data.test_limit`` leaves.
+
+    Raises ``DataError``: no such folder, missing files, not a sound ``Source``, or a limit that is too large.
+    """
     root = None if data.root is None else Path(data.root)
     if root is not None and (reason := _folder_problem(root)):
         raise DataError(f"must be an existing folder, got {root} ({reason}); correct --data-root or drop it", "root")
@@ -211,7 +212,10 @@ def open_source(data: config.Data) -> Source:
     source = _call(data, "opening it", lambda: function(root, **data.options))
     if problems := _source_problems(source):
         raise DataError(f"data {data.name}: {'; '.join(problems)}; correct the data set's function")
-    return source
+    if source.tests is None or data.test_limit is None:
+        return source
+    _check_test_limit(data, source.tests)
+    return replace(source, tests=data.test_limit)
 
 
 def _folder_problem(root: Path) -> str | None:

@@ -23,10 +23,17 @@ def check_data(file: StudyFile) -> Dataset:
     except DataError as error:
         place = ("data", error.key) if error.key else ("data",)
         raise StudyError([file.locate(place, error.message)]) from error.__cause__
-    problems = [*_find_batch_problems(study, len(dataset.train)), *_find_evaluation_problems(study, dataset)]
+    check_sizes(file, dataset)
+    return dataset
+
+
+def check_sizes(file: StudyFile, data: Dataset | Source) -> None:
+    """Raise ``StudyError`` if batches, subsets or judgments take more images than there are, as far as that is known."""
+    problems = [*_find_evaluation_problems(file.study, data)]
+    if isinstance(data, Dataset):
+        problems = [*_find_batch_problems(file.study, len(data.train)), *problems]
     if problems:
         raise StudyError([file.locate(place, message) for place, message in problems])
-    return dataset
 
 
 def check_networks(file: StudyFile, data: Dataset | Source) -> dict[str, str]:
@@ -74,22 +81,22 @@ def _find_batch_problems(study: Study, images: int) -> Iterator[Finding]:
     yield from ((place, message) for message, place in problems.items())
 
 
-def _find_evaluation_problems(study: Study, dataset: Dataset) -> Iterator[Finding]:
+def _find_evaluation_problems(study: Study, data: Dataset | Source) -> Iterator[Finding]:
     """Find judgments that would fail after all trainings: more images than there are, an attack that cannot run."""
-    evaluation = study.evaluation
+    evaluation, trained = study.evaluation, len(data.train) if isinstance(data, Dataset) else None
     takes: list[tuple[Place, int | None, int | None, str]] = []
     for number, entry in enumerate(evaluation.attacks):
         place: Place = ("evaluation", "attacks", number, "autoattack")
-        takes.append((place, entry.autoattack, dataset.tests, "test"))
-        problem = autoattack.find_problem(study.ball_of(entry), dataset.shape) if entry.autoattack else None
+        takes.append((place, entry.autoattack, data.tests, "test"))
+        problem = autoattack.find_problem(study.ball_of(entry), data.shape) if entry.autoattack else None
         if problem:
             yield place, problem
     if evaluation.gradient_norms:
         place = ("evaluation", "gradient_norms", "images")
-        takes.append((place, evaluation.gradient_norms.images, len(dataset.train), "training"))
+        takes.append((place, evaluation.gradient_norms.images, trained, "training"))
     if evaluation.interpretability:
         place = ("evaluation", "interpretability", "images")
-        takes.append((place, evaluation.interpretability.images, dataset.tests, "test"))
+        takes.append((place, evaluation.interpretability.images, data.tests, "test"))
     for place, images, available, split in takes:
         if images is not None and available is not None and images > available:
             yield place, f"there are {available:,} {split} images, got {images:,}; lower it or drop it"
