@@ -19,7 +19,7 @@ LEAST = 0.05  # least weight of the step model: a few residuals cannot prove tha
 OUTSIDE = 0.1  # prior odds of a root beyond an end of the range, relative to one inside
 WINDOWS = (2, 4)  # observations on either side of the root that a local smooth model takes
 SATURATED = 1e4  # times the larger of 30 noise floors and the median size; a larger residual counts as its sign only
-FLAT_ENDS = (3.0, -3.0)  # powers of the smooth models behind an interval
+FLAT_ENDS = (3.0, -3.0)  # powers of the smooth models of an interval's second mixture
 COARSE = 101  # positions over the range of a smooth model
 FINE = 60  # positions over the part where it sees the root
 
@@ -51,22 +51,26 @@ class RootPosterior:
         self._smooth, self._weights, self._u_G, (ramp_MG, jump_MG) = self._mix((1.0,))
         #: The probability that the root lies below each position, if the curve may rise along a gap.
         self._below_G = _expect_inside(self._weights @ ramp_MG)
-        #: The same for proposals: the curve jumps somewhere in a gap.
-        self._search_G = (1 - DOUBT) * _expect_inside(self._weights @ jump_MG) + DOUBT * _expect_inside(jump_MG[0])
+        #: The same, if it jumps somewhere in a gap.
+        self._jump_G = _expect_inside(self._weights @ jump_MG)
+        #: The same, for proposals.
+        self._search_G = (1 - DOUBT) * self._jump_G + DOUBT * _expect_inside(jump_MG[0])
 
     def median(self) -> float:
         """Return the median of the root's position; 0 or 1 if it lies beyond the range."""
         return float(np.interp(0.5, self._below_G, self._u_G))
 
     def interval(self) -> tuple[float, float]:
-        """Return the central 90% of the root's position.
+        """Return bounds of the root's position: the central 90% by two mixtures.
 
-        It takes no credit for a straight rise within a gap. Nor does it believe that the curve is as steep at the root
-        as elsewhere: the smooth models of all observations are replaced by those that are flat at an end of the range.
+        Neither takes credit for a straight rise within a gap. The second does not take the slope at the root from the
+        rest of the curve: its smooth models of all observations are flat at an end of the range.
         """
         _, weights, u_G, (_, jump_MG) = self._mix(FLAT_ENDS)
-        low, high = np.interp([0.05, 0.95], _expect_inside(weights @ jump_MG), u_G).tolist()
-        return min(low, self.median()), max(high, self.median())
+        straight = np.interp([0.05, 0.95], self._jump_G, self._u_G)
+        flat = np.interp([0.05, 0.95], _expect_inside(weights @ jump_MG), u_G)
+        bounds = [self.median(), *straight.tolist(), *flat.tolist()]
+        return min(bounds), max(bounds)
 
     def residuals(self, u: float, shares: Sequence[float]) -> Array:
         """Return quantiles of the curve at u."""
