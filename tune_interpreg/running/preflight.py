@@ -28,7 +28,7 @@ def check_data(file: StudyFile) -> Dataset:
 
 
 def check_sizes(file: StudyFile, data: Dataset | Source) -> None:
-    """Raise ``StudyError`` if batches, subsets or judgments take more images than there are, as far as that is known."""
+    """Raise ``StudyError`` if batches, subsets or judgments take more images than the data is known to have."""
     problems = [*_find_evaluation_problems(file.study, data)]
     if isinstance(data, Dataset):
         problems = [*_find_batch_problems(file.study, len(data.train)), *problems]
