@@ -96,7 +96,8 @@ class RootPosterior:
     def _mix(self, powers: Sequence[float]) -> tuple[list[SmoothModel], Array, Array, tuple[Array, Array]]:
         """Return smooth models, the weights of all models, positions, and the probability of a root below each.
 
-        The probabilities have the shape (M, G), the step model first: once with, once without its ramps.
+        The probabilities have the shape (M, G), the step model first: once with, once without its ramps. ``powers`` are
+        those of the smooth models of all observations, as in ``SmoothModel``.
         """
         fits = list(self._fit(powers))
         u_G = np.unique(np.concatenate([self._step_u, *(_positions(model) for model, _ in fits)]))
