@@ -10,7 +10,7 @@ from helpers.cli import output
 from helpers.kept import epochs
 from helpers.slurm import Slurm, StandIns, wait
 
-#: One node alone trains all of them in more than 20 s, so that the second node may start much later than the first.
+#: One node alone takes more than 20 s for all seeds, so that the second node may start much later than the first.
 EPOCHS, SEEDS = 200, 6
 STUDY = f"""\
 data: {{name: digits, train_limit: 160, validation: 60, test_limit: 60}}

@@ -5,7 +5,7 @@ range is [0, 1].
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -47,7 +47,10 @@ class RootPosterior:
         self._steps = StepModel(u_N, r_N, noise)
         self._step_u, *self._step_below = self._steps.distribution()
         root = float(np.interp(0.5, self._step_below[0], self._step_u))
-        self._fit = partial(_fit_smooth, u_N, r_N, noise, self._steps, root, target)
+        self._fit = partial(_fit_smooth, u_N, r_N, noise, self._steps, target)
+        u_F = u_N[np.isfinite(r_N)]
+        self._whole = (0, u_F.size) if u_F.size >= 2 else None
+        self._local = [self._fit(span) for span in _spans_around(root, u_F)]
         self._smooth, self._weights, self._u_G, (ramp_MG, jump_MG) = self._mix((1.0,))
         #: The probability that the root lies below each position, if the curve may rise along a gap.
         self._below_G = _expect_inside(self._weights @ ramp_MG)
@@ -99,7 +102,8 @@ class RootPosterior:
         The probabilities have the shape (M, G), the step model first: once with, once without its ramps. ``powers`` are
         those of the smooth models of all observations, as in ``SmoothModel``.
         """
-        fits = list(self._fit(powers))
+        whole = [self._fit(self._whole, power, 1 / len(powers)) for power in powers if self._whole]
+        fits = [*whole, *self._local]
         u_G = np.unique(np.concatenate([self._step_u, *(_positions(model) for model, _ in fits)]))
         ramp_G, jump_G = (np.interp(u_G, self._step_u, below) for below in self._step_below)
         smooth, log_weights = [], [0.0]
@@ -146,36 +150,43 @@ def _reduce_to_signs(r_N: Array, noise: float) -> Array:
     return np.where(np.abs(r_N) > SATURATED * usual, np.copysign(np.inf, r_N), r_N)
 
 
-def _fit_smooth(
-    u_N: Array, r_N: Array, noise: float, steps: StepModel, root: float, target: float | None, powers: Sequence[float]
-) -> Iterator[tuple[SmoothModel, float]]:
-    """Yield smooth models of all finite residuals, one per power, and of those around ``root``, each with a log weight.
-
-    The weight is the density of the model's residuals, each predicted from the others, relative to the step model's.
-    The models of all residuals share it.
-    """
-    finite_N = np.isfinite(r_N)
-    u_N, r_N, step_log_N = u_N[finite_N], r_N[finite_N], np.log(steps.density_N[finite_N])
+def _spans_around(root: float, u_N: Array) -> list[tuple[int, int]]:
+    """Return the spans [first, last) of the few observations around ``root``, unless it is all, or one place."""
     middle = int(np.searchsorted(u_N, root))
-    spans = [(0, u_N.size), *((max(middle - k, 0), min(middle + k, u_N.size)) for k in WINDOWS)]
-    for first, last in dict.fromkeys(spans):
-        is_whole = last - first == u_N.size
-        if last - first < 2 or (not is_whole and u_N[last - 1] - u_N[first] < 1e-6):
-            continue
-        part = slice(first, last)
-        for power in powers if is_whole else (1.0,):
-            model = SmoothModel(
-                u_N[part],
-                r_N[part],
-                noise,
-                bounds=(0.0, 1.0) if is_whole else (float(u_N[first]), float(u_N[last - 1])),
-                power=power,
-                stray_N=steps.stray_N[finite_N][part],
-                stray_density_N=steps.stray_density_N[finite_N][part],
-                target=target,
-            )
-            log_density = float((np.log(model.density_N) - step_log_N[part]).sum())
-            yield model, log_density - (math.log(len(powers)) if is_whole else 0.0)
+    spans = dict.fromkeys((max(middle - k, 0), min(middle + k, u_N.size)) for k in WINDOWS)
+    return [
+        (first, last) for first, last in spans if 2 <= last - first < u_N.size and u_N[last - 1] - u_N[first] >= 1e-6
+    ]
+
+
+def _fit_smooth(
+    u_N: Array,
+    r_N: Array,
+    noise: float,
+    steps: StepModel,
+    target: float | None,
+    span: tuple[int, int],
+    power: float = 1.0,
+    prior: float = 1.0,
+) -> tuple[SmoothModel, float]:
+    """Return a smooth model of a span of the finite residuals, and the logarithm of its weight.
+
+    The weight is the prior, times the density of its residuals, each predicted from the others, relative to the step
+    model's.
+    """
+    rows = np.flatnonzero(np.isfinite(r_N))[slice(*span)]
+    is_whole = rows.size == np.isfinite(r_N).sum()
+    model = SmoothModel(
+        u_N[rows],
+        r_N[rows],
+        noise,
+        bounds=(0.0, 1.0) if is_whole else (float(u_N[rows[0]]), float(u_N[rows[-1]])),
+        power=power,
+        stray_N=steps.stray_N[rows],
+        stray_density_N=steps.stray_density_N[rows],
+        target=target,
+    )
+    return model, math.log(prior) + float((np.log(model.density_N) - np.log(steps.density_N[rows])).sum())
 
 
 def _positions(model: SmoothModel) -> Array:
